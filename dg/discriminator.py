@@ -1,0 +1,139 @@
+"""A discriminator: one frozen extractor, one or several trainable heads, logits end to end."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
+from dg.heads import PooledHead
+from dg.runtime.files import atomic_write
+from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from edm.precond import Encoding
+from guided_diffusion import EncoderUNetModel, load_encoder
+
+FORMAT = "discriminator-head"
+HEADS = {"PooledHead": PooledHead, "EncoderUNetModel": EncoderUNetModel}
+
+
+class Discriminator(nn.Module):
+    """Logit of "real" against "generated" for noisy images: an estimate of the log density ratio.
+
+    extractor  frozen, from dg.extractors
+    heads      one per member; several make an ensemble, whose logit is the weighted mean of theirs
+    weights    one per member, normalised to sum 1; None = equal
+
+    Logits are averaged, not probabilities: the mean of log ratios is a log ratio, that of probabilities is not.
+    """
+
+    def __init__(self, extractor: nn.Module, heads, weights=None):
+        super().__init__()
+        self.extractor, self.heads = extractor, nn.ModuleList(heads)
+        weights = torch.ones(len(self.heads)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
+        if len(weights) != len(self.heads) or not len(weights) or weights.sum() <= 0:
+            raise ValueError(f"{len(weights)} ensemble weights for {len(self.heads)} heads; give one each, of positive sum")
+        self.register_buffer("weights", weights / weights.sum(), persistent=False)
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot or None -> logits [N]."""
+        return self._joined(*self.extractor(x, sigma, class_labels), class_labels)
+
+    def from_encoding(self, encoding: Encoding, class_labels: Tensor | None = None) -> Tensor:
+        """The same from the score network's encoder pass; for the `score` extractor only."""
+        return self._joined(*self.extractor.from_encoding(encoding), class_labels)
+
+    def shares_encoder(self, net) -> bool:
+        """Whether the extractor is the encoder of this very network."""
+        return getattr(self.extractor, "net", None) is net
+
+    def member_logits(self, features, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Logits of every member, [M, N], from the extractor's (features, time)."""
+        return torch.stack([head(features, time, condition=class_labels).flatten() for head in self.heads])
+
+    def _joined(self, features, time, class_labels) -> Tensor:
+        return self.weights @ self.member_logits(features, time, class_labels)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """16 hex digits that depend on every weight of a frozen network: which one a head was trained on."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None = None) -> None:
+    """Write a head as safetensors; its metadata says on which extractor it was trained, and how."""
+    frozen = {"score": "net", "classifier": "encoder"}.get(extractor.kind)
+    config = {"head": type(head).__name__, "head_kwargs": getattr(head, "config", {}), "extractor": extractor.kind,
+              "fingerprint": frozen and fingerprint(getattr(extractor, frozen)),
+              "pool": getattr(extractor, "pool", None), "schedule": getattr(extractor, "schedule", None),
+              "training": training or {}}
+    with atomic_write(path) as file:
+        write_safetensors(file, head.state_dict(), FORMAT, config)
+
+
+def load_discriminator(classifier_path=None, head_path=None, net=None, weights=None, device="cpu") -> Discriminator:
+    """A frozen discriminator from files.
+
+    classifier_path  the ADM classifier's bare state dict, where a head was trained on its features
+    head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt), or a list of them
+    net              the score network, where a head was trained on its encoder
+    weights          of the members, None = equal
+
+    Raises ValueError with one line that names the file: missing, damaged, or trained on another extractor.
+    """
+    paths = [Path(p) for p in (head_path if isinstance(head_path, (list, tuple)) else [head_path])]
+    loaded = [_load_head(path) for path in paths]
+    needs = {config["extractor"] for _, config in loaded}
+    if len(needs) > 1:
+        raise ValueError(f"{paths[0]}: members of an ensemble must share one extractor, found {', '.join(sorted(needs))}")
+    extractor = _build_extractor(loaded[0][1], classifier_path, net, paths[0])
+    for path, (_, config) in zip(paths, loaded, strict=True):
+        _check_trained_on(config, extractor, path)
+    discriminator = Discriminator(extractor, [head for head, _ in loaded], weights)
+    return discriminator.to(device).eval().requires_grad_(False)
+
+
+def _load_head(path: Path) -> tuple[nn.Module, dict]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such discriminator; train one with train.py")
+    with open(path, "rb") as file:
+        own_format = file.read(9)[8:] == b"{"
+    if not own_format:
+        head = load_encoder(path)
+        return head, {"extractor": "none" if head.in_channels <= 4 else "classifier"}
+    config, tensors = read_safetensors(path, FORMAT)
+    if config["head"] == "EncoderUNetModel":
+        return load_encoder(tensors), config
+    head = PooledHead(**config["head_kwargs"])
+    load_strictly(head, tensors, path)
+    return head, config
+
+
+def _build_extractor(config: dict, classifier_path, net, path) -> nn.Module:
+    kind = config["extractor"]
+    if kind == "none":
+        return PixelExtractor()
+    if kind == "score":
+        if net is None:
+            raise ValueError(f"{path}: was trained on a score network's encoder; give that network")
+        return ScoreExtractor(net, config["pool"])
+    if classifier_path is None:
+        raise ValueError(f"{path}: works on a classifier's features; give --pretrained_classifier_ckpt")
+    encoder = load_encoder(classifier_path)
+    # The authors' 64 x 64 classifier was trained with the cosine schedule, the others with the linear one.
+    return ClassifierExtractor(encoder, config.get("schedule") or ("cosine" if encoder.image_size == 64 else "linear"))
+
+
+def _check_trained_on(config: dict, extractor: nn.Module, path) -> None:
+    expected = config.get("fingerprint")
+    if expected is None:
+        return
+    found = fingerprint(extractor.net if extractor.kind == "score" else extractor.encoder)
+    if found != expected:
+        what = "score network" if extractor.kind == "score" else "classifier"
+        raise ValueError(f"{path}: was trained on another {what} (fingerprint {expected}, given {found}); "
+                         "give the one it was trained with, or train a new discriminator")

@@ -1,0 +1,1 @@
+"""Features, metrics from features, figures and reports."""

@@ -1,0 +1,128 @@
+"""A small image classifier whose penultimate layer serves as feature space where Inception says nothing (digits, MNIST).
+
+Distances in its features are no Inception FID: compare them only with others in the features of the same file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dg.runtime.datasets import ImageSet, to_float
+from dg.runtime.files import atomic_write
+from dg.runtime.progress import Progress, silent
+from dg.runtime.training_state import step_generator
+from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+
+FORMAT = "feature-classifier"
+
+
+@dataclass(frozen=True)
+class ClassifierTraining:
+    """How to train the classifier; one epoch is a pass over the training images."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 2e-3  # highest value of a one-cycle schedule
+    weight_decay: float = 1e-2
+    max_shift: int = 1  # random translations by up to so many pixels; digits keep their class
+    seed: int = 0
+
+
+class FeatureClassifier(nn.Module):
+    """Convolutional classifier of R x R images; `features` are the `feature_dim` activations before the logits."""
+
+    def __init__(self, img_resolution: int, img_channels: int, num_classes: int, width: int = 32, feature_dim: int = 64):
+        super().__init__()
+        self.config = dict(img_resolution=img_resolution, img_channels=img_channels, num_classes=num_classes,
+                           width=width, feature_dim=feature_dim)
+
+        def block(c_in, c_out):
+            return [nn.Conv2d(c_in, c_out, 3, padding=1), nn.GroupNorm(8, c_out), nn.SiLU()]
+
+        self.body = nn.Sequential(
+            *block(img_channels, width), *block(width, width), nn.AvgPool2d(2),  # [N, width, R/2, R/2]
+            *block(width, 2 * width), *block(2 * width, 2 * width), nn.AdaptiveAvgPool2d(4),  # [N, 2 width, 4, 4]
+            nn.Flatten(), nn.Linear(2 * width * 16, feature_dim), nn.SiLU())  # [N, feature_dim]
+        self.logits = nn.Linear(feature_dim, num_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N, C, R, R] in [-1, 1] -> [N, feature_dim]."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, R, R] in [-1, 1] -> logits [N, num_classes]."""
+        return self.logits(self.features(x))
+
+
+def train_classifier(data: ImageSet, settings: ClassifierTraining, progress: Progress = silent) -> FeatureClassifier:
+    """Train on labelled images; frozen, in evaluation mode. ValueError if the set has no labels."""
+    if data.labels is None:
+        raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = FeatureClassifier(data.resolution, data.channels, data.num_classes)
+    images, labels = to_float(data.images), torch.from_numpy(data.labels)
+    steps = -(-len(images) // settings.batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps * settings.epochs)
+    for epoch in progress(range(settings.epochs), desc="feature classifier", unit="epoch"):
+        generator = step_generator(settings.seed, "classifier", epoch)
+        for index in torch.randperm(len(images), generator=generator).split(settings.batch_size):
+            batch = _shifted(images[index], settings.max_shift, generator)
+            loss = F.cross_entropy(model(batch), labels[index], label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval().requires_grad_(False)
+
+
+def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
+    """Each image translated by up to `limit` pixels in both directions, its border filled with background."""
+    n, _, height, width = x.shape
+    padded = F.pad(x, [limit] * 4, value=-1.0)
+    top, left = torch.randint(0, 2 * limit + 1, [2, n], generator=generator)
+    rows = top[:, None] + torch.arange(height)  # [N, H]
+    columns = left[:, None] + torch.arange(width)  # [N, W]
+    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
+    """Fraction of the images of a labelled set that the classifier names correctly."""
+    predicted = np.concatenate([model(to_float(part)).argmax(1).numpy() for part in _batches(data.images)])
+    return float((predicted == data.labels).mean())
+
+
+@torch.no_grad()
+def extract_features(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
+    """Features of every image, float64 [N, D]; ValueError if the images do not fit the classifier."""
+    wanted = (model.config["img_resolution"], model.config["img_channels"])
+    if (data.resolution, data.channels) != wanted:
+        raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels; "
+                         f"the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels")
+    parts = [model.features(to_float(part)).numpy() for part in _batches(data.images)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _batches(images: np.ndarray, size: int = 256):
+    return (images[i : i + size] for i in range(0, len(images), size))
+
+
+def save_classifier(path, model: FeatureClassifier) -> None:
+    """Write the classifier as safetensors, completely or not at all."""
+    with atomic_write(path) as file:
+        write_safetensors(file, model.state_dict(), FORMAT, model.config)
+
+
+def load_classifier(path) -> FeatureClassifier:
+    """A frozen classifier from `save_classifier`; ValueError if the file is missing, damaged or of another kind."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such classifier; train one with `python pretrain.py features`")
+    config, tensors = read_safetensors(path, FORMAT)
+    model = FeatureClassifier(**config)
+    load_strictly(model, tensors, path)
+    return model.eval().requires_grad_(False)

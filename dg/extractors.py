@@ -1,0 +1,76 @@
+"""Frozen feature extractors under a discriminator: what a head sees of a noisy image.
+
+Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (features, time): what its heads take. It carries
+gradients to x and holds no trainable weight.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dg import vp
+from edm.precond import Encoding, Preconditioner
+
+
+class PixelExtractor(nn.Module):
+    """No features: the noisy image itself at VP scale, for a discriminator trained from scratch."""
+
+    kind = "none"
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [N, C, H, W], sigma [] or [N] -> (mean * x [N, C, H, W] float32, tau [] or [N])."""
+        tau, scale = vp.from_sigma(sigma)
+        return (scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), tau
+
+
+class ClassifierExtractor(nn.Module):
+    """Middle-block features of the ADM noisy-image classifier, the extractor of Kim et al. 2023, section 5.
+
+    schedule  the VP schedule whose time the classifier was trained with: "linear" (32 pixels) or "cosine" (64 pixels)
+    """
+
+    kind = "classifier"
+
+    def __init__(self, encoder: nn.Module, schedule: str = "linear"):
+        if schedule not in ("linear", "cosine"):
+            raise ValueError(f"schedule is {schedule!r}; use linear or cosine")
+        super().__init__()
+        self.encoder, self.schedule = encoder.eval().requires_grad_(False), schedule
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [N, C, H, W], sigma [] or [N] -> (features [N, F, h, w], time [] or [N] of the classifier's schedule)."""
+        tau, scale = vp.from_sigma(sigma)
+        time = vp.cosine_time(tau) if self.schedule == "cosine" else tau
+        scaled = (scale.reshape(-1, 1, 1, 1) * x).to(torch.float32)
+        return self.encoder(scaled, time, feature=True), time
+
+
+class ScoreExtractor(nn.Module):
+    """Pooled features of the score network's own encoder at the same noise level: no second network is needed.
+
+    Every encoder stage is averaged over a `pool` x `pool` grid. `from_encoding` takes a pass that denoising has made
+    anyway.
+    """
+
+    kind = "score"
+
+    def __init__(self, net: Preconditioner, pool: int = 2):
+        super().__init__()
+        self.net, self.pool = net.eval().requires_grad_(False), pool
+
+    @property
+    def feature_dims(self) -> list[int]:
+        """Number of pooled features of each encoder stage, and of the embedding."""
+        x = torch.zeros(1, self.net.img_channels, self.net.img_resolution, self.net.img_resolution)
+        device = next(self.net.parameters()).device
+        encoding = self.net.encode(x.to(device), torch.ones((), device=device))
+        return [h.shape[1] * self.pool**2 for h in encoding.skips], encoding.emb.shape[1]
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """x [N, C, R, R], sigma [] or [N] -> (pooled features, each [N, D_i]; embedding [N or 1, E])."""
+        return self.from_encoding(self.net.encode(x, sigma, class_labels if self.net.label_dim else None))
+
+    def from_encoding(self, encoding: Encoding) -> tuple[list[Tensor], Tensor]:
+        """The same from a shared encoder pass."""
+        pooled = [F.adaptive_avg_pool2d(h, self.pool).flatten(1).to(torch.float32) for h in encoding.skips]
+        return pooled, encoding.emb

@@ -1,0 +1,146 @@
+"""Discriminator guidance: the gradient of the log density ratio, added to the denoised image while sampling.
+
+Kim et al. 2023, Eq. 8: the true score is the model's plus grad_x log(p_data / p_model). In EDM's terms the denoised image
+is raised by w sigma^2 grad_x log_ratio(x, sigma).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dg import vp
+from dg.discriminator import Discriminator
+from edm.guidance import Guidance
+from edm.sampler import per_image
+
+
+@dataclass(frozen=True)
+class Boosting:
+    """More guidance for samples that look generated (log ratio below 0): Kim et al. 2023, appendix.
+
+    Their S_churn and S_noise are replaced at steps with step % churn_period == churn_phase, by the log ratio of the step
+    before; their first-order guidance is multiplied by `factor` at steps with step % factor_period == 0.
+    """
+
+    churn_period: int = 5
+    churn_phase: int = 0
+    factor_period: int = 2
+    factor: float = 2.0
+    S_churn: float = 4.0
+    S_noise: float = 1.0
+
+
+# "authors" is what the authors' code does, "paper" what the paper says: churn at every odd step.
+BOOSTING = {"authors": Boosting(), "paper": Boosting(churn_period=2, churn_phase=1)}
+
+
+class DiscriminatorGuidance(Guidance):
+    """Steers a sampler by a discriminator.
+
+    discriminator  gives logits, which estimate log p_data(x; sigma) - log p_model(x; sigma)
+    weights        (first-order, second-order) guidance weight; an order of weight 0 costs nothing
+    time_min, time_max  VP time window; a sample outside it is not guided, whatever the rest of the batch does
+    boosting       None, or how samples of negative log ratio are boosted
+    clip           None, or the bound eps of the authors' code: probabilities are clipped to [eps, 1 - eps], which leaves
+                   the most obviously generated samples without guidance
+    """
+
+    def __init__(self, discriminator: Discriminator, weights: tuple[float, float] = (2.0, 0.0), time_min: float = 0.01,
+                 time_max: float = 1.0, boosting: Boosting | None = None, clip: float | None = None):
+        if not 0 <= time_min <= time_max <= 1:
+            raise ValueError(f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]")
+        if not all(map(math.isfinite, weights)):
+            raise ValueError(f"guidance weights {weights} must be finite")
+        self.discriminator, self.weights = discriminator, tuple(weights)
+        self.time_min, self.time_max, self.boosting, self.clip = time_min, time_max, boosting, clip
+        self.last_log_ratio: Tensor | None = None  # [N], of the last first-order stage; inf where not guided
+
+    def begin(self, x: Tensor) -> None:
+        self.last_log_ratio = torch.full([len(x)], math.inf, device=x.device)
+
+    def churn(self, S_churn, S_noise, step):
+        boosting = self.boosting
+        if boosting is None or step % boosting.churn_period != boosting.churn_phase:
+            return S_churn, S_noise
+        low = self.last_log_ratio < 0
+        if not low.any():
+            return S_churn, S_noise
+        return tuple(torch.where(low, boosted, float(plain)).to(torch.float64)
+                     for boosted, plain in ((boosting.S_churn, S_churn), (boosting.S_noise, S_noise)))
+
+    def log_ratio(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Estimate of log p_data(x; sigma) - log p_model(x; sigma), one value per sample.
+
+        x             [N, C, H, W]  noisy images, EDM scale (data in [-1, 1] plus sigma * noise)
+        sigma         [] or [N]     noise level
+        class_labels  [N, K]        one-hot, None for an unconditional discriminator
+        returns       [N]           differentiable in x
+
+        Kim et al. 2023, Eq. 8. Rescaling to VP happens inside, so gradients are already at EDM scale.
+        """
+        return self._clipped(self.discriminator(x, sigma, class_labels))
+
+    def correction(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, step: int = 0,
+                   order: int = 1) -> Tensor | None:
+        """w sigma^2 grad_x log_ratio, like x [N, C, H, W] in image units; zero outside the window."""
+        if not self.weights[order - 1]:
+            return None
+        sigma = torch.as_tensor(sigma, device=x.device)
+        guided = self._in_window(sigma, len(x))
+        part = guided.nonzero().flatten() if not guided.all() else slice(None)
+        labels = None if class_labels is None else class_labels[part]
+        sigma_part = sigma[part] if sigma.ndim else sigma
+        log_ratio = torch.full([len(x)], math.inf, device=x.device)
+        gradient = torch.zeros_like(x)
+        if guided.any():
+            log_ratio[part], gradient[part] = self._gradient(x[part], lambda leaf: self.discriminator(leaf, sigma_part, labels))
+        return self._scaled(gradient, log_ratio, sigma, step, order)
+
+    def denoise(self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int) -> Tensor:
+        """Denoised images plus correction; where the extractor is the network's own encoder, in one encoder pass."""
+        sigma = torch.as_tensor(sigma, device=x.device)
+        guided = self._in_window(sigma, len(x))
+        shared = self.discriminator.shares_encoder(net) and self.weights[order - 1] and guided.any()
+        if not shared:
+            return super().denoise(net, x, sigma, class_labels, step, order)
+        encoding = None
+
+        def logits(leaf):
+            nonlocal encoding
+            encoding = net.encode(leaf, sigma, class_labels)
+            return self.discriminator.from_encoding(encoding, class_labels)
+
+        log_ratio, gradient = self._gradient(x, logits)
+        denoised = net.decode(encoding.detach()).to(x.dtype)
+        log_ratio = torch.where(guided, log_ratio, math.inf)
+        gradient = torch.where(per_image(guided, gradient).bool(), gradient, 0.0)
+        return denoised + self._scaled(gradient, log_ratio, sigma, step, order)
+
+    def _in_window(self, sigma: Tensor, batch: int) -> Tensor:
+        """Boolean [N]: whose VP time is in [time_min, time_max]."""
+        tau, _ = vp.from_sigma(sigma.to(torch.float64))
+        return ((tau >= self.time_min) & (tau <= self.time_max)).expand(batch)
+
+    def _gradient(self, x: Tensor, logits) -> tuple[Tensor, Tensor]:
+        """(log ratio [N], its gradient like x) of a function of x; works under torch.no_grad."""
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            log_ratio = self._clipped(logits(leaf))
+            (gradient,) = torch.autograd.grad(log_ratio.sum(), leaf)
+        return log_ratio.detach(), gradient
+
+    def _clipped(self, logits: Tensor) -> Tensor:
+        if self.clip is None:
+            return logits
+        probability = logits.sigmoid().clamp(self.clip, 1 - self.clip)
+        return (probability / (1 - probability)).log()
+
+    def _scaled(self, gradient: Tensor, log_ratio: Tensor, sigma: Tensor, step: int, order: int) -> Tensor:
+        weight = torch.full_like(log_ratio, self.weights[order - 1])
+        if order == 1:
+            self.last_log_ratio = log_ratio
+            if self.boosting is not None and step % self.boosting.factor_period == 0:
+                weight = torch.where(log_ratio < 0, weight * self.boosting.factor, weight)
+        return per_image(weight, gradient) * per_image(sigma, gradient) ** 2 * gradient

@@ -1,0 +1,1 @@
+"""What every command needs beside the method: atomic files, image data sets, resumable sample stores, downloads."""

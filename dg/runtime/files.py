@@ -1,0 +1,138 @@
+"""Files that are complete or absent, JSON, hashes, and the folders they stand in."""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import secrets
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+HOST = platform.node().replace(".", "-") or "localhost"
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FOREIGN_TEMPORARY_SECONDS = 24 * 3600  # another machine's process cannot be looked up, so its temporaries go by age
+
+
+@contextmanager
+def atomic_write(path):
+    """Yield a binary file that takes the name `path` only once everything in it is on the disk.
+
+    The temporary stands in the same folder, so the final rename cannot cross file systems. On any failure it is removed
+    and an older file of that name stays as it was. A full disk, or a place that cannot be written, is a ValueError.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{_owner()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise ValueError(f"cannot write {path}: {error.strerror}; free some space and run again") from error
+        if isinstance(error, OSError) and error.filename == str(temporary):  # could not be opened, or not renamed
+            raise ValueError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise
+
+
+def _owner():
+    """Name the writing process in a temporary's name, so that `remove_stale_temporaries` can ask whether it lives."""
+    return f"{HOST}.{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def write_text(path, text):
+    """Write `text` as UTF-8, completely or not at all."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path, obj):
+    """Write `obj` as indented JSON, completely or not at all; values as in `plain`."""
+    write_text(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """Read a JSON file; one that is missing, unreadable or not JSON is a ValueError of one line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); restore it or delete it") from error
+
+
+def plain(obj):
+    """Reduce `obj` to what JSON can hold: tuples, paths, numpy scalars and arrays; inf and nan become strings."""
+    if isinstance(obj, dict):
+        return {str(key): plain(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [plain(value) for value in obj]
+    if hasattr(obj, "tolist"):  # numpy and torch, without importing either
+        return plain(obj.tolist())
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return str(obj)
+    return obj
+
+
+def settings_hash(obj):
+    """Return 12 hex digits that depend on the values in `obj` only, not on the order of its keys."""
+    canonical = json.dumps(plain(obj), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:12]
+
+
+def sha256_of(path):
+    """Return the SHA-256 of a file as 64 hex digits, reading it in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def writable_folder(path):
+    """Create the folder `path` if need be and return it as a Path; a ValueError when it cannot be written."""
+    path = Path(path)
+    probe = path / f".probe.{_owner()}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()  # permission bits do not tell: root ignores them, read-only mounts have none
+        probe.unlink()
+    except FileExistsError as error:
+        raise ValueError(f"{path} is a file, not a folder; choose another folder") from error
+    except OSError as error:
+        raise ValueError(f"cannot write to the folder {path}: {error.strerror}; choose another folder") from error
+    return path
+
+
+def cache_folder():
+    """Return the folder of downloads and data sets: DG_CACHE_DIR, or ~/.cache/discriminator-guidance."""
+    return writable_folder(Path(os.environ.get("DG_CACHE_DIR") or "~/.cache/discriminator-guidance").expanduser())
+
+
+def remove_stale_temporaries(folder):
+    """Remove what killed writers left in `folder` (not below it), never the temporary of a process that still runs."""
+    for path in Path(folder).glob(".*.tmp"):
+        parts = path.name.rsplit(".", 3)  # ".name", host, "pid-token", "tmp"
+        pid = parts[2].split("-")[0] if len(parts) == 4 else ""
+        if pid.isdigit() and _abandoned(path, parts[1], int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _abandoned(path, host, pid):
+    try:
+        if host != HOST:
+            return time.time() - path.stat().st_mtime > FOREIGN_TEMPORARY_SECONDS
+        os.kill(pid, 0)  # signal 0 only asks whether the process exists
+    except ProcessLookupError:
+        return True
+    except OSError:  # it exists and is another user's, or its writer has finished meanwhile
+        return False
+    return False

@@ -1,0 +1,45 @@
+"""Exact resume: everything a training loop needs to go on as if it had never stopped."""
+
+import pickle
+import time
+import zlib
+from pathlib import Path
+
+import torch
+
+from dg.runtime.files import atomic_write
+
+
+def step_generator(seed: int, stage: str, step: int, device="cpu") -> torch.Generator:
+    """The random generator of one training step; it depends on nothing else, so a resumed run draws the same numbers."""
+    return torch.Generator(device).manual_seed(zlib.crc32(f"{seed}/{stage}/{step}".encode()))
+
+
+def save_state(path, state: dict) -> None:
+    """Write tensors and plain values, completely or not at all."""
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def load_state(path) -> dict | None:
+    """What `save_state` wrote, on the CPU; None if there is no such file, ValueError if it is damaged."""
+    if not Path(path).exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a readable training state ({reason}); delete it to start over") from None
+
+
+class Every:
+    """True once in every `seconds` of wall time; decides when a state is worth saving."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self.last < self.seconds:
+            return False
+        self.last = time.monotonic()
+        return True

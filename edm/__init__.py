@@ -1,0 +1,13 @@
+"""EDM (Karras et al. 2022): networks, preconditioning, samplers, loss and checkpoints. Knows nothing of guidance."""
+
+from edm.ablation import ablation_sampler
+from edm.checkpoint import load_network, save_network
+from edm.guidance import Guidance
+from edm.loss import EDMLoss
+from edm.networks import DhariwalUNet, SongUNet
+from edm.precond import EDMPrecond, Preconditioner, VEPrecond, VPPrecond, iDDPMPrecond
+from edm.random import StackedRandomGenerator
+from edm.sampler import edm_sampler
+
+__all__ = ["DhariwalUNet", "EDMLoss", "EDMPrecond", "Guidance", "Preconditioner", "SongUNet", "StackedRandomGenerator",
+           "VEPrecond", "VPPrecond", "ablation_sampler", "edm_sampler", "iDDPMPrecond", "load_network", "save_network"]

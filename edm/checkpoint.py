@@ -1,0 +1,94 @@
+"""Score networks on disk: this project's safetensors files, and NVIDIA's pickles read without executing them."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from edm.nvidia_pickle import read_network
+from edm.precond import PRECONDITIONERS, Preconditioner
+
+FORMAT = "edm-network"
+
+
+def load_network(path, device="cpu") -> Preconditioner:
+    """A frozen score network in evaluation mode, from a .safetensors file of this project or an NVIDIA .pkl.
+
+    The file decides by its first bytes which it is, not by its name; nothing in it is executed. Raises ValueError with
+    one line that names the file and what is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such network file; give a .safetensors or .pkl file")
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if head[8:9] == b"{":
+        config, state_dict = read_safetensors(path, FORMAT)
+        class_name, init_kwargs = config["class_name"], config["init_kwargs"]
+    else:
+        record = read_network(path)
+        class_name, init_kwargs, state_dict = record.class_name, record.init_kwargs, record.state_dict
+    return build_network(class_name, init_kwargs, state_dict, path).to(device)
+
+
+def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) -> Preconditioner:
+    """The network that a checkpoint describes, with its weights; `path` is named in errors."""
+    if class_name not in PRECONDITIONERS:
+        raise ValueError(f"{path}: holds a {class_name}, not a score network ({', '.join(PRECONDITIONERS)})")
+    try:
+        with torch.device("meta"):
+            net = PRECONDITIONERS[class_name](**init_kwargs)
+    except TypeError as error:
+        raise ValueError(f"{path}: {class_name} does not take these arguments: {error}") from None
+    load_strictly(net, state_dict, path)
+    return net.eval().requires_grad_(False)
+
+
+def save_network(file, net: Preconditioner) -> None:
+    """Write a network as safetensors, its class and arguments in the metadata. `file`: a path or a binary file object."""
+    config = {"class_name": type(net).__name__, "init_kwargs": net.init_kwargs}
+    write_safetensors(file, net.state_dict(), FORMAT, config)
+
+
+def write_safetensors(file, tensors: dict, format: str, config: dict) -> None:
+    """Tensors by name, with a JSON `config` under the name `format` in the metadata, to a path or binary file object."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(tensors, metadata={"format": format, "config": json.dumps(config)})
+    if hasattr(file, "write"):
+        file.write(data)
+    else:
+        Path(file).write_bytes(data)
+
+
+def read_safetensors(path, format: str) -> tuple[dict, dict]:
+    """(config, tensors) of a file that `write_safetensors` wrote; ValueError if it is damaged or of another kind."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != format:
+                found = metadata.get("format", "no format")
+                raise ValueError(f"{path}: is not a file of format {format} (its metadata says {found})")
+            return json.loads(metadata["config"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); make or download it again") from None
+
+
+def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
+    """Assign `state_dict` to a module; ValueError naming the first tensor that is missing, unknown, misfit or not finite."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in state_dict:
+            raise ValueError(f"{path}: tensor {name} is missing; the file does not fit the network it describes")
+        if tuple(state_dict[name].shape) != shape:
+            found = tuple(state_dict[name].shape)
+            raise ValueError(f"{path}: tensor {name} has shape {found} where the network needs {shape}")
+        if not torch.isfinite(state_dict[name]).all():
+            raise ValueError(f"{path}: tensor {name} holds NaN or infinity; the file is damaged, make it again")
+    for name in state_dict:
+        if name not in expected:
+            raise ValueError(f"{path}: tensor {name} is unknown to the network that the file describes")
+    # Cast and copy: a tensor that shared its storage with the file would keep the whole file in memory.
+    float_state = {name: tensor.clone().to(torch.float32) for name, tensor in state_dict.items()}
+    module.load_state_dict(float_state, strict=True, assign=True)

@@ -1,0 +1,73 @@
+"""EDM's stochastic Heun sampler (Karras et al. 2022, algorithm 2) for any denoiser and any guidance.
+
+The sampler's state is float64 whatever the network computes in.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from edm.guidance import Guidance
+
+
+def noise_schedule(num_steps: int, sigma_min: float, sigma_max: float, rho: float, device=None) -> Tensor:
+    """Decreasing noise levels, float64 [num_steps], from sigma_max to sigma_min; Karras et al. 2022, Eq. 5."""
+    ramp = torch.arange(num_steps, dtype=torch.float64, device=device) / max(num_steps - 1, 1)
+    return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+
+
+def churn_factor(S_churn: float | Tensor, num_steps: int) -> float | Tensor:
+    """gamma of algorithm 2: the relative raise of the noise level, at most sqrt(2) - 1; a float or [N]."""
+    limit = math.sqrt(2) - 1
+    if isinstance(S_churn, Tensor):
+        return (S_churn.to(torch.float64) / num_steps).clamp(max=limit)
+    return min(S_churn / num_steps, limit)
+
+
+def per_image(value: Tensor | float, x: Tensor) -> Tensor:
+    """A scalar or one value per sample, shaped to broadcast against images x [N, C, H, W]."""
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+
+
+@torch.no_grad()
+def edm_sampler(net, latents: Tensor, class_labels: Tensor | None = None, randn_like=torch.randn_like,
+                guidance: Guidance | None = None, num_steps: int = 18, sigma_min: float = 0.002, sigma_max: float = 80,
+                rho: float = 7, S_churn: float = 0, S_min: float = 0, S_max: float = math.inf,
+                S_noise: float = 1) -> Tensor:
+    """Draw images from noise.
+
+    net           denoiser(x, sigma, class_labels), with `sigma_min`, `sigma_max` and `round_sigma`
+    latents       [N, C, H, W]  standard normal
+    class_labels  [N, K]        one-hot, None for an unconditional network
+    randn_like                  source of the churn noise; called once per step, also where no noise is added
+    guidance                    corrects the denoised image; None samples from the network as it is
+    returns       [N, C, H, W]  float64 images, nominally in [-1, 1]
+    """
+    guidance = guidance or Guidance()
+    sigma_min, sigma_max = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
+    sigmas = net.round_sigma(noise_schedule(num_steps, sigma_min, sigma_max, rho, latents.device))
+    sigmas = torch.cat([sigmas, torch.zeros_like(sigmas[:1])])  # [num_steps + 1]
+
+    x_next = latents.to(torch.float64) * sigmas[0]
+    guidance.begin(x_next)
+    for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        # Raise the noise level for a moment.
+        churn, noise_scale = guidance.churn(S_churn, S_noise, step)
+        gamma = churn_factor(churn, num_steps) if S_min <= sigma <= S_max else 0
+        sigma_hat = net.round_sigma(sigma + gamma * sigma)  # [] or [N]
+        raised = per_image((sigma_hat**2 - sigma**2).sqrt(), x_next)
+        x_hat = x_next + raised * per_image(noise_scale, x_next) * randn_like(x_next)
+
+        # Euler step.
+        denoised = guidance.denoise(net, x_hat, sigma_hat, class_labels, step, order=1)
+        slope = (x_hat - denoised) / per_image(sigma_hat, x_hat)
+        length = per_image(sigma_next - sigma_hat, x_hat)
+        x_next = x_hat + length * slope
+
+        # Second-order correction.
+        if step < num_steps - 1:
+            denoised = guidance.denoise(net, x_next, sigma_next, class_labels, step, order=2)
+            slope_next = (x_next - denoised) / sigma_next
+            x_next = x_hat + length * (0.5 * slope + 0.5 * slope_next)
+    return x_next

@@ -1,0 +1,55 @@
+"""The published encoder configurations under guided-diffusion's keyword names."""
+
+from collections.abc import Sequence
+
+from .encoder import EncoderUNetModel
+
+# Dhariwal & Nichol 2021 for 64 to 512 pixels, the authors of Discriminator Guidance for 8 to 32. Every network ends at
+# 8x8 features. For 32x32 latents of ImageNet-256 the authors use (1, 2, 3) under the same image_size.
+CHANNEL_MULT = {
+    8: (1,),
+    16: (1, 2),
+    32: (1, 2, 4),
+    64: (1, 2, 3, 4),
+    128: (1, 1, 2, 3, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+}
+CONDITION_ROWS = 1000  # class embedding of the published conditional discriminators, for CIFAR-10's ten classes too
+
+
+def create_classifier(image_size: int = 64, classifier_use_fp16: bool = False, classifier_width: int = 128,
+                      classifier_depth: int = 2, classifier_attention_resolutions: str = "32,16,8",
+                      classifier_use_scale_shift_norm: bool = True, classifier_resblock_updown: bool = True,
+                      classifier_pool: str = "attention", in_channels: int = 3, out_channels: int = 1000,
+                      condition: bool = False, channel_mult: Sequence[float] | None = None) -> EncoderUNetModel:
+    """An `EncoderUNetModel` with random weights from guided-diffusion's settings; their defaults are kept.
+
+    classifier_depth                  residual blocks per level
+    classifier_attention_resolutions  sizes in pixels of the feature maps with self-attention, separated by commas
+    condition                         add a class embedding of 1000 rows
+    channel_mult                      widths of the levels relative to classifier_width; None: by image_size
+
+    The noisy-image classifier of Discriminator Guidance on CIFAR-10 is `create_classifier(image_size=32,
+    classifier_depth=4)`, its discriminator `create_classifier(image_size=8, in_channels=512, out_channels=1)`.
+    ValueError for an image_size without published channel_mult, and for classifier_use_fp16: half precision is the
+    caller's `torch.autocast`.
+    """
+    if classifier_use_fp16:
+        raise ValueError("classifier_use_fp16 is not supported: call the float32 network under torch.autocast instead")
+    if channel_mult is None and image_size not in CHANNEL_MULT:
+        raise ValueError(f"image_size {image_size} has no published channel_mult, only {list(CHANNEL_MULT)} have: pass "
+                         "channel_mult")
+    return EncoderUNetModel(
+        image_size=image_size,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        model_channels=classifier_width,
+        num_res_blocks=classifier_depth,
+        channel_mult=channel_mult or CHANNEL_MULT[image_size],
+        attention_resolutions=[int(size) for size in classifier_attention_resolutions.split(",")],
+        num_classes=CONDITION_ROWS if condition else 0,
+        use_scale_shift_norm=classifier_use_scale_shift_norm,
+        resblock_updown=classifier_resblock_updown,
+        pool=classifier_pool,
+    )

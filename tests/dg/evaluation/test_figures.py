@@ -1,0 +1,164 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dg.evaluation import figures
+
+RNG = np.random.default_rng(0)
+LOG = [{"step": 10 * i, "train_loss": 0.7 - 0.05 * i, "valid_loss": 0.7 - 0.04 * i + 0.006 * i**2,
+        "train_accuracy": 0.5 + 0.04 * i, "valid_accuracy": 0.5 + 0.02 * i} for i in range(9)]
+METRICS = {"unguided": {"fd": {"mean": 4.0, "sd": 0.1}, "kid": {"mean": 0.012, "sd": 0.001}},
+           "guided": {"fd": {"mean": 3.1, "sd": 0.1}, "kid": {"mean": 0.007, "sd": 0.001}},
+           "ensemble": {"fd": {"mean": 3.0, "sd": None}}, "floor": {"fd": {"mean": 1.1, "sd": 0.1}}}
+
+
+def images(*shape):
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The matplotlib figure that was written last."""
+    from matplotlib.figure import Figure
+    written, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (written.append(self), savefig(self, *args, **kw)))
+    return written
+
+
+def test_image_grid_enlarges_by_whole_pixels(tmp_path):
+    for channels in (1, 3):
+        batch = images(5, 4, 6, channels)
+        figures.image_grid(tmp_path / "grid.png", batch, columns=3, scale=2)
+        grid = pixels(tmp_path / "grid.png")
+        assert grid.shape == (2 * 8 + figures.GAP, 3 * 12 + 2 * figures.GAP, 3)
+        second = grid[:8, 12 + figures.GAP :][:, :12]
+        assert (second == batch[1].repeat(2, 0).repeat(2, 1)).all()
+        assert (grid[8 + figures.GAP :, 2 * (12 + figures.GAP) :] == 255).all()
+    figures.image_grid(tmp_path / "grid.png", batch)
+    assert pixels(tmp_path / "grid.png").shape[1] == 3 * 6 * 16 + 2 * figures.GAP
+
+
+def find(picture, block):
+    """Whether `block` stands in `picture` pixel by pixel."""
+    windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], block.shape[:2])
+    return bool((windows == block[..., 0]).all((2, 3)).any())
+
+
+def test_paired_grid_shows_the_chosen_pairs(tmp_path, drawn):
+    before = images(6, 4, 4, 3)
+    after = before.copy()
+    after[2, :2] = 255 - after[2, :2]
+    panels = {"Most changed": [2, 1], "Random": [0, 3]}
+    figures.paired_grid(tmp_path / "pairs.png", before, after, panels, "plain", "better", scale=8)
+    texts = [text.get_text() for text in drawn[-1].texts]
+    assert texts[:4] == ["Most changed", "plain", "better", texts[3]] and texts[3].startswith("difference")
+    assert texts[4] == "Random" and len(texts) == 8
+    shown = pixels(tmp_path / "pairs.png")
+    for image in (before[2], after[2], before[0], after[3]):
+        assert find(shown, image.repeat(8, 0).repeat(8, 1))
+    assert not find(shown, before[5].repeat(8, 0).repeat(8, 1))
+    figures.paired_grid(tmp_path / "two.png", before, after, {"All": range(6)}, difference=False, scale=8)
+    assert len(drawn[-1].texts) == 3
+
+
+def test_difference_is_amplified_around_grey(tmp_path, drawn):
+    before = np.full((1, 4, 4, 1), 100, np.uint8)
+    figures.paired_grid(tmp_path / "d.png", before, before + np.uint8(10), {"All": [0]}, scale=8)
+    assert drawn[-1].texts[-1].get_text() == "difference \N{MULTIPLICATION SIGN}12"
+    assert find(pixels(tmp_path / "d.png"), np.full((32, 32, 1), 128 + 120, np.uint8))
+
+
+def test_denoising_strips(tmp_path, drawn):
+    strips = images(2, 3, 8, 8, 1)
+    figures.denoising_strips(tmp_path / "s.png", strips, [80, 1.25, 0], ["seed 0", "seed 1"], scale=4)
+    texts = [text.get_text() for text in drawn[-1].texts]
+    assert texts == ["From noise to image", "\N{GREEK SMALL LETTER SIGMA} = 80", "1.2", "0", "seed 0", "seed 1"]
+    shown = pixels(tmp_path / "s.png")
+    assert all(find(shown, image.repeat(4, 0).repeat(4, 1)) for row in strips for image in row)
+
+
+def curve_figures(folder):
+    weights = [2.0, 0.0, 1.0]
+    ratios = [RNG.standard_normal(200) + shift for shift in (1.0, 0.5, 0.1)]
+    return {
+        "training": (2, lambda: figures.training_curves(folder / "f.png", LOG)),
+        "training, sparse": (2, lambda: figures.training_curves(folder / "f.png", [{"step": 0, "train_loss": 0.7}])),
+        "sweep": (1, lambda: figures.weight_sweep(folder / "f.png", weights, [3.1, 4.0, 3.5], [0.1, 0.1, 0.2],
+                                                  (4.0, 0.1), (1.1, 0.05), 2.0)),
+        "histograms": (3, lambda: figures.log_ratio_histograms(folder / "f.png", [0.1, 1, 10], ratios,
+                                                               [-r[:150] for r in ratios])),
+        "bars": (2, lambda: figures.metric_bars(folder / "f.png", METRICS, {"fd": "FD", "kid": "KID"})),
+    }
+
+
+@pytest.mark.parametrize("name", ["training", "training, sparse", "sweep", "histograms", "bars"])
+def test_curves_are_written_whole_with_their_panels(tmp_path, drawn, name):
+    panels, draw = curve_figures(tmp_path)[name]
+    draw()
+    assert len(drawn[-1].axes) == panels
+    assert all(axes.get_title("left") or axes.get_ylabel() for axes in drawn[-1].axes)
+    shown = pixels(tmp_path / "f.png")
+    assert 1000 < shown.shape[1] < 1400 and 400 < shown.shape[0] < 3000
+    assert (shown < 200).any()
+    assert [p.name for p in tmp_path.iterdir()] == ["f.png"]
+    first = (tmp_path / "f.png").read_bytes()
+    draw()
+    assert (tmp_path / "f.png").read_bytes() == first
+
+
+def labels(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_chosen_checkpoint_is_marked(tmp_path, drawn):
+    figures.training_curves(tmp_path / "f.png", LOG)                          # lowest validation loss
+    assert "chosen: step 30" in labels(drawn[-1])
+    figures.training_curves(tmp_path / "f.png", [*LOG[:-1], {**LOG[-1], "best_step": 50}])
+    assert "chosen: step 50" in labels(drawn[-1])
+    figures.training_curves(tmp_path / "f.png", LOG, best_step=20)
+    assert "chosen: step 20" in labels(drawn[-1])
+
+
+def test_bars_show_only_what_was_measured(tmp_path, drawn):
+    figures.metric_bars(tmp_path / "f.png", METRICS, {"fd": "FD", "kid": "KID"})
+    assert [len(axes.patches) for axes in drawn[-1].axes] == [3, 2]
+    assert "4.00 \N{PLUS-MINUS SIGN} 0.10" in labels(drawn[-1]) and "3" in labels(drawn[-1])
+
+
+def test_auc_counts_ties_half():
+    assert figures._auc([2, 3], [0, 1]) == 1
+    assert figures._auc([0, 1], [1, 2]) == pytest.approx(0.5 / 4)
+    assert figures._auc([1, 1], [1]) == 0.5
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda path: figures.image_grid(path, images(4, 4, 3)), "images must be uint8"),
+    (lambda path: figures.image_grid(path, np.zeros((1, 4, 4, 3))), "float64"),
+    (lambda path: figures.image_grid(path, images(0, 4, 4, 3)), "images must be uint8"),
+    (lambda path: figures.paired_grid(path, images(2, 4, 4, 3), images(3, 4, 4, 3), {"a": [0]}), "one shape"),
+    (lambda path: figures.denoising_strips(path, images(2, 3, 4, 4, 1), [1, 0]), "2 sigmas"),
+    (lambda path: figures.denoising_strips(path, images(2, 2, 4, 4, 1), [1, 0], ["a"]), "2 rows of images, but 1"),
+    (lambda path: figures.training_curves(path, []), "empty"),
+    (lambda path: figures.log_ratio_histograms(path, [1, 2], [[1]], [[1]]), "2 noise levels"),
+])
+def test_errors_are_one_line_and_leave_no_file(tmp_path, call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call(tmp_path / "f.png")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_import_does_not_load_matplotlib():
+    code = "import sys, dg.evaluation.figures; sys.exit('matplotlib' in sys.modules)"
+    root = Path(figures.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
