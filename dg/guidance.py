@@ -67,8 +67,9 @@ class DiscriminatorGuidance(Guidance):
         low = self.last_log_ratio < 0
         if not low.any():
             return S_churn, S_noise
-        return tuple(torch.where(low, boosted, float(plain)).to(torch.float64)
-                     for boosted, plain in ((boosting.S_churn, S_churn), (boosting.S_noise, S_noise)))
+        choices = torch.tensor([[S_churn, boosting.S_churn], [S_noise, boosting.S_noise]], dtype=torch.float64)
+        churn, noise = choices.to(low.device)[:, low.long()]  # [N] each
+        return churn, noise
 
     def log_ratio(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Estimate of log p_data(x; sigma) - log p_model(x; sigma), one value per sample.
@@ -85,17 +86,19 @@ class DiscriminatorGuidance(Guidance):
     def correction(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, step: int = 0,
                    order: int = 1) -> Tensor | None:
         """w sigma^2 grad_x log_ratio, like x [N, C, H, W] in image units; zero outside the window."""
-        if not self.weights[order - 1]:
-            return None
         sigma = torch.as_tensor(sigma, device=x.device)
         guided = self._in_window(sigma, len(x))
-        part = guided.nonzero().flatten() if not guided.all() else slice(None)
+        if not self.weights[order - 1] or not guided.any():
+            self._remember(torch.full([len(x)], math.inf, device=x.device), order)
+            return None
+        part = slice(None) if guided.all() else guided.nonzero().flatten()
         labels = None if class_labels is None else class_labels[part]
         sigma_part = sigma[part] if sigma.ndim else sigma
-        log_ratio = torch.full([len(x)], math.inf, device=x.device)
+        ratio_part, gradient_part = self._gradient(x[part], lambda leaf: self.discriminator(leaf, sigma_part, labels))
+        log_ratio = torch.full([len(x)], math.inf, device=x.device, dtype=ratio_part.dtype)
+        log_ratio[part] = ratio_part
         gradient = torch.zeros_like(x)
-        if guided.any():
-            log_ratio[part], gradient[part] = self._gradient(x[part], lambda leaf: self.discriminator(leaf, sigma_part, labels))
+        gradient[part] = gradient_part
         return self._scaled(gradient, log_ratio, sigma, step, order)
 
     def denoise(self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int) -> Tensor:
@@ -138,9 +141,12 @@ class DiscriminatorGuidance(Guidance):
         return (probability / (1 - probability)).log()
 
     def _scaled(self, gradient: Tensor, log_ratio: Tensor, sigma: Tensor, step: int, order: int) -> Tensor:
+        self._remember(log_ratio, order)
         weight = torch.full_like(log_ratio, self.weights[order - 1])
+        if self.boosting is not None and order == 1 and step % self.boosting.factor_period == 0:
+            weight = torch.where(log_ratio < 0, weight * self.boosting.factor, weight)
+        return per_image(weight, gradient) * per_image(sigma, gradient) ** 2 * gradient
+
+    def _remember(self, log_ratio: Tensor, order: int) -> None:
         if order == 1:
             self.last_log_ratio = log_ratio
-            if self.boosting is not None and step % self.boosting.factor_period == 0:
-                weight = torch.where(log_ratio < 0, weight * self.boosting.factor, weight)
-        return per_image(weight, gradient) * per_image(sigma, gradient) ** 2 * gradient

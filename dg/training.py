@@ -77,11 +77,10 @@ def split_pairs(real: ImageSet, fake: ImageSet, fractions, seed: int, conditiona
     num_classes = max(real.num_classes, fake.num_classes)
     pairs = []
     for index in np.split(order, bounds[:-1]):
-        parts = [data.subset(index) for data in (real, fake)]
-        images = torch.cat([to_float(part.images) for part in parts]).to(device)
+        images = to_float(np.concatenate([real.images[index], fake.images[index]])).to(device)
         labels = None
         if conditional:
-            labels = torch.eye(num_classes)[np.concatenate([part.labels for part in parts])].to(device)
+            labels = torch.eye(num_classes)[np.concatenate([real.labels[index], fake.labels[index]])].to(device)
         pairs.append(Pairs(images, labels))
     return pairs
 

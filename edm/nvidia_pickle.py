@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 CLASS_NAMES = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
-MAX_INSTRUCTIONS = 500_000  # about three times what the largest published network needs
+MAX_INSTRUCTIONS = 400_000  # nearly four times what the largest published network needs
 MAX_NAME = 256  # characters of a tensor's name
 MAX_ITEMS = 64  # entries of one container among the constructor's arguments
 

@@ -49,11 +49,12 @@ class SampleStore:
         self.damaged = []
         self._batches = _partition(self.seeds, batch_size)
         self.outdir = writable_folder(outdir)
-        self.records = writable_folder(self.outdir / "shards")
+        self.records = self.outdir / "shards"
         partition = dict(zip(PARTITION, (save_type, self.subdirs, batch_size), strict=True))
         which = {"num seeds": len(self.seeds), "seeds": _runs(self.seeds)}
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
         self._open({"format": FORMAT, **partition, **which, **what})
+        writable_folder(self.records)
 
     def batches(self):
         """All batches in order, each a list of seeds."""
@@ -76,7 +77,8 @@ class SampleStore:
         hashes = {}
         for name, content in self._encode(seeds, batch):
             path = self.outdir / name
-            path.parent.mkdir(exist_ok=True)
+            if not path.parent.is_dir():
+                writable_folder(path.parent)
             with atomic_write(path) as file:
                 file.write(content)
             hashes[name] = hashlib.sha256(content).hexdigest()
@@ -154,7 +156,8 @@ class SampleStore:
         found = {path for glob in ("*", "*/*") for path in self.outdir.glob(glob) if path.suffix in IMAGE_SUFFIXES}
         path = self.outdir / "manifest.json"
         stored = read_json(path) if path.exists() else None
-        if stored is not None and (not isinstance(stored, dict) or stored.get("format") != FORMAT):
+        ours = isinstance(stored, dict) and set(stored) == set(manifest) and stored["format"] == FORMAT
+        if stored is not None and not ours:
             raise ValueError(f"{path} is not a sample store's; use another folder")
         if stored is not None and found:
             self._check_same(stored, manifest)
@@ -167,13 +170,13 @@ class SampleStore:
             write_json(path, manifest)
 
     def _check_same(self, stored, manifest):
-        there, here = ({**m.get("settings", {}), **{key: m.get(key) for key in PARTITION}} for m in (stored, manifest))
+        there, here = ({**m["settings"], **{key: m[key] for key in PARTITION}} for m in (stored, manifest))
         if there != here:
             keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
             words = [f"{key} {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} here" for key in keys]
             raise ValueError(f"{self.outdir} was made with other settings ({'; '.join(words)}); use another folder")
-        if _runs(self.seeds[: stored.get("num seeds")]) != stored.get("seeds"):
-            seeds = f"seeds {stored.get('seeds')}, and seeds {manifest['seeds']} do not begin with them"
+        if _runs(self.seeds[: stored["num seeds"]]) != stored["seeds"]:
+            seeds = f"seeds {stored['seeds']}, and seeds {manifest['seeds']} do not begin with them"
             raise ValueError(f"{self.outdir} holds {seeds}; use another folder, or extend the list that is there")
 
     def _retire_tail(self, count):

@@ -1,4 +1,4 @@
-"""Writes network pickles in the format of NVIDIA's EDM: the same names, instructions and nesting as its persistence code.
+"""Writes network pickles in the format of NVIDIA's EDM: the names, instructions and nesting of its persistence code.
 
 The source that such files carry is here one that raises, and that first creates a file if asked to, so that a reader
 which executes it is caught.

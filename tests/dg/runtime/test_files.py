@@ -138,7 +138,7 @@ def test_writable_folder(tmp_path):
 
 def test_importing_files_loads_nothing_heavy():
     script = (
-        "import sys, dg.runtime.files, dg.runtime.store\n"
+        "import sys, dg.runtime.files, dg.runtime.downloads, dg.runtime.store\n"
         "print({'torch', 'sklearn', 'torchvision', 'PIL', 'requests', 'gdown'} & set(sys.modules) or 'light')"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "light\n"

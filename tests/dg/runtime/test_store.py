@@ -153,7 +153,7 @@ def test_other_settings_seeds_and_files_are_refused(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "cat.png").touch()
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "manifest.json").write_text('{"name": "something else"}')
+    (tmp_path / "c" / "manifest.json").write_text('[{"name": "something else"}]')
     cases = [
         ("a", {**SETTINGS, "steps": 35}, range(4), 2, {}, r"steps 18 there, 35 here.*another folder"),
         ("a", SETTINGS, range(4), 4, {}, "batch size 2 there, 4 here"),
@@ -175,6 +175,7 @@ def test_other_settings_seeds_and_files_are_refused(tmp_path):
         assert "\n" not in str(caught.value)
     after = contents(tmp_path)
     assert {key: after[key] for key in before} == before and not (tmp_path / "d").exists()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["cat.png"]
 
 
 def test_a_foreign_shard_in_a_store_is_refused_and_a_preview_is_not(tmp_path):

@@ -1,0 +1,88 @@
+"""How the scripts talk: options shared between them, progress bars, one line for an error, exit codes.
+
+Exit codes: 0 done; 2 the command or its input was wrong; 1 anything else; 130 and 143 interrupted.
+"""
+
+import os
+import re
+import signal
+import sys
+
+import click
+
+FLAG = dict(is_flag=False, flag_value="1", type=click.BOOL, metavar="[BOOL]")  # `--x`, `--x 1`, `--x=True`, `--x=0`
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class SeedRange(click.ParamType):
+    """`0-63`, `1,2,5` or a mixture; a list of integers."""
+
+    name = "seeds"
+
+    def convert(self, value, param, ctx):
+        if not isinstance(value, str):
+            return value
+        seeds = []
+        for part in value.split(","):
+            match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+            if match is None:
+                self.fail(f"{part!r} is not a seed or a range; write for example 0-63 or 1,2,5-8", param, ctx)
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                self.fail(f"the range {part!r} is empty; write the smaller seed first", param, ctx)
+            seeds.extend(range(first, last + 1))
+        return seeds
+
+
+def progress(iterable, **kwargs):
+    """tqdm on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, **kwargs)
+
+
+def notify(line: str) -> None:
+    """One line for the person at the terminal; standard output stays clean."""
+    click.echo(line, err=True)
+
+
+def pick_device(name: str | None):
+    """The device to compute on: the one asked for, else a GPU if there is one. ValueError if it is not there."""
+    import torch
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {name}: not available here; use cpu or leave the option out") from None
+
+
+def run(command: click.Command) -> None:
+    """Run a script's command and leave with its exit code; a user sees one line for whatever he can mend."""
+    signal.signal(signal.SIGTERM, _terminate)
+    name = os.path.basename(sys.argv[0])
+    try:
+        sys.exit(command.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        _leave(f"{name}: {error.format_message()}", 2)
+    except (KeyboardInterrupt, click.Abort):
+        _leave(f"{name}: interrupted; the same command again goes on where this one stopped", 130)
+    except Terminated:
+        _leave(f"{name}: terminated; the same command again goes on where this one stopped", 143)
+    except (ValueError, OSError) as error:
+        if os.environ.get("DG_DEBUG"):
+            raise
+        _leave(f"{name}: {error}", 2 if isinstance(error, ValueError) else 1)
+
+
+def _terminate(number, frame):
+    raise Terminated
+
+
+def _leave(message: str, code: int) -> None:
+    click.echo(" ".join(message.split()), err=True)
+    sys.exit(code)
