@@ -43,6 +43,11 @@ class Discriminator(nn.Module):
         """The same from the score network's encoder pass; for the `score` extractor only."""
         return self._joined(*self.extractor.from_encoding(encoding), class_labels)
 
+    @property
+    def conditional(self) -> bool:
+        """Whether the heads take class labels."""
+        return any(head.num_classes for head in self.heads)
+
     def shares_encoder(self, net) -> bool:
         """Whether the extractor is the encoder of this very network."""
         return getattr(self.extractor, "net", None) is net

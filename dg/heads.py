@@ -24,7 +24,7 @@ class PooledHead(nn.Module):
         super().__init__()
         self.config = dict(feature_dims=list(feature_dims), emb_dim=emb_dim, num_classes=num_classes, width=width,
                            dropout=dropout)
-        self.dropout = dropout
+        self.num_classes, self.dropout = num_classes, dropout
         self.norms = nn.ModuleList([nn.LayerNorm(dim) for dim in feature_dims])  # stages differ in scale by decades
         self.enter = nn.Linear(sum(feature_dims), width)
         self.film = nn.Linear(emb_dim, 2 * width)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dg.runtime import image_files
 from dg.runtime.datasets import ImageSet, load_images, to_float, to_uint8
 
 RNG = np.random.RandomState(0)
@@ -217,6 +218,15 @@ def test_folder_in_order_of_seeds(tmp_path):
     refused(r"000005\.\w+ and 000005\.\w+ are of the same seed", tmp_path)
 
 
+def test_large_images_in_parallel(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "CHUNK", 1)
+    large = RNG.randint(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    put(tmp_path, {f"{i}.png": png(image) for i, image in enumerate(large)})
+    assert np.array_equal(load_images(tmp_path).images, large)
+    put(tmp_path, {"5.png": b""})
+    refused("5.png cannot be read", tmp_path)
+
+
 def test_edm_subdirs_are_not_classes(tmp_path):
     put(tmp_path, {f"{i // 2 * 1000:06d}/{i // 2 * 1000 + i:06d}.png": png(RGB[i]) for i in range(6)})
     images = load_images(tmp_path)
@@ -230,7 +240,8 @@ def test_class_folders_and_splits(tmp_path):
     order = np.argsort(LABELS, kind="stable")
     assert np.array_equal(images.images, RGB[order]) and np.array_equal(images.labels, LABELS[order])
     assert load_images(tmp_path / "train", 1).num_classes == 3
-    assert load_images(tmp_path / "train" / "cat").labels is None
+    put(tmp_path, {"one/images/0.png": png(RGB[0])})
+    assert load_images(tmp_path / "one").labels is None  # a sub-folder on its own is no class
     refused("no sub-folder 'test'", tmp_path, split="test")
 
 

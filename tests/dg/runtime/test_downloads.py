@@ -24,7 +24,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(404)
         start = 0
         if server.ranges and self.headers.get("Range"):
-            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            start = 0 if server.ranges == "other" else int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         else:
@@ -145,9 +145,11 @@ def test_a_file_that_changed_on_the_server_is_not_patched_together(cache, server
     assert downloads.resolve(server.url).read_bytes() == CONTENT[::-1]
 
 
-def test_a_server_without_ranges(cache, server):
-    server.ranges, server.plan = False, [100_000, 0]
+@pytest.mark.parametrize("ranges", [False, "other"])
+def test_a_server_without_ranges_or_with_others(cache, server, ranges):
+    server.ranges, server.plan = ranges, [100_000, 0]
     assert downloads.resolve(server.url).read_bytes() == CONTENT
+    assert server.requests == [None, None, "bytes=100000-"]
 
 
 def test_two_at_once_fetch_once(cache, server):

@@ -101,6 +101,21 @@ def test_temporaries_of_a_killed_process_go_and_live_ones_stay(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".someone-elses.tmp"]
 
 
+def test_temporaries_of_others_are_left_alone(tmp_path, monkeypatch):
+    (tmp_path / f".a.npz.{files.HOST}.1-00000000.tmp").touch()
+    (tmp_path / ".a.npz.another-host.999999999-00000000.tmp").touch()  # perhaps it is running there
+    old = tmp_path / ".b.npz.another-host.999999999-00000000.tmp"
+    old.touch()
+    os.utime(old, (0, 0))
+
+    def deny(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", deny)  # the process exists, of another user
+    files.remove_stale_temporaries(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and not old.exists()
+
+
 def test_json_round_trip_of_what_settings_hold(tmp_path):
     files.write_json(tmp_path / "a.json", {"S_max": np.inf, "w": (2, 0), "n": np.int64(3), "path": tmp_path})
     assert files.read_json(tmp_path / "a.json") == {"S_max": "inf", "w": [2, 0], "n": 3, "path": str(tmp_path)}

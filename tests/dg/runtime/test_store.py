@@ -134,11 +134,19 @@ def test_damage_is_named_and_made_again(tmp_path, how):
 
 
 @pytest.mark.parametrize("how", [{}, {"save_type": "png"}])
-def test_a_longer_list_extends_the_store(tmp_path, how):
+def test_a_longer_list_extends_the_store(tmp_path, monkeypatch, how):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
     fill(SampleStore(tmp_path, SETTINGS, range(10), 4, **how)).finish()
     kept = sha256_of(tmp_path / "shards" / "000000-000003.json")
+    monkeypatch.setattr(SampleStore, "_retire_tail", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        SampleStore(tmp_path, SETTINGS, range(18), 4, **how)
+    monkeypatch.undo()
     store = SampleStore(tmp_path, SETTINGS, range(18), 4, **how)
     assert store.pending() == [2, 3, 4]  # 8-9 were a short batch, 8-11 takes its place
+    assert not (tmp_path / "dataset.json").exists()  # it would not know the new images
     assert len(fill(store).load()) == 18
     assert sha256_of(tmp_path / "shards" / "000000-000003.json") == kept
     fill(SampleStore(tmp_path / "new", SETTINGS, range(18), 4, **how)).finish()

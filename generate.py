@@ -1,0 +1,125 @@
+"""Generate images with a score network, unguided or with discriminator guidance.
+
+\b
+Examples:
+  # 64 images from a published network (downloaded once)
+  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out --seeds 0-63
+  # the same seeds, guided by a discriminator on the ADM classifier's features
+  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out-dg --seeds 0-63 \\
+      --pretrained_classifier_ckpt 32x32_classifier.pt --discriminator_ckpt discriminator_60.pt
+  # 1,000 images of a network trained here, as PNGs
+  python generate.py --network runs/digits-by-hand/score/network.safetensors --outdir out-digits \\
+      --num_samples 1000 --save_type png
+"""
+
+import click
+
+from dg.runtime import console
+from dg.runtime.console import FLAG
+
+
+@click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
+@click.option("--network", "--network_pkl", required=True, metavar="PATH|URL|NAME",
+              help="Score network: a .safetensors or NVIDIA .pkl file, a URL, or a published name.")
+@click.option("--outdir", required=True, metavar="DIR", help="Where to save the images; a rerun goes on there.")
+@click.option("--seeds", type=console.SeedRange(), metavar="LIST", help="Seeds, for example 0-63 or 1,2,5-8.")
+@click.option("--num_samples", type=click.IntRange(min=1), metavar="N", help="Short for --seeds S..S+N-1 with --seed S.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="First seed of --num_samples.")
+@click.option("--batch", "--batch_size", "--max_batch_size", type=click.IntRange(min=1), default=64,
+              help="Images per batch and npz shard.")
+@click.option("--class", "class_idx", type=int, metavar="INT", help="Class of all images.  [default: drawn per seed]")
+@click.option("--steps", "--num_steps", "num_steps", type=click.IntRange(min=1), default=18, help="Sampling steps.")
+@click.option("--sigma_min", type=click.FloatRange(min=0, min_open=True), help="Lowest noise level.  [default: sampler's]")
+@click.option("--sigma_max", type=click.FloatRange(min=0, min_open=True), help="Highest noise level.  [default: sampler's]")
+@click.option("--rho", type=click.FloatRange(min=0, min_open=True), default=7, help="Exponent of the step spacing.")
+@click.option("--S_churn", "S_churn", type=click.FloatRange(min=0), default=0, help="Amount of stochasticity.")
+@click.option("--S_min", "S_min", type=click.FloatRange(min=0), default=0, help="Lowest noise level with stochasticity.")
+@click.option("--S_max", "S_max", type=click.FloatRange(min=0), default=float("inf"), help="Highest such level.")
+@click.option("--S_noise", "S_noise", type=float, default=1, help="Noise inflation.")
+@click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation: solver.")
+@click.option("--disc", "--discretization", "discretization", type=click.Choice(["vp", "ve", "iddpm", "edm"]),
+              help="Ablation: noise levels.")
+@click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation: sigma(t).")
+@click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation: s(t).")
+@click.option("--subdirs", **FLAG, default=False, help="One folder per thousand PNGs.")
+@click.option("--save_type", "--save_format", type=click.Choice(["npz", "png"]), default="npz", help="File format.")
+@click.option("--discriminator_ckpt", "--discriminator_checkpoint", multiple=True, metavar="PATH",
+              help="Discriminator head; repeat it for an ensemble. Without one there is no guidance.")
+@click.option("--pretrained_classifier_ckpt", metavar="PATH", help="ADM classifier under the discriminator, if it has one.")
+@click.option("--cond", "--conditional", "cond", **FLAG, default=None,
+              help="The discriminator is class-conditional.  [default: as its file says]")
+@click.option("--dg_weight_1st_order", "--w_dg_1", "w1", type=float, default=2, help="Weight at the predictor stage.")
+@click.option("--dg_weight_2nd_order", "--w_dg_2", "w2", type=float, default=0, help="Weight at the corrector stage.")
+@click.option("--time_min", "--time_mid", "time_min", type=click.FloatRange(0, 1), default=0.01,
+              help="Start of the guided VP time window.")
+@click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window.")
+@click.option("--boosting", "--adaptive_weight", "boosting", **FLAG, default=False,
+              help="Boost samples of negative log ratio.")
+@click.option("--S_churn_manual", "S_churn_manual", type=click.FloatRange(min=0), default=4, help="S_churn of boosted samples.")
+@click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@click.option("--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images.")
+def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, save_type, device, grid, **options):
+    seeds = _seeds(seeds, num_samples, seed)
+    import edm
+    from dg.runtime.downloads import resolve
+    from dg.runtime.store import SampleStore
+    from dg.sampling import Sampling, check_class, describe, generate
+
+    device = console.pick_device(device)
+    net = edm.load_network(resolve(network, console.progress, console.notify), device)
+    sampling = Sampling(**{name: options[name] for name in Sampling.__dataclass_fields__})
+    check_class(net, class_idx)
+    guidance = _guidance(net, device, options)
+    store = SampleStore(outdir, describe(net, sampling, guidance, class_idx), seeds, batch, save_type, subdirs)
+    seconds = generate(net, store, sampling, guidance, class_idx, device, console.progress)
+    for name in store.damaged:
+        console.notify(f"{name} was damaged and has been made again")
+    if grid:
+        _write_grid(store)
+    speed = f", {len(seeds) / seconds:.1f} images/s" if seconds else ", all of them were there already"
+    console.notify(f"{len(seeds)} images in {outdir}{speed}")
+
+
+def _seeds(seeds, num_samples, seed):
+    if seeds is None and num_samples is None:
+        raise click.UsageError("how many images? Give --seeds 0-63 or --num_samples 64.")
+    return seeds if seeds is not None else list(range(seed, seed + num_samples))
+
+
+def _guidance(net, device, options):
+    """The discriminator guidance that the options ask for, or None."""
+    paths, weights = options["discriminator_ckpt"], (options["w1"], options["w2"])
+    given = {name for name in ("w1", "w2", "boosting", "pretrained_classifier_ckpt")
+             if click.get_current_context().get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
+    if not paths:
+        if given and any(weights):
+            raise click.UsageError("guidance options need a discriminator: give --discriminator_ckpt PATH.")
+        return None
+    if not any(weights):
+        return None
+    from dataclasses import replace
+
+    from dg.discriminator import load_discriminator
+    from dg.guidance import BOOSTING, DiscriminatorGuidance
+
+    discriminator = load_discriminator(options["pretrained_classifier_ckpt"], list(paths), net, device=device)
+    if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
+        found = "conditional" if discriminator.conditional else "unconditional"
+        raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
+    if discriminator.conditional and not net.label_dim:
+        raise click.UsageError("the discriminator is conditional but the network draws no classes.")
+    boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"]) if options["boosting"] else None
+    return DiscriminatorGuidance(discriminator, weights, options["time_min"], options["time_max"], boosting)
+
+
+def _write_grid(store, most=64):
+    """A picture of the first images beside the folder, so that the folder holds samples alone."""
+    from dg.evaluation.figures import image_grid
+    from dg.runtime.datasets import load_images
+
+    path = store.outdir.with_name(f"{store.outdir.name}-grid.png")
+    image_grid(path, load_images(store.outdir, min(most, len(store.seeds))).images)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,71 @@
+"""Train what has no public checkpoint: a score network, and a classifier whose features measure small images.
+
+\b
+Examples:
+  python pretrain.py score --preset digits --data digits:train --outdir runs/digits-by-hand/score
+  python pretrain.py features --data digits:train --outdir runs/digits-by-hand/features
+"""
+
+from pathlib import Path
+
+import click
+
+from dg.runtime import console
+from dg.runtime.console import FLAG
+
+
+@click.group(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
+def main():
+    pass
+
+
+@main.command(help="Train an EDM score network; writes OUTDIR/network.safetensors. A rerun goes on where it stopped.")
+@click.option("--data", required=True, metavar="PATH|NAME", help="Training images.")
+@click.option("--outdir", required=True, metavar="DIR", help="Where to write.")
+@click.option("--preset", type=click.Choice(["digits"]), default="digits", help="Network and training settings.")
+@click.option("--cond", **FLAG, default=False, help="Class-conditional network.")
+@click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: the preset's]")
+@click.option("--batch_size", type=click.IntRange(min=1), help="Images per step.  [default: the preset's]")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the preset's]")
+@click.option("--seed", type=int, help="Seed.  [default: the preset's]")
+@click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+def score(data, outdir, preset, cond, device, **changes):
+    from dataclasses import asdict, replace
+
+    import edm
+    from dg.pretraining import SCORE_PRESETS, build_score_network, train_score_network
+    from dg.runtime.datasets import load_images
+    from dg.runtime.files import atomic_write, writable_folder, write_json
+
+    device, images, folder = console.pick_device(device), load_images(data), writable_folder(outdir)
+    network, settings = SCORE_PRESETS[preset]
+    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
+    net = build_score_network(images, network, settings.seed, cond).to(device)
+    net, log = train_score_network(net, images, settings, folder / "state.pt", console.progress)
+    with atomic_write(folder / "network.safetensors") as file:
+        edm.save_network(file, net)
+    write_json(folder / "log.json", {"data": images.name, "settings": asdict(settings), "log": log})
+    console.notify(f"{folder / 'network.safetensors'}: {settings.steps} steps, loss {log[-1]['loss']:.4f}")
+
+
+@main.command(help="Train the classifier that gives the features of `fid.py`; writes OUTDIR/classifier.safetensors.")
+@click.option("--data", required=True, metavar="PATH|NAME", help="Labelled training images.")
+@click.option("--outdir", required=True, metavar="DIR", help="Where to write.")
+@click.option("--test", metavar="PATH|NAME", help="Labelled images to state the accuracy on.")
+@click.option("--epochs", type=click.IntRange(min=1), default=20, help="Passes over the training images.")
+@click.option("--seed", type=int, default=0, help="Seed.")
+def features(data, outdir, test, epochs, seed):
+    from dg.evaluation.classifier import ClassifierTraining, accuracy, save_classifier, train_classifier
+    from dg.runtime.datasets import load_images
+    from dg.runtime.files import writable_folder
+
+    images, folder = load_images(data), writable_folder(outdir)
+    heldout = load_images(test) if test else None
+    model = train_classifier(images, ClassifierTraining(epochs=epochs, seed=seed), console.progress)
+    save_classifier(Path(folder) / "classifier.safetensors", model)
+    stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""
+    console.notify(f"{folder / 'classifier.safetensors'}: names {accuracy(model, images):.4f} of {images.name}{stated}")
+
+
+if __name__ == "__main__":
+    console.run(main)
