@@ -55,7 +55,8 @@ from dg.runtime.console import FLAG
 @click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window.")
 @click.option("--boosting", "--adaptive_weight", "boosting", **FLAG, default=False,
               help="Boost samples of negative log ratio.")
-@click.option("--S_churn_manual", "S_churn_manual", type=click.FloatRange(min=0), default=4, help="S_churn of boosted samples.")
+@click.option("--S_churn_manual", "S_churn_manual", type=click.FloatRange(min=0), default=4,
+              help="S_churn of boosted samples.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @click.option("--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images.")
 def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, save_type, device, grid, **options):

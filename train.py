@@ -34,12 +34,14 @@ from dg.runtime.console import FLAG
 @click.option("--lr_schedule", type=click.Choice(["constant", "cosine"]), default="constant", help="Learning rate.")
 @click.option("--batch_size", type=click.IntRange(min=2), default=128, help="Real and generated images together.")
 @click.option("--num_data", type=click.IntRange(min=1), metavar="N", help="Use the first N real and generated images.")
+@click.option("--unequal", **FLAG, default=False, help="Allow different numbers of real and generated images.")
 @click.option("--ema_halflife", type=click.IntRange(min=0), default=0, help="Images; 0 = no averaging of the head.")
 @click.option("--time_min", "--t_min", "time_min", type=click.FloatRange(0, 1, min_open=True), default=1e-5,
               help="Smallest VP time in training.")
 @click.option("--noise", "time_sampling", type=click.Choice(["importance", "uniform", "lognormal"]),
               default="importance", help="Distribution of noise levels.")
-@click.option("--width", type=click.IntRange(min=1), help="Width of the head.  [default: 256 on score features, else 128]")
+@click.option("--width", type=click.IntRange(min=1),
+              help="Channels of the head.  [default: 32 on a score network, else 128]")
 @click.option("--keep_every", type=click.IntRange(min=0), default=0, help="Also keep the head of every so many epochs.")
 @click.option("--seed", type=int, default=0, help="Seed of split, initialisation, order and noise.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
@@ -49,15 +51,22 @@ def main(data, sample_dir, save_dir, extractor, pretrained_classifier_ckpt, netw
     if extractor is None:
         raise click.UsageError("what should the head see? Give --network, --pretrained_classifier_ckpt, or "
                                "--extractor none.")
+    from pathlib import Path
+
+    from dg.discriminator import build_discriminator
+    from dg.evaluation.figures import training_curves
     from dg.runtime.datasets import load_images
-    from dg.training import DiscriminatorTraining, build_discriminator, train_and_plot
+    from dg.training import DiscriminatorTraining, best_entry, check_sets, train_discriminator
 
     device = console.pick_device(device)
     settings = DiscriminatorTraining(**options)
     real, fake = (load_images(source, num_data) for source in (data, sample_dir))
+    check_sets(real, fake, settings, cond)
     discriminator = build_discriminator(extractor, real, _network(network, device), pretrained_classifier_ckpt,
                                         conditional=cond, width=width, seed=settings.seed, device=device)
-    log, best = train_and_plot(discriminator, real, fake, settings, save_dir, cond, console.progress)
+    log = train_discriminator(discriminator, real, fake, settings, save_dir, cond, console.progress)
+    training_curves(Path(save_dir) / "curves.png", log)
+    best = best_entry(log)
     console.notify(f"{save_dir}/best.safetensors: epoch {best['epoch']}, validation loss {best['valid_loss']:.4f}, "
                    f"accuracy {best['valid_accuracy']:.3f}; last.safetensors: epoch {log[-1]['epoch']}, "
                    f"{log[-1]['valid_loss']:.4f}")

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
-from dg.heads import PooledHead
+from dg.heads import ScoreHead
+from dg.runtime.datasets import ImageSet
 from dg.runtime.files import atomic_write
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from edm.precond import Encoding
-from guided_diffusion import EncoderUNetModel, load_encoder
+from guided_diffusion import create_classifier, load_encoder
 
 FORMAT = "discriminator-head"
-HEADS = {"PooledHead": PooledHead, "EncoderUNetModel": EncoderUNetModel}
 
 
 class Discriminator(nn.Module):
@@ -60,6 +60,37 @@ class Discriminator(nn.Module):
         return self.weights @ self.member_logits(features, time, class_labels)
 
 
+def build_discriminator(kind: str, data: ImageSet, net=None, classifier_path=None, conditional: bool = False,
+                        width: int | None = None, seed: int = 0, device="cpu") -> Discriminator:
+    """A discriminator with an untrained head for images like `data`; its initial weights depend on `seed` alone.
+
+    kind   "score" (needs `net`), "classifier" (needs `classifier_path`) or "none" (a U-Net encoder from scratch)
+    width  channels of the head; None: 32 on a score network, the authors' 128 otherwise
+    """
+    if kind not in ("score", "classifier", "none"):
+        raise ValueError(f"extractor is {kind!r}; use score, classifier or none")
+    extractor = _build_extractor({"extractor": kind}, classifier_path, net, f"--extractor {kind}")
+    num_classes = data.num_classes if conditional else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "score":
+            _check_fit(net, data)
+            head = ScoreHead(*extractor.dims(), num_classes=num_classes, width=width or 32)
+        else:
+            size, channels = data.resolution, data.channels
+            if kind == "classifier":
+                size, channels = extractor.encoder.feature_size, extractor.encoder.feature_channels
+            head = create_classifier(image_size=size, in_channels=channels, out_channels=1, condition=conditional,
+                                     classifier_width=width or 128)
+    return Discriminator(extractor, [head]).to(device)
+
+
+def _check_fit(net, data: ImageSet) -> None:
+    if (net.img_resolution, net.img_channels) != (data.resolution, data.channels):
+        raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels, but the score "
+                         f"network makes {net.img_resolution} pixels and {net.img_channels} channels")
+
+
 def fingerprint(module: nn.Module) -> str:
     """16 hex digits that depend on every weight of a frozen network: which one a head was trained on."""
     digest = hashlib.sha256()
@@ -74,7 +105,7 @@ def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None
     frozen = {"score": "net", "classifier": "encoder"}.get(extractor.kind)
     config = {"head": type(head).__name__, "head_kwargs": getattr(head, "config", {}), "extractor": extractor.kind,
               "fingerprint": frozen and fingerprint(getattr(extractor, frozen)),
-              "pool": getattr(extractor, "pool", None), "schedule": getattr(extractor, "schedule", None),
+              "schedule": getattr(extractor, "schedule", None),
               "training": training or {}}
     with atomic_write(path) as file:
         write_safetensors(file, head.state_dict(), FORMAT, config)
@@ -113,7 +144,7 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
     config, tensors = read_safetensors(path, FORMAT)
     if config["head"] == "EncoderUNetModel":
         return load_encoder(tensors), config
-    head = PooledHead(**config["head_kwargs"])
+    head = ScoreHead(**config["head_kwargs"])
     load_strictly(head, tensors, path)
     return head, config
 
@@ -125,7 +156,7 @@ def _build_extractor(config: dict, classifier_path, net, path) -> nn.Module:
     if kind == "score":
         if net is None:
             raise ValueError(f"{path}: was trained on a score network's encoder; give that network")
-        return ScoreExtractor(net, config["pool"])
+        return ScoreExtractor(net)
     if classifier_path is None:
         raise ValueError(f"{path}: works on a classifier's features; give --pretrained_classifier_ckpt")
     encoder = load_encoder(classifier_path)

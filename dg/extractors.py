@@ -46,31 +46,32 @@ class ClassifierExtractor(nn.Module):
 
 
 class ScoreExtractor(nn.Module):
-    """Pooled features of the score network's own encoder at the same noise level: no second network is needed.
+    """The score network's own encoder at the same noise level: no second network is needed.
 
-    Every encoder stage is averaged over a `pool` x `pool` grid. `from_encoding` takes a pass that denoising has made
-    anyway.
+    Every encoder stage is averaged down to the size of the bottleneck, and all are joined. `from_encoding` takes a pass
+    that denoising has made anyway.
     """
 
     kind = "score"
 
-    def __init__(self, net: Preconditioner, pool: int = 2):
+    def __init__(self, net: Preconditioner):
         super().__init__()
-        self.net, self.pool = net.eval().requires_grad_(False), pool
+        self.net = net.eval().requires_grad_(False)
 
-    @property
-    def feature_dims(self) -> list[int]:
-        """Number of pooled features of each encoder stage, and of the embedding."""
-        x = torch.zeros(1, self.net.img_channels, self.net.img_resolution, self.net.img_resolution)
+    @torch.no_grad()
+    def dims(self) -> tuple[int, int]:
+        """(channels of the features, dimension of the embedding)."""
         device = next(self.net.parameters()).device
-        encoding = self.net.encode(x.to(device), torch.ones((), device=device))
-        return [h.shape[1] * self.pool**2 for h in encoding.skips], encoding.emb.shape[1]
+        x = torch.zeros(1, self.net.img_channels, self.net.img_resolution, self.net.img_resolution, device=device)
+        features, emb = self(x, torch.ones((), device=device))
+        return features.shape[1], emb.shape[1]
 
-    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """x [N, C, R, R], sigma [] or [N] -> (pooled features, each [N, D_i]; embedding [N or 1, E])."""
-        return self.from_encoding(self.net.encode(x, sigma, class_labels if self.net.label_dim else None))
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1, E])."""
+        return self.from_encoding(self.net.encode(x, sigma, class_labels))
 
-    def from_encoding(self, encoding: Encoding) -> tuple[list[Tensor], Tensor]:
+    def from_encoding(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
         """The same from a shared encoder pass."""
-        pooled = [F.adaptive_avg_pool2d(h, self.pool).flatten(1).to(torch.float32) for h in encoding.skips]
-        return pooled, encoding.emb
+        size = encoding.skips[-1].shape[-1]
+        stages = [h if h.shape[-1] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips]
+        return torch.cat(stages, dim=1).to(torch.float32), encoding.emb

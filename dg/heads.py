@@ -1,46 +1,60 @@
 """Trainable heads: (features, time, class) of an extractor -> one logit per image.
 
-On maps (pixels, classifier features) the head is the ADM encoder of `guided_diffusion`, on the pooled features of a score
-network the `PooledHead` below. Both are called as `head(features, time, condition=class_labels)`.
+On pixels and on classifier features the head is the ADM encoder of `guided_diffusion`, on a score network's features the
+`ScoreHead` below. Both are called as `head(features, time, condition=class_labels)`.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class PooledHead(nn.Module):
-    """Two-layer perceptron on pooled features, scaled and shifted by the noise embedding.
+class HeadBlock(nn.Module):
+    """Residual block of two 3x3 convolutions, scaled and shifted by the score network's embedding."""
 
-    feature_dims  dimensions of the pooled features of each encoder stage
-    emb_dim       dimension of the score network's embedding
-    num_classes   0 for an unconditional discriminator
-    width         hidden units
-    dropout       probability on the hidden units, in training
+    def __init__(self, width: int, emb_dim: int, dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.norm0, self.norm1 = nn.GroupNorm(8, width), nn.GroupNorm(8, width, affine=False)
+        self.conv0, self.conv1 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.film = nn.Linear(emb_dim, 2 * width)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x [N, width, h, w], emb [N or 1, emb_dim] -> [N, width, h, w]."""
+        h = self.conv0(F.silu(self.norm0(x)))
+        scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)  # [N or 1, width, 1, 1] each
+        h = F.silu(self.norm1(h) * (1 + scale) + shift)
+        return x + self.conv1(F.dropout(h, self.dropout, self.training))
+
+
+class ScoreHead(nn.Module):
+    """Small convolutional head on the joined encoder stages of a score network.
+
+    feature_dim  channels of the joined features
+    emb_dim      dimension of the score network's embedding of noise level and class
+    num_classes  0 for an unconditional discriminator
+    width        channels inside, a multiple of 8; small, because a few thousand images are soon learned by heart
     """
 
-    def __init__(self, feature_dims: list[int], emb_dim: int, num_classes: int = 0, width: int = 256,
+    def __init__(self, feature_dim: int, emb_dim: int, num_classes: int = 0, width: int = 32, num_blocks: int = 1,
                  dropout: float = 0.0):
         super().__init__()
-        self.config = dict(feature_dims=list(feature_dims), emb_dim=emb_dim, num_classes=num_classes, width=width,
-                           dropout=dropout)
-        self.num_classes, self.dropout = num_classes, dropout
-        self.norms = nn.ModuleList([nn.LayerNorm(dim) for dim in feature_dims])  # stages differ in scale by decades
-        self.enter = nn.Linear(sum(feature_dims), width)
-        self.film = nn.Linear(emb_dim, 2 * width)
+        self.config = dict(feature_dim=feature_dim, emb_dim=emb_dim, num_classes=num_classes, width=width,
+                           num_blocks=num_blocks, dropout=dropout)
+        self.num_classes = num_classes
+        self.norm = nn.GroupNorm(1, feature_dim)
+        self.enter = nn.Conv2d(feature_dim, width, 1)
         self.label = nn.Linear(num_classes, width, bias=False) if num_classes else None
-        self.hidden = nn.Linear(width, width)
+        self.blocks = nn.ModuleList([HeadBlock(width, emb_dim, dropout) for _ in range(num_blocks)])
+        self.leave = nn.GroupNorm(8, width)
         self.logit = nn.Linear(width, 1)
-        nn.init.zeros_(self.logit.weight)  # the untrained log ratio is 0: guidance starts from none
+        nn.init.zeros_(self.logit.weight)  # the log ratio of an untrained head is 0: guidance starts from none
         nn.init.zeros_(self.logit.bias)
 
-    def forward(self, features: list[Tensor], time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """features each [N, D_i], time [N or 1, E], condition [N, K] one-hot -> logits [N, 1]."""
-        h = self.enter(torch.cat([norm(f) for norm, f in zip(self.norms, features, strict=True)], dim=1))  # [N, width]
-        scale, shift = self.film(time).chunk(2, dim=1)  # [N or 1, width] each
-        h = h * (1 + scale) + shift
+    def forward(self, features: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
+        """features [N, feature_dim, h, w], time [N or 1, emb_dim], condition [N, K] one-hot -> logits [N, 1]."""
+        h = self.enter(self.norm(features))  # [N, width, h, w]
         if self.label is not None:
-            h = h + self.label(condition.to(h.dtype))
-        h = F.dropout(F.silu(h), self.dropout, self.training)
-        h = F.dropout(F.silu(self.hidden(h)), self.dropout, self.training)
-        return self.logit(h)
+            h = h + self.label(condition.to(h.dtype))[:, :, None, None]
+        for block in self.blocks:
+            h = block(h, time)
+        return self.logit(F.silu(self.leave(h)).mean(dim=(2, 3)))

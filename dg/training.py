@@ -1,8 +1,9 @@
 """Training of a discriminator's head: real against generated images at every noise level (Kim et al. 2023, Eq. 7)."""
 
 import copy
+import json
+import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,76 +14,77 @@ from torch.nn import functional as F
 from dg import vp
 from dg.discriminator import Discriminator, save_head
 from dg.runtime.datasets import ImageSet, to_float
-from dg.runtime.files import atomic_write
+from dg.runtime.files import plain, writable_folder, write_text
 from dg.runtime.progress import Progress, silent
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
 
 
 @dataclass(frozen=True)
 class DiscriminatorTraining:
-    """How to train. One epoch is a pass over the real and the generated training images together."""
+    """How to train. One epoch is a pass over the larger of the two training sets."""
 
     epochs: int = 20
-    batch_size: int = 128  # real and generated images together, half of each
+    batch_size: int = 128  # half of it real, half generated, so that the prior odds are even
     lr: float = 3e-4
     weight_decay: float = 1e-7
     lr_schedule: str = "constant"  # or "cosine": to zero at the last epoch
     ema_halflife: int = 0  # images in which the weight of an old head halves; 0 = no averaging
-    time_min: float = 1e-5  # smallest VP time
-    time_sampling: str = "importance"  # or "uniform"
+    time_sampling: str = "importance"  # or "uniform" in VP time, or "lognormal": ln(sigma) ~ N(P_mean, P_std^2)
+    time_min: float = 1e-5  # smallest VP time of the first two
+    P_mean: float = -1.2  # of the last
+    P_std: float = 1.2
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, validation, test
+    unequal: bool = False  # allow different numbers of real and generated images; batches stay half and half
     keep_every: int = 0  # also keep the head of every so many epochs
     seed: int = 0
 
 
-class Pairs(NamedTuple):
-    """Real and generated images of one split, equally many, on the training device."""
+class Split(NamedTuple):
+    """Real and generated images of one split, on the training device."""
 
-    images: Tensor  # [2 n, C, H, W] float32 in [-1, 1]; the real ones first
-    labels: Tensor | None  # [2 n, K] one-hot
+    images: tuple[Tensor, Tensor]  # real, generated: each [n, C, H, W] float32 in [-1, 1]
+    labels: tuple[Tensor, Tensor] | None  # each [n, K] one-hot
 
-    def __len__(self):
-        return len(self.images) // 2
-
-    @property
-    def targets(self) -> Tensor:
-        """[2 n]: 1 real, 0 generated."""
-        return (torch.arange(len(self.images), device=self.images.device) < len(self)).to(torch.float32)
+    def batch(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(images [N, C, H, W], labels [N, K] or None, targets [N]: 1 real, 0 generated) at the given indices."""
+        images = torch.cat([self.images[0][real], self.images[1][fake]])
+        labels = None if self.labels is None else torch.cat([self.labels[0][real], self.labels[1][fake]])
+        return images, labels, torch.cat([torch.ones(len(real)), torch.zeros(len(fake))]).to(images.device)
 
 
-def check_sets(real: ImageSet, fake: ImageSet, batch_size: int, conditional: bool) -> None:
+def check_sets(real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining, conditional: bool) -> None:
     """Refuse sets that cannot be told apart fairly, before anything is computed."""
     if (real.resolution, real.channels) != (fake.resolution, fake.channels):
         raise ValueError(f"{fake.name}: images of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
                          f"has {real.resolution} pixels and {real.channels} channels; give sets of one kind")
-    if len(real) != len(fake):
-        raise ValueError(f"{real.name} has {len(real)} images and {fake.name} has {len(fake)}; a discriminator needs "
-                         f"equally many: --num_data {min(len(real), len(fake))} takes the first of both")
-    if len(real) * 2 < batch_size:
-        raise ValueError(f"{len(real)} real and {len(fake)} generated images are fewer than one batch of {batch_size}; "
-                         "give more images or a smaller batch")
-    if conditional:
-        for data in (real, fake):
-            if data.labels is None:
-                raise ValueError(f"{data.name}: has no class labels, which a conditional discriminator needs")
-        if real.num_classes != fake.num_classes:
-            raise ValueError(f"{real.name} has labels of {real.num_classes} classes and {fake.name} of "
-                             f"{fake.num_classes}; give sets of the same classes")
+    if len(real) != len(fake) and not settings.unequal:
+        raise ValueError(f"{real.name} has {len(real)} images and {fake.name} has {len(fake)}: take the same number of "
+                         f"both with --num_data {min(len(real), len(fake))}, or all with --unequal")
+    for data in (real, fake):
+        if len(data) * 2 < settings.batch_size:
+            raise ValueError(f"{data.name}: {len(data)} images are fewer than half a batch of {settings.batch_size}; "
+                             "give more images or a smaller --batch_size")
+        if conditional and data.labels is None:
+            raise ValueError(f"{data.name}: has no class labels, which a conditional discriminator needs")
+    if conditional and real.num_classes != fake.num_classes:
+        raise ValueError(f"{real.name} has labels of {real.num_classes} classes and {fake.name} of {fake.num_classes}; "
+                         "give sets of the same classes")
 
 
-def split_pairs(real: ImageSet, fake: ImageSet, fractions, seed: int, conditional: bool, device="cpu") -> list[Pairs]:
-    """Train, validation and test pairs, disjoint; the permutation depends on the seed and the number of images."""
-    bounds = np.round(np.cumsum(fractions) / sum(fractions) * len(real)).astype(int)
-    order = np.random.default_rng(seed).permutation(len(real))
-    num_classes = max(real.num_classes, fake.num_classes)
-    pairs = []
-    for index in np.split(order, bounds[:-1]):
-        images = to_float(np.concatenate([real.images[index], fake.images[index]])).to(device)
-        labels = None
-        if conditional:
-            labels = torch.eye(num_classes)[np.concatenate([real.labels[index], fake.labels[index]])].to(device)
-        pairs.append(Pairs(images, labels))
-    return pairs
+def split_sets(real: ImageSet, fake: ImageSet, fractions, seed: int, conditional: bool, device="cpu") -> list[Split]:
+    """Disjoint train, validation and test splits; which image goes where depends on the seed and the set's size."""
+    parts = []
+    for data in (real, fake):
+        bounds = np.round(np.cumsum(fractions) / sum(fractions) * len(data)).astype(int)
+        parts.append(np.split(np.random.default_rng(seed).permutation(len(data)), bounds[:-1]))
+    splits = []
+    for indices in zip(*parts, strict=True):
+        pairs = list(zip((real, fake), indices, strict=True))
+        images = tuple(to_float(data.images[index]).to(device) for data, index in pairs)
+        labels = tuple(torch.eye(real.num_classes)[data.labels[index]].to(device) for data, index in pairs)\
+            if conditional else None
+        splits.append(Split(images, labels))
+    return splits
 
 
 def draw_sigma(settings: DiscriminatorTraining, n: int, generator: torch.Generator, device="cpu") -> Tensor:
@@ -92,7 +94,9 @@ def draw_sigma(settings: DiscriminatorTraining, n: int, generator: torch.Generat
         return vp.to_sigma(vp.importance_time(u, settings.time_min)[0])
     if settings.time_sampling == "uniform":
         return vp.to_sigma(vp.uniform_time(u, settings.time_min))
-    raise ValueError(f"time_sampling is {settings.time_sampling!r}; use importance or uniform")
+    if settings.time_sampling == "lognormal":
+        return (torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)) * settings.P_std + settings.P_mean).exp()
+    raise ValueError(f"time_sampling is {settings.time_sampling!r}; use importance, uniform or lognormal")
 
 
 def perturb(images: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
@@ -110,18 +114,18 @@ def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: Imag
     `keep_every`; `log.jsonl` one line per epoch. A rerun in the same folder goes on where the last one stopped and ends
     with the same weights. Raises ValueError, before training, for sets that do not fit.
     """
-    check_sets(real, fake, settings.batch_size, conditional)
-    folder, head, device = Path(folder), discriminator.heads[0], discriminator.weights.device
-    train, valid, _ = split_pairs(real, fake, settings.split, settings.seed, conditional, device)
-    if not len(train) or not len(valid):
-        raise ValueError(f"the split {settings.split} leaves no training or validation images of {len(real)}")
-    half = settings.batch_size // 2
-    steps = max(len(train) // half, 1)
+    check_sets(real, fake, settings, conditional)
+    folder, head, device = writable_folder(folder), discriminator.heads[0], discriminator.weights.device
+    train, valid, _ = split_sets(real, fake, settings.split, settings.seed, conditional, device)
+    if not all(len(images) for images in train.images + valid.images):
+        raise ValueError(f"the split {settings.split} leaves no training or validation images")
     head.requires_grad_(True)
     average = copy.deepcopy(head).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     start, log, best = 0, [], None
     if (state := load_state(folder / "state.pt")) is not None:
+        if state["settings"] != plain(asdict(settings)):
+            raise ValueError(f"{folder}: holds a training run with other settings; choose another folder or delete it")
         head.load_state_dict(state["head"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -129,72 +133,91 @@ def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: Imag
 
     def save(epoch):
         save_state(folder / "state.pt", dict(head=head.state_dict(), average=average.state_dict(), log=log, best=best,
-                                             optimizer=optimizer.state_dict(), epoch=epoch))
+                                             optimizer=optimizer.state_dict(), epoch=epoch,
+                                             settings=plain(asdict(settings))))
 
-    recipe, due = asdict(settings), Every(save_seconds)
+    def keep(name, epoch):
+        save_head(folder / f"{name}.safetensors", average, discriminator.extractor, asdict(settings) | {"epoch": epoch})
+
+    due = Every(save_seconds)
     for epoch in progress(range(start, settings.epochs), desc="discriminator", initial=start, total=settings.epochs,
                           unit="epoch"):
-        head.train()
-        generator = step_generator(settings.seed, "discriminator", epoch, device)
-        order = [torch.randperm(len(train), generator=generator, device=device) for _ in range(2)]
-        for step in range(steps):
-            rate = (epoch + step / steps) / settings.epochs if settings.lr_schedule == "cosine" else 0.0
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * 0.5 * (1 + np.cos(np.pi * rate))
-            part = slice(step * half, (step + 1) * half)
-            index = torch.cat([order[0][part], len(train) + order[1][part]])
-            loss = _batch_loss(discriminator, train, index, settings, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            _update_average(average, head, settings)
+        steps = _train_epoch(discriminator, head, average, optimizer, train, settings, epoch)
         discriminator.heads[0] = average
-        measured = {split: evaluate(discriminator, pairs, settings) for split, pairs in
-                    (("train", train), ("valid", valid))}
+        entry = {"epoch": epoch + 1, "step": (epoch + 1) * steps}
+        for name, split in (("train", train), ("valid", valid)):
+            measured = evaluate(discriminator, split, settings)
+            entry |= {f"{name}_{key}": value for key, value in measured.items()}
         discriminator.heads[0] = head
-        log.append({"epoch": epoch + 1, **{f"{split}_{name}": value for split, values in measured.items()
-                                           for name, value in values.items()}})
-        if not np.isfinite(log[-1]["valid_loss"]):
+        if not np.isfinite(entry["valid_loss"]):
             raise ValueError(f"the validation loss is not finite at epoch {epoch + 1}; lower the learning rate")
-        if best is None or log[-1]["valid_loss"] < best["valid_loss"]:
-            best = log[-1]
-            save_head(folder / "best.safetensors", average, discriminator.extractor, recipe | {"epoch": epoch + 1})
+        log.append(entry)
+        if best is None or entry["valid_loss"] < best["valid_loss"]:
+            best = entry
+            keep("best", epoch + 1)
         if settings.keep_every and (epoch + 1) % settings.keep_every == 0:
-            save_head(folder / f"epoch_{epoch + 1:03d}.safetensors", average, discriminator.extractor,
-                      recipe | {"epoch": epoch + 1})
+            keep(f"epoch_{epoch + 1:03d}", epoch + 1)
         if due():
             save(epoch + 1)
+    keep("last", settings.epochs)
     save(settings.epochs)
-    save_head(folder / "last.safetensors", average, discriminator.extractor, recipe | {"epoch": settings.epochs})
+    write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
     discriminator.heads[0] = average
     return log
 
 
-def _batch_loss(discriminator, pairs: Pairs, index: Tensor, settings, generator) -> Tensor:
-    sigma = draw_sigma(settings, len(index), generator, pairs.images.device)
-    noisy = perturb(pairs.images[index], sigma, generator)
-    logits = discriminator(noisy, sigma, None if pairs.labels is None else pairs.labels[index])
-    return F.binary_cross_entropy_with_logits(logits, pairs.targets[index])
+def best_entry(log: list[dict]) -> dict:
+    """The epoch of lowest validation loss, the one that `best.safetensors` holds."""
+    return min(log, key=lambda entry: entry["valid_loss"])
+
+
+def _train_epoch(discriminator, head, average, optimizer, train: Split, settings, epoch: int) -> int:
+    """One pass over the larger set, the smaller one again as often as that takes; returns the number of steps."""
+    head.train()
+    device = discriminator.weights.device
+    generator, half = step_generator(settings.seed, "discriminator", epoch, device), settings.batch_size // 2
+    longest = max(len(images) for images in train.images)
+    order = [_endless_permutation(len(images), longest, generator, device) for images in train.images]
+    steps = max(longest // half, 1)
+    for step in range(steps):
+        rate = (epoch + step / steps) / settings.epochs if settings.lr_schedule == "cosine" else 0.0
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * rate))
+        part = slice(step * half, (step + 1) * half)
+        images, labels, targets = train.batch(order[0][part], order[1][part])
+        sigma = draw_sigma(settings, len(images), generator, device)
+        logits = discriminator(perturb(images, sigma, generator), sigma, labels)
+        loss = F.binary_cross_entropy_with_logits(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        _update_average(average, head, settings)
+    return steps
+
+
+def _endless_permutation(n: int, length: int, generator, device) -> Tensor:
+    """`length` indices below n: whole permutations, one after the other."""
+    rounds = [torch.randperm(n, generator=generator, device=device) for _ in range(-(-length // n))]
+    return torch.cat(rounds)[:length]
 
 
 @torch.no_grad()
-def evaluate(discriminator: Discriminator, pairs: Pairs, settings: DiscriminatorTraining, num_images: int = 2000,
+def evaluate(discriminator: Discriminator, split: Split, settings: DiscriminatorTraining, num_images: int = 1000,
              batch: int = 500) -> dict:
-    """Loss (BCE, nats) and accuracy on `num_images` perturbed images, the same noise at every call."""
-    generator = step_generator(settings.seed, "evaluate", 0, pairs.images.device)
-    n = len(pairs.images)
-    index = torch.arange(num_images, device=pairs.images.device) * (n // num_images or 1) % n
-    if num_images > n:  # small sets are seen several times, with other noise
-        index = torch.arange(num_images, device=pairs.images.device) % n
+    """Loss (BCE, nats) and accuracy on `num_images` perturbed images of each kind, the same noise at every call."""
+    device = discriminator.weights.device
+    generator = step_generator(settings.seed, "evaluate", 0, device)
+    counts = [len(images) for images in split.images]
+    index = torch.arange(num_images, device=device)
+    real, fake = (index * max(n // num_images, 1) % n for n in counts)  # spread over a large set, around a small one
     loss = correct = 0.0
-    for part in index.split(batch):
-        sigma = draw_sigma(settings, len(part), generator, pairs.images.device)
-        noisy = perturb(pairs.images[part], sigma, generator)
-        logits = discriminator(noisy, sigma, None if pairs.labels is None else pairs.labels[part])
-        targets = pairs.targets[part]
+    for part in index.split(batch // 2):
+        images, labels, targets = split.batch(real[part], fake[part])
+        sigma = draw_sigma(settings, len(images), generator, device)
+        logits = discriminator(perturb(images, sigma, generator), sigma, labels)
         loss += F.binary_cross_entropy_with_logits(logits, targets, reduction="sum").item()
         correct += ((logits > 0) == (targets > 0.5)).sum().item()
-    return {"loss": loss / num_images, "accuracy": correct / num_images}
+    return {"loss": loss / (2 * num_images), "accuracy": correct / (2 * num_images)}
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ Every combination of solver, noise-level discretisation, noise schedule sigma(t)
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ def ablation_sampler(net, latents: Tensor, class_labels: Tensor | None = None, r
     times = torch.cat([times, torch.zeros_like(times[:1])])  # [num_steps + 1]
     x_next = latents.to(torch.float64) * (sigma_of(times[0]) * scale(times[0]))
     guidance.begin(x_next)
-    for step, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for step, (t, t_next) in enumerate(pairwise(times)):
         # Raise the noise level for a moment.
         churn, noise_scale = guidance.churn(S_churn, S_noise, step)
         sigma = sigma_of(t)

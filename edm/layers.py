@@ -81,7 +81,7 @@ class GroupNorm(nn.Module):
         super().__init__()
         self.num_groups = min(32, num_channels // 4)
         if num_channels < 4 or num_channels % self.num_groups:
-            raise ValueError(f"{num_channels} channels cannot be normalised in groups: take a multiple of 4, of 32 above 128")
+            raise ValueError(f"{num_channels} channels cannot be normalised: take a multiple of 4 (of 32 above 128)")
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))

@@ -4,6 +4,7 @@ The sampler's state is float64 whatever the network computes in.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def edm_sampler(net, latents: Tensor, class_labels: Tensor | None = None, randn_
 
     x_next = latents.to(torch.float64) * sigmas[0]
     guidance.begin(x_next)
-    for step, (sigma, sigma_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         # Raise the noise level for a moment.
         churn, noise_scale = guidance.churn(S_churn, S_noise, step)
         gamma = churn_factor(churn, num_steps) if S_min <= sigma <= S_max else 0

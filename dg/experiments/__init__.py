@@ -1,0 +1,1 @@
+"""Named experiments from end to end: settings -> stages -> results.json, pictures, report."""

@@ -1,0 +1,230 @@
+"""The default experiment: discriminator guidance on the real hand-written digits inside scikit-learn, in minutes on a CPU.
+
+Score network -> generated images -> discriminator on the score network's own encoder -> guided images of the same seeds
+-> distances in the features of a digit classifier. Settings below; pictures and report in `digits_report`.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+import edm
+from dg.discriminator import build_discriminator, load_discriminator
+from dg.evaluation.classifier import (
+    ClassifierTraining,
+    accuracy,
+    extract_features,
+    load_classifier,
+    save_classifier,
+    train_classifier,
+)
+from dg.evaluation.measure import measure
+from dg.evaluation.metrics import frechet_distance, statistics
+from dg.experiments.digits_report import write
+from dg.experiments.provenance import provenance
+from dg.experiments.stages import Stages
+from dg.guidance import DiscriminatorGuidance
+from dg.pretraining import SCORE_PRESETS, ScoreTraining, build_score_network, train_score_network
+from dg.runtime.datasets import load_images
+from dg.runtime.files import atomic_write, read_json, write_json
+from dg.runtime.store import SampleStore
+from dg.sampling import Sampling, describe, generate
+from dg.training import DiscriminatorTraining, train_discriminator
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the numbers depend on."""
+
+    score: ScoreTraining = SCORE_PRESETS["digits"][1]
+    features: ClassifierTraining = field(default_factory=ClassifierTraining)
+    discriminator: DiscriminatorTraining = field(default_factory=lambda: DISCRIMINATOR)
+    sampling: Sampling = field(default_factory=Sampling)
+    num_fake: int = 4000  # generated images the discriminator learns from
+    num_images: int = 1000  # images per measured set
+    num_sets: int = 3  # measured sets, of different seeds
+    weights: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0)  # first-order guidance weights to choose from
+    num_selection: int = 1000  # images, of seeds used for nothing else, to choose the weight by
+    longer_steps: int = 500  # further steps of the score network in the time that guidance took
+    batch_size: int = 250
+
+
+# A small head and an average over many steps: the 1,437 real images are soon learned by heart.
+DISCRIMINATOR = DiscriminatorTraining(epochs=24, lr=2e-3, ema_halflife=8800, time_sampling="lognormal",
+                                      split=(0.9, 0.1, 0.0), unequal=True)
+PROFILES = {
+    "full": Settings(),
+    "smoke": Settings(score=replace(SCORE_PRESETS["digits"][1], steps=6), features=ClassifierTraining(epochs=1),
+                      discriminator=replace(DISCRIMINATOR, epochs=2), sampling=Sampling(num_steps=3), num_fake=160,
+                      num_images=80, num_sets=2, weights=(1.0, 2.0), num_selection=80, longer_steps=2, batch_size=80),
+}
+# Seeds of the sets, far apart: what one set learned from or was chosen by is never measured.
+FAKE_SEED, SELECTION_SEED = 1_000_000, 2_000_000
+
+
+def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify) -> dict:
+    """Run what is not cached in `folder`; write results.json, pictures and report to `results`; return the results."""
+    stages = Stages(folder, progress, notify)
+    experiment = Digits(settings, stages, device)
+    paths = experiment.run_all()
+    paths["measure"] = stages.run("measure", {}, list(paths), lambda path: experiment.measure(path, paths))
+    outcome = experiment.results(paths) | provenance(command, stages.seconds, device)
+    write_json(results / "results.json", outcome)
+    write(results, outcome, experiment, paths)
+    return outcome
+
+
+class Digits:
+    """The stages, each a method that fills a folder through the same library calls as the scripts."""
+
+    def __init__(self, settings: Settings, stages: Stages, device):
+        self.settings, self.stages, self.device = settings, stages, device
+        self.train, self.heldout, self.real = (load_images(f"digits{part}") for part in (":train", ":heldout", ""))
+
+    def run_all(self) -> dict[str, Path]:
+        """Folders of all stages by name."""
+        s, stage, paths = self.settings, self.stages.run, {}
+        paths["features"] = stage("features", asdict(s.features), [], self.make_features)
+        network = SCORE_PRESETS["digits"][0]
+        paths["score"] = stage("score", {"network": network} | asdict(s.score), [], self.make_score)
+        net = edm.load_network(paths["score"] / "network.safetensors", self.device)
+        sampling = asdict(s.sampling) | {"batch_size": s.batch_size}
+        paths["fake"] = stage("fake", sampling | {"num_images": s.num_fake}, ["score"],
+                              lambda path: self.sample(path, net, FAKE_SEED, s.num_fake))
+        paths["discriminator"] = stage("discriminator", asdict(s.discriminator), ["fake"],
+                                       lambda path: self.make_discriminator(path, net, paths["fake"]))
+        discriminator = load_discriminator(None, paths["discriminator"] / "best.safetensors", net, device=self.device)
+        paths["weights"] = stage("weights", sampling | {"weights": s.weights, "num_images": s.num_selection},
+                                 ["features", "discriminator"],
+                                 lambda path: self.choose_weight(path, net, discriminator, paths["features"]))
+        weight = read_json(paths["weights"] / "weights.json")["chosen"]
+        guidance = DiscriminatorGuidance(discriminator, (weight, 0.0))
+        count = sampling | {"num_images": s.num_images, "num_sets": s.num_sets}
+        paths["unguided"] = stage("unguided", count, ["score"], lambda path: self.sample_sets(path, net))
+        paths["guided"] = stage("guided", count | {"weight": weight}, ["discriminator"],
+                                lambda path: self.sample_sets(path, net, guidance))
+        paths["longer_training"] = stage("longer_training", {"steps": s.longer_steps}, ["score"],
+                                         lambda path: self.train_longer(path, paths["score"]))
+        longer = edm.load_network(paths["longer_training"] / "network.safetensors", self.device)
+        paths["longer"] = stage("longer", count, ["longer_training"], lambda path: self.sample_sets(path, longer))
+        return paths
+
+    def make_features(self, path):
+        save_classifier(path / "classifier.safetensors",
+                        train_classifier(self.train, self.settings.features, self.stages.progress))
+
+    def make_score(self, path):
+        net = build_score_network(self.train, SCORE_PRESETS["digits"][0], self.settings.score.seed).to(self.device)
+        self._finish_score(path, net, self.settings.score)
+
+    def train_longer(self, path, score_path):
+        """Go on from the end of the score network's training for `longer_steps` more."""
+        if not (path / "state.pt").exists():
+            shutil.copy(score_path / "state.pt", path / "state.pt")
+        net = build_score_network(self.train, SCORE_PRESETS["digits"][0], self.settings.score.seed).to(self.device)
+        score = self.settings.score
+        self._finish_score(path, net, replace(score, steps=score.steps + self.settings.longer_steps))
+
+    def _finish_score(self, path, net, settings):
+        net, log = train_score_network(net, self.train, settings, path / "state.pt", self.stages.progress)
+        with atomic_write(path / "network.safetensors") as file:
+            edm.save_network(file, net)
+        write_json(path / "log.json", log)
+
+    def sample(self, path, net, first_seed, num_images, guidance=None):
+        """One store of samples."""
+        seeds = list(range(first_seed, first_seed + num_images))
+        store = SampleStore(path, describe(net, self.settings.sampling, guidance), seeds, self.settings.batch_size)
+        generate(net, store, self.settings.sampling, guidance, device=self.device, progress=self.stages.progress)
+
+    def sample_sets(self, path, net, guidance=None):
+        """The measured sets; the same seeds for every system."""
+        for index, first_seed in enumerate(self.set_seeds()):
+            self.sample(path / f"set{index}", net, first_seed, self.settings.num_images, guidance)
+
+    def set_seeds(self) -> list[int]:
+        return [index * self.settings.num_images for index in range(self.settings.num_sets)]
+
+    def make_discriminator(self, path, net, fake_path):
+        discriminator = build_discriminator("score", self.train, net, seed=self.settings.discriminator.seed,
+                                            device=self.device)
+        train_discriminator(discriminator, self.train, load_images(fake_path), self.settings.discriminator, path,
+                            progress=self.stages.progress)
+
+    def choose_weight(self, path, net, discriminator, features_path):
+        """Distance of a selection set to the real training images, for every weight; the least one is chosen."""
+        model, table = load_classifier(features_path / "classifier.safetensors"), {}
+        reference = statistics(extract_features(model, self.train))
+        for weight in (0.0, *self.settings.weights):
+            guidance = DiscriminatorGuidance(discriminator, (weight, 0.0)) if weight else None
+            self.sample(path / f"w{weight:g}", net, SELECTION_SEED, self.settings.num_selection, guidance)
+            features = extract_features(model, load_images(path / f"w{weight:g}"))
+            table[weight] = frechet_distance(*statistics(features), *reference)
+        chosen = min(self.settings.weights, key=table.get)
+        write_json(path / "weights.json", {"chosen": chosen, "fd": [[w, fd] for w, fd in table.items()]})
+
+    def measure(self, path, paths):
+        """Metrics of every system, with the floor of real against real images."""
+        model = load_classifier(paths["features"] / "classifier.safetensors")
+        real, heldout = extract_features(model, self.real), extract_features(model, self.heldout)
+        metrics = {}
+        for system in ("unguided", "guided", "longer"):
+            rows = []
+            for index in range(self.settings.num_sets):
+                features = extract_features(model, load_images(paths[system] / f"set{index}"))
+                rows.append(measure(features, real) | {"fd_heldout": _distance(features, heldout)})
+            metrics[system] = summarise(rows)
+        metrics["floor"] = summarise(_floor(real, heldout, extract_features(model, self.train), self.settings))
+        write_json(path / "metrics.json", {
+            "metrics": metrics, "feature_dim": int(real.shape[1]), "heldout_accuracy": accuracy(model, self.heldout)})
+
+    def results(self, paths) -> dict:
+        """The results file, but for what it ran on."""
+        measured, seconds = read_json(paths["measure"] / "metrics.json"), self.stages.seconds
+        metrics = measured["metrics"]
+        guided, unguided = metrics["guided"], metrics["unguided"]
+        return {
+            "experiment": "digits",
+            "metrics": metrics,
+            "comparison": {name: _compare(guided[name]["values"], unguided[name]["values"]) for name in guided},
+            "selection": read_json(paths["weights"] / "weights.json"),
+            "extractor": {"name": "classifier trained on digits:train (not Inception: compare within this table only)",
+                          "feature_dim": measured["feature_dim"], "heldout_accuracy": measured["heldout_accuracy"]},
+            "guidance_seconds": seconds["fake"] + seconds["discriminator"] + seconds["guided"] - seconds["unguided"],
+            "settings": asdict(self.settings),
+        }
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Mean, sd (n - 1), n and values of every metric over repetitions."""
+    table = {}
+    for name in rows[0]:
+        values = [float(row[name]) for row in rows]
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        table[name] = {"mean": float(np.mean(values)), "sd": sd, "n": len(values), "values": values}
+    return table
+
+
+def _compare(guided: list[float], unguided: list[float]) -> dict:
+    """Guided against unguided on the same seeds: ratio of means, and mean and sd of the paired differences."""
+    difference = np.subtract(guided, unguided)
+    sd = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+    return {"ratio": float(np.mean(guided) / np.mean(unguided)) if np.mean(unguided) else float("nan"),
+            "difference": float(difference.mean()), "sd": sd}
+
+
+def _distance(features, reference) -> float:
+    return frechet_distance(*statistics(features), *statistics(reference))
+
+
+def _floor(real, heldout, train, settings) -> list[dict]:
+    """Real against real: random halves of all images, and a random part of the training images against the held-out."""
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(settings.num_sets):
+        order = rng.permutation(len(real))
+        first, second = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
+        part = train[rng.permutation(len(train))[: settings.num_images]]
+        rows.append(measure(first, second) | {"fd_heldout": _distance(part, heldout)})
+    return rows

@@ -1,0 +1,28 @@
+"""On what a result was obtained: versions, hardware, time."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
+
+
+def provenance(command: str, seconds: dict[str, float], device) -> dict:
+    """The entries `command`, `versions`, `hardware` and `seconds` of a results file."""
+    import torch
+
+    hardware = {"device": str(device), "cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.device(device).type == "cuda":
+        hardware["gpu"] = torch.cuda.get_device_name(device)
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    rounded = {name: round(value, 2) for name, value in seconds.items()}
+    return {"command": command, "versions": versions, "hardware": hardware,
+            "seconds": rounded | {"total": round(sum(seconds.values()), 2)}}
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,19 @@
+"""Evidence worth keeping: the small files of a result, copied to docs/results/NAME."""
+
+import shutil
+from pathlib import Path
+
+MOST_BYTES = 2_000_000  # of one file in the repository
+
+
+def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
+    """Copy results.json, report.md and the pictures; ValueError for a file that is too large to keep."""
+    target = docs / name
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(results.iterdir()):
+        if path.suffix not in (".json", ".md", ".png"):
+            continue
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path}: larger than {MOST_BYTES} bytes; make the picture smaller")
+        shutil.copy(path, target / path.name)
+    return target

@@ -1,0 +1,54 @@
+"""Run a named experiment from end to end: results table, pictures, report.
+
+\b
+Examples:
+  python reproduce.py                    # digits: minutes on a laptop's CPU, nothing to download
+  python reproduce.py digits --fresh     # the same, forgetting earlier runs
+
+Stages that are done are not repeated; after an interruption the same command goes on.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from dg.runtime import console
+
+EXPERIMENTS = ("digits",)
+
+
+@click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
+@click.argument("name", default="digits", metavar="[NAME]")
+@click.option("--profile", type=click.Choice(["full", "smoke"]), default="full",
+              help="smoke: tiny and meaningless, to see that everything runs.")
+@click.option("--fresh", is_flag=True, help="Forget what earlier runs made.")
+@click.option("--runs", default="runs", metavar="DIR", help="Where intermediate files stay.")
+@click.option("--results", default="results", metavar="DIR", help="Where results.json, pictures and report go.")
+@click.option("--publish", is_flag=True, help="Copy results, report and pictures to docs/results/NAME.")
+@click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+def main(name, profile, fresh, runs, results, publish, device):
+    if name not in EXPERIMENTS:
+        raise click.UsageError(f"there is no experiment {name!r}; there is: {', '.join(EXPERIMENTS)}.")
+    from dg.experiments import digits, digits_report
+    from dg.experiments.stages import Stages
+    from dg.runtime.files import writable_folder
+
+    suffix = name if profile == "full" else f"{name}-{profile}"
+    run_folder, result_folder = (writable_folder(Path(base) / suffix) for base in (runs, results))
+    if fresh:
+        Stages(run_folder).clear()
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    outcome = digits.run(digits.PROFILES[profile], run_folder, result_folder, command, console.pick_device(device),
+                         console.progress, console.notify)
+    click.echo(digits_report.text_table(outcome))
+    click.echo(f"report: {result_folder / 'report.html'}")
+    if publish:
+        from dg.experiments.publish import publish as copy
+
+        click.echo(f"published to {copy(result_folder, name)}")
+
+
+if __name__ == "__main__":
+    console.run(main)
