@@ -2,8 +2,8 @@
 
 \b
 Examples:
-  python fid.py --images out-digits --ref digits --features runs/digits-by-hand/features/classifier.safetensors
-  python fid.py --images out-digits --ref digits:heldout --features .../classifier.safetensors --json
+  python fid.py --images runs/by-hand/guided --ref digits --features runs/by-hand/features/classifier.safetensors
+  python fid.py --images runs/by-hand/guided --ref digits:heldout --features .../classifier.safetensors --json
 
 Distances in a small classifier's features are no Inception FID: compare them only with others in the same features.
 """

@@ -8,7 +8,7 @@ Examples:
   python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out-dg --seeds 0-63 \\
       --pretrained_classifier_ckpt 32x32_classifier.pt --discriminator_ckpt discriminator_60.pt
   # 1,000 images of a network trained here, as PNGs
-  python generate.py --network runs/digits-by-hand/score/network.safetensors --outdir out-digits \\
+  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/guided \\
       --num_samples 1000 --save_type png
 """
 

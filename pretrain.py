@@ -2,8 +2,8 @@
 
 \b
 Examples:
-  python pretrain.py score --preset digits --data digits:train --outdir runs/digits-by-hand/score
-  python pretrain.py features --data digits:train --outdir runs/digits-by-hand/features
+  python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
+  python pretrain.py features --data digits:train --outdir runs/by-hand/features
 """
 
 from pathlib import Path

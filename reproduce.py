@@ -26,7 +26,7 @@ EXPERIMENTS = ("digits",)
 @click.option("--fresh", is_flag=True, help="Forget what earlier runs made.")
 @click.option("--runs", default="runs", metavar="DIR", help="Where intermediate files stay.")
 @click.option("--results", default="results", metavar="DIR", help="Where results.json, pictures and report go.")
-@click.option("--publish", is_flag=True, help="Copy results, report and pictures to docs/results/NAME.")
+@click.option("--publish", is_flag=True, help="Copy results and pictures to docs/results/NAME, fill the README.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 def main(name, profile, fresh, runs, results, publish, device):
     if name not in EXPERIMENTS:
@@ -45,9 +45,11 @@ def main(name, profile, fresh, runs, results, publish, device):
     click.echo(digits_report.text_table(outcome))
     click.echo(f"report: {result_folder / 'report.html'}")
     if publish:
-        from dg.experiments.publish import publish as copy
+        from dg.experiments import publish as publishing
+        from dg.experiments import readme
 
-        click.echo(f"published to {copy(result_folder, name)}")
+        click.echo(f"published to {publishing.publish(result_folder, name)}")
+        readme.fill()
 
 
 if __name__ == "__main__":

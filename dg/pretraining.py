@@ -32,7 +32,7 @@ SCORE_PRESETS = {
     "digits": (
         dict(model_type="SongUNet", model_channels=24, channel_mult=[1, 2], num_blocks=2, attn_resolutions=[4],
              dropout=0.0, sigma_data=0.75),
-        ScoreTraining(),
+        ScoreTraining(steps=800),
     ),
 }
 

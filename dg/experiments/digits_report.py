@@ -16,14 +16,15 @@ from dg.sampling import draw_images
 from dg.trace import Trace
 
 SYSTEMS = {"unguided": "unguided", "guided": "guided", "longer": "unguided, trained longer", "floor": "real against real"}
-METRICS = {"fd": "FD", "fd_heldout": "FD held out", "kid": "KID", "precision": "precision", "recall": "recall"}
+METRICS = {"fd": "FD", "fd_heldout": "FD held out", "kid": "KID", "precision": "precision",
+           "recall": "recall", "fd_pixels": "FD in pixels"}
 HISTOGRAM_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 
 BY_HAND = """\
 python pretrain.py features --data digits:train --outdir runs/by-hand/features
 python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
 python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/fake \\
-    --num_samples 4000 --seed 1000000 --batch 250
+    --num_samples 3000 --seed 1000000 --batch 250
 python train.py --preset digits --network runs/by-hand/score/network.safetensors --data digits:train \\
     --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
 python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/unguided \\
@@ -44,12 +45,12 @@ def write(folder, outcome: dict, experiment, paths) -> None:
 
 def text_table(outcome: dict) -> str:
     """The metrics for a terminal."""
-    lines = [f"{'':<26}" + "".join(f"{title:>20}" for title in METRICS.values())]
-    lines += [f"{row[0]:<26}" + "".join(f"{cell:>20}" for cell in row[1:]) for row in _metric_rows(outcome)]
+    lines = [f"{'':<26}" + "".join(f"{title:>17}" for title in METRICS.values())]
+    lines += [f"{row[0]:<26}" + "".join(f"{cell:>17}" for cell in row[1:]) for row in metric_rows(outcome)]
     return "\n".join(lines)
 
 
-def _metric_rows(outcome):
+def metric_rows(outcome):
     def cell(entry):
         return f"{entry['mean']:.3f} ± {entry['sd']:.3f}"
 
@@ -136,7 +137,7 @@ def describe(folder, outcome) -> Document:
             f"{settings['num_sets']} sets of {settings['num_images']} images each.")
     return Document("Discriminator guidance on hand-written digits", lead, cards, [
         Section("Results", [
-            Table(["", *METRICS.values()], _metric_rows(outcome), highlight=1,
+            Table(["", *METRICS.values()], metric_rows(outcome), highlight=1,
                   caption="FD: Fréchet distance to all 1,797 real digits; held out: to the 360 that no network has seen. "
                           "Generated first, reference second."),
             Picture(folder / "metrics.png", "Distances of all systems; the line is the floor, real against real images."),
