@@ -7,6 +7,9 @@ Examples:
   # the same seeds, guided by a discriminator on the ADM classifier's features
   python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out-dg --seeds 0-63 \\
       --pretrained_classifier_ckpt 32x32_classifier.pt --discriminator_ckpt discriminator_60.pt
+  # on all GPUs of a machine; the images do not depend on how many there are
+  torchrun --standalone --nproc_per_node=gpu generate.py --network edm-cifar10-32x32-uncond-vp --outdir out \\
+      --seeds 0-49999
   # 1,000 images of a network trained here, as PNGs
   python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/guided \\
       --num_samples 1000 --save_type png
@@ -58,21 +61,31 @@ from dg.runtime.console import FLAG
 @click.option("--S_churn_manual", "S_churn_manual", type=click.FloatRange(min=0), default=4,
               help="S_churn of boosted samples.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@click.option("--precise", **FLAG, default=False, help="float32 throughout, no TF32: the published code's images.")
 @click.option("--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images.")
-def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, save_type, device, grid, **options):
+def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, save_type, device, grid,
+         precise, **options):
     seeds = _seeds(seeds, num_samples, seed)
     import edm
     from dg.runtime.downloads import resolve
+    from dg.runtime.ranks import process_group
     from dg.runtime.store import SampleStore
     from dg.sampling import Sampling, check_class, describe, generate
 
-    device = console.pick_device(device)
-    net = edm.load_network(resolve(network, console.progress, console.notify), device)
-    sampling = Sampling(**{name: options[name] for name in Sampling.__dataclass_fields__})
-    check_class(net, class_idx)
-    guidance = _guidance(net, device, options)
-    store = SampleStore(outdir, describe(net, sampling, guidance, class_idx), seeds, batch, save_type, subdirs)
-    seconds = generate(net, store, sampling, guidance, class_idx, device, console.progress)
+    with process_group() as ranks:
+        device = console.pick_device(device, ranks.rank)
+        net = edm.load_network(resolve(network, console.progress, console.notify), device)
+        if precise:
+            console.compute_exactly()
+            net.use_fp16 = False
+        sampling = Sampling(**{name: options[name] for name in Sampling.__dataclass_fields__})
+        check_class(net, class_idx)
+        guidance = _guidance(net, device, options)
+        store = SampleStore(outdir, describe(net, sampling, guidance, class_idx), seeds, batch, save_type, subdirs)
+        progress = console.progress if ranks.first else console.silent
+        seconds = generate(net, store, sampling, guidance, class_idx, device, progress, ranks)
+        if not ranks.first:
+            return
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     if grid:

@@ -1,1 +1,18 @@
 """Discriminator Guidance (Kim et al., ICML 2023): the method on top of `edm` and `guided_diffusion`."""
+
+from importlib import import_module
+
+_HOME = {
+    "BOOSTING": "guidance", "Boosting": "guidance", "DiscriminatorGuidance": "guidance",
+    "Discriminator": "discriminator", "build_discriminator": "discriminator", "load_discriminator": "discriminator",
+    "log_ratio": "discriminator", "save_head": "discriminator",
+    "GuidedDenoiser": "adapters", "cond_fn": "adapters",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    """Import on first use: the scripts' --help must not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'dg' has no attribute {name!r}")
+    return getattr(import_module(f"dg.{_HOME[name]}"), name)

@@ -43,6 +43,10 @@ class Discriminator(nn.Module):
         """The same from the score network's encoder pass; for the `score` extractor only."""
         return self._joined(*self.extractor.from_encoding(encoding), class_labels)
 
+    def at_vp(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Logits [N] of images x [N, C, H, W] that are at VP scale already, at VP time [N]; not for `score`."""
+        return self._joined(*self.extractor.at_vp(x, time), class_labels)
+
     @property
     def conditional(self) -> bool:
         """Whether the heads take class labels."""
@@ -58,6 +62,24 @@ class Discriminator(nn.Module):
 
     def _joined(self, features, time, class_labels) -> Tensor:
         return self.weights @ self.member_logits(features, time, class_labels)
+
+
+def clipped(logits: Tensor, eps: float | None) -> Tensor:
+    """Logits after the authors' clip of the probability to [eps, 1 - eps], whose gradient is zero beyond; None: as is."""
+    if eps is None:
+        return logits
+    probability = logits.sigmoid().clamp(eps, 1 - eps)
+    return (probability / (1 - probability)).log()
+
+
+
+def log_ratio(discriminator: Discriminator, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None,
+              clip: float | None = None) -> Tensor:
+    """Estimate of log p_data(x; sigma) - log p_model(x; sigma), [N], differentiable in x [N, C, H, W] at EDM scale.
+
+    Kim et al. 2023, Eq. 8. sigma [] or [N]; class_labels [N, K] one-hot or None; `clip` as in `clipped`.
+    """
+    return clipped(discriminator(x, sigma, class_labels), clip)
 
 
 def build_discriminator(kind: str, data: ImageSet, net=None, classifier_path=None, conditional: bool = False,

@@ -20,7 +20,11 @@ class PixelExtractor(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W], sigma [] or [N] -> (mean * x [N, C, H, W] float32, tau [] or [N])."""
         tau, scale = vp.from_sigma(sigma)
-        return (scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), tau
+        return self.at_vp((scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), tau)
+
+    def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for images that are at VP scale already."""
+        return x, time
 
 
 class ClassifierExtractor(nn.Module):
@@ -41,8 +45,11 @@ class ClassifierExtractor(nn.Module):
         """x [N, C, H, W], sigma [] or [N] -> (features [N, F, h, w], time [] or [N] of the classifier's schedule)."""
         tau, scale = vp.from_sigma(sigma)
         time = vp.cosine_time(tau) if self.schedule == "cosine" else tau
-        scaled = (scale.reshape(-1, 1, 1, 1) * x).to(torch.float32)
-        return self.encoder(scaled, time, feature=True), time
+        return self.at_vp((scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), time)
+
+    def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for images at VP scale and the time of the classifier's own schedule."""
+        return self.encoder(x, time, feature=True), time
 
 
 class ScoreExtractor(nn.Module):

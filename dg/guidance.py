@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dg import vp
-from dg.discriminator import Discriminator
+from dg.discriminator import Discriminator, clipped, log_ratio
 from edm.guidance import Guidance
 from edm.sampler import per_image
 
@@ -81,7 +81,7 @@ class DiscriminatorGuidance(Guidance):
 
         Kim et al. 2023, Eq. 8. Rescaling to VP happens inside, so gradients are already at EDM scale.
         """
-        return self._clipped(self.discriminator(x, sigma, class_labels))
+        return log_ratio(self.discriminator, x, sigma, class_labels, self.clip)
 
     def correction(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, step: int = 0,
                    order: int = 1) -> Tensor | None:
@@ -130,15 +130,9 @@ class DiscriminatorGuidance(Guidance):
         """(log ratio [N], its gradient like x) of a function of x; works under torch.no_grad."""
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            log_ratio = self._clipped(logits(leaf))
+            log_ratio = clipped(logits(leaf), self.clip)
             (gradient,) = torch.autograd.grad(log_ratio.sum(), leaf)
         return log_ratio.detach(), gradient
-
-    def _clipped(self, logits: Tensor) -> Tensor:
-        if self.clip is None:
-            return logits
-        probability = logits.sigmoid().clamp(self.clip, 1 - self.clip)
-        return (probability / (1 - probability)).log()
 
     def _scaled(self, gradient: Tensor, log_ratio: Tensor, sigma: Tensor, step: int, order: int) -> Tensor:
         self._remember(log_ratio, order)

@@ -13,8 +13,10 @@ from dg.discriminator import fingerprint
 from dg.guidance import DiscriminatorGuidance
 from dg.runtime.datasets import to_uint8
 from dg.runtime.progress import Progress, silent
+from dg.runtime.ranks import Ranks
 from dg.runtime.store import SampleStore
 
+ALONE = Ranks()
 ABLATION = ("solver", "discretization", "schedule", "scaling")
 
 
@@ -94,10 +96,12 @@ def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = N
 
 
 def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance | None = None,
-             class_idx: int | None = None, device="cpu", progress: Progress = silent) -> float:
-    """Fill the store with the batches it still lacks; returns the seconds spent on images."""
+             class_idx: int | None = None, device="cpu", progress: Progress = silent, ranks: Ranks = ALONE) -> float:
+    """Fill the store with the batches it still lacks, shared among `ranks`; returns the seconds this process took."""
     check_class(net, class_idx)
     pending = store.pending()
+    ranks.wait()  # all must have seen the same batches pending before the first is written
+    pending = ranks.share(pending)
     sizes = [len(store.batches()[index]) for index in pending]
     bar = iter(progress(range(sum(sizes)), desc="images", unit="img", total=sum(sizes)))
     seconds = 0.0
@@ -109,5 +113,7 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
         for _ in range(size):
             next(bar, None)
     next(bar, None)
-    store.finish()
+    ranks.wait()
+    if ranks.first:
+        store.finish()
     return seconds

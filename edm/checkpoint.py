@@ -40,7 +40,7 @@ def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) ->
     try:
         with torch.device("meta"):
             net = PRECONDITIONERS[class_name](**init_kwargs)
-    except TypeError as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: {class_name} does not take these arguments: {error}") from None
     load_strictly(net, state_dict, path)
     return net.eval().requires_grad_(False)

@@ -16,8 +16,9 @@ from dg.sampling import draw_images
 from dg.trace import Trace
 
 SYSTEMS = {"unguided": "unguided", "guided": "guided", "longer": "unguided, trained longer", "floor": "real against real"}
-METRICS = {"fd": "FD", "fd_heldout": "FD held out", "kid": "KID", "precision": "precision",
-           "recall": "recall", "fd_pixels": "FD in pixels"}
+METRICS = {"fd": "FD", "fd_heldout": "FD held out", "kid": "KID", "precision": "precision", "recall": "recall",
+           "fd_pixels": "FD in pixels"}
+DIGITS = {"fd": 2, "fd_heldout": 2}  # decimals shown; 3 for the others
 HISTOGRAM_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 
 BY_HAND = """\
@@ -51,10 +52,11 @@ def text_table(outcome: dict) -> str:
 
 
 def metric_rows(outcome):
-    def cell(entry):
-        return f"{entry['mean']:.3f} ± {entry['sd']:.3f}"
+    def cell(entry, decimals):
+        return f"{entry['mean']:.{decimals}f} ± {entry['sd']:.{decimals}f}"
 
-    return [[title, *(cell(outcome["metrics"][system][name]) for name in METRICS)] for system, title in SYSTEMS.items()]
+    return [[title, *(cell(outcome["metrics"][system][name], DIGITS.get(name, 3)) for name in METRICS)]
+            for system, title in SYSTEMS.items()]
 
 
 def draw(folder, outcome, experiment, paths) -> None:
@@ -114,7 +116,7 @@ def _draw_strips(folder, net, discriminator, outcome, experiment, seeds):
             labels.append(f"seed {seed}, {name}")
     every = max(len(traces[0].sigmas) // 9, 1)
     figures.denoising_strips(folder / "strips.png", np.stack(strips)[:, ::every], traces[0].sigmas[::every], labels,
-                             title="What the sampler believes: the denoised image, step by step")
+                             title="Denoised image, step by step")
 
 
 def describe(folder, outcome) -> Document:
@@ -138,18 +140,19 @@ def describe(folder, outcome) -> Document:
     return Document("Discriminator guidance on hand-written digits", lead, cards, [
         Section("Results", [
             Table(["", *METRICS.values()], metric_rows(outcome), highlight=1,
-                  caption="FD: Fréchet distance to all 1,797 real digits; held out: to the 360 that no network has seen. "
-                          "Generated first, reference second."),
+                  caption="FD: Fréchet distance to all 1,797 real digits; held out: to the 360 that no network has seen; "
+                          "in pixels: without the classifier. Precision and recall: k = 3."),
             Picture(folder / "metrics.png", "Distances of all systems; the line is the floor, real against real images."),
             f"The paired difference of FD on equal seeds is {compared['fd']['difference']:.3f} with a standard deviation "
             f"of {compared['fd']['sd']:.3f} over the sets.",
             Note("These are distances in the features of a small classifier trained on the real training digits "
                  f"(it names {100 * outcome['extractor']['heldout_accuracy']:.1f}% of the held-out ones). They are no "
                  "Inception FID and compare within this report only."),
-            Note(f"Guidance refines a given network; it does not replace training. The row “{SYSTEMS['longer']}” spent "
-                 f"{seconds['longer_training']:.0f} s on {longer} more steps after the {steps} of the network; "
-                 f"generating the discriminator's training images, training it and sampling with it took "
-                 f"{outcome['guidance_seconds']:.0f} s. Where the network may be trained further, do that first."),
+            Note(f"Would the time be better spent on the network? The row “{SYSTEMS['longer']}” is the same network after "
+                 f"{longer} more steps than its {steps}, which took {seconds['longer_training']:.0f} s; generating the "
+                 f"discriminator's training images, training it and sampling with it took {outcome['guidance_seconds']:.0f}"
+                 f" s. FD: {fd['longer']['mean']:.2f} with longer training, {fd['guided']['mean']:.2f} with guidance. "
+                 "The two add up: guidance refines whatever network it is given."),
         ]),
         Section("Same seeds, before and after", [
             Picture(folder / "pairs.png", "Most changed pairs beside random ones. Most images hardly change."),

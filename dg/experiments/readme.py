@@ -15,9 +15,9 @@ def digits_block(results: dict) -> str:
     ratio = {name: 100 * (results["comparison"][name]["ratio"] - 1) for name in ("fd", "fd_heldout", "kid")}
     lines += ["", f"Measured by `{results['command']}` in {results['seconds']['total']:.0f} s on {hardware['cpu']} "
               f"({hardware['threads']} threads, torch {results['versions']['torch']}); mean ± sd over "
-              f"{settings['num_sets']} sampling seeds, {settings['num_images']} images each, guidance weight {results['selection']['chosen']:g}. "
-              f"Guidance changes FD by {ratio['fd']:+.0f}%, FD held out by {ratio['fd_heldout']:+.0f}%, KID by "
-              f"{ratio['kid']:+.0f}%."]
+              f"{settings['num_sets']} sampling seeds, {settings['num_images']} images each, guidance weight "
+              f"{results['selection']['chosen']:g}. Guidance changes FD by {ratio['fd']:+.0f}%, FD held out by "
+              f"{ratio['fd_heldout']:+.0f}% and KID by {ratio['kid']:+.0f}%."]
     return "\n".join(lines)
 
 

@@ -10,6 +10,10 @@ import sys
 
 import click
 
+from dg.runtime.progress import silent
+
+__all__ = ["FLAG", "SeedRange", "compute_exactly", "notify", "pick_device", "progress", "run", "silent"]
+
 FLAG = dict(is_flag=False, flag_value="1", type=click.BOOL, metavar="[BOOL]")  # `--x`, `--x 1`, `--x=True`, `--x=0`
 
 
@@ -49,16 +53,25 @@ def notify(line: str) -> None:
     click.echo(line, err=True)
 
 
-def pick_device(name: str | None):
-    """The device to compute on: the one asked for, else a GPU if there is one. ValueError if it is not there."""
+def pick_device(name: str | None, rank: int = 0):
+    """The device to compute on: the one asked for, else this rank's GPU if there is one. ValueError if it is not there."""
     import torch
 
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(f"--device {name}: not available here; use cpu or leave the option out") from None
+
+
+def compute_exactly() -> None:
+    """Full float32 on GPUs: neither TF32 nor autotuned algorithms that differ from run to run."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
 
 
 def run(command: click.Command) -> None:

@@ -10,7 +10,7 @@ import edm
 from dg.discriminator import Discriminator
 from dg.extractors import ClassifierExtractor, ScoreExtractor
 from dg.guidance import BOOSTING, DiscriminatorGuidance
-from dg.heads import PooledHead
+from dg.heads import ScoreHead
 from guided_diffusion import create_classifier
 from tests import golden_fill
 from tests.edm.test_networks import build
@@ -190,7 +190,7 @@ def test_guided_images_seed_for_seed(case):
 
 def score_discriminator(net, num_classes=0):
     extractor = ScoreExtractor(net)
-    head = PooledHead(*extractor.feature_dims, num_classes=num_classes, width=16)
+    head = ScoreHead(*extractor.dims(), num_classes=num_classes, width=16)
     golden_fill.fill(head, gain=3.0)
     return Discriminator(extractor, [head]).eval().requires_grad_(False)
 

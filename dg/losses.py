@@ -1,0 +1,69 @@
+"""Losses of a discriminator. Each takes a noisy batch and returns (loss [], logits [N]).
+
+The logit d(x, sigma) estimates the log density ratio, and guidance uses its gradient. Binary cross-entropy alone makes the
+ratio right, not its gradient; the two others add a term in the gradient.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+class Noisy(NamedTuple):
+    """A perturbed batch, x = clean + sigma z."""
+
+    clean: Tensor  # [N, C, H, W] in [-1, 1]
+    x: Tensor  # [N, C, H, W] EDM scale
+    sigma: Tensor  # [N]
+    labels: Tensor | None  # [N, K] one-hot
+    targets: Tensor  # [N] 1 real, 0 generated
+
+    def parts(self, n: int) -> list["Noisy"]:
+        """The same batch in n parts."""
+        columns = [[None] * n if column is None else column.tensor_split(n) for column in self]
+        return [Noisy(*row) for row in zip(*columns, strict=True)]
+
+
+def bce(discriminator, batch: Noisy, weight: float = 0.0, net=None) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy [nats]: Kim et al. 2023, Eq. 7. Its minimum is the log density ratio."""
+    logits = discriminator(batch.x, batch.sigma, batch.labels).float()
+    return F.binary_cross_entropy_with_logits(logits, batch.targets), logits
+
+
+def matching(discriminator, batch: Noisy, weight: float, net) -> tuple[Tensor, Tensor]:
+    """Cross-entropy plus weight * E_real ||(x_0 - D(x)) / sigma - sigma grad d||^2, D the score network `net`.
+
+    Verine et al. 2025 (arXiv 2503.16117) at EDM scale: (x_0 - D) / sigma^2 is log p(x | x_0)'s gradient less the model's
+    score, whose mean given x is the gradient of the true log ratio. Half of the images count as real.
+    """
+    loss, logits, gradient = _with_gradient(discriminator, batch)
+    sigma = batch.sigma.to(gradient.dtype).reshape(-1, 1, 1, 1)
+    with torch.no_grad():
+        denoised = net(batch.x, batch.sigma, batch.labels if net.label_dim else None).to(gradient.dtype)
+    error = ((batch.clean - denoised) / sigma - sigma * gradient).square().sum(dim=(1, 2, 3))  # [N]
+    return loss + weight * 2 * (batch.targets * error).mean(), logits
+
+
+def sobolev(discriminator, batch: Noisy, weight: float, net=None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy plus weight * E ||grad d||^2 (arXiv 2608.18237), the gradient with respect to the VP-scaled image.
+
+    That is sqrt(1 + sigma^2) times the gradient at EDM scale: the input as the discriminator sees it.
+    """
+    loss, logits, gradient = _with_gradient(discriminator, batch)
+    squared = (1 + batch.sigma**2).to(gradient.dtype) * gradient.square().sum(dim=(1, 2, 3))  # [N]
+    return loss + weight * squared.mean(), logits
+
+
+LOSSES = {"bce": bce, "matching": matching, "sobolev": sobolev}
+
+
+def _with_gradient(discriminator, batch: Noisy) -> tuple[Tensor, Tensor, Tensor]:
+    """(cross-entropy [], logits [N], gradient of the logits [N, C, H, W]), differentiable once more."""
+    batch = batch._replace(x=batch.x.detach().requires_grad_())
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
+        loss, logits = bce(discriminator, batch)
+        (gradient,) = torch.autograd.grad(logits.sum(), batch.x, create_graph=True)
+    return loss, logits, gradient

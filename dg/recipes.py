@@ -1,0 +1,80 @@
+"""How to train a discriminator: every setting, and the recipes by name. Plain data, so that a script can list them quickly."""
+
+from dataclasses import dataclass, replace
+
+CHOICES = {
+    "batches": ("balanced", "mixed"),
+    "lr_schedule": ("constant", "cosine"),
+    "loss": ("bce", "matching", "sobolev"),
+    "time_sampling": ("importance", "uniform", "lognormal"),
+    "time_dtype": ("float64", "float32"),
+}
+
+
+@dataclass(frozen=True)
+class DiscriminatorTraining:
+    """The default recipe. Values that cannot be are a ValueError."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    batches: str = "balanced"  # half real, half generated, an epoch being a pass over the larger set;
+    # or "mixed": drawn from one shuffled set of both, as the authors do
+    accumulate: int = 1  # compute every batch in so many parts, for less memory and the same result
+    lr: float = 3e-4  # of Adam
+    weight_decay: float = 1e-7  # L2 inside Adam, as the authors'
+    lr_schedule: str = "cosine"  # to zero at the last epoch, or "constant"
+    ema_halflife: int = 50_000  # images in which the weight of an old head halves; 0 = no averaging
+    loss: str = "bce"  # or "matching", "sobolev": dg.losses
+    loss_weight: float = 0.1  # of what those two add
+    lora_rank: int = 0  # of an adapter on the frozen classifier, trained with the head; 0 = none
+    lora_alpha: float | None = None  # its scale is alpha / rank; None: 1
+    time_sampling: str = "lognormal"  # ln(sigma) ~ N(P_mean, P_std^2), or "importance" or "uniform" in VP time
+    time_min: float = 1e-5  # smallest VP time of the last two
+    time_dtype: str = "float64"  # of the last two; "float32" rounds small times as the authors' code does
+    P_mean: float = -1.2
+    P_std: float = 1.2
+    flip: bool = False  # mirror half of the images, real and generated
+    bf16: bool = False  # bfloat16 autocast
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, validation, test
+    unequal: bool = False  # allow different numbers of real and generated images
+    conditional: bool = False
+    patience: int = 0  # stop after so many epochs without a lower validation loss; 0 = never
+    keep_every: int = 0  # also keep the head of every so many epochs
+    eval_images: int = 5000  # noisy images of each kind that an evaluation looks at; a smaller set is taken repeatedly
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "split", tuple(self.split))
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
+        if len(self.split) != 3 or self.split[0] <= 0 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
+            raise ValueError(f"the split {self.split} must be three fractions of sum 1, the first above 0: 0.8,0.1,0.1")
+        if self.batches == "balanced" and self.batch_size % 2:
+            raise ValueError(f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so make it even")
+        if not 1 <= self.accumulate <= self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts")
+        if self.patience and not self.split[1]:
+            raise ValueError("early stopping needs validation images; leave --patience out or give --split 0.8,0.1,0.1")
+
+
+# Kim et al. 2023 and their code: all images train, one shuffled set, no average, a checkpoint per epoch.
+AUTHORS = DiscriminatorTraining(epochs=60, batches="mixed", lr_schedule="constant", ema_halflife=0, time_dtype="float32",
+                                time_sampling="importance", split=(1.0, 0.0, 0.0), keep_every=1)
+# Reproduction B (Kleger and Sartor): the same on 80% of the images; epochs, learning rate, weight decay, smallest time.
+KTH = {"kth-d0": (60, 3e-4, 1e-7, 1e-5), "kth-d1": (40, 1e-3, 1e-7, 1e-5), "kth-d2": (40, 1e-4, 0.0, 0.01),
+       "kth-d3": (40, 1e-4, 1e-3, 1e-3), "kth-d4": (40, 5e-5, 1e-9, 1e-3), "kth-d5": (200, 1e-5, 1e-11, 1e-5)}
+
+PRESETS = {
+    "default": DiscriminatorTraining(),
+    # A small head and an average over many steps: the 1,437 real images are soon learned by heart.
+    "digits": DiscriminatorTraining(epochs=24, lr=2e-3, lr_schedule="constant", ema_halflife=8800, split=(0.9, 0.1, 0.0),
+                                    unequal=True, eval_images=1000),
+    "authors-uncond": AUTHORS,
+    "authors-cond": replace(AUTHORS, epochs=250, conditional=True),
+    **{name: replace(AUTHORS, epochs=epochs, lr=lr, weight_decay=decay, time_min=time_min, split=(0.8, 0.1, 0.1), keep_every=0)
+       for name, (epochs, lr, decay, time_min) in KTH.items()},
+    # Reproduction A (Abdellaoui, Persson, Santos Escriche), who do not state another training length than the authors'.
+    "lora-16": replace(AUTHORS, lora_rank=16),
+    "lora-128": replace(AUTHORS, lora_rank=128),
+}

@@ -1,0 +1,145 @@
+"""What a discriminator is trained on: checked sets, disjoint splits, batches, and noise."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dg import vp
+from dg.losses import Noisy
+from dg.recipes import DiscriminatorTraining
+from dg.runtime.datasets import ImageSet
+from dg.runtime.training_state import step_generator
+
+
+def check_sets(real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining, conditional: bool | None = None) -> None:
+    """Refuse sets that cannot be told apart fairly, before anything is computed."""
+    if (real.resolution, real.channels) != (fake.resolution, fake.channels):
+        raise ValueError(f"{fake.name}: images of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
+                         f"has {real.resolution} pixels and {real.channels} channels; give sets of one kind")
+    if len(real) != len(fake) and not settings.unequal:
+        raise ValueError(f"{real.name} has {len(real)} images and {fake.name} has {len(fake)}: take the same number of "
+                         f"both with --num_data {min(len(real), len(fake))}, or all with --unequal")
+    for data in (real, fake):
+        sizes = [len(part) for part in _parts(len(data), settings)]
+        if sizes[0] * 2 < settings.batch_size:
+            raise ValueError(f"{data.name}: {sizes[0]} training images are fewer than half a batch of "
+                             f"{settings.batch_size}; give more images or a smaller --batch_size")
+        if any(fraction and not size for fraction, size in zip(settings.split, sizes, strict=True)):
+            raise ValueError(f"{data.name}: {len(data)} images are too few for the split {settings.split}")
+    if settings.conditional if conditional is None else conditional:
+        _check_labels(real, fake)
+
+
+def _check_labels(real: ImageSet, fake: ImageSet) -> None:
+    for data in (real, fake):
+        if data.labels is None:
+            raise ValueError(f"{data.name}: has no class labels, which a conditional discriminator needs")
+    if fake.labels.max() >= real.num_classes:
+        raise ValueError(f"{fake.name}: has label {fake.labels.max()}, but the labels of {real.name} are "
+                         f"0 to {real.num_classes - 1}; give sets of the same classes")
+
+
+def check_discriminator(discriminator, data: ImageSet, settings: DiscriminatorTraining) -> None:
+    """Refuse a frozen network that was made for other images, or would see classes only while sampling."""
+    kind, extractor = discriminator.extractor.kind, discriminator.extractor
+    if kind == "classifier":
+        encoder = extractor.encoder
+        if (encoder.image_size, encoder.in_channels) != (data.resolution, data.channels):
+            raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels, but the "
+                             f"classifier takes {encoder.image_size} pixels and {encoder.in_channels} channels")
+    classes = extractor.net.label_dim if kind == "score" else 0
+    if classes and not settings.conditional:
+        raise ValueError("the score network is class-conditional, so its features are; train with --cond 1")
+    if classes and classes != data.num_classes:
+        raise ValueError(f"{data.name}: has {data.num_classes} classes and the score network {classes}")
+    if discriminator.conditional != settings.conditional:
+        raise ValueError(f"the head is {'' if discriminator.conditional else 'not '}conditional and the training is "
+                         f"{'' if settings.conditional else 'not '}; build it with the same --cond")
+
+
+class Split(NamedTuple):
+    """Images of one split on the training device, the real ones first."""
+
+    images: Tensor  # uint8 [n, C, H, W]
+    labels: Tensor | None  # int64 [n]
+    num_real: int
+    num_classes: int
+
+    @property
+    def num_fake(self) -> int:
+        return len(self.images) - self.num_real
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """(images float32 [N, C, H, W] in [-1, 1], labels [N, K] one-hot or None, targets [N]) at `index` [N]."""
+        images = self.images[index].to(torch.float32) / 127.5 - 1
+        labels = None if self.labels is None else F.one_hot(self.labels[index], self.num_classes).to(torch.float32)
+        return images, labels, (index < self.num_real).to(torch.float32)
+
+
+def split_sets(real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining, device="cpu") -> list[Split]:
+    """Disjoint train, validation and test splits; which image goes where depends on the seed and the set's size."""
+    splits = []
+    for indices in zip(*(_parts(len(data), settings) for data in (real, fake)), strict=True):
+        pairs = list(zip((real, fake), indices, strict=True))
+        images = np.concatenate([data.images[index] for data, index in pairs])  # uint8 [n, H, W, C]
+        labels = np.concatenate([data.labels[index] for data, index in pairs]) if settings.conditional else None
+        splits.append(Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device),
+                            None if labels is None else torch.from_numpy(labels).to(device),
+                            len(indices[0]), real.num_classes))
+    return splits
+
+
+def _parts(n: int, settings: DiscriminatorTraining) -> list[np.ndarray]:
+    """Indices below n of the three splits."""
+    bounds = np.round(np.cumsum(settings.split) * n).astype(int)
+    return np.split(np.random.default_rng(settings.seed).permutation(n), bounds[:-1])
+
+
+def epoch_order(train: Split, settings: DiscriminatorTraining, epoch: int) -> Tensor:
+    """Indices of every batch of an epoch, [steps, batch_size]; images that fill no batch are left out."""
+    generator = step_generator(settings.seed, "order", epoch)
+    if settings.batches == "mixed":
+        steps = len(train.images) // settings.batch_size
+        order = torch.randperm(len(train.images), generator=generator)
+        return order[: steps * settings.batch_size].reshape(steps, -1).to(train.images.device)
+    longest, half = max(train.num_real, train.num_fake), settings.batch_size // 2
+    steps = longest // half
+    halves = [_endless_permutation(n, longest, generator)[: steps * half].reshape(steps, half)
+              for n in (train.num_real, train.num_fake)]
+    return torch.cat([halves[0], halves[1] + train.num_real], dim=1).to(train.images.device)
+
+
+def _endless_permutation(n: int, length: int, generator) -> Tensor:
+    """`length` indices below n: whole permutations, one after the other."""
+    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-length // n))])[:length]
+
+
+def noise_level(u: Tensor, settings: DiscriminatorTraining) -> Tensor:
+    """Noise levels, float64 [N], from uniform u [N] in [0, 1]; the times in between are in the dtype of u."""
+    if settings.time_sampling == "importance":
+        return vp.to_sigma(vp.importance_time(u, settings.time_min)[0].double())
+    if settings.time_sampling == "uniform":
+        return vp.to_sigma(vp.uniform_time(u, settings.time_min).double())
+    return (torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9)) * settings.P_std + settings.P_mean).exp()
+
+
+def perturb(images: Tensor, labels: Tensor | None, targets: Tensor, u: Tensor, z: Tensor,
+            settings: DiscriminatorTraining) -> Noisy:
+    """Clean images [N, C, H, W] with noise z of the levels that u [N] stands for."""
+    sigma = noise_level(u, settings)
+    return Noisy(images, images + sigma.to(images.dtype).reshape(-1, 1, 1, 1) * z, sigma, labels, targets)
+
+
+def noisy_batch(split: Split, index: Tensor, settings: DiscriminatorTraining, generator: torch.Generator) -> Noisy:
+    """The images at `index` [N], perturbed and perhaps mirrored by random numbers of `generator`."""
+    images, labels, targets = split.batch(index)
+    device = images.device
+    u = torch.rand(len(index), generator=generator, dtype=getattr(torch, settings.time_dtype), device=device)
+    z = torch.randn(images.shape, generator=generator, device=device)
+    if settings.flip:
+        mirrored = torch.rand(len(index), 1, 1, 1, generator=generator, device=device) < 0.5
+        images = torch.where(mirrored, images.flip(-1), images)
+    return perturb(images, labels, targets, u, z, settings)

@@ -1,0 +1,89 @@
+"""How well a discriminator tells real from generated images: overall and by noise level."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dg.recipes import DiscriminatorTraining
+from dg.runtime.training_state import step_generator
+from dg.training_data import Split, perturb
+
+LEVELS = (0.0, 0.1, 0.3, 1.0, 3.0, float("inf"))  # edges of the noise levels that are looked at apart
+BINS = 10  # of the calibration error
+
+
+@torch.no_grad()
+def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> dict:
+    """What `judge` says of noisy images of a split, and `levels`: the same by noise level.
+
+    Looks at `eval_images` of each kind, spread over a large set and taken with several noises each from a small one. The
+    noise is the same at every call; its levels are stratified, so that they hardly differ between splits either.
+    """
+    logits, targets, sigma = predict(discriminator, split, settings)
+    levels = []
+    for low, high in zip(LEVELS[:-1], LEVELS[1:], strict=True):
+        inside = (sigma >= low) & (sigma < high)
+        if inside.any():
+            levels.append({"sigma": [low, None if high == LEVELS[-1] else high], "n": int(inside.sum())}
+                          | judge(logits[inside], targets[inside]))
+    return judge(logits, targets) | {"levels": levels}
+
+
+@torch.no_grad()
+def predict(discriminator, split: Split, settings: DiscriminatorTraining) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(logits, targets, sigma) of 2 * eval_images noisy images, each float64 [n]."""
+    device, n = split.images.device, settings.eval_images
+    generator = step_generator(settings.seed, "evaluate", 0, device)
+    real, fake = (_spread(count, n, device) for count in (split.num_real, split.num_fake))
+    index = torch.stack([real, fake + split.num_real], dim=1).flatten()  # [2 n], real and generated in turn
+    u = torch.stack([_stratified(n, generator, device) for _ in range(2)], dim=1).flatten()
+    u = u.to(getattr(torch, settings.time_dtype))
+    columns = []
+    for part in torch.arange(2 * n, device=device).split(max(settings.batch_size // settings.accumulate, 1)):
+        images, labels, targets = split.batch(index[part])
+        z = torch.randn(images.shape, generator=generator, device=device)
+        batch = perturb(images, labels, targets, u[part], z, settings)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            logits = discriminator(batch.x, batch.sigma, batch.labels)
+        columns.append(torch.stack([logits.double(), targets.double(), batch.sigma]))
+    return tuple(torch.cat(columns, dim=1).cpu().numpy())
+
+
+def judge(logits: np.ndarray, targets: np.ndarray) -> dict:
+    """Loss (cross-entropy, nats), accuracy, ROC-AUC, calibration error; precision and recall of the answer "real".
+
+    logits   [n]  log ratios; "real" where positive
+    targets  [n]  1 real, 0 generated
+    A value that is not defined (AUC of one kind alone, precision where nothing was called real) is None.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    real, called = targets > 0.5, logits > 0
+    hits = int((real & called).sum())
+    finite = bool(np.isfinite(logits).all())
+    return {
+        "loss": float(np.mean(np.logaddexp(0, np.where(real, -logits, logits)))),
+        "accuracy": float(np.mean(real == called)),
+        "auc": float(roc_auc_score(real, logits)) if finite and 0 < real.sum() < len(real) else None,
+        "ece": calibration_error(logits, real),
+        "precision": hits / int(called.sum()) if called.any() else None,
+        "recall": hits / int(real.sum()) if real.any() else None,
+    }
+
+
+def calibration_error(logits: np.ndarray, real: np.ndarray) -> float:
+    """Mean distance between predicted probability and share of real images, over bins of equally many images."""
+    probability, order = 1 / (1 + np.exp(-np.clip(logits, -500, 500))), np.argsort(logits, kind="stable")
+    return float(sum(abs((probability[part] - real[part]).sum()) for part in np.array_split(order, BINS)) / len(order))
+
+
+def _spread(count: int, n: int, device) -> Tensor:
+    """n indices below `count`: evenly spaced, or round and round where there are fewer."""
+    index = torch.arange(n, device=device)
+    return index * count // n if count >= n else index % count
+
+
+def _stratified(n: int, generator, device) -> Tensor:
+    """n numbers in random order, one from each n-th of [0, 1], float64."""
+    order = torch.randperm(n, generator=generator, device=device)
+    return (order + torch.rand(n, generator=generator, dtype=torch.float64, device=device)) / n

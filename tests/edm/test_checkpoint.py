@@ -1,0 +1,213 @@
+"""Checkpoints: a network comes back as it was written, from both formats; whatever is wrong with a file is one line."""
+
+import io
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import edm
+from edm.checkpoint import FORMAT
+from edm.precond import PRECONDITIONERS
+from tests import golden_fill
+from tests.edm.nvidia_writer import write_network
+
+COMMON = dict(img_resolution=8, img_channels=2, label_dim=3, num_blocks=1, channel_mult=[1, 2], attn_resolutions=[4])
+UNETS = {
+    "ddpmpp": dict(model_type="SongUNet", model_channels=8, augment_dim=9),
+    "ncsnpp": dict(model_type="SongUNet", model_channels=8, embedding_type="fourier", encoder_type="residual",
+                   channel_mult_noise=2, resample_filter=[1, 3, 3, 1]),
+    "adm": dict(model_type="DhariwalUNet", model_channels=32, dropout=0.2),
+}
+OWN = {  # what each preconditioner takes beside its U-Net, none of it a default
+    "EDMPrecond": dict(sigma_min=0.002, sigma_max=math.inf, sigma_data=0.7),
+    "VPPrecond": dict(beta_d=18.0, beta_min=0.2, M=500, epsilon_t=1e-4),
+    "VEPrecond": dict(sigma_min=0.03, sigma_max=90),
+    "iDDPMPrecond": dict(C_1=0.002, C_2=0.01, M=20),
+}
+
+
+def network(class_name="EDMPrecond", unet="ddpmpp", **changes):
+    """(network with weights that use every branch, the arguments it was made with)."""
+    kwargs = COMMON | UNETS[unet] | OWN[class_name] | changes
+    return golden_fill.fill(getattr(edm, class_name)(**kwargs)).eval().requires_grad_(False), kwargs
+
+
+def images(net):
+    """What a network makes of fixed noise at a low and a high noise level, with labels and without."""
+    x = torch.randn(2, net.img_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.05, 20.0])
+    return torch.stack([net(x, sigma, torch.eye(3)[[0, 2]]), net(x * 5, sigma.flip(0), None)])
+
+
+def same(a, b):
+    """Bit-equal images of some size, bit-equal tensors, the same noise levels."""
+    assert torch.equal(images(a), images(b)) and images(a).abs().max() > 1e-3
+    assert type(a) is type(b) and list(a.state_dict()) == list(b.state_dict())
+    assert all(torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items())
+    levels = torch.linspace(0.1, 60, 7, dtype=torch.float64)
+    assert (a.sigma_min, a.sigma_max) == (b.sigma_min, b.sigma_max)
+    assert getattr(a, "sigma_data", None) == getattr(b, "sigma_data", None)
+    assert torch.equal(a.round_sigma(levels), b.round_sigma(levels))
+
+
+def frozen(net):
+    return not any(module.training for module in net.modules()) and not any(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("unet", UNETS)
+@pytest.mark.parametrize("class_name", PRECONDITIONERS)
+def test_a_network_survives_both_formats(class_name, unet, tmp_path):
+    net, kwargs = network(class_name, unet)
+    write_network(tmp_path / "nvidia.pkl", net, class_name, kwargs)
+    nvidia = edm.load_network(tmp_path / "nvidia.pkl")
+    same(nvidia, net)
+    edm.save_network(tmp_path / "own.safetensors", nvidia)
+    own = edm.load_network(tmp_path / "own.safetensors")
+    same(own, net)
+    assert own.init_kwargs == nvidia.init_kwargs == net.init_kwargs
+    assert kwargs.items() <= own.init_kwargs.items(), "every argument is kept as it was given"
+    assert frozen(nvidia) and frozen(own)
+
+
+def test_arguments_that_json_has_no_word_for_are_kept(tmp_path):
+    net, _ = network(use_fp16=True, channel_mult=(1, 2))
+    edm.save_network(tmp_path / "a", net)
+    loaded = edm.load_network(tmp_path / "a")
+    assert loaded.sigma_max == math.inf and loaded.use_fp16 is True
+    same(loaded, net)
+
+
+def test_the_content_decides_which_format_it_is_and_not_the_name(tmp_path):
+    net, kwargs = network()
+    edm.save_network(tmp_path / "own.pkl", net)
+    write_network(tmp_path / "nvidia.safetensors", net, "EDMPrecond", kwargs)
+    same(edm.load_network(tmp_path / "own.pkl"), edm.load_network(str(tmp_path / "nvidia.safetensors")))
+
+
+def test_a_network_in_training_is_written_as_it_is_and_comes_back_frozen(tmp_path):
+    net, _ = network()
+    net.train().requires_grad_(True)
+    buffer = io.BytesIO()
+    edm.save_network(buffer, net)
+    assert net.training and next(net.parameters()).requires_grad
+    (tmp_path / "a").write_bytes(buffer.getvalue())
+    loaded = edm.load_network(tmp_path / "a")
+    assert frozen(loaded)
+    same(loaded, net.eval())
+
+
+def test_half_precision_weights_are_read_as_single(tmp_path):
+    net, _ = network()
+    edm.save_network(tmp_path / "a", net.half())
+    loaded = edm.load_network(tmp_path / "a")
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+    same(loaded, net.float())
+
+
+def test_loading_leaves_the_global_random_numbers_alone(tmp_path):
+    net, kwargs = network("VEPrecond", "ncsnpp")
+    edm.save_network(tmp_path / "a", net)
+    write_network(tmp_path / "b", net, "VEPrecond", kwargs)
+    before = torch.get_rng_state()
+    for name in "ab":
+        edm.load_network(tmp_path / name)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Files that are no network.
+
+
+def refused(path, *words):
+    """Loading fails with one line that begins with the file's name and holds the words."""
+    with pytest.raises(ValueError) as caught:
+        edm.load_network(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and len(message.splitlines()) == 1, message
+    assert all(word in message for word in words), message
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "net.safetensors"
+    edm.save_network(path, network()[0])
+    return path
+
+
+def rewrite(path, change=lambda tensors: None, **metadata):
+    """Write a good file again with changed tensors or metadata."""
+    tensors = load_file(path)
+    config = {"class_name": "EDMPrecond", "init_kwargs": network()[1]}
+    change(tensors)
+    save_file(tensors, path, {"format": FORMAT, "config": json.dumps(config)} | metadata)
+
+
+def test_rewriting_unchanged_is_harmless(good):
+    rewrite(good)
+    same(edm.load_network(good), network()[0])
+
+
+def test_files_of_another_kind_are_refused(tmp_path, good):
+    refused(tmp_path / "absent.pkl", "no such network file")
+    refused(tmp_path, "no such network file")
+    for content in (b"", b"{", b"# Notes\n{and more}\n" * 20, b"12345678{", b"<!DOCTYPE html>\n<title>404</title>"):
+        (tmp_path / "text").write_bytes(content)
+        refused(tmp_path / "text")
+    torch.save(network()[0].state_dict(), tmp_path / "bare.pt")
+    refused(tmp_path / "bare.pt", "give a network pickle")
+    rewrite(good, format="discriminator-head")
+    refused(good, f"not a file of format {FORMAT}", "says discriminator-head")
+    save_file({"weight": torch.ones(2)}, good)
+    refused(good, f"not a file of format {FORMAT}", "says no format")
+
+
+@pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_refused(good, part):
+    data = good.read_bytes()
+    good.write_bytes(data[: int(len(data) * part)])
+    refused(good)
+
+
+def test_broken_metadata_is_refused(good):
+    rewrite(good, config="{'class_name'")
+    refused(good, "not a readable safetensors file")
+
+
+def test_other_networks_are_refused(good):
+    rewrite(good, config=json.dumps({"class_name": "Unheard", "init_kwargs": {}}))
+    refused(good, "Unheard", "EDMPrecond")
+    for changes, words in (({"wings": 2}, "wings"), ({"model_type": "ResNet"}, "SongUNet"), ({"model_channels": 0}, "zero"),
+                           ({"img_resolution": 7}, "cannot be halved"), ({"model_channels": -8}, "")):
+        rewrite(good, config=json.dumps({"class_name": "EDMPrecond", "init_kwargs": network()[1] | changes}))
+        refused(good, "EDMPrecond does not take", words)
+    rewrite(good, config=json.dumps({"class_name": "EDMPrecond", "init_kwargs": {}}))
+    refused(good, "img_resolution")
+
+
+NAME = "model.enc.8x8_block0.conv0.weight"
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda tensors: tensors.pop(NAME), "is missing"),
+    (lambda tensors: tensors.update({NAME: torch.ones(8, 8, 1, 1)}), "(8, 8, 1, 1) where the network needs (8, 8, 3, 3)"),
+    (lambda tensors: tensors.update({NAME: tensors[NAME].log()}), "NaN or infinity"),
+    (lambda tensors: tensors[NAME].view(-1)[70].fill_(math.inf), "NaN or infinity"),
+])
+def test_a_tensor_that_does_not_fit_is_named(good, change, words):
+    rewrite(good, change)
+    refused(good, f"tensor {NAME} ", words)
+
+
+def test_a_tensor_too_many_is_named(good):
+    rewrite(good, lambda tensors: tensors.update({"model.extra": torch.ones(1)}))
+    refused(good, "tensor model.extra is unknown")
+
+
+def test_an_nvidia_file_that_does_not_fit_its_arguments_is_refused(tmp_path):
+    net, kwargs = network()
+    for changes, words in (({"num_blocks": 2}, "tensor model.enc.8x8_block1"), ({"img_channels": 1}, "has shape"),
+                           ({"label_dim": 0}, "tensor model.map_label.weight is unknown"), ({"wings": 2}, "wings")):
+        write_network(tmp_path / "net.pkl", net, "EDMPrecond", kwargs | changes)
+        refused(tmp_path / "net.pkl", words)

@@ -1,0 +1,62 @@
+"""docs/help holds what --help prints. After a change of options: python -m tests.test_help"""
+
+import importlib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "help"
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+WIDTH = 100  # columns; --help itself follows the terminal
+
+
+def commands():
+    """Yield (name of the text, script's command, arguments before --help) of all scripts and their subcommands."""
+    for script in SCRIPTS:
+        command = importlib.import_module(script).main
+        yield script, command, []
+        if isinstance(command, click.Group):
+            yield from ((f"{script}-{name}", command, [name]) for name in sorted(command.commands))
+
+
+COMMANDS = {name: (command, before) for name, command, before in commands()}
+
+
+def help_text(name):
+    command, before = COMMANDS[name]
+    result = CliRunner().invoke(command, [*before, "--help"], prog_name=f"{name.split('-')[0]}.py", terminal_width=WIDTH)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_docs_hold_the_help_text(name):
+    path = FOLDER / f"{name}.txt"
+    assert path.exists() and path.read_text(encoding="utf-8") == help_text(name), "run: python -m tests.test_help"
+
+
+def test_docs_hold_no_other_help_text():
+    assert {path.stem for path in FOLDER.iterdir()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name):
+    command, before = COMMANDS[name]
+    command = command.commands[before[0]] if before else command
+    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    assert options and all(option.help for option in options)
+
+
+def rewrite():
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for path in FOLDER.glob("*.txt"):
+        path.unlink()
+    for name in COMMANDS:
+        (FOLDER / f"{name}.txt").write_text(help_text(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    rewrite()
