@@ -49,6 +49,8 @@ from dg.runtime.console import FLAG
 @click.option("--discriminator_ckpt", "--discriminator_checkpoint", multiple=True, metavar="PATH",
               help="Discriminator head; repeat it for an ensemble. Without one there is no guidance.")
 @click.option("--pretrained_classifier_ckpt", metavar="PATH", help="ADM classifier under the discriminator, if it has one.")
+@click.option("--lora_checkpoint", metavar="PATH", help="LoRA of the classifier, where the head was trained with one.")
+@click.option("--lora_rank", type=int, help="Its rank, which the file tells too; 0 or less: no LoRA.")
 @click.option("--cond", "--conditional", "cond", **FLAG, default=None,
               help="The discriminator is class-conditional.  [default: as its file says]")
 @click.option("--dg_weight_1st_order", "--w_dg_1", "w1", type=float, default=2, help="Weight at the predictor stage.")
@@ -60,6 +62,8 @@ from dg.runtime.console import FLAG
               help="Boost samples of negative log ratio.")
 @click.option("--S_churn_manual", "S_churn_manual", type=click.FloatRange(min=0), default=4,
               help="S_churn of boosted samples.")
+@click.option("--dg_clip", "dg_clip", type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+              help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no clip]")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @click.option("--precise", **FLAG, default=False, help="float32 throughout, no TF32: the published code's images.")
 @click.option("--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images.")
@@ -116,14 +120,26 @@ def _guidance(net, device, options):
     from dg.discriminator import load_discriminator
     from dg.guidance import BOOSTING, DiscriminatorGuidance
 
-    discriminator = load_discriminator(options["pretrained_classifier_ckpt"], list(paths), net, device=device)
+    discriminator = load_discriminator(options["pretrained_classifier_ckpt"], list(paths), net, device=device,
+                                       lora_path=_lora_path(options))
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
     if discriminator.conditional and not net.label_dim:
         raise click.UsageError("the discriminator is conditional but the network draws no classes.")
     boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"]) if options["boosting"] else None
-    return DiscriminatorGuidance(discriminator, weights, options["time_min"], options["time_max"], boosting)
+    return DiscriminatorGuidance(discriminator, weights, options["time_min"], options["time_max"], boosting,
+                                 options["dg_clip"])
+
+
+def _lora_path(options):
+    """The LoRA's file; a rank of 0 or less switches it off, as in the published commands of the LoRA reproduction."""
+    path, rank = options["lora_checkpoint"], options["lora_rank"]
+    if rank is not None and rank <= 0:
+        return None
+    if rank is not None and path is None:
+        raise click.UsageError("--lora_rank needs the file: give --lora_checkpoint PATH.")
+    return path
 
 
 def _write_grid(store, most=64):

@@ -1,9 +1,11 @@
 """Train what has no public checkpoint: a score network, and a classifier whose features measure small images.
+Also: convert a published network to this project's format.
 
 \b
 Examples:
   python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
   python pretrain.py features --data digits:train --outdir runs/by-hand/features
+  python pretrain.py convert --network edm-cifar10-32x32-uncond-vp --out cifar10.safetensors
 """
 
 from pathlib import Path
@@ -65,6 +67,20 @@ def features(data, outdir, test, epochs, seed):
     save_classifier(Path(folder) / "classifier.safetensors", model)
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""
     console.notify(f"{folder / 'classifier.safetensors'}: names {accuracy(model, images):.4f} of {images.name}{stated}")
+
+
+@main.command(help="Write any score network that can be read, such as an NVIDIA .pkl, as a .safetensors file.")
+@click.option("--network", required=True, metavar="PATH|URL|NAME", help="The network to read.")
+@click.option("--out", required=True, metavar="PATH", help="The .safetensors file to write.")
+def convert(network, out):
+    import edm
+    from dg.runtime.downloads import resolve
+    from dg.runtime.files import atomic_write
+
+    net = edm.load_network(resolve(network, console.progress, console.notify))
+    with atomic_write(out) as file:
+        edm.save_network(file, net)
+    console.notify(f"{out}: {type(net).__name__}, {sum(p.numel() for p in net.parameters()):,} parameters")
 
 
 if __name__ == "__main__":

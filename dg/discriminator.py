@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
 from dg.heads import ScoreHead
+from dg.lora import base_state_dict, load_lora, merge_lora
 from dg.runtime.datasets import ImageSet
 from dg.runtime.files import atomic_write
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
@@ -114,9 +115,9 @@ def _check_fit(net, data: ImageSet) -> None:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """16 hex digits that depend on every weight of a frozen network: which one a head was trained on."""
+    """16 hex digits that depend on every frozen weight, not on LoRA: which network a head was trained on."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in base_state_dict(module).items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -133,13 +134,15 @@ def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None
         write_safetensors(file, head.state_dict(), FORMAT, config)
 
 
-def load_discriminator(classifier_path=None, head_path=None, net=None, weights=None, device="cpu") -> Discriminator:
+def load_discriminator(classifier_path=None, head_path=None, net=None, weights=None, device="cpu",
+                       lora_path=None) -> Discriminator:
     """A frozen discriminator from files.
 
     classifier_path  the ADM classifier's bare state dict, where a head was trained on its features
     head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt), or a list of them
     net              the score network, where a head was trained on its encoder
     weights          of the members, None = equal
+    lora_path        low-rank update of the classifier that the head was trained with; merged, so that it costs nothing
 
     Raises ValueError with one line that names the file: missing, damaged, or trained on another extractor.
     """
@@ -151,6 +154,7 @@ def load_discriminator(classifier_path=None, head_path=None, net=None, weights=N
     extractor = _build_extractor(loaded[0][1], classifier_path, net, paths[0])
     for path, (_, config) in zip(paths, loaded, strict=True):
         _check_trained_on(config, extractor, path)
+    _adapt(extractor, lora_path, [config.get("training", {}).get("lora_rank") for _, config in loaded], paths[0])
     discriminator = Discriminator(extractor, [head for head, _ in loaded], weights)
     return discriminator.to(device).eval().requires_grad_(False)
 
@@ -184,6 +188,18 @@ def _build_extractor(config: dict, classifier_path, net, path) -> nn.Module:
     encoder = load_encoder(classifier_path)
     # The authors' 64 x 64 classifier was trained with the cosine schedule, the others with the linear one.
     return ClassifierExtractor(encoder, config.get("schedule") or ("cosine" if encoder.image_size == 64 else "linear"))
+
+
+def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
+    """Merge a LoRA into the classifier; a head that was trained with one must get one."""
+    if lora_path is None:
+        if any(ranks):
+            raise ValueError(f"{head_path}: was trained together with a LoRA of the classifier; give --lora_checkpoint")
+        return
+    if extractor.kind != "classifier":
+        raise ValueError(f"{lora_path}: LoRA adapts a classifier, but the head was trained on extractor {extractor.kind}")
+    load_lora(lora_path, extractor.encoder)
+    merge_lora(extractor.encoder)
 
 
 def _check_trained_on(config: dict, extractor: nn.Module, path) -> None:

@@ -183,8 +183,8 @@ def _rank(path: Path, tensors: dict, layers: dict[str, nn.Module]) -> int:
             key = f"{name}.{factor}"
             if key not in tensors:
                 raise ValueError(f"{path}: tensor {key} is missing; the file is damaged, make or download it again")
-            if tuple(tensors[key].shape) != shape:
-                raise ValueError(f"{path}: tensor {key} has shape {tuple(tensors[key].shape)} where the network needs {shape}")
+            if (found := tuple(tensors[key].shape)) != shape:
+                raise ValueError(f"{path}: tensor {key} has shape {found} where the network needs {shape}")
     return rank
 
 

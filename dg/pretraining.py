@@ -95,7 +95,7 @@ def train_score_network(net: edm.EDMPrecond, data: ImageSet, settings: ScoreTrai
                 raise ValueError(f"the loss is not finite at step {step + 1}; lower the learning rate")
             if due():
                 save(step + 1)
-    save(settings.steps)
+    save(max(start, settings.steps))
     return ema, log
 
 

@@ -1,4 +1,4 @@
-"""How to train a discriminator: every setting, and the recipes by name. Plain data, so that a script can list them quickly."""
+"""How to train a discriminator: every setting, and the recipes by name. Plain data, which a script can list at once."""
 
 from dataclasses import dataclass, replace
 
@@ -72,8 +72,9 @@ PRESETS = {
                                     unequal=True, eval_images=1000),
     "authors-uncond": AUTHORS,
     "authors-cond": replace(AUTHORS, epochs=250, conditional=True),
-    **{name: replace(AUTHORS, epochs=epochs, lr=lr, weight_decay=decay, time_min=time_min, split=(0.8, 0.1, 0.1), keep_every=0)
-       for name, (epochs, lr, decay, time_min) in KTH.items()},
+    **{name: replace(AUTHORS, epochs=epochs, lr=lr, weight_decay=weight_decay, time_min=time_min, split=(0.8, 0.1, 0.1),
+                     keep_every=0)
+       for name, (epochs, lr, weight_decay, time_min) in KTH.items()},
     # Reproduction A (Abdellaoui, Persson, Santos Escriche), who do not state another training length than the authors'.
     "lora-16": replace(AUTHORS, lora_rank=16),
     "lora-128": replace(AUTHORS, lora_rank=128),

@@ -1,235 +1,263 @@
 """Training of a discriminator's head: real against generated images at every noise level (Kim et al. 2023, Eq. 7)."""
 
-import copy
+import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dg import vp
-from dg.discriminator import Discriminator, save_head
-from dg.runtime.datasets import ImageSet, to_float
-from dg.runtime.files import plain, writable_folder, write_text
+from dg.discriminator import Discriminator, fingerprint, save_head
+from dg.lora import add_lora, save_lora
+from dg.losses import LOSSES, Noisy
+from dg.recipes import PRESETS, DiscriminatorTraining
+from dg.runtime.datasets import ImageSet
+from dg.runtime.files import plain, writable_folder, write_json, write_text
 from dg.runtime.progress import Progress, silent
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
+from dg.training_data import check_discriminator, check_sets, epoch_order, noisy_batch, split_sets
+from dg.training_metrics import evaluate
 
-
-@dataclass(frozen=True)
-class DiscriminatorTraining:
-    """How to train. One epoch is a pass over the larger of the two training sets."""
-
-    epochs: int = 20
-    batch_size: int = 128  # half of it real, half generated, so that the prior odds are even
-    lr: float = 3e-4
-    weight_decay: float = 1e-7
-    lr_schedule: str = "constant"  # or "cosine": to zero at the last epoch
-    ema_halflife: int = 0  # images in which the weight of an old head halves; 0 = no averaging
-    time_sampling: str = "importance"  # or "uniform" in VP time, or "lognormal": ln(sigma) ~ N(P_mean, P_std^2)
-    time_min: float = 1e-5  # smallest VP time of the first two
-    P_mean: float = -1.2  # of the last
-    P_std: float = 1.2
-    split: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, validation, test
-    unequal: bool = False  # allow different numbers of real and generated images; batches stay half and half
-    keep_every: int = 0  # also keep the head of every so many epochs
-    seed: int = 0
-
-
-PRESETS = {
-    "default": DiscriminatorTraining(),
-    # A small head and an average over many steps: the 1,437 real images are soon learned by heart.
-    "digits": DiscriminatorTraining(epochs=24, lr=2e-3, ema_halflife=8800, time_sampling="lognormal",
-                                    split=(0.9, 0.1, 0.0), unequal=True),
-}
-
-
-class Split(NamedTuple):
-    """Real and generated images of one split, on the training device."""
-
-    images: tuple[Tensor, Tensor]  # real, generated: each [n, C, H, W] float32 in [-1, 1]
-    labels: tuple[Tensor, Tensor] | None  # each [n, K] one-hot
-
-    def batch(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(images [N, C, H, W], labels [N, K] or None, targets [N]: 1 real, 0 generated) at the given indices."""
-        images = torch.cat([self.images[0][real], self.images[1][fake]])
-        labels = None if self.labels is None else torch.cat([self.labels[0][real], self.labels[1][fake]])
-        return images, labels, torch.cat([torch.ones(len(real)), torch.zeros(len(fake))]).to(images.device)
-
-
-def check_sets(real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining, conditional: bool) -> None:
-    """Refuse sets that cannot be told apart fairly, before anything is computed."""
-    if (real.resolution, real.channels) != (fake.resolution, fake.channels):
-        raise ValueError(f"{fake.name}: images of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
-                         f"has {real.resolution} pixels and {real.channels} channels; give sets of one kind")
-    if len(real) != len(fake) and not settings.unequal:
-        raise ValueError(f"{real.name} has {len(real)} images and {fake.name} has {len(fake)}: take the same number of "
-                         f"both with --num_data {min(len(real), len(fake))}, or all with --unequal")
-    for data in (real, fake):
-        if len(data) * 2 < settings.batch_size:
-            raise ValueError(f"{data.name}: {len(data)} images are fewer than half a batch of {settings.batch_size}; "
-                             "give more images or a smaller --batch_size")
-        if conditional and data.labels is None:
-            raise ValueError(f"{data.name}: has no class labels, which a conditional discriminator needs")
-    if conditional and real.num_classes != fake.num_classes:
-        raise ValueError(f"{real.name} has labels of {real.num_classes} classes and {fake.name} of {fake.num_classes}; "
-                         "give sets of the same classes")
-
-
-def split_sets(real: ImageSet, fake: ImageSet, fractions, seed: int, conditional: bool, device="cpu") -> list[Split]:
-    """Disjoint train, validation and test splits; which image goes where depends on the seed and the set's size."""
-    parts = []
-    for data in (real, fake):
-        bounds = np.round(np.cumsum(fractions) / sum(fractions) * len(data)).astype(int)
-        parts.append(np.split(np.random.default_rng(seed).permutation(len(data)), bounds[:-1]))
-    splits = []
-    for indices in zip(*parts, strict=True):
-        pairs = list(zip((real, fake), indices, strict=True))
-        images = tuple(to_float(data.images[index]).to(device) for data, index in pairs)
-        labels = tuple(torch.eye(real.num_classes)[data.labels[index]].to(device) for data, index in pairs)\
-            if conditional else None
-        splits.append(Split(images, labels))
-    return splits
-
-
-def draw_sigma(settings: DiscriminatorTraining, n: int, generator: torch.Generator, device="cpu") -> Tensor:
-    """Noise levels of a batch, float64 [n]."""
-    u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
-    if settings.time_sampling == "importance":
-        return vp.to_sigma(vp.importance_time(u, settings.time_min)[0])
-    if settings.time_sampling == "uniform":
-        return vp.to_sigma(vp.uniform_time(u, settings.time_min))
-    if settings.time_sampling == "lognormal":
-        return (torch.special.ndtri(u.clamp(1e-9, 1 - 1e-9)) * settings.P_std + settings.P_mean).exp()
-    raise ValueError(f"time_sampling is {settings.time_sampling!r}; use importance, uniform or lognormal")
-
-
-def perturb(images: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
-    """x_0 + sigma z, in the dtype of the images."""
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return images + sigma.to(images.dtype).reshape(-1, 1, 1, 1) * noise
+__all__ = ["PRESETS", "DiscriminatorTraining", "Trainer", "best_entry", "check_sets", "train_discriminator"]
 
 
 def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining,
-                        folder, conditional: bool = False, progress: Progress = silent,
-                        save_seconds: float = 20) -> list[dict]:
+                        folder, conditional: bool | None = None, progress: Progress = silent, save_seconds: float = 20,
+                        net=None, tensorboard: bool = False) -> list[dict]:
     """Train the only head of `discriminator` in place, keep checkpoints in `folder`, return the log (a dict per epoch).
 
-    `best.safetensors` has the lowest validation loss, `last.safetensors` is the final one, `epoch_NNN.safetensors` every
-    `keep_every`; `log.jsonl` one line per epoch. A rerun in the same folder goes on where the last one stopped and ends
-    with the same weights. Raises ValueError, before training, for sets that do not fit.
+    conditional   overrides the settings'
+    save_seconds  how often the state is saved, besides at the end
+    net           the score network, for the loss "matching"; default: the one under the discriminator
+    tensorboard   also write the log to folder/tensorboard
+
+    `best.safetensors` has the lowest validation loss (without validation images there is none), `last.safetensors` is the
+    final one, `epoch_NNN.safetensors` every `keep_every`; `lora_*` beside them where an adapter is trained; `log.jsonl` one
+    line per epoch; `summary.json` what the test images say. A run that was killed goes on where its state was saved and
+    ends with the same bytes. Raises ValueError, before training, for what does not fit.
     """
-    check_sets(real, fake, settings, conditional)
-    folder, head, device = writable_folder(folder), discriminator.heads[0], discriminator.weights.device
-    train, valid, _ = split_sets(real, fake, settings.split, settings.seed, conditional, device)
-    if not all(len(images) for images in train.images + valid.images):
-        raise ValueError(f"the split {settings.split} leaves no training or validation images")
-    head.requires_grad_(True)
-    average = copy.deepcopy(head).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    start, log, best = 0, [], None
-    if (state := load_state(folder / "state.pt")) is not None:
-        if state["settings"] != plain(asdict(settings)):
-            raise ValueError(f"{folder}: holds a training run with other settings; choose another folder or delete it")
-        head.load_state_dict(state["head"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, log, best = state["epoch"], state["log"], state["best"]
-
-    def save(epoch):
-        save_state(folder / "state.pt", dict(head=head.state_dict(), average=average.state_dict(), log=log, best=best,
-                                             optimizer=optimizer.state_dict(), epoch=epoch,
-                                             settings=plain(asdict(settings))))
-
-    def keep(name, epoch):
-        save_head(folder / f"{name}.safetensors", average, discriminator.extractor, asdict(settings) | {"epoch": epoch})
-
-    due = Every(save_seconds)
-    for epoch in progress(range(start, settings.epochs), desc="discriminator", initial=start, total=settings.epochs,
-                          unit="epoch"):
-        steps = _train_epoch(discriminator, head, average, optimizer, train, settings, epoch)
-        discriminator.heads[0] = average
-        entry = {"epoch": epoch + 1, "step": (epoch + 1) * steps}
-        for name, split in (("train", train), ("valid", valid)):
-            measured = evaluate(discriminator, split, settings)
-            entry |= {f"{name}_{key}": value for key, value in measured.items()}
-        discriminator.heads[0] = head
-        if not np.isfinite(entry["valid_loss"]):
-            raise ValueError(f"the validation loss is not finite at epoch {epoch + 1}; lower the learning rate")
-        log.append(entry)
-        if best is None or entry["valid_loss"] < best["valid_loss"]:
-            best = entry
-            keep("best", epoch + 1)
-        if settings.keep_every and (epoch + 1) % settings.keep_every == 0:
-            keep(f"epoch_{epoch + 1:03d}", epoch + 1)
+    settings = settings if conditional is None else replace(settings, conditional=conditional)
+    check_sets(real, fake, settings)
+    check_discriminator(discriminator, real, settings)
+    identity = _identity(discriminator, real, fake, settings)
+    trainer, folder = Trainer(discriminator, settings, net), writable_folder(folder)
+    train, valid, test = split_sets(real, fake, settings, trainer.device)
+    run = Run(trainer, folder, identity)
+    writer = _tensorboard(folder, run.step) if tensorboard else None
+    steps = len(epoch_order(train, settings, 0))
+    total, due, order = settings.epochs * steps, Every(save_seconds), None
+    for step in progress(range(run.step, total), desc="discriminator", initial=run.step, total=total, unit="step"):
+        epoch, within = divmod(step, steps)
+        if within == 0 and run.stopped_early():
+            break
+        if within == 0 or order is None:
+            order = epoch_order(train, settings, epoch)
+        generator = step_generator(settings.seed, "noise", step, trainer.device)
+        trainer.step(noisy_batch(train, order[within], settings, generator), step / total, step)
+        run.step = step + 1
+        if run.step % steps == 0:
+            with trainer.averaged():
+                run.end_epoch({"train": train, "valid": valid})
+            if writer is not None:
+                _write_scalars(writer, run.log[-1])
         if due():
-            save(epoch + 1)
-    keep("last", settings.epochs)
-    save(settings.epochs)
-    write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
-    discriminator.heads[0] = average
-    return log
+            run.save_state()
+    run.finish({"valid": valid, "test": test}, {"real": len(real), "fake": len(fake)})
+    return run.log
 
 
 def best_entry(log: list[dict]) -> dict:
-    """The epoch of lowest validation loss, the one that `best.safetensors` holds."""
-    return min(log, key=lambda entry: entry["valid_loss"])
+    """The epoch that `best.safetensors` holds, of lowest validation loss; without validation the last."""
+    return min(log, key=lambda entry: entry.get("valid_loss", -entry["epoch"]))
 
 
-def _train_epoch(discriminator, head, average, optimizer, train: Split, settings, epoch: int) -> int:
-    """One pass over the larger set, the smaller one again as often as that takes; returns the number of steps."""
-    head.train()
-    device = discriminator.weights.device
-    generator, half = step_generator(settings.seed, "discriminator", epoch, device), settings.batch_size // 2
-    longest = max(len(images) for images in train.images)
-    order = [_endless_permutation(len(images), longest, generator, device) for images in train.images]
-    steps = max(longest // half, 1)
-    for step in range(steps):
-        rate = (epoch + step / steps) / settings.epochs if settings.lr_schedule == "cosine" else 0.0
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * rate))
-        part = slice(step * half, (step + 1) * half)
-        images, labels, targets = train.batch(order[0][part], order[1][part])
-        sigma = draw_sigma(settings, len(images), generator, device)
-        logits = discriminator(perturb(images, sigma, generator), sigma, labels)
-        loss = F.binary_cross_entropy_with_logits(logits, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        _update_average(average, head, settings)
-    return steps
+class Trainer:
+    """One optimisation step after the other on the head of a discriminator, and on its classifier's LoRA if asked for.
+
+    net  the score network, for the loss "matching"
+    """
+
+    def __init__(self, discriminator: Discriminator, settings: DiscriminatorTraining, net=None):
+        self.discriminator, self.settings, self.head = discriminator, settings, discriminator.heads[0]
+        self.device = discriminator.weights.device
+        self.net = net if net is not None else getattr(discriminator.extractor, "net", None)
+        if settings.loss == "matching" and self.net is None:
+            raise ValueError("the loss matching compares with the score network's error; give that network (--network)")
+        supported = self.device.type == "cpu" or (self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        if settings.bf16 and not supported:
+            raise ValueError(f"the device {self.device} does not compute in bfloat16; leave --bf16 out")
+        self.parameters = [*self.head.requires_grad_(True).parameters(), *self._add_lora()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+
+    def step(self, batch: Noisy, progress: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """One update; returns the batch's (loss [], logits [N]) before it.
+
+        progress  done part of the training, for the learning rate
+        seed      of dropout
+        """
+        s, losses = self.settings, []
+        cosine = 0.5 * (1 + math.cos(math.pi * progress)) if s.lr_schedule == "cosine" else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = s.lr * cosine
+        self.head.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with _seeded(self.device, s.seed + seed):
+            for part in batch.parts(s.accumulate):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=s.bf16):
+                    loss, logits = LOSSES[s.loss](self.discriminator, part, s.loss_weight, self.net)
+                loss = loss * (len(logits) / len(batch.x))
+                loss.backward()
+                losses.append((loss.detach(), logits.detach()))
+        self.optimizer.step()
+        self._update_average(len(batch.x))
+        return torch.stack([loss for loss, _ in losses]).sum(), torch.cat([logits for _, logits in losses])
+
+    @torch.no_grad()
+    def _update_average(self, images: int) -> None:
+        decay = 0.5 ** (images / self.settings.ema_halflife) if self.settings.ema_halflife else 0.0
+        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @contextmanager
+    def averaged(self, values: list[Tensor] | None = None):
+        """Within it the discriminator has the averaged weights, or `values`, and is in eval mode."""
+        current = [parameter.detach().clone() for parameter in self.parameters]
+        self.head.eval()
+        self.assign(self.average if values is None else values)
+        try:
+            yield
+        finally:
+            self.assign(current)
+
+    @torch.no_grad()
+    def assign(self, values: Iterable[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+    def _add_lora(self) -> list[nn.Parameter]:
+        """The trainable parameters of a new adapter on the classifier, none if the settings ask for none."""
+        if not self.settings.lora_rank:
+            return []
+        if self.discriminator.extractor.kind != "classifier":
+            raise ValueError("LoRA adapts the frozen classifier; give --pretrained_classifier_ckpt, or --lora_rank 0")
+        s = self.settings
+        return add_lora(self.discriminator.extractor.encoder, s.lora_rank, s.lora_alpha, seed=s.seed)
+
+    def save(self, folder: Path, name: str, epoch: int) -> None:
+        """The discriminator as it is now: the head, and beside it the adapter."""
+        training = asdict(self.settings) | {"epoch": epoch}
+        extractor = self.discriminator.extractor
+        save_head(folder / f"{name}.safetensors", self.head, extractor, training)
+        if self.settings.lora_rank:
+            save_lora(folder / f"lora_{name}.safetensors", extractor.encoder, training)
 
 
-def _endless_permutation(n: int, length: int, generator, device) -> Tensor:
-    """`length` indices below n: whole permutations, one after the other."""
-    rounds = [torch.randperm(n, generator=generator, device=device) for _ in range(-(-length // n))]
-    return torch.cat(rounds)[:length]
+class Run:
+    """A training's files, its log, and its state, which is found again if the folder has one of the same identity."""
+
+    def __init__(self, trainer: Trainer, folder: Path, identity: dict):
+        self.trainer, self.folder, self.identity = trainer, folder, identity
+        self.step, self.log, self.best = 0, [], [parameter.clone() for parameter in trainer.average]
+        state = load_state(folder / "state.pt")
+        if state is None:
+            return
+        if changed := [key for key, value in identity.items() if state.get("identity", {}).get(key) != value]:
+            raise ValueError(f"{folder}: holds a training run of other {' and '.join(changed)}; choose another folder or "
+                             "delete it")
+        trainer.assign(state["parameters"])
+        for values, name in ((trainer.average, "average"), (self.best, "best")):
+            for value, saved in zip(values, state[name], strict=True):
+                value.copy_(saved)
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.log = state["step"], state["log"]
+
+    def save_state(self) -> None:
+        parameters = [parameter.detach() for parameter in self.trainer.parameters]
+        save_state(self.folder / "state.pt", dict(
+            identity=self.identity, step=self.step, log=self.log, parameters=parameters, average=self.trainer.average,
+            best=self.best, optimizer=self.trainer.optimizer.state_dict()))
+
+    def end_epoch(self, splits: dict) -> None:
+        """Measure the averaged discriminator, which is in place now, and keep what is due."""
+        entry = {"epoch": len(self.log) + 1, "step": self.step}
+        for name, split in splits.items():
+            if len(split.images):
+                measured = evaluate(self.trainer.discriminator, split, self.trainer.settings)
+                entry |= {f"{name}_{key}": value for key, value in measured.items()}
+        if not all(np.isfinite(entry.get(f"{name}_loss", 0)) for name in splits):
+            raise ValueError(f"{self.folder}: the loss is not finite at epoch {entry['epoch']}; lower the learning rate and "
+                             "start in another folder")
+        self.log.append(entry)
+        epoch, keep_every = entry["epoch"], self.trainer.settings.keep_every
+        if best_entry(self.log) is entry:
+            self.best = [parameter.detach().clone() for parameter in self.trainer.parameters]
+            if "valid_loss" in entry:
+                self.trainer.save(self.folder, "best", epoch)
+        if keep_every and epoch % keep_every == 0:
+            self.trainer.save(self.folder, f"epoch_{epoch:03d}", epoch)
+        self.write_log()
+
+    def stopped_early(self) -> bool:
+        patience = self.trainer.settings.patience
+        return bool(patience and self.log and len(self.log) - best_entry(self.log)["epoch"] >= patience)
+
+    def write_log(self) -> None:
+        write_text(self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log))
+
+    def finish(self, splits: dict, images: dict) -> None:
+        """Leave the averaged weights in the discriminator and the last files in the folder."""
+        trainer, summary = self.trainer, {"images": images, "settings": asdict(self.trainer.settings)}
+        chosen = {"best": (best_entry(self.log)["epoch"], self.best)} if "valid_loss" in self.log[-1] else {}
+        for name, (epoch, values) in (chosen | {"last": (len(self.log), trainer.average)}).items():
+            with trainer.averaged(values):
+                trainer.save(self.folder, name, epoch)
+                summary[name] = {"epoch": epoch} | {
+                    part: evaluate(trainer.discriminator, split, trainer.settings)
+                    for part, split in splits.items() if len(split.images)}
+        write_json(self.folder / "summary.json", summary)
+        self.write_log()
+        self.save_state()
+        trainer.assign(trainer.average)
 
 
-@torch.no_grad()
-def evaluate(discriminator: Discriminator, split: Split, settings: DiscriminatorTraining, num_images: int = 1000,
-             batch: int = 500) -> dict:
-    """Loss (BCE, nats) and accuracy on `num_images` perturbed images of each kind, the same noise at every call."""
-    device = discriminator.weights.device
-    generator = step_generator(settings.seed, "evaluate", 0, device)
-    counts = [len(images) for images in split.images]
-    index = torch.arange(num_images, device=device)
-    real, fake = (index * max(n // num_images, 1) % n for n in counts)  # spread over a large set, around a small one
-    loss = correct = 0.0
-    for part in index.split(batch // 2):
-        images, labels, targets = split.batch(real[part], fake[part])
-        sigma = draw_sigma(settings, len(images), generator, device)
-        logits = discriminator(perturb(images, sigma, generator), sigma, labels)
-        loss += F.binary_cross_entropy_with_logits(logits, targets, reduction="sum").item()
-        correct += ((logits > 0) == (targets > 0.5)).sum().item()
-    return {"loss": loss / (2 * num_images), "accuracy": correct / (2 * num_images)}
+def _identity(discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining) -> dict:
+    """What a saved state must agree on to be gone on from: settings, images, frozen network, by name."""
+    frozen = {"score": "net", "classifier": "encoder"}.get(discriminator.extractor.kind)
+    return {"settings": plain(asdict(settings)), "real images": _hash(real), "generated images": _hash(fake),
+            "frozen network": frozen and fingerprint(getattr(discriminator.extractor, frozen))}
 
 
-@torch.no_grad()
-def _update_average(average: nn.Module, head: nn.Module, settings: DiscriminatorTraining) -> None:
-    decay = 0.5 ** (settings.batch_size / settings.ema_halflife) if settings.ema_halflife else 0.0
-    for old, new in zip(average.parameters(), head.parameters(), strict=True):
-        old.lerp_(new, 1 - decay)
+def _hash(data: ImageSet) -> str:
+    digest = hashlib.sha256(repr(data.images.shape).encode())
+    for array in (data.images, data.labels):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int):
+    """Global random numbers, which dropout and initialisation take, from `seed`; outside nothing changes."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _tensorboard(folder: Path, step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs a package that is not installed: pip install tensorboard") from None
+    return SummaryWriter(folder / "tensorboard", purge_step=step)
+
+
+def _write_scalars(writer, entry: dict) -> None:
+    for name, value in entry.items():
+        if isinstance(value, float):
+            writer.add_scalar(name.replace("_", "/", 1), value, entry["step"])
+    writer.flush()

@@ -1,5 +1,7 @@
 """How well a discriminator tells real from generated images: overall and by noise level."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> di
     """
     logits, targets, sigma = predict(discriminator, split, settings)
     levels = []
-    for low, high in zip(LEVELS[:-1], LEVELS[1:], strict=True):
+    for low, high in pairwise(LEVELS):
         inside = (sigma >= low) & (sigma < high)
         if inside.any():
             levels.append({"sigma": [low, None if high == LEVELS[-1] else high], "n": int(inside.sum())}

@@ -21,7 +21,7 @@ from dg.evaluation.classifier import (
     train_classifier,
 )
 from dg.evaluation.measure import measure
-from dg.evaluation.metrics import frechet_distance, statistics
+from dg.experiments.common import compare, distance, sample, summarise
 from dg.experiments.digits_report import write
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stages
@@ -29,8 +29,7 @@ from dg.guidance import DiscriminatorGuidance
 from dg.pretraining import SCORE_PRESETS, ScoreTraining, build_score_network, train_score_network
 from dg.runtime.datasets import load_images
 from dg.runtime.files import atomic_write, read_json, write_json
-from dg.runtime.store import SampleStore
-from dg.sampling import Sampling, describe, generate
+from dg.sampling import Sampling
 from dg.training import PRESETS, DiscriminatorTraining, train_discriminator
 
 
@@ -132,9 +131,8 @@ class Digits:
 
     def sample(self, path, net, first_seed, num_images, guidance=None):
         """One store of samples."""
-        seeds = list(range(first_seed, first_seed + num_images))
-        store = SampleStore(path, describe(net, self.settings.sampling, guidance), seeds, self.settings.batch_size)
-        generate(net, store, self.settings.sampling, guidance, device=self.device, progress=self.stages.progress)
+        sample(path, net, self.settings.sampling, first_seed, num_images, self.settings.batch_size, guidance, self.device,
+               progress=self.stages.progress)
 
     def sample_sets(self, path, net, guidance=None):
         """The measured sets; the same seeds for every system."""
@@ -153,12 +151,12 @@ class Digits:
     def choose_weight(self, path, net, discriminator, features_path):
         """Distance of a selection set to the real training images, for every weight; the least one is chosen."""
         model, table = load_classifier(features_path / "classifier.safetensors"), {}
-        reference = statistics(extract_features(model, self.train))
+        reference = extract_features(model, self.train)
         for weight in (0.0, *self.settings.weights):
             guidance = DiscriminatorGuidance(discriminator, (weight, 0.0)) if weight else None
             self.sample(path / f"w{weight:g}", net, SELECTION_SEED, self.settings.num_selection, guidance)
             features = extract_features(model, load_images(path / f"w{weight:g}"))
-            table[weight] = frechet_distance(*statistics(features), *reference)
+            table[weight] = distance(features, reference)
         chosen = min(self.settings.weights, key=table.get)
         write_json(path / "weights.json", {"chosen": chosen, "fd": [[w, fd] for w, fd in table.items()]})
 
@@ -173,8 +171,8 @@ class Digits:
                 images = load_images(paths[system] / f"set{index}")
                 features = extract_features(model, images)
                 rows.append(measure(features, real) | {
-                    "fd_heldout": _distance(features, heldout),
-                    "fd_pixels": _distance(_pixels(images), _pixels(self.real))})
+                    "fd_heldout": distance(features, heldout),
+                    "fd_pixels": distance(_pixels(images), _pixels(self.real))})
             metrics[system] = summarise(rows)
         metrics["floor"] = summarise(self.floor(model, real, heldout))
         write_json(path / "metrics.json", {
@@ -187,47 +185,24 @@ class Digits:
             first, second = np.array_split(rng.permutation(len(real)), 2)
             part = train[rng.permutation(len(train))[: self.settings.num_images]]
             rows.append(measure(real[first], real[second]) | {
-                "fd_heldout": _distance(part, heldout),
-                "fd_pixels": _distance(_pixels(self.real.subset(first)), _pixels(self.real.subset(second)))})
+                "fd_heldout": distance(part, heldout),
+                "fd_pixels": distance(_pixels(self.real.subset(first)), _pixels(self.real.subset(second)))})
         return rows
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
         measured, seconds = read_json(paths["measure"] / "metrics.json"), self.stages.seconds
         metrics = measured["metrics"]
-        guided, unguided = metrics["guided"], metrics["unguided"]
         return {
             "experiment": "digits",
             "metrics": metrics,
-            "comparison": {name: _compare(guided[name]["values"], unguided[name]["values"]) for name in guided},
+            "comparison": compare(metrics["guided"], metrics["unguided"]),
             "selection": read_json(paths["weights"] / "weights.json"),
             "extractor": {"name": "classifier trained on digits:train (not Inception: compare within this table only)",
                           "feature_dim": measured["feature_dim"], "heldout_accuracy": measured["heldout_accuracy"]},
             "guidance_seconds": seconds["fake"] + seconds["discriminator"] + seconds["guided"] - seconds["unguided"],
             "settings": asdict(self.settings),
         }
-
-
-def summarise(rows: list[dict]) -> dict:
-    """Mean, sd (n - 1), n and values of every metric over repetitions."""
-    table = {}
-    for name in rows[0]:
-        values = [float(row[name]) for row in rows]
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        table[name] = {"mean": float(np.mean(values)), "sd": sd, "n": len(values), "values": values}
-    return table
-
-
-def _compare(guided: list[float], unguided: list[float]) -> dict:
-    """Guided against unguided on the same seeds: ratio of means, and mean and sd of the paired differences."""
-    difference = np.subtract(guided, unguided)
-    sd = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
-    return {"ratio": float(np.mean(guided) / np.mean(unguided)) if np.mean(unguided) else float("nan"),
-            "difference": float(difference.mean()), "sd": sd}
-
-
-def _distance(features, reference) -> float:
-    return frechet_distance(*statistics(features), *statistics(reference))
 
 
 def _pixels(images) -> np.ndarray:

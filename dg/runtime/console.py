@@ -14,7 +14,16 @@ from dg.runtime.progress import silent
 
 __all__ = ["FLAG", "SeedRange", "compute_exactly", "notify", "pick_device", "progress", "run", "silent"]
 
-FLAG = dict(is_flag=False, flag_value="1", type=click.BOOL, metavar="[BOOL]")  # `--x`, `--x 1`, `--x=True`, `--x=0`
+
+class Flag(click.Option):
+    """An option whose value may be left out: `--x`, `--x 1`, `--x=True`, `--x=0`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._flag_needs_value = True  # click 8.3 forgets it where the option has a default
+
+
+FLAG = dict(cls=Flag, is_flag=False, flag_value="1", type=click.BOOL, metavar="[BOOL]")
 
 
 class Terminated(BaseException):
@@ -42,10 +51,10 @@ class SeedRange(click.ParamType):
 
 
 def progress(iterable, **kwargs):
-    """tqdm on standard error."""
+    """tqdm on standard error; nothing where there is nothing to do."""
     from tqdm import tqdm
 
-    return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, **kwargs)
+    return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, disable=kwargs.get("total") == 0, **kwargs)
 
 
 def notify(line: str) -> None:
@@ -97,5 +106,8 @@ def _terminate(number, frame):
 
 
 def _leave(message: str, code: int) -> None:
+    if "tqdm" in sys.modules:
+        for bar in list(sys.modules["tqdm"].tqdm._instances):
+            bar.close()  # ends its line, so that the message has its own
     click.echo(" ".join(message.split()), err=True)
     sys.exit(code)

@@ -1,6 +1,5 @@
 """Exact resume: everything a training loop needs to go on as if it had never stopped."""
 
-import pickle
 import time
 import zlib
 from pathlib import Path
@@ -27,8 +26,8 @@ def load_state(path) -> dict | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # damaged bytes make the reader stumble in many ways
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{path}: not a readable training state ({reason}); delete it to start over") from None
 
 

@@ -1,7 +1,7 @@
 """Writes network pickles in the format of NVIDIA's EDM: the names, instructions and nesting of its persistence code.
 
 The source that such files carry is here one that raises, and that first creates a file if asked to, so that a reader
-which executes it is caught.
+which executes it is caught. `python -m tests.edm.nvidia_writer NETWORK.safetensors OUT.pkl` writes a network trained here.
 """
 
 import copyreg
@@ -110,3 +110,12 @@ STAND_INS = {
     "numpy.core": ModuleType("numpy.core"),
     "numpy.core.multiarray": stand_in("numpy.core.multiarray", scalar),
 }
+
+
+if __name__ == "__main__":
+    import edm
+
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m tests.edm.nvidia_writer NETWORK.safetensors OUT.pkl")
+    net = edm.load_network(sys.argv[1])
+    write_network(sys.argv[2], net, type(net).__name__, net.init_kwargs)

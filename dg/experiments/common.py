@@ -1,0 +1,41 @@
+"""What experiments share: sets of samples, repeated measurements, comparisons on equal seeds."""
+
+import numpy as np
+
+from dg.evaluation.metrics import frechet_distance, statistics
+from dg.runtime.store import SampleStore
+from dg.sampling import Sampling, describe, generate
+
+
+def sample(path, net, sampling: Sampling, first_seed: int, num_images: int, batch_size: int, guidance=None, device="cpu",
+           **kwargs) -> None:
+    """Fill the store at `path` with the images of `num_images` consecutive seeds; `kwargs` as for `generate`."""
+    seeds = list(range(first_seed, first_seed + num_images))
+    store = SampleStore(path, describe(net, sampling, guidance), seeds, batch_size)
+    generate(net, store, sampling, guidance, device=device, **kwargs)
+
+
+def distance(features, reference) -> float:
+    """Fréchet distance of features [N, D] to features [M, D]."""
+    return frechet_distance(*statistics(features), *statistics(reference))
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Mean, sd (n - 1), n and values of every metric over repetitions."""
+    table = {}
+    for name in rows[0]:
+        values = [float(row[name]) for row in rows]
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        table[name] = {"mean": float(np.mean(values)), "sd": sd, "n": len(values), "values": values}
+    return table
+
+
+def compare(guided: dict, unguided: dict) -> dict:
+    """Metric by metric on the same seeds: ratio of the means, and mean and sd of the paired differences."""
+    table = {}
+    for name in guided:
+        after, before = (np.array(metrics[name]["values"]) for metrics in (guided, unguided))
+        sd = float((after - before).std(ddof=1)) if len(after) > 1 else 0.0
+        ratio = float(after.mean() / before.mean()) if before.mean() else float("nan")
+        table[name] = {"ratio": ratio, "difference": float((after - before).mean()), "sd": sd}
+    return table

@@ -1,0 +1,35 @@
+"""Publishing copies the evidence that a repository can carry, and no more."""
+
+import pytest
+
+from dg.experiments.publish import MOST_BYTES, publish
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    (folder / "cache").mkdir(parents=True)
+    for name in ("results.json", "report.md", "pairs.png", "report.html", "samples.npz", "state.pt"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_results_report_and_pictures_are_copied_and_nothing_else(tmp_path, results):
+    target = publish(results, "digits", tmp_path / "docs" / "results")
+    assert target == tmp_path / "docs" / "results" / "digits"
+    assert {path.name: path.read_text() for path in target.iterdir()} == {
+        name: name for name in ("results.json", "report.md", "pairs.png")}
+
+
+def test_a_second_time_takes_the_place_of_the_first(tmp_path, results):
+    publish(results, "digits", tmp_path)
+    (results / "results.json").write_text("new")
+    assert (publish(results, "digits", tmp_path) / "results.json").read_text() == "new"
+
+
+def test_a_file_too_large_to_keep_is_refused(tmp_path, results):
+    (results / "pairs.png").write_bytes(bytes(MOST_BYTES))
+    publish(results, "digits", tmp_path)
+    (results / "pairs.png").write_bytes(bytes(MOST_BYTES + 1))
+    with pytest.raises(ValueError, match=r"pairs\.png: larger than 2000000 bytes; make the picture smaller"):
+        publish(results, "digits", tmp_path)

@@ -1,0 +1,330 @@
+"""Discriminators: extractors against closed forms, heads on disk, and what may not be put together."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edm
+from dg import vp
+from dg.discriminator import Discriminator, build_discriminator, fingerprint, load_discriminator, save_head
+from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
+from dg.guidance import DiscriminatorGuidance
+from dg.heads import ScoreHead
+from dg.runtime.datasets import ImageSet
+from edm.checkpoint import read_safetensors
+from guided_diffusion import create_classifier
+from tests import golden_fill
+
+DATA = ImageSet(np.zeros([4, 8, 8, 3], np.uint8), np.array([0, 1, 2, 2]), "data")
+KINDS = ("score", "classifier", "none")
+
+
+def network(salt="", **changes):
+    kwargs = dict(img_resolution=8, img_channels=3, label_dim=3, model_type="SongUNet", model_channels=8, num_blocks=1,
+                  channel_mult=[1, 2], attn_resolutions=[], dropout=0.5)
+    return golden_fill.fill(edm.EDMPrecond(**kwargs | changes), salt)
+
+
+def classifier(salt="", image_size=8, channel_mult=(1,)):
+    return golden_fill.fill(create_classifier(image_size, classifier_width=64, classifier_depth=1, out_channels=3,
+                                              channel_mult=channel_mult), salt)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """What a discriminator may stand on: keyword arguments of load_discriminator, and those of build_discriminator."""
+    torch.save(classifier().state_dict(), tmp_path / "classifier.pt")
+    return dict(net=network(), classifier_path=tmp_path / "classifier.pt")
+
+
+def built(kind, files, seed=0, conditional=False):
+    """A discriminator that tells something apart: an untrained one answers 0."""
+    discriminator = build_discriminator(kind, DATA, **files, conditional=conditional, seed=seed, width=64)
+    golden_fill.fill(discriminator.heads[0], f"{seed}:")
+    return discriminator.eval()
+
+
+def saved(path, kind, files, **kwargs):
+    discriminator = built(kind, files, **kwargs)
+    save_head(path, discriminator.heads[0], discriminator.extractor, {"epochs": 3})
+    return discriminator
+
+
+def noisy(n=3, channels=3, resolution=8):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, channels, resolution, resolution, generator=generator)
+    return x, torch.linspace(0.2, 5, n), torch.eye(3)[torch.arange(n) % 3]
+
+
+# Extractors.
+
+
+def test_pixels_are_seen_at_vp_scale_and_time():
+    x, _, _ = noisy(4)
+    sigma = torch.tensor([0.002, 0.5, 3.0, 80.0], dtype=torch.float64)
+    features, tau = PixelExtractor()(x, sigma)
+    scale = 1 / (1 + sigma**2).sqrt()
+    torch.testing.assert_close(features, (scale.reshape(-1, 1, 1, 1) * x).float())
+    torch.testing.assert_close(vp.integral_beta(tau), (1 + sigma**2).log())  # the definition of the time
+    one, time = PixelExtractor()(x, sigma[1])
+    assert time.shape == () and torch.equal(one[1], features[1]) and features.dtype == torch.float32
+
+
+class Listener(nn.Module):
+    """An encoder that keeps what it is called with."""
+
+    def forward(self, x, timesteps, feature=False, condition=None):
+        self.called = x, timesteps, feature
+        return x
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_classifier_is_asked_at_its_own_time(schedule):
+    x, sigma, _ = noisy(5)
+    extractor = ClassifierExtractor(Listener(), schedule)
+    sigma = sigma.double()
+    features, time = extractor(x, sigma)
+    seen, called_at, feature = extractor.encoder.called
+    assert feature is True and torch.equal(called_at, time) and features is seen
+    torch.testing.assert_close(seen, (x / (1 + sigma**2).sqrt().reshape(-1, 1, 1, 1)).float())
+    if schedule == "linear":
+        signal = (-vp.integral_beta(time)).exp()
+    else:  # Nichol & Dhariwal 2021, Eq. 17
+        angle = torch.cos((time + 0.008) / 1.008 * math.pi / 2)
+        signal = (angle / math.cos(0.008 / 1.008 * math.pi / 2)) ** 2
+    torch.testing.assert_close(signal, 1 / (1 + sigma**2))  # the same share of signal
+    with pytest.raises(ValueError, match="linear or cosine"):
+        ClassifierExtractor(Listener(), "quadratic")
+
+
+def test_a_classifier_of_64_pixels_is_on_the_cosine_schedule_unless_the_head_says_otherwise(tmp_path):
+    torch.save(classifier(image_size=64, channel_mult=(1, 1, 1, 1)).state_dict(), tmp_path / "64.pt")
+    torch.save(classifier().state_dict(), tmp_path / "8.pt")
+    head = create_classifier(image_size=8, in_channels=64, out_channels=1, classifier_width=64, classifier_depth=1)
+    torch.save(head.state_dict(), tmp_path / "authors.pt")
+    for name, schedule in (("64.pt", "cosine"), ("8.pt", "linear")):
+        assert load_discriminator(tmp_path / name, tmp_path / "authors.pt").extractor.schedule == schedule
+    extractor = load_discriminator(tmp_path / "64.pt", tmp_path / "authors.pt").extractor
+    extractor.schedule = "linear"
+    save_head(tmp_path / "own.safetensors", head, extractor)
+    assert load_discriminator(tmp_path / "64.pt", tmp_path / "own.safetensors").extractor.schedule == "linear"
+
+
+def test_score_features_are_all_stages_averaged_to_the_bottleneck():
+    net = network().eval()
+    x, sigma, labels = noisy(2)
+    extractor = ScoreExtractor(net)
+    features, emb = extractor(x, sigma, labels)
+    skips = net.encode(x, sigma, labels).skips
+    assert features.shape == (2, sum(h.shape[1] for h in skips), 4, 4) and extractor.dims() == (features.shape[1], 32)
+    expected = [h if h.shape[-1] == 4 else h.unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5)) for h in skips]
+    torch.testing.assert_close(features, torch.cat(expected, dim=1))
+    assert torch.equal(emb, net.encode(x, sigma, labels).emb)
+
+
+def test_score_features_of_a_shared_pass_are_the_same():
+    discriminator = built("score", dict(net=network()))
+    x, sigma, labels = noisy()
+    net = discriminator.extractor.net
+    assert torch.equal(discriminator.from_encoding(net.encode(x, sigma, labels), labels), discriminator(x, sigma, labels))
+    assert discriminator.shares_encoder(net) and not discriminator.shares_encoder(network())
+    assert not built("none", {}).shares_encoder(net)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_image_and_no_frozen_weight(kind, files):
+    discriminator = built(kind, files)
+    x, sigma, labels = noisy()
+    x.requires_grad_()
+    discriminator(x, sigma, labels).sum().backward()
+    assert (x.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
+    assert all(p.grad is None and not p.requires_grad for p in discriminator.extractor.parameters())
+    assert any(p.grad is not None for p in discriminator.heads.parameters()), "a head can be trained"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extractors_do_not_drop_out(kind, files):
+    discriminator = built(kind, files)
+    arguments = noisy()
+    assert torch.equal(discriminator(*arguments), discriminator(*arguments))
+
+
+# Heads.
+
+
+def test_an_untrained_head_on_a_score_network_guides_nowhere():
+    discriminator = build_discriminator("score", DATA, net=network(), conditional=True)
+    x, sigma, labels = noisy()
+    assert (discriminator(x, sigma, labels) == 0).all()
+    correction = DiscriminatorGuidance(discriminator, (2.0, 0.0), 0.0).correction(x, sigma, labels)
+    assert (correction == 0).all()
+    assert any(parameter.abs().max() > 0 for parameter in discriminator.heads[0].blocks.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_conditional_head_uses_the_label_and_another_does_not(kind, files):
+    files["net"] = network(label_dim=0)  # so that the label reaches the logit through the head alone
+    x, sigma, labels = noisy()
+    other = labels.roll(1, dims=1)
+    for conditional in (True, False):
+        discriminator = built(kind, files, conditional=conditional)
+        assert discriminator.conditional == conditional
+        logits = discriminator(x, sigma, labels)
+        assert logits.shape == (3,)
+        assert torch.equal(logits, discriminator(x, sigma, other)) != conditional
+        torch.testing.assert_close(logits[1:2], discriminator(x[1:2], sigma[1], labels[1:2]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights_depend_on_the_seed_alone(kind, files):
+    def prints(seed):
+        return fingerprint(build_discriminator(kind, DATA, **files, seed=seed, width=64).heads[0])
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = prints(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert prints(5) == first != prints(6)
+
+
+def test_what_a_head_cannot_be_built_on_is_refused(files):
+    for kind, kwargs, words in (("inception", files, "score, classifier or none"), ("score", {}, "give that network"),
+                                ("classifier", {}, "--pretrained_classifier_ckpt"),
+                                ("score", dict(net=network(img_channels=1)), "8 pixels and 1 channels"),
+                                ("score", dict(net=network(img_resolution=16)), "16 pixels and 3 channels")):
+        with pytest.raises(ValueError, match=words) as caught:
+            build_discriminator(kind, DATA, **kwargs)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+# Files.
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_comes_back_as_it_was_saved(tmp_path, kind, conditional, files):
+    path = tmp_path / "head.safetensors"
+    discriminator = saved(path, kind, files, conditional=conditional)
+    loaded = load_discriminator(head_path=path, **files)
+    arguments = noisy()
+    assert torch.equal(loaded(*arguments), discriminator(*arguments)) and loaded(*arguments).abs().max() > 0
+    assert loaded.conditional == conditional and loaded.extractor.kind == kind
+    assert not any(module.training for module in loaded.modules())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert read_safetensors(path, "discriminator-head")[0]["training"] == {"epochs": 3}
+
+
+def test_a_bare_state_dict_of_the_authors_is_read(tmp_path, files):
+    for kind in ("classifier", "none"):
+        discriminator = built(kind, files)
+        torch.save(discriminator.heads[0].state_dict(), tmp_path / "discriminator_60.pt")
+        loaded = load_discriminator(files["classifier_path"], tmp_path / "discriminator_60.pt")
+        assert loaded.extractor.kind == kind and torch.equal(loaded(*noisy()), discriminator(*noisy()))
+
+
+@pytest.fixture
+def heads(tmp_path, files):
+    """A saved head of every kind, and a second one on the score network."""
+    paths = {kind: tmp_path / f"{kind}.safetensors" for kind in (*KINDS, "second")}
+    for kind, path in paths.items():
+        saved(path, "score" if kind == "second" else kind, files, seed=int(kind == "second"))
+    return paths
+
+
+def test_an_ensemble_averages_the_logits_of_its_members(heads, files):
+    paths = [heads["score"], heads["second"]]
+    arguments = noisy()
+    first, second = (load_discriminator(None, path, files["net"])(*arguments) for path in paths)
+    assert (first - second).abs().min() > 0
+    torch.testing.assert_close(load_discriminator(None, paths, files["net"])(*arguments), (first + second) / 2)
+    weighted = load_discriminator(None, paths, files["net"], weights=[3, 1])
+    torch.testing.assert_close(weighted(*arguments), 0.75 * first + 0.25 * second)
+    torch.testing.assert_close(weighted.weights, torch.tensor([0.75, 0.25]))
+    members = weighted.member_logits(*weighted.extractor(*arguments), arguments[2])
+    torch.testing.assert_close(members, torch.stack([first, second]))
+    assert torch.equal(load_discriminator(None, (paths[0],), files["net"])(*arguments), first)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [0, 0], [-1, 0.5]])
+def test_weights_that_make_no_average_are_refused(heads, files, weights):
+    with pytest.raises(ValueError, match=f"{len(weights)} ensemble weights for 2 heads"):
+        load_discriminator(None, [heads["score"], heads["second"]], files["net"], weights)
+    with pytest.raises(ValueError, match="0 ensemble weights for 0 heads"):
+        Discriminator(PixelExtractor(), [])
+
+
+def refused(words, head_path, **files):
+    """Loading fails with one line that begins with the head's file and holds the words."""
+    with pytest.raises(ValueError) as caught:
+        load_discriminator(head_path=head_path, **files)
+    message = str(caught.value)
+    first = head_path[0] if isinstance(head_path, list) else head_path
+    assert message.startswith(f"{first}: ") and words in message and len(message.splitlines()) == 1, message
+
+
+def test_a_head_is_kept_to_what_it_was_trained_on(heads, files, tmp_path):
+    torch.save(classifier("another:").state_dict(), tmp_path / "another.pt")
+    refused("trained on another score network", heads["score"], net=network("another:"))
+    refused("trained on another classifier", heads["classifier"], classifier_path=tmp_path / "another.pt")
+    refused("give that network", heads["score"], classifier_path=files["classifier_path"])
+    refused("--pretrained_classifier_ckpt", heads["classifier"], net=files["net"])
+    one_weight = network()
+    with torch.no_grad():
+        next(one_weight.parameters()).view(-1)[0] += 1e-6
+    refused("trained on another score network", heads["score"], net=one_weight)
+    assert load_discriminator(None, heads["score"], network()).extractor.kind == "score", "equal weights will do"
+
+
+def test_members_on_different_extractors_are_refused(heads, files):
+    refused("must share one extractor, found none, score", [heads["score"], heads["none"]], **files)
+    refused("must share one extractor, found classifier, none", [heads["classifier"], heads["none"]], **files)
+
+
+def test_files_that_are_no_heads_are_refused(heads, files, tmp_path):
+    refused("no such discriminator", tmp_path / "absent.safetensors", **files)
+    refused("no such discriminator", tmp_path, **files)
+    edm.save_network(tmp_path / "net.safetensors", files["net"])
+    refused("not a file of format discriminator-head", tmp_path / "net.safetensors", **files)
+    (tmp_path / "notes.txt").write_text("# notes")
+    refused("not a PyTorch file", tmp_path / "notes.txt", **files)
+    data = heads["score"].read_bytes()
+    heads["score"].write_bytes(data[: len(data) // 2])
+    refused("not a readable safetensors file", heads["score"], **files)
+    (tmp_path / "empty.pt").touch()
+    refused("", tmp_path / "empty.pt", **files)
+
+
+def test_a_head_with_nan_is_refused(tmp_path, files):
+    discriminator = built("score", files)
+    with torch.no_grad():
+        discriminator.heads[0].enter.weight[0, 0] = math.nan
+    save_head(tmp_path / "head.safetensors", discriminator.heads[0], discriminator.extractor)
+    refused("tensor enter.weight holds NaN", tmp_path / "head.safetensors", **files)
+
+
+def test_a_fingerprint_tells_weights_and_names_apart():
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.load_state_dict(first.state_dict())
+    assert fingerprint(first) == fingerprint(second) and len(fingerprint(first)) == 16
+    with torch.no_grad():
+        second.bias[1] += 1e-6
+    assert fingerprint(first) != fingerprint(second)
+    a, b = nn.Sequential(), nn.Sequential()
+    a.left, b.right = first, first
+    assert fingerprint(a) != fingerprint(b)
+
+
+def test_a_score_head_is_shaped_by_its_arguments():
+    head = ScoreHead(10, 6, num_classes=2, width=16, num_blocks=2)
+    assert head.config == dict(feature_dim=10, emb_dim=6, num_classes=2, width=16, num_blocks=2, dropout=0.0)
+    golden_fill.fill(head)
+    features, emb, labels = torch.randn(3, 10, 4, 4), torch.randn(3, 6), torch.eye(2)[[0, 1, 1]]
+    logits = head(features, emb, condition=labels)
+    assert logits.shape == (3, 1) and len(logits.unique()) == 3
+    assert not torch.equal(head(features, emb + 1, condition=labels), logits), "the noise level modulates it"
+    shared = head(features, emb[:1], condition=labels)
+    torch.testing.assert_close(shared, head(features, emb[:1].expand(3, -1), condition=labels))

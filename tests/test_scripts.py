@@ -1,0 +1,495 @@
+"""The scripts by their command lines, on tiny networks and sets: what they write, how they go on, what they refuse."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import edm
+from dg.runtime import console
+from dg.runtime.datasets import load_images
+from edm.checkpoint import read_safetensors, write_safetensors
+from guided_diffusion import create_classifier
+from tests.golden_fill import fill
+
+ROOT = Path(__file__).parent.parent
+BAR = re.compile(r"[\w ]+:\s+\d+%\|[^|]*\|[^\[\n]*\[[^\]]*\]")  # one state of a tqdm bar
+
+
+class Done(NamedTuple):
+    """What a script left behind: its exit code and the text of both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self):
+        """Lines on standard error, without progress bars."""
+        return [line for line in BAR.sub("", self.err.replace("\r", "\n")).splitlines() if line.strip()]
+
+
+def words(command, places):
+    return [word.format_map(places) for word in shlex.split(command)]
+
+
+def run(command, **places):
+    """Run `generate --seeds 0-3 --network {net}` in this process, names in braces from `places`."""
+    script, *arguments = words(command, places)
+    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    try:
+        with mock.patch.object(sys, "argv", [f"{script}.py", *arguments]), pytest.raises(SystemExit) as left, \
+                contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            console.run(importlib.import_module(script).main)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return Done(left.value.code, out.getvalue(), err.getvalue())
+
+
+def succeed(command, **places):
+    done = run(command, **places)
+    assert done.code == 0, done.err
+    return done
+
+
+def run_apart(command, python=(), **places):
+    """The same in a process of its own."""
+    script, *arguments = words(command, places)
+    process = subprocess.run([sys.executable, *python, f"{script}.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return Done(process.returncode, process.stdout, process.stderr)
+
+
+def pixels(folder):
+    """Images in ascending order of their seeds, as integers that can be subtracted."""
+    return load_images(folder).images.astype(int)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+# One epoch of three steps that leaves a head whose guidance can be seen.
+TRAIN = "train --epoch 1 --batch_size 4 --lr 0.1 --ema_halflife 0 --eval_images 20 "
+TWELVE = "--data digits:train --sample_dir {fake} --num_data 12 "
+GENERATE = "generate --network {net} --outdir {out} --steps 3 "
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Paths of everything that the scripts need, by name; most of it made by the scripts themselves."""
+    folder = tmp_path_factory.mktemp("made")
+    places = {"made": folder, "net": folder / "score" / "network.safetensors", "fake": folder / "fake",
+              "cond_net": folder / "cond_score" / "network.safetensors", "cond_fake": folder / "cond_fake",
+              "head": folder / "head" / "best.safetensors", "features": folder / "features" / "classifier.safetensors"}
+    succeed("pretrain score --data digits:train --outdir {made}/score --steps 3 --batch_size 8", **places)
+    succeed("pretrain score --data digits:train --outdir {made}/cond_score --steps 1 --batch_size 8 --cond", **places)
+    succeed("pretrain features --data digits:train --outdir {made}/features --epochs 1", **places)
+    succeed("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3", **places)
+    succeed("generate --network {cond_net} --outdir {cond_fake} --seeds 0-11 --batch 4 --steps 2", **places)
+    succeed(TRAIN + TWELVE + "--network {net} --save_dir {made}/head", **places)
+    return places
+
+
+@pytest.fixture
+def at(made, tmp_path):
+    """The same places, and `out` for a folder that is not there yet."""
+    return {**made, "out": tmp_path / "out", "tmp": tmp_path}
+
+
+# ---- pretrain.py
+
+
+def test_pretraining_goes_on_to_the_same_weights(at):
+    once = "pretrain score --data digits:train --batch_size 8 --outdir {out} --steps "
+    succeed(once + "2", **at)
+    first = (at["out"] / "network.safetensors").read_bytes()
+    succeed(once + "3", **at)
+    assert (at["out"] / "network.safetensors").read_bytes() == at["net"].read_bytes() != first
+
+
+def test_pretraining_of_features_states_its_accuracy(at):
+    done = succeed("pretrain features --data digits:train --test digits:heldout --outdir {out} --epochs 1", **at)
+    found = re.fullmatch(r".*: names (0\.\d+) of digits:train, (0\.\d+) of digits:heldout", done.lines[-1])
+    assert min(map(float, found.groups())) > 0.5
+    assert (at["out"] / "classifier.safetensors").read_bytes() == at["features"].read_bytes()
+
+
+# ---- generate.py
+
+
+def test_shards_hold_images_of_their_seeds(at):
+    done = succeed(GENERATE + "--seeds 3,5-8 --batch 4", **at)
+    assert done.out == "" and done.lines[-1].startswith(f"5 images in {at['out']}, ")
+    shards = [np.load(path) for path in sorted(at["out"].glob("*.npz"))]
+    assert [shard["seeds"].tolist() for shard in shards] == [[3, 5, 6, 7], [8]]
+    assert all(shard["samples"].dtype == np.uint8 and shard["samples"].shape[1:] == (8, 8, 1) for shard in shards)
+    assert np.array_equal(pixels(at["out"]), pixels(at["fake"])[[3, 5, 6, 7, 8]])
+    assert Image.open(at["tmp"] / "out-grid.png").size[0] > 8
+
+
+@pytest.mark.parametrize(("options", "name"), [("--save_format png", "{:06d}.png"),
+                                               ("--save_type=png --subdirs", "000000/{:06d}.png")])
+def test_pngs_hold_what_shards_hold(at, options, name):
+    succeed(GENERATE + f"--seeds 0-11 --batch 4 --grid 0 {options}", **at)
+    for seed, image in enumerate(pixels(at["fake"])):
+        assert np.array_equal(np.asarray(Image.open(at["out"] / name.format(seed))), image[..., 0])
+    assert not (at["tmp"] / "out-grid.png").exists()
+
+
+@pytest.mark.parametrize("options", ["--num_samples 4 --seed 2", "--num_samples 99 --seed 7 --seeds 2-5"])
+def test_number_of_samples_is_short_for_seeds_which_win(at, options):
+    succeed(GENERATE + options, **at)
+    assert np.load(at["out"] / "samples_000002-000005.npz")["seeds"].tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("options", ["", "--S_churn 10", "--solver euler --disc vp --schedule vp --scaling vp --S_churn 10",
+                                     "--discriminator_ckpt {head} --boosting"])
+def test_images_depend_on_their_seeds_alone(at, options):
+    sets = []
+    for index, how in enumerate(["--seeds 0-6 --batch 7", "--seeds 0-6 --batch 3", "--seeds 4,2,6,0,1,3,5 --batch 4"]):
+        succeed(GENERATE + f"{how} {options}", **at | {"out": at["tmp"] / str(index)})
+        sets.append(pixels(at["tmp"] / str(index)))
+    assert max(np.abs(images - sets[0]).max() for images in sets) <= 1
+    assert len(np.unique(sets[0], axis=0)) == 7
+
+
+def test_sampler_options_change_the_images_and_defaults_do_not(at):
+    def images(options):
+        out = at["tmp"] / f"{zlib.crc32(options.encode())}"
+        succeed(f"generate --network {{net}} --outdir {{out}} --seeds 0-3 --steps 4 {options}", **at | {"out": out})
+        return pixels(out)
+
+    default, heun = images(""), "--solver heun --disc edm --schedule linear --scaling none"
+    assert np.abs(images(heun) - default).max() <= 1
+    assert np.array_equal(images("--S_noise 1.1"), default), "there is no noise to inflate without churn"
+    different = ["--solver euler", "--disc vp", "--schedule vp", "--scaling vp", "--num_steps 5", "--rho 3",
+                 "--sigma_max 20", "--sigma_min 0.1", "--S_churn 3", "--S_churn 3 --S_noise 1.1",
+                 "--S_churn 3 --S_min 1", "--S_churn 3 --S_max 1"]
+    distinct = [default, *map(images, different)]
+    assert len(np.unique(np.stack(distinct).reshape(len(distinct), -1), axis=0)) == len(distinct)
+
+
+def test_classes_are_drawn_per_seed_or_given(at):
+    conditional = "generate --network {cond_net} --outdir {out} --steps 2 "
+    succeed(conditional + "--seeds 6-11,0-5 --batch 5", **at)
+    drawn = load_images(at["out"]).labels
+    assert np.array_equal(drawn, load_images(at["cond_fake"]).labels) and len(set(drawn)) > 2
+    succeed(conditional + "--seeds 0-5 --class 3 --save_type png", **at | {"out": at["tmp"] / "threes"})
+    assert load_images(at["tmp"] / "threes").labels.tolist() == [3] * 6  # from dataset.json
+
+
+def test_a_second_run_finds_everything_done(at):
+    before = contents(at["fake"])
+    done = succeed("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3", **at)
+    assert done.lines == [f"12 images in {at['fake']}, all of them were there already"]
+    assert contents(at["fake"]) == before
+
+
+def test_lost_and_damaged_shards_are_made_again(at):
+    again = GENERATE + "--seeds 0-11 --batch 4"
+    succeed(again, **at)
+    before = contents(at["out"])
+    (at["out"] / "samples_000000-000003.npz").unlink()
+    (at["out"] / "samples_000004-000007.npz").write_bytes(b"half")
+    done = succeed(again, **at)
+    assert sum("was damaged and has been made again" in line for line in done.lines) == 2
+    assert contents(at["out"]) == before
+
+
+def test_an_extended_run_equals_a_longer_one(at):
+    succeed(GENERATE + "--num_samples 6 --batch 4", **at)
+    succeed(GENERATE + "--num_samples 12 --batch 4", **at)
+    assert contents(at["out"]) == contents(at["fake"])
+
+
+# Runs a script and sends it a signal when its second shard is written but does not bear its name yet.
+STOPPED = """
+import os, runpy, sys
+number, *sys.argv = sys.argv[1:]
+replace, shards = os.replace, []
+
+def replace_or_stop(source, target):
+    if str(target).endswith(".npz"):
+        shards.append(target)
+        if len(shards) == 2:
+            os.kill(os.getpid(), int(number))
+    replace(source, target)
+
+os.replace = replace_or_stop
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(at, number, code):
+    command = GENERATE + "--seeds 0-11 --batch 4"
+    done = run_apart(command, ["-c", STOPPED, str(int(number))], **at)
+    assert done.code == code and [path.name for path in at["out"].glob("*.npz")] == ["samples_000000-000003.npz"]
+    if number == signal.SIGKILL:
+        assert list(at["out"].glob(".*.tmp")), "the signal came too early or too late"
+    else:
+        assert done.lines[0].startswith("generate.py: ") and "same command again goes on" in done.lines[0]
+        assert len(done.lines) == 1 and "\ngenerate.py: " in f"\n{done.err}", "the line is to stand for itself"
+    succeed(command, **at)
+    assert contents(at["out"]) == contents(at["fake"])
+
+
+# ---- train.py, and generate.py with what it made
+
+
+def test_guidance_changes_images_and_weights_of_zero_do_not(at):
+    guided = GENERATE + "--seeds 0-11 --batch 4 --discriminator_ckpt {head} "
+    succeed(guided + "--w_dg_1 0 --w_dg_2 0", **at)
+    assert contents(at["out"]) == contents(at["fake"])
+    succeed(TRAIN + TWELVE + "--network {net} --save_dir {tmp}/other --seed 1", **at)
+    seen = [pixels(at["fake"])]
+    for index, options in enumerate((
+            "--w_dg_1 1", "--w_dg_1 0 --w_dg_2 1", "--w_dg_1 2", "--w_dg_1 2 --time_mid 0.9", "--w_dg_1 2 --time_max 0.9",
+            "--w_dg_1 2 --discriminator_ckpt {tmp}/other/last.safetensors")):
+        succeed(guided + options, **at | {"out": at["tmp"] / str(index)})
+        seen.append(pixels(at["tmp"] / str(index)))
+    assert len(np.unique(np.stack(seen).reshape(len(seen), -1), axis=0)) == len(seen)
+
+
+def test_published_spellings_mean_the_same(at):
+    guided = "generate --network{}={{net}} --outdir {{out}} --seeds 0-5 {}"
+    ours = ("--batch 3 --steps 3 --dg_weight_1st_order 1 --dg_weight_2nd_order 0.5 --time_min 0.02 --boosting --cond 0 "
+            "--save_type png --discriminator_ckpt {head}")
+    theirs = ("--max_batch_size 3 --num_steps 3 --w_dg_1 1 --w_dg_2 0.5 --time_mid 0.02 --adaptive_weight=True "
+              "--conditional False --save_format png --discriminator_checkpoint {head}")
+    succeed(guided.format("", ours), **at)
+    succeed(guided.format("_pkl", theirs), **at | {"out": at["tmp"] / "theirs"})
+    assert contents(at["out"]) == contents(at["tmp"] / "theirs")
+    succeed("train --network {net} --datadir digits:train --gendir {fake} --savedir {tmp}/head --num_data 12 --n_epochs 1 "
+            "--batch_size 4 --lr 0.1 --conditional 0 --weight_decay 1e-7 --ema_halflife 0 --eval_images 20", **at)
+    assert (at["tmp"] / "head" / "best.safetensors").read_bytes() == at["head"].read_bytes()
+
+
+@pytest.mark.parametrize("options", ["--extractor none --width 64", "--network {cond_net} --cond"])
+def test_training_leaves_checkpoints_that_guide(at, options):
+    done = succeed(TRAIN + "--data digits:train --sample_dir {cond_fake} --num_data 12 --save_dir {tmp}/head --epoch 2 "
+                   + options, **at)
+    assert f"{at['tmp']}/head/best.safetensors: epoch " in done.lines[0]
+    log = [json.loads(line) for line in (at["tmp"] / "head" / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == [1, 2] and np.isfinite([entry["valid_loss"] for entry in log]).all()
+    assert (at["tmp"] / "head" / "curves.png").exists()
+    succeed("generate --network {cond_net} --outdir {out} --seeds 0-11 --steps 2 "
+            "--discriminator_ckpt {tmp}/head/last.safetensors", **at)
+    assert not np.array_equal(pixels(at["out"]), pixels(at["cond_fake"]))
+
+
+def test_a_second_training_finds_everything_done(at):
+    train = TRAIN + TWELVE + "--network {net} --save_dir {out}"
+    succeed(train, **at)
+    before = contents(at["out"])
+    succeed(train, **at)
+    after = contents(at["out"])
+    assert {name for name in after if after[name] != before.get(name)} <= {"curves.png", "state.pt"}
+
+
+def test_the_published_path_on_a_classifier(at):
+    """An ADM classifier under the head, and the names of the authors' files."""
+    classifier = create_classifier(image_size=8, in_channels=1, classifier_width=64, classifier_depth=1, out_channels=10)
+    torch.save(fill(classifier).state_dict(), at["tmp"] / "classifier.pt")
+    np.savez(at["tmp"] / "true_data.npz", arr_0=load_images("digits").images[:12])
+    classified = " --pretrained_classifier_ckpt {tmp}/classifier.pt"
+    succeed(TRAIN + "--data {tmp}/true_data.npz --gendir {fake} --savedir {tmp}/head --width 64" + classified, **at)
+    succeed(GENERATE + "--seeds 0-11 --discriminator_ckpt {tmp}/head/last.safetensors" + classified, **at)
+    assert not np.array_equal(pixels(at["out"]), pixels(at["fake"]))
+
+
+# ---- fid.py and reproduce.py
+
+
+def test_distances_of_equal_and_of_different_sets(at):
+    command = "fid --images digits:heldout --images {fake} --ref digits:heldout --features {features} "
+    table = succeed(command, **at).out.splitlines()
+    assert table[0].split() == ["images", "n", "FD", "KID", "precision", "recall"]
+    assert [line.split()[:2] for line in table[1:]] == [["digits:heldout", "360"], [str(at["fake"]), "12"]]
+    outcome = json.loads(succeed(command + "--json --num_samples 12", **at).out)
+    assert outcome["n_reference"] == 360 and all(row["n"] == 12 for row in outcome["metrics"].values())
+    alone = json.loads(succeed("fid --images digits --ref digits --features {features} --json", **at).out)
+    row = alone["metrics"]["digits"]
+    assert abs(row["fd"]) < 1e-6 and row["kid"] < 1e-6 and (row["precision"], row["recall"]) == (1, 1)
+    assert outcome["metrics"][str(at["fake"])]["fd"] > 1
+
+
+def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path):
+    command = "reproduce --profile smoke --runs {tmp}/runs --results {tmp}/results"
+    first = succeed(command, tmp=tmp_path)
+    results = tmp_path / "results" / "digits-smoke"
+    assert first.out.splitlines()[-1] == f"report: {results / 'report.html'}"
+    outcome = json.loads((results / "results.json").read_text())
+    assert outcome["experiment"] == "digits" and "--profile smoke" in outcome["command"]
+    assert {"versions", "hardware", "seconds", "extractor", "settings"} <= set(outcome)
+    for system in ("unguided", "guided", "floor"):
+        for name in ("fd", "fd_heldout", "kid", "precision", "recall"):
+            entry = outcome["metrics"][system][name]
+            assert len(entry["values"]) == entry["n"] == 2 and np.isclose(np.mean(entry["values"]), entry["mean"])
+    assert {path.suffix for path in results.iterdir()} >= {".html", ".md", ".png"}
+    second = succeed(command, tmp=tmp_path)
+    assert all("done before" in line for line in second.lines) and second.out == first.out
+    again = json.loads((results / "results.json").read_text())
+    assert again["metrics"] == outcome["metrics"]
+
+
+# ---- refusals
+
+
+@pytest.fixture(scope="session")
+def broken(made):
+    """Paths of input that is wrong, by name, besides those of `made`."""
+    folder = made["made"] / "broken"
+    (folder / "empty").mkdir(parents=True)
+    (folder / "foreign").mkdir()
+    (folder / "text").write_text("These are no weights.\n")
+    Image.new("L", (8, 8)).save(folder / "foreign" / "holiday.png")
+    for name in ("net", "head", "features"):
+        content = made[name].read_bytes()
+        (folder / f"short_{name}").write_bytes(content[: len(content) // 2])
+    net = edm.load_network(made["net"])
+    with torch.no_grad():
+        next(net.parameters()).view(-1)[0] = torch.nan
+    edm.save_network(folder / "nan_net", net)
+    config, tensors = read_safetensors(made["head"], "discriminator-head")
+    write_safetensors(folder / "nan_head", {name: tensor * torch.nan for name, tensor in tensors.items()},
+                      "discriminator-head", config)
+    edm.save_network(folder / "other_net", fill(edm.load_network(made["net"])))
+    for name, size, channels in (("large", 16, 1), ("colour", 8, 3), ("plain", 8, 1)):
+        np.savez(folder / f"{name}.npz", samples=np.zeros((12, size, size, channels), np.uint8))
+    return {**made, "broken": folder}
+
+
+TRAIN_HERE = TRAIN + "--network {net} --save_dir {out} "
+FID = "fid --ref digits:heldout "
+REFUSALS = [
+    # command, words of the line on standard error
+    ("generate --network {net} --outdir {out}", "--seeds 0-63 or --num_samples 64"),
+    (GENERATE + "--num_samples 0", "--num_samples"),
+    (GENERATE + "--seeds 5-3", "5-3"),
+    (GENERATE + "--seeds ''", "--seeds"),
+    (GENERATE + "--seeds 1,1", "seed 1 is given twice"),
+    (GENERATE + "--seeds 0-3 --steps 0", "--steps"),
+    (GENERATE + "--seeds 0-3 --no_such_option", "--no_such_option"),
+    (GENERATE + "--seeds 0-3 --solver magic", "magic"),
+    (GENERATE + "--seeds 0-3 --device cuda:99", "--device cuda:99"),
+    (GENERATE + "--seeds 0-3 --device toaster", "--device toaster"),
+    (GENERATE + "--seeds 0-3 --class 1", "unconditional"),
+    ("generate --network {cond_net} --outdir {out} --seeds 0-3 --class 10", "classes 0 to 9"),
+    ("generate --network {broken}/none.pkl --outdir {out} --seeds 0-3", "none.pkl"),
+    ("generate --network edm-cifar10-32x32-uncond-vpp --outdir {out} --seeds 0-3", "did you mean edm-cifar10"),
+    ("generate --network {broken}/empty --outdir {out} --seeds 0-3", "empty"),
+    ("generate --network {broken}/text --outdir {out} --seeds 0-3", "text"),
+    ("generate --network {broken}/short_net --outdir {out} --seeds 0-3", "short_net"),
+    ("generate --network {broken}/nan_net --outdir {out} --seeds 0-3", "NaN"),
+    ("generate --network {features} --outdir {out} --seeds 0-3", "classifier.safetensors"),
+    ("generate --network {net} --outdir {broken}/text --seeds 0-3", "text"),
+    ("generate --network {net} --outdir {broken}/text/below --seeds 0-3", "text/below"),
+    ("generate --network {net} --outdir {broken}/foreign --seeds 0-3", "holiday.png is not an image of this run"),
+    ("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 4", '"num_steps": 3'),
+    ("generate --network {net} --outdir {fake} --seeds 0-11 --batch 6 --steps 3", "batch size 4 there, 6 here"),
+    ("generate --network {broken}/other_net --outdir {fake} --seeds 0-11 --batch 4 --steps 3", "network"),
+    ("generate --network {net} --outdir {fake} --seeds 1-12 --batch 4 --steps 3", "holds seeds 0-11"),
+    (GENERATE + "--seeds 0-3 --w_dg_1 2", "--discriminator_ckpt"),
+    (GENERATE + "--seeds 0-3 --boosting", "--discriminator_ckpt"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/none", "none"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/empty", "empty"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/text", "text"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/short_head", "short_head"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/nan_head", "NaN"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {net}", "network.safetensors"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --cond 1", "unconditional"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --time_min 0.9 --time_max 0.1", "time window"),
+    ("generate --network {broken}/other_net --outdir {out} --seeds 0-3 --discriminator_ckpt {head}",
+     "another score network"),
+    ("train --data digits:train --sample_dir {fake} --save_dir {out}", "--network"),
+    (TRAIN_HERE + "--data {broken}/none --sample_dir {fake}", "none"),
+    (TRAIN_HERE + "--data {broken}/empty --sample_dir {fake}", "empty"),
+    (TRAIN_HERE + "--data {broken}/text --sample_dir {fake}", "text"),
+    (TRAIN_HERE + "--data digits:train --sample_dir {fake}", "--num_data 12"),
+    (TRAIN_HERE + "--data digits:train --sample_dir {fake} --num_data 13", "13 images asked for, 12 found"),
+    (TRAIN_HERE + "--data digits:train --sample_dir {broken}/large.npz --num_data 12", "16 pixels"),
+    (TRAIN_HERE + "--data digits:train --sample_dir {broken}/colour.npz --num_data 12", "3 channels"),
+    (TRAIN_HERE + "--data {broken}/large.npz --sample_dir {broken}/large.npz", "16 pixels"),
+    (TRAIN_HERE + "--data {broken}/colour.npz --sample_dir {broken}/colour.npz", "3 channels"),
+    (TRAIN_HERE + TWELVE + "--cond", "no class labels"),
+    (TRAIN_HERE + TWELVE + "--batch_size 128", "--batch_size"),
+    (TRAIN_HERE + TWELVE + "--extractor classifier", "--pretrained_classifier_ckpt"),
+    (TRAIN_HERE + TWELVE + "--network {broken}/nan_net", "NaN"),
+    (TRAIN + "--extractor score --save_dir {out} " + TWELVE, "network"),
+    (TRAIN_HERE + TWELVE + "--save_dir {broken}/text/below", "text/below"),
+    (TRAIN_HERE + TWELVE + "--epoch 2 --save_dir {made}/head", "other settings"),
+    ("pretrain score --data {broken}/none --outdir {out} --steps 1", "none"),
+    ("pretrain score --data {broken}/plain.npz --outdir {out} --steps 1 --cond", "label"),
+    ("pretrain score --data digits:train --outdir {broken}/text --steps 1", "text"),
+    ("pretrain score --data digits:train --outdir {made}/score --steps 4 --batch_size 8 --cond", "score"),
+    ("pretrain score --data digits:train --outdir {made}/score --steps 4 --batch_size 16", "other settings"),
+    ("pretrain features --data {broken}/plain.npz --outdir {out}", "no labels"),
+    ("pretrain magic", "magic"),
+    (FID + "--images {fake} --features {broken}/none", "pretrain.py features"),
+    (FID + "--images {fake} --features {broken}/text", "text"),
+    (FID + "--images {fake} --features {broken}/short_features", "short_features"),
+    (FID + "--images {fake} --features {net}", "network.safetensors"),
+    (FID + "--images {broken}/empty --features {features}", "empty"),
+    (FID + "--images {broken}/large.npz --features {features}", "16 pixels"),
+    (FID + "--images {broken}/colour.npz --features {features}", "3 channels"),
+    (FID + "--images {fake} --features {features} --num_samples 13", "13 images asked for, 12 found"),
+    (FID + "--images {fake} --features {features} --num_samples 3", "at least 4"),
+    ("reproduce nothing", "there is: digits"),
+    ("reproduce --results {broken}/text", "text"),
+    ("reproduce --profile smoke --runs {out} --results {out} --device cuda:99", "--device cuda:99"),
+]
+
+
+@pytest.mark.parametrize(("command", "told"), REFUSALS, ids=[command for command, _ in REFUSALS])
+def test_bad_input_is_one_line_and_exit_code_2(command, told, broken, tmp_path):
+    done = run(command, **broken, out=tmp_path / "out")
+    assert done.code == 2 and len(done.lines) == 1, done.err
+    assert done.lines[0].startswith(f"{command.split()[0]}.py: ") and told in done.lines[0]
+    left = [path for path in tmp_path.rglob("*") if path.suffix in (".npz", ".png", ".safetensors", ".pt", ".tmp")]
+    assert left == [] and done.out == ""
+
+
+@pytest.mark.parametrize(("command", "told"), [
+    (GENERATE + "--seeds 5-3", "5-3"),
+    ("generate --network {broken}/short_net --outdir {out} --seeds 0-3", "short_net"),
+    ("train --data digits:train --sample_dir {broken}/empty --save_dir {out}", "--network"),
+    ("pretrain features --data {broken}/plain.npz --outdir {out}", "no labels"),
+    ("fid --images {fake} --ref digits --features {broken}/text", "text"),
+    ("reproduce nothing", "there is: digits"),
+])
+def test_every_script_refuses_in_a_process_of_its_own(command, told, broken, tmp_path):
+    done = run_apart(command, **broken, out=tmp_path / "out")
+    assert done.code == 2 and done.out == "" and "Traceback" not in done.err
+    assert len(done.lines) == 1 and told in done.lines[0]
+
+
+def test_every_script_succeeds_in_a_process_of_its_own(at):
+    """Those that can in a second; the help of the others is asked for in test_house."""
+    done = run_apart("fid --images {fake} --ref digits:heldout --features {features}", **at)
+    assert done.code == 0 and done.err == "" and len(done.out.splitlines()) == 2
+
+
+def test_a_fault_of_the_code_shows_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError), mock.patch.object(console, "pick_device", side_effect=ZeroDivisionError):
+        run("generate --network x --outdir {out} --seeds 0-3", out=tmp_path / "out")
+
+
+def test_debugging_shows_the_traceback_of_bad_input(tmp_path):
+    with pytest.raises(ValueError), mock.patch.dict(os.environ, DG_DEBUG="1"):
+        run("generate --network {tmp}/none.pkl --outdir {tmp}/out --seeds 0-3", tmp=tmp_path)
