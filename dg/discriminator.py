@@ -14,6 +14,7 @@ from dg.runtime.files import atomic_write
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from edm.precond import Encoding
 from guided_diffusion import create_classifier, load_encoder
+from guided_diffusion.presets import CHANNEL_MULT
 
 FORMAT = "discriminator-head"
 
@@ -104,8 +105,16 @@ def build_discriminator(kind: str, data: ImageSet, net=None, classifier_path=Non
             if kind == "classifier":
                 size, channels = extractor.encoder.feature_size, extractor.encoder.feature_channels
             head = create_classifier(image_size=size, in_channels=channels, out_channels=1, condition=conditional,
-                                     classifier_width=width or 128)
+                                     classifier_width=width or 128, channel_mult=CHANNEL_MULT.get(size) or _multipliers(size))
     return Discriminator(extractor, [head]).to(device)
+
+
+def _multipliers(size: int) -> tuple[int, ...]:
+    """Widths of the levels for sizes that nobody has published: halve until 8 pixels or an odd size, as at 32 pixels."""
+    levels = 1
+    while size > 8 and size % 2 == 0 and levels < 3:
+        size, levels = size // 2, levels + 1
+    return (1, 2, 4)[:levels]
 
 
 def _check_fit(net, data: ImageSet) -> None:

@@ -30,9 +30,9 @@ class ScoreTraining:
 # Settings per data set: the network's arguments beyond resolution, channels and classes, and how to train it.
 SCORE_PRESETS = {
     "digits": (
-        dict(model_type="SongUNet", model_channels=24, channel_mult=[1, 2], num_blocks=2, attn_resolutions=[4],
+        dict(model_type="SongUNet", model_channels=24, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4],
              dropout=0.0, sigma_data=0.75),
-        ScoreTraining(steps=800),
+        ScoreTraining(steps=1000),
     ),
 }
 

@@ -63,8 +63,10 @@ def judge(logits: np.ndarray, targets: np.ndarray) -> dict:
     real, called = targets > 0.5, logits > 0
     hits = int((real & called).sum())
     finite = bool(np.isfinite(logits).all())
+    with np.errstate(invalid="ignore"):
+        loss = float(np.mean(np.logaddexp(0, np.where(real, -logits, logits))))
     return {
-        "loss": float(np.mean(np.logaddexp(0, np.where(real, -logits, logits)))),
+        "loss": loss,
         "accuracy": float(np.mean(real == called)),
         "auc": float(roc_auc_score(real, logits)) if finite and 0 < real.sum() < len(real) else None,
         "ece": calibration_error(logits, real),

@@ -1,6 +1,9 @@
 """What experiments share: sets of samples, repeated measurements, comparisons on equal seeds."""
 
+from contextlib import contextmanager
+
 import numpy as np
+import torch
 
 from dg.evaluation.metrics import frechet_distance, statistics
 from dg.runtime.store import SampleStore
@@ -39,3 +42,15 @@ def compare(guided: dict, unguided: dict) -> dict:
         ratio = float(after.mean() / before.mean()) if before.mean() else float("nan")
         table[name] = {"ratio": ratio, "difference": float((after - before).mean()), "sd": sd}
     return table
+
+
+@contextmanager
+def one_thread(device):
+    """One CPU thread within, where a CPU computes."""
+    before = torch.get_num_threads()
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -4,11 +4,15 @@ Score network -> generated images -> discriminator on the score network's own en
 -> distances in the features of a digit classifier. Settings below; pictures and report in `digits_report`.
 """
 
+import multiprocessing
+import os
 import shutil
+import signal
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import edm
 from dg.discriminator import build_discriminator, load_discriminator
@@ -21,7 +25,7 @@ from dg.evaluation.classifier import (
     train_classifier,
 )
 from dg.evaluation.measure import measure
-from dg.experiments.common import compare, distance, sample, summarise
+from dg.experiments.common import compare, distance, one_thread, sample, summarise
 from dg.experiments.digits_report import write
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stages
@@ -61,15 +65,40 @@ FAKE_SEED, SELECTION_SEED = 1_000_000, 2_000_000
 
 
 def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify) -> dict:
-    """Run what is not cached in `folder`; write results.json, pictures and report to `results`; return the results."""
+    """Run what is not cached in `folder`; write results.json, pictures and report to `results`; return the results.
+
+    On a CPU every process computes on one thread, which is reproducible and, for networks this small, as fast; the
+    comparison with longer training does not depend on guidance, so a second process makes it meanwhile.
+    """
     stages = Stages(folder, progress, notify)
-    experiment = Digits(settings, stages, device)
-    paths = experiment.run_all()
-    paths["measure"] = stages.run("measure", {}, list(paths), lambda path: experiment.measure(path, paths))
-    outcome = experiment.results(paths) | provenance(command, stages.seconds, device)
-    write_json(results / "results.json", outcome)
-    write(results, outcome, experiment, paths)
+    experiment, helper = Digits(settings, stages, device), None
+    with one_thread(device):
+        paths = experiment.train_networks()
+        if torch.device(device).type == "cpu" and (os.cpu_count() or 1) > 1:
+            spawn = multiprocessing.get_context("spawn")
+            helper = spawn.Process(target=_unguided, args=(settings, folder, device), daemon=True)
+            helper.start()
+        try:
+            paths |= experiment.guide(paths)
+            if helper is not None:
+                helper.join()
+        finally:
+            if helper is not None:
+                helper.kill()
+        paths |= experiment.leave_unguided(paths)  # whatever the helper has done is not done again
+        paths["measure"] = stages.run("measure", {}, list(paths), lambda path: experiment.measure(path, paths))
+        outcome = experiment.results(paths) | provenance(command, stages.seconds, device)
+        write_json(results / "results.json", outcome)
+        write(results, outcome, experiment, paths)
     return outcome
+
+
+def _unguided(settings: Settings, folder: Path, device) -> None:
+    """The second process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to handle, which then ends this one
+    with one_thread(device):
+        experiment = Digits(settings, Stages(folder), device)
+        experiment.leave_unguided(experiment.train_networks())
 
 
 class Digits:
@@ -77,35 +106,45 @@ class Digits:
 
     def __init__(self, settings: Settings, stages: Stages, device):
         self.settings, self.stages, self.device = settings, stages, device
+        self.sampling = asdict(settings.sampling) | {"batch_size": settings.batch_size}
+        self.sets = {"num_images": settings.num_images, "num_sets": settings.num_sets}
         self.train, self.heldout, self.real = (load_images(f"digits{part}") for part in (":train", ":heldout", ""))
 
-    def run_all(self) -> dict[str, Path]:
-        """Folders of all stages by name."""
-        s, stage, paths = self.settings, self.stages.run, {}
-        paths["features"] = stage("features", asdict(s.features), [], self.make_features)
-        network = SCORE_PRESETS["digits"][0]
-        paths["score"] = stage("score", {"network": network} | asdict(s.score), [], self.make_score)
+    def train_networks(self) -> dict[str, Path]:
+        """Folders of the feature classifier and the score network."""
+        s, network = self.settings, SCORE_PRESETS["digits"][0]
+        return {"features": self.stages.run("features", asdict(s.features), [], self.make_features),
+                "score": self.stages.run("score", {"network": network} | asdict(s.score), [], self.make_score)}
+
+    def guide(self, paths) -> dict[str, Path]:
+        """Folders of all that guidance takes: its training images, discriminator, weight, guided sets."""
+        s, stage, made = self.settings, self.stages.run, {}
         net = edm.load_network(paths["score"] / "network.safetensors", self.device)
-        sampling = asdict(s.sampling) | {"batch_size": s.batch_size}
-        paths["fake"] = stage("fake", sampling | {"num_images": s.num_fake}, ["score"],
-                              lambda path: self.sample(path, net, FAKE_SEED, s.num_fake))
-        paths["discriminator"] = stage("discriminator", asdict(s.discriminator), ["fake"],
-                                       lambda path: self.make_discriminator(path, net, paths["fake"]))
-        discriminator = load_discriminator(None, paths["discriminator"] / "best.safetensors", net, device=self.device)
-        paths["weights"] = stage("weights", sampling | {"weights": s.weights, "num_images": s.num_selection},
-                                 ["features", "discriminator"],
-                                 lambda path: self.choose_weight(path, net, discriminator, paths["features"]))
-        weight = read_json(paths["weights"] / "weights.json")["chosen"]
+        made["fake"] = stage("fake", self.sampling | {"num_images": s.num_fake}, ["score"],
+                             lambda path: self.sample(path, net, FAKE_SEED, s.num_fake))
+        made["discriminator"] = stage("discriminator", asdict(s.discriminator), ["fake"],
+                                      lambda path: self.make_discriminator(path, net, made["fake"]))
+        discriminator = load_discriminator(None, made["discriminator"] / "best.safetensors", net, device=self.device)
+        made["weights"] = stage("weights", self.sampling | {"weights": s.weights, "num_images": s.num_selection},
+                                ["features", "discriminator"],
+                                lambda path: self.choose_weight(path, net, discriminator, paths["features"]))
+        weight = read_json(made["weights"] / "weights.json")["chosen"]
         guidance = DiscriminatorGuidance(discriminator, (weight, 0.0))
-        count = sampling | {"num_images": s.num_images, "num_sets": s.num_sets}
-        paths["unguided"] = stage("unguided", count, ["score"], lambda path: self.sample_sets(path, net))
-        paths["guided"] = stage("guided", count | {"weight": weight}, ["discriminator"],
-                                lambda path: self.sample_sets(path, net, guidance))
-        paths["longer_training"] = stage("longer_training", {"steps": s.longer_steps}, ["score"],
-                                         lambda path: self.train_longer(path, paths["score"]))
-        longer = edm.load_network(paths["longer_training"] / "network.safetensors", self.device)
-        paths["longer"] = stage("longer", count, ["longer_training"], lambda path: self.sample_sets(path, longer))
-        return paths
+        made["guided"] = stage("guided", self.sampling | self.sets | {"weight": weight}, ["discriminator"],
+                               lambda path: self.sample_sets(path, net, guidance))
+        return made
+
+    def leave_unguided(self, paths) -> dict[str, Path]:
+        """Folders of the unguided sets, of the network as it is and of the same network trained longer."""
+        s, stage, made = self.settings, self.stages.run, {}
+        net = edm.load_network(paths["score"] / "network.safetensors", self.device)
+        made["unguided"] = stage("unguided", self.sampling | self.sets, ["score"], lambda path: self.sample_sets(path, net))
+        made["longer_training"] = stage("longer_training", {"steps": s.longer_steps}, ["score"],
+                                        lambda path: self.train_longer(path, paths["score"]))
+        longer = edm.load_network(made["longer_training"] / "network.safetensors", self.device)
+        made["longer"] = stage("longer", self.sampling | self.sets, ["longer_training"],
+                               lambda path: self.sample_sets(path, longer))
+        return made
 
     def make_features(self, path):
         save_classifier(path / "classifier.safetensors",
