@@ -26,7 +26,7 @@ from dg.evaluation.classifier import (
 )
 from dg.evaluation.measure import measure
 from dg.experiments.common import compare, distance, one_thread, sample, summarise
-from dg.experiments.digits_report import write
+from dg.experiments.digits_report import text_table, write
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stages
 from dg.guidance import DiscriminatorGuidance
@@ -35,6 +35,8 @@ from dg.runtime.datasets import load_images
 from dg.runtime.files import atomic_write, read_json, write_json
 from dg.sampling import Sampling
 from dg.training import PRESETS, DiscriminatorTraining, train_discriminator
+
+__all__ = ["PROFILES", "Digits", "Settings", "run", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,15 @@ PROFILES = {
 FAKE_SEED, SELECTION_SEED = 1_000_000, 2_000_000
 
 
-def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify) -> dict:
+def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify, data=None) -> dict:
     """Run what is not cached in `folder`; write results.json, pictures and report to `results`; return the results.
 
     On a CPU every process computes on one thread, which is reproducible and, for networks this small, as fast; the
-    comparison with longer training does not depend on guidance, so a second process makes it meanwhile.
+    comparison with longer training does not depend on guidance, so a second process makes it meanwhile. `data` is not
+    taken: the digits are embedded.
     """
+    if data is not None:
+        raise ValueError(f"--data {data}: the experiment digits uses the embedded digits; leave the option out")
     stages = Stages(folder, progress, notify)
     experiment, helper = Digits(settings, stages, device), None
     with one_thread(device):

@@ -87,9 +87,9 @@ PROFILES = {
 }
 
 
-def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify, data="mnist") -> dict:
+def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify, data=None) -> dict:
     """Run what is not cached; write results.json, pictures and report; return the results. `data`: MNIST, as load_images."""
-    experiment = Recipes(settings, Stages(folder, progress, notify), device, data)
+    experiment = Recipes(settings, Stages(folder, progress, notify), device, data or "mnist")
     with one_thread(device):
         paths = experiment.run_all()
         outcome = experiment.results(paths) | provenance(command, experiment.stages.seconds, device)
@@ -244,7 +244,7 @@ def describe(folder, outcome) -> Document:
                 Table(["", *METRICS.values()], _rows(outcome), caption="Against the MNIST test images."),
                 Picture(folder / "metrics.png", "Distances; the line is real (training) against real (test) images."),
                 Note("The features are those of a small classifier trained on MNIST; it names "
-                     f"{100 * outcome['extractor']['test_accuracy']:.1f}% of the test images. They are no Inception features.")]),
+                     f"{100 * outcome['extractor']['test_accuracy']:.1f}% of the test images, and is no Inception network.")]),
             Section("Training and validation", curves),
             Section("Images", grids),
             Section("How it was run", [

@@ -1,5 +1,7 @@
 """Guidance in foreign samplers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tests.dg.test_guidance import DATA, MODEL, guidance, latents
 def heun_of_another_library(model, x, sigmas):
     """A sampler that knows only model(x, sigma[N])."""
     ones = x.new_ones(len(x))
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         slope = (x - model(x, sigma * ones)) / sigma
         ahead = x + (sigma_next - sigma) * slope
         if sigma_next > 0:
