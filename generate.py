@@ -147,7 +147,8 @@ def _write_grid(store, most=64):
     from dg.evaluation.figures import image_grid
     from dg.runtime.datasets import load_images
 
-    path = store.outdir.with_name(f"{store.outdir.name}-grid.png")
+    folder = store.outdir.resolve()  # "." has no name to put -grid.png behind
+    path = folder.with_name(f"{folder.name}-grid.png")
     image_grid(path, load_images(store.outdir, min(most, len(store.seeds))).images)
 
 

@@ -16,7 +16,7 @@ from dg.runtime import console
 from dg.runtime.console import FLAG
 
 
-@click.group(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
+@click.group(help=__doc__, no_args_is_help=False, context_settings=dict(max_content_width=110, show_default=True))
 def main():
     pass
 
@@ -39,7 +39,10 @@ def score(data, outdir, preset, cond, device, **changes):
     from dg.runtime.datasets import load_images
     from dg.runtime.files import atomic_write, writable_folder, write_json
 
-    device, images, folder = console.pick_device(device), load_images(data), writable_folder(outdir)
+    device, images = console.pick_device(device), load_images(data)
+    if cond and images.labels is None:
+        raise ValueError(f"{images.name}: has no class labels, which --cond needs")
+    folder = writable_folder(outdir)
     network, settings = SCORE_PRESETS[preset]
     settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
     net = build_score_network(images, network, settings.seed, cond).to(device)
@@ -63,6 +66,8 @@ def features(data, outdir, test, epochs, seed):
 
     images, folder = load_images(data), writable_folder(outdir)
     heldout = load_images(test) if test else None
+    if heldout and (heldout.labels is None or heldout.images.shape[1:] != images.images.shape[1:]):
+        raise ValueError(f"{heldout.name}: --test takes images of the size of {images.name}, with labels")
     model = train_classifier(images, ClassifierTraining(epochs=epochs, seed=seed), console.progress)
     save_classifier(Path(folder) / "classifier.safetensors", model)
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""

@@ -29,8 +29,9 @@ class Noisy(NamedTuple):
 
 def bce(discriminator, batch: Noisy, weight: float = 0.0, net=None) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy [nats]: Kim et al. 2023, Eq. 7. Its minimum is the log density ratio."""
-    logits = discriminator(batch.x, batch.sigma, batch.labels).float()
-    return F.binary_cross_entropy_with_logits(logits, batch.targets), logits
+    logits = discriminator(batch.x, batch.sigma, batch.labels)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # [N], half precision is too coarse for the sum
+    return F.binary_cross_entropy_with_logits(logits, batch.targets.to(logits.dtype)), logits
 
 
 def matching(discriminator, batch: Noisy, weight: float, net) -> tuple[Tensor, Tensor]:

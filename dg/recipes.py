@@ -9,6 +9,8 @@ CHOICES = {
     "time_sampling": ("importance", "uniform", "lognormal"),
     "time_dtype": ("float64", "float32"),
 }
+# Chosen on two Gaussians (dg.experiments.two_gaussians): no published value was found for either.
+LOSS_WEIGHTS = {"bce": 0.0, "matching": 0.3, "sobolev": 0.001}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class DiscriminatorTraining:
     lr_schedule: str = "cosine"  # to zero at the last epoch, or "constant"
     ema_halflife: int = 50_000  # images in which the weight of an old head halves; 0 = no averaging
     loss: str = "bce"  # or "matching", "sobolev": dg.losses
-    loss_weight: float = 0.1  # of what those two add
+    loss_weight: float | None = None  # of what those two add; None: LOSS_WEIGHTS
     lora_rank: int = 0  # of an adapter on the frozen classifier, trained with the head; 0 = none
     lora_alpha: float | None = None  # its scale is alpha / rank; None: 1
     time_sampling: str = "lognormal"  # ln(sigma) ~ N(P_mean, P_std^2), or "importance" or "uniform" in VP time
@@ -42,6 +44,11 @@ class DiscriminatorTraining:
     keep_every: int = 0  # also keep the head of every so many epochs
     eval_images: int = 5000  # noisy images of each kind that an evaluation looks at; a smaller set is taken repeatedly
     seed: int = 0
+
+    @property
+    def penalty(self) -> float:
+        """The weight in use of what the loss adds to the cross-entropy."""
+        return LOSS_WEIGHTS[self.loss] if self.loss_weight is None else self.loss_weight
 
     def __post_init__(self):
         object.__setattr__(self, "split", tuple(self.split))

@@ -1,5 +1,6 @@
 """From seeds to images: any score network, any guidance, into a resumable store."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +41,14 @@ class Sampling:
     def __post_init__(self):
         if self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps; give at least 1")
+        for name in ("sigma_min", "sigma_max", "S_churn", "S_min", "S_max", "S_noise"):
+            value = getattr(self, name)
+            if value is not None and (math.isnan(value) or (math.isinf(value) and name not in ("S_churn", "S_max"))):
+                raise ValueError(f"{name} is {value}; give a finite number")
+        if not 0.1 <= self.rho <= 1000:
+            raise ValueError(f"rho is {self.rho}; give a number from 0.1 to 1000")
+        if None not in (self.sigma_min, self.sigma_max) and self.sigma_min >= self.sigma_max:
+            raise ValueError(f"no noise level is between sigma_min {self.sigma_min} and sigma_max {self.sigma_max}")
 
     @property
     def sampler(self):

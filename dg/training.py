@@ -110,7 +110,7 @@ class Trainer:
         with _seeded(self.device, s.seed + seed):
             for part in batch.parts(s.accumulate):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=s.bf16):
-                    loss, logits = LOSSES[s.loss](self.discriminator, part, s.loss_weight, self.net)
+                    loss, logits = LOSSES[s.loss](self.discriminator, part, s.penalty, self.net)
                 loss = loss * (len(logits) / len(batch.x))
                 loss.backward()
                 losses.append((loss.detach(), logits.detach()))

@@ -46,8 +46,7 @@ def test_docs_hold_no_other_help_text():
 def test_every_option_is_explained(name):
     command, before = COMMANDS[name]
     command = command.commands[before[0]] if before else command
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
-    assert options and all(option.help for option in options)
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
 def rewrite():

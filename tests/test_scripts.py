@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import zlib
@@ -129,6 +131,11 @@ def test_pretraining_of_features_states_its_accuracy(at):
     assert (at["out"] / "classifier.safetensors").read_bytes() == at["features"].read_bytes()
 
 
+def test_a_converted_network_is_the_same(at):
+    succeed("pretrain convert --network {net} --out {out}", **at)
+    assert at["out"].read_bytes() == at["net"].read_bytes()
+
+
 # ---- generate.py
 
 
@@ -177,6 +184,7 @@ def test_sampler_options_change_the_images_and_defaults_do_not(at):
     default, heun = images(""), "--solver heun --disc edm --schedule linear --scaling none"
     assert np.abs(images(heun) - default).max() <= 1
     assert np.array_equal(images("--S_noise 1.1"), default), "there is no noise to inflate without churn"
+    assert np.array_equal(images("--precise"), default), "a CPU knows nothing else"
     different = ["--solver euler", "--disc vp", "--schedule vp", "--scaling vp", "--num_steps 5", "--rho 3",
                  "--sigma_max 20", "--sigma_min 0.1", "--S_churn 3", "--S_churn 3 --S_noise 1.1",
                  "--S_churn 3 --S_min 1", "--S_churn 3 --S_max 1"]
@@ -235,6 +243,20 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def test_two_processes_make_what_one_makes(at):
+    """As torchrun starts them."""
+    script, *arguments = words(GENERATE + "--seeds 0-11 --batch 4", at)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                                  env={**os.environ, **group, "RANK": str(rank)}) for rank in range(2)]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert f"12 images in {at['out']}" in errors[0] and errors[1] == ""
+    assert contents(at["out"]) == contents(at["fake"])
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(at, number, code):
     command = GENERATE + "--seeds 0-11 --batch 4"
@@ -264,6 +286,8 @@ def test_guidance_changes_images_and_weights_of_zero_do_not(at):
         succeed(guided + options, **at | {"out": at["tmp"] / str(index)})
         seen.append(pixels(at["tmp"] / str(index)))
     assert len(np.unique(np.stack(seen).reshape(len(seen), -1), axis=0)) == len(seen)
+    succeed(guided + "--w_dg_1 1 --discriminator_ckpt {head}", **at | {"out": at["tmp"] / "twice"})
+    assert np.abs(pixels(at["tmp"] / "twice") - seen[1]).max() <= 1, "an ensemble of one head twice"
 
 
 def test_published_spellings_mean_the_same(at):
@@ -302,14 +326,21 @@ def test_a_second_training_finds_everything_done(at):
     assert {name for name in after if after[name] != before.get(name)} <= {"curves.png", "state.pt"}
 
 
-def test_the_published_path_on_a_classifier(at):
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_published_path_on_a_classifier(at, rank):
     """An ADM classifier under the head, and the names of the authors' files."""
     classifier = create_classifier(image_size=8, in_channels=1, classifier_width=64, classifier_depth=1, out_channels=10)
     torch.save(fill(classifier).state_dict(), at["tmp"] / "classifier.pt")
     np.savez(at["tmp"] / "true_data.npz", arr_0=load_images("digits").images[:12])
     classified = " --pretrained_classifier_ckpt {tmp}/classifier.pt"
-    succeed(TRAIN + "--data {tmp}/true_data.npz --gendir {fake} --savedir {tmp}/head --width 64" + classified, **at)
-    succeed(GENERATE + "--seeds 0-11 --discriminator_ckpt {tmp}/head/last.safetensors" + classified, **at)
+    succeed(TRAIN + f"--data {{tmp}}/true_data.npz --gendir {{fake}} --savedir {{tmp}}/head --width 64 --lora_rank {rank}"
+            + classified, **at)
+    guided = GENERATE + "--seeds 0-11 --discriminator_ckpt {tmp}/head/last.safetensors" + classified
+    if rank:
+        refused = run(guided, **at)
+        assert refused.code == 2 and "--lora_checkpoint" in refused.lines[0]
+        guided += " --lora_checkpoint {tmp}/head/lora_last.safetensors"
+    succeed(guided, **at)
     assert not np.array_equal(pixels(at["out"]), pixels(at["fake"]))
 
 
@@ -329,6 +360,7 @@ def test_distances_of_equal_and_of_different_sets(at):
     assert outcome["metrics"][str(at["fake"])]["fd"] > 1
 
 
+@pytest.mark.slow
 def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path):
     command = "reproduce --profile smoke --runs {tmp}/runs --results {tmp}/results"
     first = succeed(command, tmp=tmp_path)
@@ -362,6 +394,7 @@ def broken(made):
     for name in ("net", "head", "features"):
         content = made[name].read_bytes()
         (folder / f"short_{name}").write_bytes(content[: len(content) // 2])
+    shutil.copytree(made["made"] / "score", folder / "score")
     net = edm.load_network(made["net"])
     with torch.no_grad():
         next(net.parameters()).view(-1)[0] = torch.nan
@@ -387,6 +420,9 @@ REFUSALS = [
     (GENERATE + "--seeds 0-3 --steps 0", "--steps"),
     (GENERATE + "--seeds 0-3 --no_such_option", "--no_such_option"),
     (GENERATE + "--seeds 0-3 --solver magic", "magic"),
+    (GENERATE + "--seeds 0-3 --rho 1e-9", "rho"),
+    (GENERATE + "--seeds 0-3 --sigma_min 5 --sigma_max 1", "sigma_min 5"),
+    (GENERATE + "--seeds 0-3 --S_noise nan", "S_noise"),
     (GENERATE + "--seeds 0-3 --device cuda:99", "--device cuda:99"),
     (GENERATE + "--seeds 0-3 --device toaster", "--device toaster"),
     (GENERATE + "--seeds 0-3 --class 1", "unconditional"),
@@ -434,12 +470,18 @@ REFUSALS = [
     (TRAIN + "--extractor score --save_dir {out} " + TWELVE, "network"),
     (TRAIN_HERE + TWELVE + "--save_dir {broken}/text/below", "text/below"),
     (TRAIN_HERE + TWELVE + "--epoch 2 --save_dir {made}/head", "other settings"),
+    (TRAIN_HERE + TWELVE + "--width 16 --save_dir {made}/head", "other"),
+    (TRAIN_HERE + TWELVE + "--split nan,nan,nan", "split"),
     ("pretrain score --data {broken}/none --outdir {out} --steps 1", "none"),
     ("pretrain score --data {broken}/plain.npz --outdir {out} --steps 1 --cond", "label"),
     ("pretrain score --data digits:train --outdir {broken}/text --steps 1", "text"),
-    ("pretrain score --data digits:train --outdir {made}/score --steps 4 --batch_size 8 --cond", "score"),
-    ("pretrain score --data digits:train --outdir {made}/score --steps 4 --batch_size 16", "other settings"),
-    ("pretrain features --data {broken}/plain.npz --outdir {out}", "no labels"),
+    ("pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 8 --cond", "other"),
+    ("pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 16", "other"),
+    ("pretrain score --data digits:heldout --outdir {broken}/score --steps 4 --batch_size 8", "other"),
+    ("pretrain features --data {broken}/plain.npz --outdir {out} --epochs 1", "no labels"),
+    ("pretrain features --data digits:train --test {broken}/plain.npz --outdir {out} --epochs 1", "labels"),
+    ("pretrain convert --network {net} --out {broken}/text/below", "text/below"),
+    ("pretrain", "command"),
     ("pretrain magic", "magic"),
     (FID + "--images {fake} --features {broken}/none", "pretrain.py features"),
     (FID + "--images {fake} --features {broken}/text", "text"),
@@ -450,7 +492,7 @@ REFUSALS = [
     (FID + "--images {broken}/colour.npz --features {features}", "3 channels"),
     (FID + "--images {fake} --features {features} --num_samples 13", "13 images asked for, 12 found"),
     (FID + "--images {fake} --features {features} --num_samples 3", "at least 4"),
-    ("reproduce nothing", "there is: digits"),
+    ("reproduce nothing", "digits"),
     ("reproduce --results {broken}/text", "text"),
     ("reproduce --profile smoke --runs {out} --results {out} --device cuda:99", "--device cuda:99"),
 ]
@@ -468,10 +510,10 @@ def test_bad_input_is_one_line_and_exit_code_2(command, told, broken, tmp_path):
 @pytest.mark.parametrize(("command", "told"), [
     (GENERATE + "--seeds 5-3", "5-3"),
     ("generate --network {broken}/short_net --outdir {out} --seeds 0-3", "short_net"),
-    ("train --data digits:train --sample_dir {broken}/empty --save_dir {out}", "--network"),
-    ("pretrain features --data {broken}/plain.npz --outdir {out}", "no labels"),
-    ("fid --images {fake} --ref digits --features {broken}/text", "text"),
-    ("reproduce nothing", "there is: digits"),
+    ("train --data digits:train --sample_dir {fake} --save_dir {out}", "--network"),
+    ("pretrain features --data digits:train --outdir {out} --epochs 0", "--epochs"),
+    ("fid --images {fake} --ref digits", "--features"),
+    ("reproduce nothing", "digits"),
 ])
 def test_every_script_refuses_in_a_process_of_its_own(command, told, broken, tmp_path):
     done = run_apart(command, **broken, out=tmp_path / "out")

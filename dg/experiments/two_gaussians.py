@@ -1,7 +1,7 @@
 """What a discriminator learns where the truth is known: two Gaussians, their log density ratio and its gradient.
 
-Real and generated images are drawn from Gaussians that differ in mean and spread. Each loss of dg.losses trains the same small
-head on many images and on few; errors by noise level, against the closed form.
+Real and generated images are drawn from Gaussians that differ in mean and spread. Each loss of dg.losses trains the same
+small head on many images and on few; errors by noise level, against the closed form.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +17,7 @@ from dg.evaluation.report import Document, Note, Picture, Section, Table, write_
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stages
 from dg.extractors import PixelExtractor
-from dg.recipes import DiscriminatorTraining
+from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
 from dg.runtime.datasets import ImageSet, to_uint8
 from dg.runtime.files import read_json, write_json
 from dg.training import train_discriminator
@@ -33,9 +33,9 @@ class Settings:
     training: DiscriminatorTraining = DiscriminatorTraining(
         epochs=1, batch_size=256, lr=2e-3, ema_halflife=10_000, P_mean=-1.5, P_std=1.0, split=(0.8, 0.2, 0.0),
         eval_images=2000)
-    losses: tuple[tuple[str, float], ...] = (("bce", 0.0), ("matching", 0.1), ("sobolev", 0.001))  # and their weights
+    losses: tuple[str, ...] = tuple(LOSS_WEIGHTS)  # with the weights that are the default
     sizes: tuple[int, ...] = (20_000, 500)  # images of each kind
-    steps: int = 3000
+    steps: int = 1500
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)
     num_test: int = 2000  # fresh images of each kind
     width: int = 128
@@ -129,12 +129,13 @@ def relative_errors(discriminator: Discriminator, sigmas, n: int) -> dict[str, l
     return errors
 
 
-def train_small(settings: Settings, size: int, loss: str, weight: float, folder, device="cpu", **kwargs) -> Discriminator:
+def train_small(settings: Settings, size: int, loss: str, folder, device="cpu", **kwargs) -> Discriminator:
     """A head trained with one loss on `size` images of each kind for `steps` steps; the last one, averaged."""
     real, fake = image_sets(size)
-    batch = min(settings.training.batch_size, 2 * int(size * settings.training.split[0]))
-    epochs = max(settings.steps * batch // (2 * int(size * settings.training.split[0])), 1)
-    training = replace(settings.training, loss=loss, loss_weight=weight, epochs=epochs, batch_size=batch)
+    images = 2 * int(size * settings.training.split[0])  # real and generated, of an epoch
+    batch = min(settings.training.batch_size, images)
+    training = replace(settings.training, loss=loss, batch_size=batch, epochs=max(settings.steps * batch // images, 1),
+                       eval_images=min(settings.training.eval_images, size))
     discriminator = small_discriminator(settings.width).to(device)
     train_discriminator(discriminator, real, fake, training, folder, net=MODEL, **kwargs)
     return discriminator
@@ -150,8 +151,8 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
     """Train every loss on every size; write results.json, pictures and report to `results`; return the results."""
     stages, errors, ratios = Stages(folder, progress, notify), {}, {}
 
-    def make(path, size, loss, weight):
-        discriminator = train_small(settings, size, loss, weight, path, device, progress=progress)
+    def make(path, size, loss):
+        discriminator = train_small(settings, size, loss, path, device, progress=progress)
         found = {"last": relative_errors(discriminator, settings.sigmas, settings.num_test)}
         best_head(discriminator, path)
         found["best"] = relative_errors(discriminator, settings.sigmas, settings.num_test)
@@ -161,9 +162,9 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
         write_json(path / "errors.json", found)
 
     for size in settings.sizes:
-        for loss, weight in settings.losses:
-            key = asdict(settings) | {"size": size, "loss": loss, "weight": weight}
-            path = stages.run(f"{loss}-{size}", key, [], lambda path, row=(size, loss, weight): make(path, *row))
+        for loss in settings.losses:
+            key = asdict(settings) | {"size": size, "loss": loss, "weight": LOSS_WEIGHTS[loss]}
+            path = stages.run(f"{loss}-{size}", key, [], lambda path, row=(size, loss): make(path, *row))
             found = read_json(path / "errors.json")
             for which in ("best", "last"):
                 errors.setdefault(_title(size, which), {})
@@ -172,7 +173,7 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
             if size == settings.sizes[0]:
                 ratios[loss] = {int(index): pair for index, pair in found["scatter"].items()}
     metrics = {f"{panel}, {loss}": {f"{quantity}_error": _summary(lines[loss]) for quantity, lines in panels.items()}
-               for panel, panels in errors.items() for loss, _ in settings.losses}
+               for panel, panels in errors.items() for loss in settings.losses}
     outcome = {"experiment": "two_gaussians", "metrics": metrics, "errors": errors, "settings": asdict(settings)}
     outcome |= provenance(command, stages.seconds, device)
     write_json(results / "results.json", outcome)
@@ -213,8 +214,8 @@ def _report(folder: Path, outcome: dict) -> Document:
         "recover it, and how well its gradient, which is what guidance uses?", (), [
             Section("Errors", [
                 Table(["images of each kind, checkpoint, loss", "log ratio", "gradient"], _rows(outcome),
-                      caption="Root mean square error relative to the truth's own, mean over the noise levels; 1 is no better "
-                              "than a discriminator that always answers 0."),
+                      caption="Root mean square error relative to the truth's own, mean over the noise levels; 1 is no "
+                              "better than a discriminator that always answers 0."),
                 Picture(folder / "errors.png", "The same by noise level."),
                 Picture(folder / "ratios.png", "Learned over true log ratio of fresh noisy images, many training images."),
             ]),
