@@ -91,6 +91,8 @@ INPUT = InputPath()
 @click.option("--lr_schedule", type=click.Choice(CHOICES["lr_schedule"]), help="Learning rate over time.")
 @click.option("--wd", "--weight_decay", "weight_decay", type=click.FloatRange(min=0), help="Weight decay (L2).")
 @click.option("--ema_halflife", type=click.IntRange(min=0), help="Images; 0 = no averaging of the head.")
+@click.option("--ema_rampup", type=click.FloatRange(min=0),
+              help="The half-life is at most this part of the images seen; 0 = no such bound.")
 @click.option("--loss", type=click.Choice(CHOICES["loss"]), help="Cross-entropy; plus gradient matching; plus its size.")
 @click.option("--loss_weight", type=click.FloatRange(min=0), help="Of what the last two add; on its own scale each.")
 @click.option("--lora_rank", type=click.IntRange(min=0), help="Train an adapter of this rank on the classifier; 0 = none.")

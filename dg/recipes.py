@@ -26,6 +26,7 @@ class DiscriminatorTraining:
     weight_decay: float = 1e-7  # L2 inside Adam, as the authors'
     lr_schedule: str = "cosine"  # to zero at the last epoch, or "constant"
     ema_halflife: int = 50_000  # images in which the weight of an old head halves; 0 = no averaging
+    ema_rampup: float = 0.05  # at most this part of the images seen so far counts as the half-life; 0 = no such bound
     loss: str = "bce"  # or "matching", "sobolev": dg.losses
     loss_weight: float | None = None  # of what those two add; None: LOSS_WEIGHTS
     lora_rank: int = 0  # of an adapter on the frozen classifier, trained with the head; 0 = none
@@ -75,8 +76,8 @@ KTH = {"kth-d0": (60, 3e-4, 1e-7, 1e-5), "kth-d1": (40, 1e-3, 1e-7, 1e-5), "kth-
 PRESETS = {
     "default": DiscriminatorTraining(),
     # A small head and an average over many steps: the 1,437 real images are soon learned by heart.
-    "digits": DiscriminatorTraining(epochs=24, lr=2e-3, lr_schedule="constant", ema_halflife=8800, split=(0.9, 0.1, 0.0),
-                                    unequal=True, eval_images=1000),
+    "digits": DiscriminatorTraining(epochs=36, lr=2e-3, lr_schedule="constant", ema_halflife=8800, ema_rampup=0.0,
+                                    split=(0.9, 0.1, 0.0), unequal=True, eval_images=1000),
     "authors-uncond": AUTHORS,
     "authors-cond": replace(AUTHORS, epochs=250, conditional=True),
     **{name: replace(AUTHORS, epochs=epochs, lr=lr, weight_decay=weight_decay, time_min=time_min, split=(0.8, 0.1, 0.1),

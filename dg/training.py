@@ -58,7 +58,7 @@ def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: Imag
         if within == 0 or order is None:
             order = epoch_order(train, settings, epoch)
         generator = step_generator(settings.seed, "noise", step, trainer.device)
-        trainer.step(noisy_batch(train, order[within], settings, generator), step / total, step)
+        trainer.step(noisy_batch(train, order[within], settings, generator), step, total)
         run.step = step + 1
         if run.step % steps == 0:
             with trainer.averaged():
@@ -95,19 +95,15 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
 
-    def step(self, batch: Noisy, progress: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """One update; returns the batch's (loss [], logits [N]) before it.
-
-        progress  done part of the training, for the learning rate
-        seed      of dropout
-        """
+    def step(self, batch: Noisy, index: int = 0, total: int = 1) -> tuple[Tensor, Tensor]:
+        """Update number `index` of `total`; returns the batch's (loss [], logits [N]) before it."""
         s, losses = self.settings, []
-        cosine = 0.5 * (1 + math.cos(math.pi * progress)) if s.lr_schedule == "cosine" else 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * index / total)) if s.lr_schedule == "cosine" else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = s.lr * cosine
         self.head.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with _seeded(self.device, s.seed + seed):
+        with _seeded(self.device, s.seed + index):
             for part in batch.parts(s.accumulate):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=s.bf16):
                     loss, logits = LOSSES[s.loss](self.discriminator, part, s.penalty, self.net)
@@ -115,12 +111,14 @@ class Trainer:
                 loss.backward()
                 losses.append((loss.detach(), logits.detach()))
         self.optimizer.step()
-        self._update_average(len(batch.x))
+        self._update_average(len(batch.x), index)
         return torch.stack([loss for loss, _ in losses]).sum(), torch.cat([logits for _, logits in losses])
 
     @torch.no_grad()
-    def _update_average(self, images: int) -> None:
-        decay = 0.5 ** (images / self.settings.ema_halflife) if self.settings.ema_halflife else 0.0
+    def _update_average(self, images: int, index: int) -> None:
+        s = self.settings
+        halflife = min(s.ema_halflife, s.ema_rampup * images * (index + 1) if s.ema_rampup else math.inf)
+        decay = 0.5 ** (images / halflife) if halflife else 0.0
         torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
 
     @contextmanager

@@ -254,6 +254,7 @@ def test_two_processes_make_what_one_makes(at):
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert f"12 images in {at['out']}" in errors[0] and errors[1] == ""
+    assert "8/8" in errors[0], "the first makes two of the three batches"
     assert contents(at["out"]) == contents(at["fake"])
 
 

@@ -186,20 +186,23 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
     sigmas  [K]   noise levels, image units
     errors  {panel title: {"ratio" or "gradient": {loss name: [K]}}}, root mean square, 1 = as wrong as zero
     """
-    colours = dict(zip(sorted({name for panel in errors.values() for lines in panel.values() for name in lines}),
+    colours = dict(zip(dict.fromkeys(name for panel in errors.values() for name in panel["ratio"]),
                        (UNGUIDED, GUIDED, REAL, OTHER), strict=False))
-    with _figure(path, WIDTH, 1.2 + 2.6 * len(errors), title) as figure:
+    with _figure(path, WIDTH, 1.4 + 2.3 * len(errors), title) as figure:
         panels = figure.subplots(len(errors), 2, squeeze=False, sharex=True, sharey="row")
         for row, (name, panel) in zip(panels, errors.items(), strict=True):
             for axes, quantity in zip(row, ("ratio", "gradient"), strict=True):
                 axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
                 for loss, values in panel[quantity].items():
                     axes.plot(sigmas, values, color=colours[loss], label=loss, marker="o", markersize=4)
-                axes.set(xscale="log", ylim=(0, None))
-                axes.set_title(f"{name}: {'log ratio' if quantity == 'ratio' else 'gradient'}", fontsize=10.5)
-            row[0].set_ylabel("relative error")
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=3, handlelength=1.2)
+                axes.set(xscale="log", ylabel={"ratio": "log ratio", "gradient": "gradient"}[quantity])
+                axes.set_xticks(sigmas, [f"{float(sigma):g}" for sigma in sigmas], fontsize=9)
+                axes.minorticks_off()
+            row[0].set_title(name)
+            row[0].set_ylim(0, 1.05 * max(1, *(max(values) for lines in panel.values() for values in lines.values())))
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.2)
         figure.supxlabel(f"noise level {SIGMA}", fontsize=11)
+        figure.supylabel("relative error (1: no better than zero)", fontsize=11)
 
 
 def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log ratio"):
@@ -213,9 +216,9 @@ def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log 
             for axes, (index, exact) in zip(row, truth.items(), strict=True):
                 axes.plot(exact, values[index], ".", color=GUIDED, markersize=2, alpha=0.4)
                 axes.axline((0, 0), slope=1, color=MUTED, linewidth=1.2)
-                if row is panels[0]:
-                    axes.set_title(f"{SIGMA} = {float(sigmas[index]):.2g}", weight="normal")
             row[0].set_ylabel(loss)
+        for axes, index in zip(panels[0], truth, strict=True):
+            axes.set_title(f"{SIGMA} = {float(sigmas[index]):.2g}", weight="normal")
         figure.supxlabel("true log ratio [nats]", fontsize=11)
 
 

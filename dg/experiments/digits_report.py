@@ -175,7 +175,8 @@ def describe(folder, outcome) -> Document:
             Code(outcome["command"]),
             Table(["stage", "seconds"], [[name, f"{value:.1f}"] for name, value in seconds.items()]),
             f"{outcome['hardware']['cpu']}, {outcome['hardware']['cores']} cores, {outcome['hardware']['threads']} "
-            f"threads, device {outcome['hardware']['device']}; "
+            f"threads per process, device {outcome['hardware']['device']}; guided and unguided sets side by side in two "
+            "processes on a CPU; "
             + ", ".join(f"{name} {version}" for name, version in outcome["versions"].items()) + ".",
             "The same experiment by hand:",
             Code(BY_HAND.format(weight=weight)),

@@ -227,10 +227,11 @@ def draw(folder, outcome, experiment, paths) -> None:
 
 def text_table(outcome) -> str:
     lines = [f"{'':<34}" + "".join(f"{title:>18}" for title in METRICS.values())]
-    return "\n".join(lines + [f"{row[0]:<34}" + "".join(f"{cell:>18}" for cell in row[1:]) for row in _rows(outcome)])
+    return "\n".join(lines + [f"{row[0]:<34}" + "".join(f"{cell:>18}" for cell in row[1:]) for row in rows(outcome)])
 
 
-def _rows(outcome):
+def rows(outcome: dict) -> list[list[str]]:
+    """Cells of the metrics table: title, then mean ± sd of every metric."""
     titles = {"unguided": "unguided", **{n: r["title"] for n, r in outcome["recipes"].items()}, "floor": "real against real"}
     return [[title, *(f"{outcome['metrics'][name][m]['mean']:.3f} ± {outcome['metrics'][name][m]['sd']:.3f}" for m in METRICS)]
             for name, title in titles.items()]
@@ -255,7 +256,7 @@ def describe(folder, outcome) -> Document:
         f"{s['num_images']} images.",
         cards, [
             Section("Results", [
-                Table(["", *METRICS.values()], _rows(outcome), caption="Against the MNIST test images."),
+                Table(["", *METRICS.values()], rows(outcome), caption="Against the MNIST test images."),
                 Picture(folder / "metrics.png", "Distances; the line is real (training) against real (test) images."),
                 Note("The features are those of a small classifier trained on MNIST; it names "
                      f"{100 * outcome['extractor']['test_accuracy']:.1f}% of the test images, and is no Inception network.")]),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dg.discriminator import FORMAT, Discriminator
 from dg.evaluation.figures import ratio_errors, ratio_scatter
 from dg.evaluation.report import Document, Note, Picture, Section, Table, write_markdown, write_report
+from dg.experiments.common import one_thread
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stages
 from dg.extractors import PixelExtractor
@@ -147,8 +148,11 @@ def best_head(discriminator: Discriminator, folder) -> Discriminator:
     return discriminator
 
 
-def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify) -> dict:
-    """Train every loss on every size; write results.json, pictures and report to `results`; return the results."""
+def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify, data=None) -> dict:
+    """Train every loss on every size; write results.json, pictures and report to `results`; return the results.
+
+    `data` is what other experiments take; this one makes its own.
+    """
     stages, errors, ratios = Stages(folder, progress, notify), {}, {}
 
     def make(path, size, loss):
@@ -164,7 +168,8 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
     for size in settings.sizes:
         for loss in settings.losses:
             key = asdict(settings) | {"size": size, "loss": loss, "weight": LOSS_WEIGHTS[loss]}
-            path = stages.run(f"{loss}-{size}", key, [], lambda path, row=(size, loss): make(path, *row))
+            with one_thread(device):  # so small a head is slower on several
+                path = stages.run(f"{loss}-{size}", key, [], lambda path, row=(size, loss): make(path, *row))
             found = read_json(path / "errors.json")
             for which in ("best", "last"):
                 errors.setdefault(_title(size, which), {})
@@ -177,7 +182,8 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
     outcome = {"experiment": "two_gaussians", "metrics": metrics, "errors": errors, "settings": asdict(settings)}
     outcome |= provenance(command, stages.seconds, device)
     write_json(results / "results.json", outcome)
-    ratio_errors(results / "errors.png", settings.sigmas, errors)
+    drawn = {panel: lines for panel, lines in errors.items() if panel != _title(settings.sizes[0], "last")}  # as its best
+    ratio_errors(results / "errors.png", settings.sigmas, drawn)
     first = next(iter(ratios.values()))
     ratio_scatter(results / "ratios.png", settings.sigmas, {index: pair["ratio"] for index, pair in first.items()},
                   {loss: {index: pair["learned_ratio"] for index, pair in pairs.items()} for loss, pairs in ratios.items()})

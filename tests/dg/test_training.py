@@ -239,25 +239,27 @@ def test_training_learns_and_keeps_the_best_and_the_last(tmp_path):
 
 
 def test_the_average_follows_the_head_by_its_half_life():
-    trainer = Trainer(tiny(), replace(SHORT, ema_halflife=32))
+    trainer = Trainer(tiny(), replace(SHORT, ema_halflife=32, ema_rampup=0.05))
     start = [value.clone() for value in trainer.average]
     with torch.no_grad():
         for parameter in trainer.parameters:
             parameter.add_(1.0)
-    trainer._update_average(64)  # two half-lives
+    trainer._update_average(64, 10)  # two half-lives
     for value, old in zip(trainer.average, start, strict=True):
         torch.testing.assert_close(value, old + 0.75)
     with trainer.averaged():
         torch.testing.assert_close(trainer.parameters[0].detach(), start[0] + 0.75)
     torch.testing.assert_close(trainer.parameters[0].detach(), start[0] + 1)
+    trainer._update_average(64, 0)  # 5% of 64 images, at first: the average is the head but for 2 ** -20
+    torch.testing.assert_close(trainer.average, [old + 1 for old in start], rtol=1e-5, atol=1e-5)
 
 
 def test_cosine_rate_falls_to_zero():
     trainer = Trainer(tiny(), replace(SHORT, lr_schedule="cosine", lr=1.0))
     batch = _batch(SHORT)
     rates = []
-    for progress in (0.0, 0.5, 1.0):
-        trainer.step(batch, progress)
+    for index in (0, 5, 10):
+        trainer.step(batch, index, 10)
         rates.append(trainer.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1.0, 0.5, 0.0])
 
