@@ -104,12 +104,16 @@ def _seeds(seeds, num_samples, seed):
     return seeds if seeds is not None else list(range(seed, seed + num_samples))
 
 
+GUIDANCE_OPTIONS = ("w1", "w2", "boosting", "S_churn_manual", "time_min", "time_max", "dg_clip", "cond",
+                    "pretrained_classifier_ckpt", "lora_checkpoint")
+
+
 def _guidance(net, device, options):
     """The discriminator guidance that the options ask for, or None."""
     paths, weights = options["discriminator_ckpt"], (options["w1"], options["w2"])
-    given = {name for name in ("w1", "w2", "boosting", "pretrained_classifier_ckpt")
-             if click.get_current_context().get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
     if not paths:
+        context, source = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
+        given = [name for name in GUIDANCE_OPTIONS if options[name] and context.get_parameter_source(name) == source]
         if given and any(weights):
             raise click.UsageError("guidance options need a discriminator: give --discriminator_ckpt PATH.")
         return None

@@ -29,7 +29,7 @@ def main():
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps.  [default: the preset's]")
 @click.option("--batch_size", type=click.IntRange(min=1), help="Images per step.  [default: the preset's]")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate.  [default: the preset's]")
-@click.option("--seed", type=int, help="Seed.  [default: the preset's]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed.  [default: the preset's]")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 def score(data, outdir, preset, cond, device, **changes):
     from dataclasses import asdict, replace
@@ -58,7 +58,7 @@ def score(data, outdir, preset, cond, device, **changes):
 @click.option("--outdir", required=True, metavar="DIR", help="Where to write.")
 @click.option("--test", metavar="PATH|NAME", help="Labelled images to state the accuracy on.")
 @click.option("--epochs", type=click.IntRange(min=1), default=20, help="Passes over the training images.")
-@click.option("--seed", type=int, default=0, help="Seed.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed.")
 def features(data, outdir, test, epochs, seed):
     from dg.evaluation.classifier import ClassifierTraining, accuracy, save_classifier, train_classifier
     from dg.runtime.datasets import load_images

@@ -105,7 +105,7 @@ INPUT = InputPath()
 @click.option("--eval_images", type=click.IntRange(min=1), help="Noisy images of each kind in every evaluation.")
 @click.option("--keep_every", type=click.IntRange(min=0), help="Also keep the head of every so many epochs.")
 @click.option("--tensorboard", **FLAG, default=False, help="Also write the log to SAVE_DIR/tensorboard.")
-@click.option("--seed", type=int, help="Seed of split, initialisation, order and noise.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of split, initialisation, order and noise.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @click.option("--num_workers", type=int, help="Ignored: no image is loaded while training.")
 def main(data, sample_dir, save_dir, num_data, img_resolution, extractor, pretrained_classifier_ckpt, network, width, preset,

@@ -1,12 +1,13 @@
 """Training of score networks with EDM's loss (Karras et al. 2022), for data without a public checkpoint."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 import edm
 from dg.runtime.datasets import ImageSet, to_float
+from dg.runtime.files import plain
 from dg.runtime.progress import Progress, silent
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
 
@@ -58,8 +59,12 @@ def train_score_network(net: edm.EDMPrecond, data: ImageSet, settings: ScoreTrai
     loss_fn = edm.EDMLoss(settings.P_mean, settings.P_std, net.sigma_data)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.train().parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-8)
+    identity = {"settings": plain(asdict(replace(settings, steps=0))), "network": plain(net.init_kwargs),
+                "images": data.fingerprint()}
     start, log = 0, []
     if state_path is not None and (state := load_state(state_path)) is not None:
+        if changed := [key for key, value in identity.items() if state.get("identity", {}).get(key) != value]:
+            raise ValueError(f"{state_path}: of a run with other {' and '.join(changed)}; choose another folder or delete it")
         net.load_state_dict(state["net"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
@@ -68,7 +73,7 @@ def train_score_network(net: edm.EDMPrecond, data: ImageSet, settings: ScoreTrai
     def save(step):
         if state_path is not None:
             save_state(state_path, dict(net=net.state_dict(), ema=ema.state_dict(), optimizer=optimizer.state_dict(),
-                                        step=step, log=log))
+                                        step=step, log=log, identity=identity))
 
     due, running = Every(save_seconds), []
     for step in progress(range(start, settings.steps), desc="score network", initial=start, total=settings.steps):

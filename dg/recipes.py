@@ -56,7 +56,7 @@ class DiscriminatorTraining:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
-        if len(self.split) != 3 or self.split[0] <= 0 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
+        if len(self.split) != 3 or self.split[0] <= 0 or min(self.split) < 0 or not abs(sum(self.split) - 1) < 1e-6:
             raise ValueError(f"the split {self.split} must be three fractions of sum 1, the first above 0: 0.8,0.1,0.1")
         if self.batches == "balanced" and self.batch_size % 2:
             raise ValueError(f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so make it even")

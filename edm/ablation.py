@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edm.guidance import Guidance
 from edm.precond import iddpm_noise_levels
-from edm.sampler import churn_factor, noise_schedule, per_image
+from edm.sampler import check_range, churn_factor, noise_schedule, per_image
 
 SOLVERS = ("euler", "heun")
 DISCRETIZATIONS = ("vp", "ve", "iddpm", "edm")
@@ -69,6 +69,7 @@ def ablation_sampler(net, latents: Tensor, class_labels: Tensor | None = None, r
     low, high = _default_range(discretization, epsilon_s)
     sigma_min = max(low if sigma_min is None else sigma_min, net.sigma_min)
     sigma_max = min(high if sigma_max is None else sigma_max, net.sigma_max)
+    check_range(sigma_min, sigma_max)
     vp = _fitted_vp_schedule(sigma_min, sigma_max, epsilon_s)
     sigma_of, sigma_slope, time_of = {"vp": vp, "ve": VE_SCHEDULE, "linear": LINEAR_SCHEDULE}[schedule]
     sigmas = _noise_levels(discretization, num_steps, sigma_min, sigma_max, rho, vp, epsilon_s, C_1, C_2, M)

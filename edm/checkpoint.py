@@ -55,11 +55,20 @@ def save_network(file, net: Preconditioner) -> None:
 def write_safetensors(file, tensors: dict, format: str, config: dict) -> None:
     """Tensors by name, with a JSON `config` under the name `format` in the metadata, to a path or binary file object."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(tensors, metadata={"format": format, "config": json.dumps(config)})
+    data = _ordered(save(tensors, metadata={"format": format, "config": json.dumps(config)}))
     if hasattr(file, "write"):
         file.write(data)
     else:
         Path(file).write_bytes(data)
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library writes them in another order every time."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return data[:8] + text.ljust(size) + data[8 + size :]
 
 
 def read_safetensors(path, format: str) -> tuple[dict, dict]:

@@ -18,6 +18,13 @@ def noise_schedule(num_steps: int, sigma_min: float, sigma_max: float, rho: floa
     return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
 
 
+def check_range(sigma_min: float, sigma_max: float) -> None:
+    """ValueError unless noise can fall from sigma_max to sigma_min."""
+    if not 0 <= sigma_min < sigma_max:
+        raise ValueError(f"the noise levels would fall from sigma_max {sigma_max:g} to sigma_min {sigma_min:g}; "
+                         "give a larger sigma_max or a smaller sigma_min")
+
+
 def churn_factor(S_churn: float | Tensor, num_steps: int) -> float | Tensor:
     """gamma of algorithm 2: the relative raise of the noise level, at most sqrt(2) - 1; a float or [N]."""
     limit = math.sqrt(2) - 1
@@ -47,6 +54,7 @@ def edm_sampler(net, latents: Tensor, class_labels: Tensor | None = None, randn_
     """
     guidance = guidance or Guidance()
     sigma_min, sigma_max = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
+    check_range(sigma_min, sigma_max)
     sigmas = net.round_sigma(noise_schedule(num_steps, sigma_min, sigma_max, rho, latents.device))
     sigmas = torch.cat([sigmas, torch.zeros_like(sigmas[:1])])  # [num_steps + 1]
 

@@ -25,7 +25,7 @@ def test_generate_gives_the_authors_images(case, run, tmp_path):
         "network": tmp_path / "net.pkl", "outdir": tmp_path / "out", "seeds": "0-3", "steps": settings["num_steps"],
         "pretrained_classifier_ckpt": tmp_path / "32x32_classifier.pt", "discriminator_ckpt": tmp_path / "discriminator.pt",
         "w_dg_1": settings["w1"], "w_dg_2": settings["w2"], "boosting": settings["boosting"],
-        "cond": int("cond" == case.rsplit("_", 1)[1]), "time_min": settings["time_min"], "time_max": settings["time_max"],
+        "cond": int(case.rsplit("_", 1)[1] == "cond"), "time_min": settings["time_min"], "time_max": settings["time_max"],
         "S_churn": settings["S_churn"], "S_noise": settings["S_noise"], "S_min": settings.get("S_min", 0),
         "S_max": settings.get("S_max", "inf"), "dg_clip": 1e-5, "precise": 1, "device": "cpu"}
     generate.main.main([f"--{name}={value}" for name, value in arguments.items()], standalone_mode=False)

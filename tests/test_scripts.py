@@ -499,7 +499,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "told"), REFUSALS, ids=[command for command, _ in REFUSALS])
+@pytest.mark.parametrize(("command", "told"), REFUSALS, ids=[f"{command.split()[0]}: {told}" for command, told in REFUSALS])
 def test_bad_input_is_one_line_and_exit_code_2(command, told, broken, tmp_path):
     done = run(command, **broken, out=tmp_path / "out")
     assert done.code == 2 and len(done.lines) == 1, done.err

@@ -200,8 +200,9 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
                 axes.minorticks_off()
             row[0].set_title(name)
             row[0].set_ylim(0, 1.05 * max(1, *(max(values) for lines in panel.values() for values in lines.values())))
+        for axes in panels[-1]:
+            axes.set_xlabel(f"noise level {SIGMA}")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.2)
-        figure.supxlabel(f"noise level {SIGMA}", fontsize=11)
         figure.supylabel("relative error (1: no better than zero)", fontsize=11)
 
 

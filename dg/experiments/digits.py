@@ -26,7 +26,7 @@ from dg.evaluation.classifier import (
 )
 from dg.evaluation.measure import measure
 from dg.experiments.common import compare, distance, one_thread, sample, summarise
-from dg.experiments.digits_report import text_table, write
+from dg.experiments.digits_report import METRICS, text_table, write
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stages
 from dg.guidance import DiscriminatorGuidance
@@ -62,6 +62,7 @@ PROFILES = {
                       discriminator=replace(PRESETS["digits"], epochs=2), sampling=Sampling(num_steps=3), num_fake=160,
                       num_images=80, num_sets=2, weights=(1.0, 2.0), num_selection=80, longer_steps=2, batch_size=80),
 }
+TIME_MAX = 0.6  # VP time of sigma 6, which the noise levels of the discriminator's training seldom exceed
 # Seeds of the sets, far apart: what one set learned from or was chosen by is never measured.
 FAKE_SEED, SELECTION_SEED = 1_000_000, 2_000_000
 
@@ -91,7 +92,8 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
             if helper is not None:
                 helper.kill()
         paths |= experiment.leave_unguided(paths)  # whatever the helper has done is not done again
-        paths["measure"] = stages.run("measure", {}, list(paths), lambda path: experiment.measure(path, paths))
+        paths["measure"] = stages.run("measure", {"metrics": list(METRICS)}, list(paths),
+                                      lambda path: experiment.measure(path, paths))
         outcome = experiment.results(paths) | provenance(command, stages.seconds, device)
         write_json(results / "results.json", outcome)
         write(results, outcome, experiment, paths)
@@ -130,12 +132,13 @@ class Digits:
         made["discriminator"] = stage("discriminator", asdict(s.discriminator), ["fake"],
                                       lambda path: self.make_discriminator(path, net, made["fake"]))
         discriminator = load_discriminator(None, made["discriminator"] / "best.safetensors", net, device=self.device)
-        made["weights"] = stage("weights", self.sampling | {"weights": s.weights, "num_images": s.num_selection},
+        window = {"time_max": TIME_MAX}
+        made["weights"] = stage("weights", self.sampling | window | {"weights": s.weights, "num_images": s.num_selection},
                                 ["features", "discriminator"],
                                 lambda path: self.choose_weight(path, net, discriminator, paths["features"]))
         weight = read_json(made["weights"] / "weights.json")["chosen"]
-        guidance = DiscriminatorGuidance(discriminator, (weight, 0.0))
-        made["guided"] = stage("guided", self.sampling | self.sets | {"weight": weight}, ["discriminator"],
+        guidance = DiscriminatorGuidance(discriminator, (weight, 0.0), time_max=TIME_MAX)
+        made["guided"] = stage("guided", self.sampling | self.sets | window | {"weight": weight}, ["discriminator"],
                                lambda path: self.sample_sets(path, net, guidance))
         return made
 
@@ -197,7 +200,7 @@ class Digits:
         model, table = load_classifier(features_path / "classifier.safetensors"), {}
         reference = extract_features(model, self.train)
         for weight in (0.0, *self.settings.weights):
-            guidance = DiscriminatorGuidance(discriminator, (weight, 0.0)) if weight else None
+            guidance = DiscriminatorGuidance(discriminator, (weight, 0.0), time_max=TIME_MAX) if weight else None
             self.sample(path / f"w{weight:g}", net, SELECTION_SEED, self.settings.num_selection, guidance)
             features = extract_features(model, load_images(path / f"w{weight:g}"))
             table[weight] = distance(features, reference)
@@ -245,7 +248,7 @@ class Digits:
             "extractor": {"name": "classifier trained on digits:train (not Inception: compare within this table only)",
                           "feature_dim": measured["feature_dim"], "heldout_accuracy": measured["heldout_accuracy"]},
             "guidance_seconds": seconds["fake"] + seconds["discriminator"] + seconds["guided"] - seconds["unguided"],
-            "settings": asdict(self.settings),
+            "settings": asdict(self.settings) | {"time_max": TIME_MAX},
         }
 
 

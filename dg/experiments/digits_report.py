@@ -31,7 +31,8 @@ python train.py --preset digits --network runs/by-hand/score/network.safetensors
 python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/unguided \\
     --num_samples 1000 --batch 250
 python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/guided \\
-    --num_samples 1000 --batch 250 --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g}
+    --num_samples 1000 --batch 250 --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} \\
+    --time_max {time_max:g}
 python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref digits \\
     --features runs/by-hand/features/classifier.safetensors"""
 
@@ -105,7 +106,8 @@ def _draw_histograms(folder, discriminator, experiment, generated):
 
 
 def _draw_strips(folder, net, discriminator, outcome, experiment, seeds):
-    guidance = DiscriminatorGuidance(discriminator, (outcome["selection"]["chosen"], 0.0))
+    guidance = DiscriminatorGuidance(discriminator, (outcome["selection"]["chosen"], 0.0),
+                                     time_max=outcome["settings"]["time_max"])
     traces = [Trace(), Trace(guidance)]
     for trace in traces:
         draw_images(net, seeds, experiment.settings.sampling, trace, device=experiment.device)
@@ -179,6 +181,6 @@ def describe(folder, outcome) -> Document:
             "processes on a CPU; "
             + ", ".join(f"{name} {version}" for name, version in outcome["versions"].items()) + ".",
             "The same experiment by hand:",
-            Code(BY_HAND.format(weight=weight)),
+            Code(BY_HAND.format(weight=weight, time_max=settings["time_max"])),
         ]),
     ])

@@ -32,8 +32,8 @@ class Settings:
     """Everything the numbers depend on."""
 
     training: DiscriminatorTraining = DiscriminatorTraining(
-        epochs=1, batch_size=256, lr=2e-3, ema_halflife=10_000, P_mean=-1.5, P_std=1.0, split=(0.8, 0.2, 0.0),
-        eval_images=2000)
+        epochs=1, batch_size=256, lr=2e-3, ema_halflife=10_000, ema_rampup=0.0, P_mean=-1.5, P_std=1.0,
+        split=(0.8, 0.2, 0.0), eval_images=2000)
     losses: tuple[str, ...] = tuple(LOSS_WEIGHTS)  # with the weights that are the default
     sizes: tuple[int, ...] = (20_000, 500)  # images of each kind
     steps: int = 1500

@@ -1,5 +1,6 @@
 """A set of images with labels, and the way between bytes and the floats that networks see."""
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +58,14 @@ class ImageSet:
     def channels(self):
         """1 (grey) or 3 (RGB)."""
         return self.images.shape[3]
+
+    def fingerprint(self):
+        """16 hex digits that depend on every image and label."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        for array in (self.images, self.labels):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
 
     def subset(self, index):
         """The images at `index` (integers, booleans or a slice, as numpy takes them), in that order."""

@@ -151,8 +151,8 @@ def _head(extractor, channels):
 
 @pytest.fixture(scope="module")
 def quick():
-    training = replace(PROFILES["full"].training, lr=4e-3, ema_halflife=5000, eval_images=200)
-    return replace(PROFILES["full"], steps=600, num_test=500, training=training)
+    training = replace(PROFILES["full"].training, lr=4e-3, ema_halflife=4000, eval_images=200)
+    return replace(PROFILES["full"], steps=500, num_test=500, training=training)
 
 
 @pytest.mark.parametrize("loss, ratio, gradient", [("bce", 0.45, 0.60), ("matching", 0.30, 0.38), ("sobolev", 0.50, 0.60)])

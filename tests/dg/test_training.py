@@ -477,12 +477,12 @@ def test_published_recipes():
 @pytest.fixture(scope="module")
 def classifier_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("classifier") / "classifier.pt"
-    classifier = create_classifier(image_size=16, in_channels=1, out_channels=10, classifier_width=64, classifier_depth=1)
+    classifier = create_classifier(image_size=8, in_channels=1, out_channels=10, classifier_width=64, classifier_depth=1)
     torch.save(golden_fill.fill(classifier).state_dict(), path)
     return path
 
 
-CLASSES = [image_set(40, name, brightness, 4, size=16) for name, brightness in (("real", 150), ("fake", 110))]
+CLASSES = [image_set(40, name, brightness, 4) for name, brightness in (("real", 150), ("fake", 110))]
 LORA = replace(SHORT, epochs=2, lora_rank=2, lr=3e-3, eval_images=10)
 
 
@@ -500,7 +500,7 @@ def test_lora_is_trained_saved_beside_the_head_and_gone_on_with(tmp_path, classi
     assert {"best", "last", "lora_best", "lora_last"} == {path.stem for path in (tmp_path / "whole").glob("*.safetensors")}
     loaded = load_discriminator(classifier_path, tmp_path / "whole" / "last.safetensors",
                                 lora_path=tmp_path / "whole" / "lora_last.safetensors")
-    x, sigma = torch.randn(3, 1, 16, 16), torch.tensor([0.1, 1.0, 5.0])
+    x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 5.0])
     discriminator.eval()
     torch.testing.assert_close(loaded(x, sigma), discriminator(x, sigma), rtol=1e-4, atol=1e-5)
     without = Discriminator(on_classifier(classifier_path).extractor, loaded.heads)
@@ -552,11 +552,61 @@ def test_fewer_classes_among_the_generated_images_are_no_fault():
 
 
 def test_networks_that_do_not_fit_are_refused(tmp_path, classifier_path):
-    with pytest.raises(ValueError, match="classifier takes 16 pixels"):
-        train(tmp_path, discriminator=on_classifier(classifier_path))
+    with pytest.raises(ValueError, match="classifier takes 8 pixels"):
+        train(tmp_path, discriminator=on_classifier(classifier_path), real=image_set(80, size=16), fake=image_set(80, size=16))
     with pytest.raises(ValueError, match="--cond"):
         train(tmp_path, replace(SHORT, conditional=True), real=image_set(80, classes=3), fake=image_set(80, classes=3))
     with pytest.raises(ValueError, match="LoRA adapts the frozen classifier"):
         train(tmp_path, replace(SHORT, lora_rank=4))
     with pytest.raises(ValueError, match="give that network"):
         train(tmp_path, replace(SHORT, loss="matching"))
+
+
+# Published command lines -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def published(tmp_path, monkeypatch, classifier_path):
+    """A folder as the published commands expect it; what they name by absolute paths lies in it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "checkpoints" / "ADM_classifier").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "ADM_classifier" / "32x32_classifier.pt").write_bytes(classifier_path.read_bytes())
+    one_hot = np.eye(4)[CLASSES[0].labels]
+    np.savez(tmp_path / "data" / "true_data_label.npz", samples=CLASSES[0].images, label=one_hot)
+    (tmp_path / "samples" / "cifar_cond_vanilla").mkdir(parents=True)
+    np.savez(tmp_path / "samples" / "cifar_cond_vanilla" / "samples_7.npz", samples=CLASSES[1].images, label=one_hot)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(line):
+    """Run train.py with the arguments of a command line in this process; returns what it wrote to standard error."""
+    from click.testing import CliRunner
+
+    import train as script
+
+    result = CliRunner().invoke(script.main, line.split(), catch_exceptions=True)
+    return result.stderr if result.exception is None else result.exception
+
+
+def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(published):
+    said = command("--savedir=disc --gendir=/samples/cifar_cond_vanilla --datadir=/data/true_data_label.npz --epoch=1 --cond=1 "
+                   "--img_resolution=8 --batch_size=16 --num_workers=4 --lr=3e-4 --wd=1e-7 --num_data=40 --device=cpu "
+                   "--pretrained_classifier_ckpt=/checkpoints/ADM_classifier/32x32_classifier.pt")
+    assert "taking data/true_data_label.npz in the current folder" in said and "best.safetensors: epoch 1" in said
+    assert {path.name for path in (published / "disc").iterdir()} == {
+        "best.safetensors", "last.safetensors", "curves.png", "log.jsonl", "state.pt", "summary.json"}
+    said = command("--sample_dir samples/cifar_cond_vanilla --data data/true_data_label.npz --save_dir lora --n_epochs 1 "
+                   "--lora_rank 2 --conditional 0 --batch_size 16 --split 0.5,0.25,0.25")
+    assert (published / "lora" / "lora_best.safetensors").exists() and "valid loss" in said
+
+
+def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
+    usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz --savedir disc --batch_size 16 "
+    for more, message in (("--img_resolution 32", "images of 8 pixels, but --img_resolution is 32"),
+                          ("--split 0.5", "fractions"), ("--split a,b", "no list of fractions"), ("--loss matching", "--network"),
+                          ("--lora_rank 99999", "rank"), ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt")):
+        error = command(usual + more)
+        assert message in str(getattr(error, "message", error)) and "\n" not in str(error), more
+        assert not list((published / "disc").glob("*.safetensors"))
+    (published / "checkpoints" / "ADM_classifier" / "32x32_classifier.pt").unlink()
+    assert "what should the head see?" in command(usual).message
