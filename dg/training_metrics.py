@@ -12,13 +12,15 @@ from dg.training_data import Split, perturb
 
 LEVELS = (0.0, 0.1, 0.3, 1.0, 3.0, float("inf"))  # edges of the noise levels that are looked at apart
 BINS = 10  # of the calibration error
+MOST_NOISES = 20  # that one image is looked at with
+DRAWS = 20  # noises that one image is looked at with, at most
 
 
 @torch.no_grad()
 def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> dict:
     """What `judge` says of noisy images of a split, and `levels`: the same by noise level.
 
-    Looks at `eval_images` of each kind, spread over a large set and taken with several noises each from a small one. The
+    Looks at `eval_images` of each kind, spread over a large set and taken with up to 20 noises each from a small one. The
     noise is the same at every call; its levels are stratified, so that they hardly differ between splits either.
     """
     logits, targets, sigma = predict(discriminator, split, settings)
@@ -33,8 +35,8 @@ def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> di
 
 @torch.no_grad()
 def predict(discriminator, split: Split, settings: DiscriminatorTraining) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(logits, targets, sigma) of 2 * eval_images noisy images, each float64 [n]."""
-    device, n = split.images.device, settings.eval_images
+    """(logits, targets, sigma) of 2 * eval_images noisy images or fewer, each float64 [n]."""
+    device, n = split.images.device, min(settings.eval_images, DRAWS * max(split.num_real, split.num_fake))
     generator = step_generator(settings.seed, "evaluate", 0, device)
     real, fake = (_spread(count, n, device) for count in (split.num_real, split.num_fake))
     index = torch.stack([real, fake + split.num_real], dim=1).flatten()  # [2 n], real and generated in turn

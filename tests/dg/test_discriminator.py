@@ -44,7 +44,7 @@ def built(kind, files, seed=0, conditional=False):
     """A discriminator that tells something apart: an untrained one answers 0."""
     discriminator = build_discriminator(kind, DATA, **files, conditional=conditional, seed=seed, width=64)
     golden_fill.fill(discriminator.heads[0], f"{seed}:")
-    return discriminator.eval()
+    return discriminator
 
 
 def saved(path, kind, files, **kwargs):
@@ -173,7 +173,8 @@ def test_a_conditional_head_uses_the_label_and_another_does_not(kind, files):
         discriminator = built(kind, files, conditional=conditional)
         assert discriminator.conditional == conditional
         logits = discriminator(x, sigma, labels)
-        assert logits.shape == (3,)
+        head, seen = discriminator.heads[0], discriminator.extractor(x, sigma)
+        assert torch.equal(logits, head(*seen, condition=labels).flatten()) and logits.shape == (3,)
         assert torch.equal(logits, discriminator(x, sigma, other)) != conditional
         torch.testing.assert_close(logits[1:2], discriminator(x[1:2], sigma[1], labels[1:2]))
 
