@@ -73,6 +73,19 @@ def test_more_steps_continue_an_ended_run_and_fewer_do_not_rewind_it(tmp_path):
     assert equal(longer, whole) and longer_log == log and not equal(first, whole)
 
 
+def test_a_state_of_another_run_is_refused(tmp_path):
+    path, data = tmp_path / "state.pt", image_set()
+    trained(replace(QUICK, steps=1), path)
+    other = replace(data, images=255 - data.images)
+    for what, network, settings, images in (
+            ("settings", SMALL, replace(QUICK, lr=1e-3), data), ("settings", SMALL, replace(QUICK, seed=1), data),
+            ("images", SMALL, QUICK, other), ("network", SMALL | {"model_channels": 16}, QUICK, data)):
+        with pytest.raises(ValueError, match=f"of a run with other {what}; choose another folder") as caught:
+            train_score_network(build_score_network(images, network, 0), images, settings, path)
+        assert len(str(caught.value).splitlines()) == 1
+    assert load_state(path)["step"] == 1
+
+
 def test_the_seed_decides_and_the_global_random_numbers_are_left_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -99,6 +99,12 @@ def test_a_network_in_training_is_written_as_it_is_and_comes_back_frozen(tmp_pat
     same(loaded, net.eval())
 
 
+def test_equal_networks_are_equal_files(tmp_path):
+    for count in range(8):  # unsorted metadata would differ in half of them
+        edm.save_network(tmp_path / str(count), network()[0])
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_half_precision_weights_are_read_as_single(tmp_path):
     net, _ = network()
     edm.save_network(tmp_path / "a", net.half())
