@@ -1,6 +1,7 @@
 """A discriminator: one frozen extractor, one or several trainable heads, logits end to end."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
 from dg.heads import ScoreHead
 from dg.lora import base_state_dict, load_lora, merge_lora
 from dg.runtime.datasets import ImageSet
-from dg.runtime.files import atomic_write
+from dg.runtime.files import atomic_write, settings_hash
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from edm.precond import Encoding
 from guided_diffusion import create_classifier, load_encoder
@@ -33,7 +34,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.extractor, self.heads = extractor, nn.ModuleList(heads)
         weights = torch.ones(len(self.heads)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
-        if len(weights) != len(self.heads) or not len(weights) or weights.sum() <= 0:
+        if len(weights) != len(self.heads) or not 0 < weights.sum() < math.inf:
             raise ValueError(f"{len(weights)} ensemble weights for {len(self.heads)} heads; give one each, of positive sum")
         self.register_buffer("weights", weights / weights.sum(), persistent=False)
 
@@ -96,7 +97,7 @@ def build_discriminator(kind: str, data: ImageSet, net=None, classifier_path=Non
     extractor = _build_extractor({"extractor": kind}, classifier_path, net, f"--extractor {kind}")
     num_classes = data.num_classes if conditional else 0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
         if kind == "score":
             _check_fit(net, data)
             head = ScoreHead(*extractor.dims(), num_classes=num_classes, width=width or 32)
@@ -124,8 +125,10 @@ def _check_fit(net, data: ImageSet) -> None:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """16 hex digits that depend on every frozen weight, not on LoRA: which network a head was trained on."""
+    """16 hex digits that depend on every frozen weight, not on LoRA, and on a score network's arguments."""
     digest = hashlib.sha256()
+    if hasattr(module, "init_kwargs"):
+        digest.update(settings_hash([type(module).__name__, module.init_kwargs]).encode())
     for name, tensor in base_state_dict(module).items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -155,7 +158,9 @@ def load_discriminator(classifier_path=None, head_path=None, net=None, weights=N
 
     Raises ValueError with one line that names the file: missing, damaged, or trained on another extractor.
     """
-    paths = [Path(p) for p in (head_path if isinstance(head_path, (list, tuple)) else [head_path])]
+    paths = [Path(p) for p in (head_path if isinstance(head_path, (list, tuple)) else [head_path]) if p is not None]
+    if not paths:
+        raise ValueError("no discriminator is given; give the path of a head")
     loaded = [_load_head(path) for path in paths]
     needs = {config["extractor"] for _, config in loaded}
     if len(needs) > 1:
@@ -176,10 +181,14 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
     if not own_format:
         head = load_encoder(path)
         return head, {"extractor": "none" if head.in_channels <= 4 else "classifier"}
-    config, tensors = read_safetensors(path, FORMAT)
+    config, tensors = read_safetensors(path, FORMAT, "head", "head_kwargs", "extractor")
     if config["head"] == "EncoderUNetModel":
-        return load_encoder(tensors), config
-    head = ScoreHead(**config["head_kwargs"])
+        try:
+            return load_encoder(tensors), config
+        except ValueError as error:
+            raise ValueError(str(error).replace("the state dict", str(path), 1)) from None
+    with torch.device("meta"):
+        head = ScoreHead(**config["head_kwargs"])
     load_strictly(head, tensors, path)
     return head, config
 

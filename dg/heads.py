@@ -54,6 +54,8 @@ class ScoreHead(nn.Module):
         """features [N, feature_dim, h, w], time [N or 1, emb_dim], condition [N, K] one-hot -> logits [N, 1]."""
         h = self.enter(self.norm(features))  # [N, width, h, w]
         if self.label is not None:
+            if condition is None or condition.ndim != 2 or condition.shape[1] != self.num_classes:
+                raise ValueError(f"this head is conditional: pass one-hot labels [N, {self.num_classes}] as condition")
             h = h + self.label(condition.to(h.dtype))[:, :, None, None]
         for block in self.blocks:
             h = block(h, time)

@@ -40,8 +40,10 @@ SCORE_PRESETS = {
 
 def build_score_network(data: ImageSet, network: dict, seed: int, conditional: bool = False) -> edm.EDMPrecond:
     """An EDM network for the images of `data`, its initial weights drawn from `seed`."""
+    if conditional and data.labels is None:
+        raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
         return edm.EDMPrecond(img_resolution=data.resolution, img_channels=data.channels,
                               label_dim=data.num_classes if conditional else 0, **network)
 
@@ -85,7 +87,9 @@ def train_score_network(net: edm.EDMPrecond, data: ImageSet, settings: ScoreTrai
             batch = torch.where(mirrored, batch.flip(-1), batch)
         one_hot = None if labels is None else torch.eye(net.label_dim)[labels[index]].to(device)
         noise_generator = step_generator(settings.seed, "noise", step, device)
-        loss = loss_fn(net, batch.to(device), one_hot, generator=noise_generator).mean()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(noise_generator.initial_seed())  # dropout draws from the global generator
+            loss = loss_fn(net, batch.to(device), one_hot, generator=noise_generator).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:

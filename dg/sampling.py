@@ -98,10 +98,14 @@ def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = N
         discriminator = guidance.discriminator
         described["guidance"] = {
             "heads": [fingerprint(head) for head in discriminator.heads], "member_weights": discriminator.weights.tolist(),
-            "extractor": discriminator.extractor.kind, "weights": guidance.weights,
+            "extractor": _describe_extractor(discriminator.extractor), "weights": guidance.weights,
             "window": [guidance.time_min, guidance.time_max], "clip": guidance.clip,
             "boosting": guidance.boosting and asdict(guidance.boosting)}
     return described
+
+
+def _describe_extractor(extractor) -> list:
+    return [extractor.kind, getattr(extractor, "schedule", None), fingerprint(extractor)]
 
 
 def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance | None = None,

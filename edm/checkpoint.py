@@ -25,7 +25,7 @@ def load_network(path, device="cpu") -> Preconditioner:
     with open(path, "rb") as file:
         head = file.read(9)
     if head[8:9] == b"{":
-        config, state_dict = read_safetensors(path, FORMAT)
+        config, state_dict = read_safetensors(path, FORMAT, "class_name", "init_kwargs")
         class_name, init_kwargs = config["class_name"], config["init_kwargs"]
     else:
         record = read_network(path)
@@ -71,15 +71,21 @@ def _ordered(data: bytes) -> bytes:
     return data[:8] + text.ljust(size) + data[8 + size :]
 
 
-def read_safetensors(path, format: str) -> tuple[dict, dict]:
-    """(config, tensors) of a file that `write_safetensors` wrote; ValueError if it is damaged or of another kind."""
+def read_safetensors(path, format: str, *keys: str) -> tuple[dict, dict]:
+    """(config, tensors) of a file that `write_safetensors` wrote, whose config has `keys`.
+
+    ValueError if the file is damaged or of another kind.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != format:
                 found = metadata.get("format", "no format")
                 raise ValueError(f"{path}: is not a file of format {format} (its metadata says {found})")
-            return json.loads(metadata["config"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            config = json.loads(metadata["config"])
+            if not isinstance(config, dict) or not set(keys) <= set(config):
+                raise ValueError(f"{path}: its metadata does not say {' and '.join(keys)}; make the file again")
+            return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); make or download it again") from None
 

@@ -18,6 +18,7 @@ from dg.runtime.training_state import step_generator
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 
 FORMAT = "feature-classifier"
+ARGUMENTS = ("img_resolution", "img_channels", "num_classes", "width", "feature_dim")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def train_classifier(data: ImageSet, settings: ClassifierTraining, progress: Pro
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)  # not those of GPUs, which are not forked
         model = FeatureClassifier(data.resolution, data.channels, data.num_classes)
     images, labels = to_float(data.images), torch.from_numpy(data.labels)
     steps = -(-len(images) // settings.batch_size)
@@ -92,7 +93,10 @@ def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
 
 
 def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
-    """Fraction of the images of a labelled set that the classifier names correctly."""
+    """Fraction of the images of a labelled set that the classifier names correctly; ValueError if the set does not fit."""
+    if data.labels is None:
+        raise ValueError(f"{data.name}: has no labels; accuracy needs a labelled set")
+    _check_fit(model, data)
     predicted = np.concatenate([model(to_float(part)).argmax(1).numpy() for part in _batches(data.images)])
     return float((predicted == data.labels).mean())
 
@@ -100,12 +104,16 @@ def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
 @torch.no_grad()
 def extract_features(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
     """Features of every image, float64 [N, D]; ValueError if the images do not fit the classifier."""
+    _check_fit(model, data)
+    parts = [model.features(to_float(part)).numpy() for part in _batches(data.images)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _check_fit(model: FeatureClassifier, data: ImageSet) -> None:
     wanted = (model.config["img_resolution"], model.config["img_channels"])
     if (data.resolution, data.channels) != wanted:
         raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels; "
                          f"the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels")
-    parts = [model.features(to_float(part)).numpy() for part in _batches(data.images)]
-    return np.concatenate(parts).astype(np.float64)
 
 
 def _batches(images: np.ndarray, size: int = 256):
@@ -122,7 +130,8 @@ def load_classifier(path) -> FeatureClassifier:
     """A frozen classifier from `save_classifier`; ValueError if the file is missing, damaged or of another kind."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such classifier; train one with `python pretrain.py features`")
-    config, tensors = read_safetensors(path, FORMAT)
-    model = FeatureClassifier(**config)
+    config, tensors = read_safetensors(path, FORMAT, *ARGUMENTS)
+    with torch.device("meta"):
+        model = FeatureClassifier(**{name: config[name] for name in ARGUMENTS})
     load_strictly(model, tensors, path)
     return model.eval().requires_grad_(False)

@@ -70,6 +70,7 @@ class Settings:
     num_reference: int = 10_000  # test images
     epochs: int = 24
     batch_size: int = 100
+    shuffle_seed: int = 0
 
     def recipes(self) -> dict[str, Recipe]:
         authors = replace(PRESETS["authors-uncond"], epochs=self.epochs, split=(0.8, 0.1, 0.1), keep_every=0)
@@ -109,12 +110,14 @@ class Recipes:
 
     def __init__(self, settings: Settings, stages: Stages, device, data):
         self.settings, self.stages, self.device = settings, stages, device
-        train, test = load_images(data, split="train"), load_images(data, settings.num_reference, split="test")
-        self.train, self.test = pooled(train, settings.pool), pooled(test, settings.pool)
+        # A file may be sorted by class, and parts of it are taken below.
+        train, test = (shuffled(load_images(data, split=split), settings.shuffle_seed) for split in ("train", "test"))
+        self.train, self.test = pooled(train, settings.pool), pooled(test.take(settings.num_reference), settings.pool)
 
     def run_all(self) -> dict[str, Path]:
         s, stage, paths = self.settings, self.stages.run, {}
-        paths["features"] = stage("features", asdict(s.features) | {"n": s.num_features}, [], self.make_features)
+        order = {"shuffle_seed": s.shuffle_seed}
+        paths["features"] = stage("features", asdict(s.features) | {"n": s.num_features} | order, [], self.make_features)
         paths["score"] = stage("score", asdict(s.score) | dict(s.network), [], self.make_score)
         net = edm.load_network(paths["score"] / "network.safetensors", self.device)
         paths["classifier"] = stage("classifier", asdict(s.classifier), [], self.make_classifier)
@@ -125,12 +128,12 @@ class Recipes:
         paths["unguided"] = stage("unguided", sets, ["score"], lambda path: self.sample_sets(path, net))
         for name, recipe in s.recipes().items():
             paths[f"train_{name}"] = stage(
-                f"train_{name}", asdict(recipe.training) | {"extractor": recipe.extractor}, ["fake", "classifier"],
+                f"train_{name}", asdict(recipe.training) | {"extractor": recipe.extractor} | order, ["fake", "classifier"],
                 lambda path, recipe=recipe: self.train_head(path, recipe, net, paths))
             paths[name] = stage(name, sets | {"weight": recipe.weight, "checkpoint": recipe.checkpoint}, [f"train_{name}"],
                                 lambda path, recipe=recipe, name=name: self.sample_sets(
                                     path, net, self.guidance(paths, name, recipe, net)))
-        paths["measure"] = stage("measure", {}, list(paths), lambda path: self.measure(path, paths))
+        paths["measure"] = stage("measure", {"metrics": list(METRICS)}, list(paths), lambda path: self.measure(path, paths))
         return paths
 
     def make_features(self, path):
@@ -178,7 +181,7 @@ class Recipes:
                                     for index in range(self.settings.num_sets)])
                    for name in ("unguided", *self.settings.recipes())}
         n = self.settings.num_images
-        real = [extract_features(model, self.train.subset(slice(20_000 + i * n, 20_000 + (i + 1) * n)))
+        real = [extract_features(model, self.train.subset(slice(len(self.train) - (i + 1) * n, len(self.train) - i * n)))
                 for i in range(self.settings.num_sets)]
         metrics["floor"] = summarise([measure(features, reference) for features in real])
         write_json(path / "metrics.json", {"metrics": metrics, "accuracy": accuracy(model, self.test)})
@@ -198,6 +201,11 @@ class Recipes:
             "noisy_classifier": classifier[-1] if classifier else {},
             "settings": asdict(self.settings),
         }
+
+
+def shuffled(data: ImageSet, seed: int) -> ImageSet:
+    """The same images in an order that depends on the seed alone."""
+    return data.subset(np.random.default_rng(seed).permutation(len(data)))
 
 
 def pooled(data: ImageSet, size: int) -> ImageSet:

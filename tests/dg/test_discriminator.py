@@ -14,7 +14,7 @@ from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
 from dg.guidance import DiscriminatorGuidance
 from dg.heads import ScoreHead
 from dg.runtime.datasets import ImageSet
-from edm.checkpoint import read_safetensors
+from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import create_classifier
 from tests import golden_fill
 
@@ -180,6 +180,14 @@ def test_a_conditional_head_uses_the_label_and_another_does_not(kind, files):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_conditional_head_asks_for_labels(kind, files):
+    files["net"] = network(label_dim=0)
+    x, sigma, _ = noisy()
+    with pytest.raises(ValueError, match="conditional"):
+        built(kind, files, conditional=True)(x, sigma, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_initial_weights_depend_on_the_seed_alone(kind, files):
     def prints(seed):
         return fingerprint(build_discriminator(kind, DATA, **files, seed=seed, width=64).heads[0])
@@ -227,6 +235,14 @@ def test_a_bare_state_dict_of_the_authors_is_read(tmp_path, files):
         assert loaded.extractor.kind == kind and torch.equal(loaded(*noisy()), discriminator(*noisy()))
 
 
+def test_loading_leaves_the_global_random_numbers_alone(tmp_path, files):
+    for kind in KINDS:
+        saved(tmp_path / kind, kind, files)
+        before = torch.get_rng_state()
+        load_discriminator(head_path=tmp_path / kind, **files)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.fixture
 def heads(tmp_path, files):
     """A saved head of every kind, and a second one on the score network."""
@@ -250,7 +266,7 @@ def test_an_ensemble_averages_the_logits_of_its_members(heads, files):
     assert torch.equal(load_discriminator(None, (paths[0],), files["net"])(*arguments), first)
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [0, 0], [-1, 0.5]])
+@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [0, 0], [-1, 0.5], [math.nan, 1], [math.inf, 1]])
 def test_weights_that_make_no_average_are_refused(heads, files, weights):
     with pytest.raises(ValueError, match=f"{len(weights)} ensemble weights for 2 heads"):
         load_discriminator(None, [heads["score"], heads["second"]], files["net"], weights)
@@ -297,6 +313,11 @@ def test_files_that_are_no_heads_are_refused(heads, files, tmp_path):
     refused("not a readable safetensors file", heads["score"], **files)
     (tmp_path / "empty.pt").touch()
     refused("", tmp_path / "empty.pt", **files)
+    write_safetensors(tmp_path / "bare.safetensors", {}, "discriminator-head", {})
+    refused("does not say head and head_kwargs and extractor", tmp_path / "bare.safetensors", **files)
+    for nothing in (None, []):
+        with pytest.raises(ValueError, match="no discriminator is given"):
+            load_discriminator(head_path=nothing, **files)
 
 
 def test_a_head_with_nan_is_refused(tmp_path, files):
@@ -305,6 +326,11 @@ def test_a_head_with_nan_is_refused(tmp_path, files):
         discriminator.heads[0].enter.weight[0, 0] = math.nan
     save_head(tmp_path / "head.safetensors", discriminator.heads[0], discriminator.extractor)
     refused("tensor enter.weight holds NaN", tmp_path / "head.safetensors", **files)
+    discriminator = built("classifier", files)
+    with torch.no_grad():
+        discriminator.heads[0].time_embed[0].weight[0, 0] = math.nan
+    save_head(tmp_path / "head.safetensors", discriminator.heads[0], discriminator.extractor)
+    refused("tensor 'time_embed.0.weight' has NaN", tmp_path / "head.safetensors", **files)
 
 
 def test_a_fingerprint_tells_weights_and_names_apart():
@@ -317,6 +343,7 @@ def test_a_fingerprint_tells_weights_and_names_apart():
     a, b = nn.Sequential(), nn.Sequential()
     a.left, b.right = first, first
     assert fingerprint(a) != fingerprint(b)
+    assert fingerprint(network(sigma_data=0.5)) != fingerprint(network(sigma_data=0.7)), "it denoises differently"
 
 
 def test_a_score_head_is_shaped_by_its_arguments():

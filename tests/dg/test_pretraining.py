@@ -73,6 +73,25 @@ def test_more_steps_continue_an_ended_run_and_fewer_do_not_rewind_it(tmp_path):
     assert equal(longer, whole) and longer_log == log and not equal(first, whole)
 
 
+def test_dropout_is_drawn_from_the_seed_too():
+    dropping = SMALL | {"dropout": 0.5, "label_dropout": 0.5}
+    results = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state()
+        net = build_score_network(image_set(), dropping, 0, conditional=True)
+        results.append(train_score_network(net, image_set(), replace(QUICK, steps=3))[0])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert equal(*results)
+    plain, _ = trained(replace(QUICK, steps=3), conditional=True)
+    assert not equal(plain, results[0])
+
+
+def test_a_conditional_network_needs_labels():
+    with pytest.raises(ValueError, match="noise: has no labels"):
+        build_score_network(replace(image_set(), labels=None, num_classes=None), SMALL, 0, conditional=True)
+
+
 def test_a_state_of_another_run_is_refused(tmp_path):
     path, data = tmp_path / "state.pt", image_set()
     trained(replace(QUICK, steps=1), path)

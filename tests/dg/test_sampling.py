@@ -9,13 +9,14 @@ import torch
 
 import edm
 from dg.discriminator import Discriminator
-from dg.extractors import ScoreExtractor
+from dg.extractors import ClassifierExtractor, ScoreExtractor
 from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.heads import ScoreHead
 from dg.runtime.datasets import load_images, to_uint8
 from dg.runtime.progress import silent
 from dg.runtime.store import SampleStore
 from dg.sampling import Sampling, check_class, describe, draw_images, generate
+from guided_diffusion import create_classifier
 from tests import golden_fill
 
 SMALL = dict(img_resolution=4, img_channels=1, model_type="SongUNet", model_channels=8, channel_mult=[1, 2], num_blocks=1,
@@ -267,6 +268,7 @@ def variants():
     one_weight = network()
     next(one_weight.parameters()).view(-1)[0] += 1e-6
     yield describe(one_weight, QUICK)
+    yield describe(network(sigma_data=0.7), QUICK)
     for change in (dict(num_steps=4), dict(rho=6), dict(S_churn=1), dict(S_min=0.1), dict(S_max=5), dict(S_noise=1.1),
                    dict(sigma_min=0.1), dict(sigma_max=9), dict(solver="euler"), dict(solver="heun"), dict(schedule="vp"),
                    dict(discretization="vp"), dict(scaling="vp")):
@@ -277,6 +279,10 @@ def variants():
                    dict(boosting=BOOSTING["authors"]), dict(boosting=BOOSTING["paper"]),
                    dict(boosting=replace(BOOSTING["authors"], S_churn=3.0))):
         yield describe(net, QUICK, guidance(net, **kwargs))
+    head = golden_fill.fill(create_classifier(8, in_channels=64, classifier_width=64, out_channels=1, classifier_depth=1))
+    for salt, schedule in (("", "linear"), ("another:", "linear"), ("", "cosine")):
+        encoder = golden_fill.fill(create_classifier(8, in_channels=1, classifier_width=64, classifier_depth=1), salt)
+        yield describe(net, QUICK, DiscriminatorGuidance(Discriminator(ClassifierExtractor(encoder, schedule), [head])))
 
 
 def test_a_description_tells_apart_whatever_changes_the_images():

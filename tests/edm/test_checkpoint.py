@@ -179,6 +179,9 @@ def test_a_truncated_file_is_refused(good, part):
 def test_broken_metadata_is_refused(good):
     rewrite(good, config="{'class_name'")
     refused(good, "not a readable safetensors file")
+    for config in ("{}", "[]", '{"class_name": "EDMPrecond"}', '{"init_kwargs": {}}'):
+        rewrite(good, config=config)
+        refused(good, "does not say class_name and init_kwargs")
 
 
 def test_other_networks_are_refused(good):

@@ -116,7 +116,9 @@ def test_a_limit_of_zero_changes_nothing():
 def test_a_classifier_comes_back_as_it_was_saved(tmp_path, digits):
     model, heldout = digits
     save_classifier(tmp_path / "classifier.safetensors", model)
+    before = torch.get_rng_state()
     loaded = load_classifier(tmp_path / "classifier.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
     assert same(loaded, model) and loaded.config == model.config
     assert np.array_equal(extract_features(loaded, heldout), extract_features(model, heldout))
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -142,6 +144,9 @@ def test_images_and_labels_that_do_not_fit_are_refused(digits):
             lambda: extract_features(model, ImageSet(grey, None, "big")))
     refused("colour: images of 8 pixels and 3 channels",
             lambda: extract_features(model, ImageSet(np.zeros([2, 8, 8, 3], np.uint8), None, "colour")))
+    refused("colour: images of 8 pixels and 3 channels",
+            lambda: accuracy(model, ImageSet(np.zeros([2, 8, 8, 3], np.uint8), np.array([0, 1]), "colour")))
+    refused("bars: has no labels", lambda: accuracy(model, bars(labels=False)))
     refused("bars: has no labels", lambda: train_classifier(bars(labels=False), QUICK))
     refused("tall: images are 8x4", lambda: train_classifier(
         ImageSet(np.zeros([2, 8, 4, 1], np.uint8), np.array([0, 1]), "tall"), QUICK))
@@ -165,3 +170,5 @@ def test_files_that_are_no_classifier_are_refused(tmp_path):
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "logits.weight"}
     write_safetensors(path, tensors, "feature-classifier", model.config)
     refused(f"{path}: tensor logits.weight is missing", lambda: load_classifier(path))
+    write_safetensors(path, tensors, "feature-classifier", {"width": 8})
+    refused(f"{path}: its metadata does not say img_resolution", lambda: load_classifier(path))
