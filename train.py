@@ -67,7 +67,7 @@ INPUT = InputPath()
               help="Generated images: what generate.py wrote, or any folder, zip or npz.")
 @click.option("--save_dir", "--savedir", "save_dir", required=True, metavar="DIR",
               help="Where to keep checkpoints and curves; a rerun goes on there.")
-@click.option("--num_data", type=click.IntRange(min=1), metavar="N", help="Use the first N real and generated images.")
+@click.option("--num_data", type=click.IntRange(min=1), metavar="N", help="Use N real and N generated images, drawn by the seed.")
 @click.option("--unequal", **FLAG, default=None, help="Allow different numbers of real and generated images.")
 @click.option("--img_resolution", type=click.IntRange(min=1), help="Refuse images of another size.")
 @click.option("--split", type=Fractions(), metavar="A,B,C", help="Training, validation and test parts of the images.")
@@ -122,10 +122,11 @@ def main(data, sample_dir, save_dir, num_data, img_resolution, extractor, pretra
     from dg.evaluation.figures import training_curves
     from dg.runtime.datasets import load_images
     from dg.training import check_sets, train_discriminator
+    from dg.training_data import drawn
 
     device = console.pick_device(device)
     settings = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
-    real, fake = (load_images(source, num_data) for source in (data, sample_dir))
+    real, fake = (drawn(load_images(source), num_data, settings.seed) for source in (data, sample_dir))
     if img_resolution not in (None, real.resolution):
         raise ValueError(f"{real.name}: images of {real.resolution} pixels, but --img_resolution is {img_resolution}")
     check_sets(real, fake, settings)

@@ -14,6 +14,14 @@ from dg.runtime.datasets import ImageSet
 from dg.runtime.training_state import step_generator
 
 
+def drawn(data: ImageSet, n: int | None, seed: int) -> ImageSet:
+    """`n` images of a set, None for all, drawn by the seed: a set may be sorted by class. ValueError if it has fewer."""
+    if n is None:
+        return data
+    data.take(n)  # refuses what is not there
+    return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:n]))
+
+
 def check_sets(real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining, conditional: bool | None = None) -> None:
     """Refuse sets that cannot be told apart fairly, before anything is computed."""
     if (real.resolution, real.channels) != (fake.resolution, fake.channels):

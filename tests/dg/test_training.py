@@ -22,7 +22,7 @@ from dg.runtime.datasets import ImageSet, load_images, to_float
 from dg.runtime.progress import silent
 from dg.runtime.training_state import step_generator
 from dg.training import Trainer, best_entry, train_discriminator
-from dg.training_data import check_sets, epoch_order, noise_level, noisy_batch, perturb, split_sets
+from dg.training_data import check_sets, drawn, epoch_order, noise_level, noisy_batch, perturb, split_sets
 from dg.training_metrics import calibration_error, evaluate, judge, predict
 from guided_diffusion import create_classifier
 from tests import golden_fill
@@ -612,3 +612,14 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
         assert not list((published / "disc").glob("*.safetensors"))
     (published / "checkpoints" / "ADM_classifier" / "32x32_classifier.pt").unlink()
     assert "what should the head see?" in command(usual)
+
+
+def test_a_part_of_a_sorted_set_holds_every_class():
+    images = image_set(100)
+    by_class = replace(images, labels=np.repeat(np.arange(10), 10), num_classes=10)
+    part = drawn(by_class, 50, seed=0)
+    assert len(part) == 50 and len(set(part.labels.tolist())) == 10
+    assert np.array_equal(part.images, drawn(by_class, 50, seed=0).images)
+    assert drawn(by_class, None, seed=0) is by_class
+    with pytest.raises(ValueError, match="100 found"):
+        drawn(by_class, 101, seed=0)
