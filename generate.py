@@ -46,10 +46,15 @@ from dg.runtime.console import FLAG
 @click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation: s(t).")
 @click.option("--subdirs", **FLAG, default=False, help="One folder per thousand PNGs.")
 @click.option("--save_type", "--save_format", type=click.Choice(["npz", "png"]), default="npz", help="File format.")
-@click.option("--discriminator_ckpt", "--discriminator_checkpoint", multiple=True, metavar="PATH",
+@click.option("--discriminator_ckpt", "--discriminator_checkpoint", multiple=True, type=console.InputPath(),
+              metavar="PATH",
               help="Discriminator head; repeat it for an ensemble. Without one there is no guidance.")
-@click.option("--pretrained_classifier_ckpt", metavar="PATH", help="ADM classifier under the discriminator, if it has one.")
-@click.option("--lora_checkpoint", metavar="PATH", help="LoRA of the classifier, where the head was trained with one.")
+@click.option("--member_weights", type=console.Numbers(), metavar="W,W,...",
+              help="Weight of each member of an ensemble.  [default: equal]")
+@click.option("--pretrained_classifier_ckpt", type=console.InputPath(), metavar="PATH",
+              help="ADM classifier under the discriminator, if it has one.")
+@click.option("--lora_checkpoint", type=console.InputPath(), metavar="PATH",
+              help="LoRA of the classifier, where the head was trained with one.")
 @click.option("--lora_rank", type=int, help="Its rank, which the file tells too; 0 or less: no LoRA.")
 @click.option("--cond", "--conditional", "cond", **FLAG, default=None,
               help="The discriminator is class-conditional.  [default: as its file says]")
@@ -105,7 +110,7 @@ def _seeds(seeds, num_samples, seed):
 
 
 GUIDANCE_OPTIONS = ("w1", "w2", "boosting", "S_churn_manual", "time_min", "time_max", "dg_clip", "cond",
-                    "pretrained_classifier_ckpt", "lora_checkpoint")
+                    "pretrained_classifier_ckpt", "lora_checkpoint", "member_weights")
 
 
 def _guidance(net, device, options):
@@ -125,7 +130,7 @@ def _guidance(net, device, options):
     from dg.guidance import BOOSTING, DiscriminatorGuidance
 
     discriminator = load_discriminator(options["pretrained_classifier_ckpt"], list(paths), net, device=device,
-                                       lora_path=_lora_path(options))
+                                       lora_path=_lora_path(options), weights=options["member_weights"])
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")

@@ -25,39 +25,8 @@ from dg.runtime import console
 from dg.runtime.console import FLAG
 
 CLASSIFIER = Path("checkpoints/ADM_classifier/32x32_classifier.pt")  # where the authors' code expects it
-
-
-class InputPath(click.ParamType):
-    """A path, name or URL; an absolute path that is not there is looked for in the current folder.
-
-    The authors' code puts the current folder in front of every path, and the commands they publish count on it.
-    """
-
-    name = "path"
-
-    def convert(self, value, param, ctx):
-        path = Path(value)
-        inside = Path(*path.parts[1:])
-        if not path.is_absolute() or path.exists() or inside == Path() or not inside.exists():
-            return value
-        console.notify(f"{value} does not exist; taking {inside} in the current folder")
-        return str(inside)
-
-
-class Fractions(click.ParamType):
-    """`0.8,0.1,0.1`, a tuple of floats."""
-
-    name = "fractions"
-
-    def convert(self, value, param, ctx):
-        try:
-            return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
-        except ValueError:
-            self.fail(f"{value!r} is no list of fractions; write for example 0.8,0.1,0.1", param, ctx)
-
-
 POSITIVE = click.FloatRange(min=0, min_open=True)
-INPUT = InputPath()
+INPUT = console.InputPath()
 
 
 @click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
@@ -70,7 +39,7 @@ INPUT = InputPath()
 @click.option("--num_data", type=click.IntRange(min=1), metavar="N", help="Use N real and N generated images, drawn by the seed.")
 @click.option("--unequal", **FLAG, default=None, help="Allow different numbers of real and generated images.")
 @click.option("--img_resolution", type=click.IntRange(min=1), help="Refuse images of another size.")
-@click.option("--split", type=Fractions(), metavar="A,B,C", help="Training, validation and test parts of the images.")
+@click.option("--split", type=console.Numbers(), metavar="A,B,C", help="Training, validation and test parts of the images.")
 @click.option("--extractor", type=click.Choice(["classifier", "score", "none"]),
               help="What the head sees.  [default: classifier if its file is given, else score if a network is given]")
 @click.option("--pretrained_classifier_ckpt", type=INPUT, metavar="PATH|URL|NAME",

@@ -64,7 +64,8 @@ class Discriminator(nn.Module):
         return torch.stack([head(features, time, condition=class_labels).flatten() for head in self.heads])
 
     def _joined(self, features, time, class_labels) -> Tensor:
-        return self.weights @ self.member_logits(features, time, class_labels)
+        # Not a matrix product, which autocast would round to half precision.
+        return (self.weights[:, None] * self.member_logits(features, time, class_labels).float()).sum(dim=0)
 
 
 def clipped(logits: Tensor, eps: float | None) -> Tensor:

@@ -6,7 +6,6 @@ Score network -> generated images -> discriminator on the score network's own en
 
 import multiprocessing
 import os
-import shutil
 import signal
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -165,7 +164,8 @@ class Digits:
     def train_longer(self, path, score_path):
         """Go on from the end of the score network's training for `longer_steps` more."""
         if not (path / "state.pt").exists():
-            shutil.copy(score_path / "state.pt", path / "state.pt")
+            with atomic_write(path / "state.pt") as file:
+                file.write((score_path / "state.pt").read_bytes())
         net = build_score_network(self.train, SCORE_PRESETS["digits"][0], self.settings.score.seed).to(self.device)
         score = self.settings.score
         self._finish_score(path, net, replace(score, steps=score.steps + self.settings.longer_steps))

@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import click
 
 from dg.runtime.progress import silent
 
-__all__ = ["FLAG", "SeedRange", "compute_exactly", "notify", "pick_device", "progress", "run", "silent"]
+__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "compute_exactly", "notify", "pick_device", "progress", "run", "silent"]
 
 
 class Flag(click.Option):
@@ -28,6 +29,35 @@ FLAG = dict(cls=Flag, is_flag=False, flag_value="1", type=click.BOOL, metavar="[
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
+
+
+class InputPath(click.ParamType):
+    """A path, name or URL; an absolute path that is not there is looked for in the current folder.
+
+    The authors' code puts the current folder in front of every path, and the commands they publish count on it.
+    """
+
+    name = "path"
+
+    def convert(self, value, param, ctx):
+        path = Path(value)
+        inside = Path(*path.parts[1:])
+        if not path.is_absolute() or path.exists() or inside == Path() or not inside.exists():
+            return value
+        notify(f"{value} does not exist; taking {inside} in the current folder")
+        return str(inside)
+
+
+class Numbers(click.ParamType):
+    """`0.8,0.1,0.1`, a tuple of floats."""
+
+    name = "numbers"
+
+    def convert(self, value, param, ctx):
+        try:
+            return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers; write for example 0.8,0.1,0.1", param, ctx)
 
 
 class SeedRange(click.ParamType):
