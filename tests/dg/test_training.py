@@ -604,7 +604,7 @@ def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(publish
 def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
     usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz --savedir disc --batch_size 16 "
     for more, message in (("--img_resolution 32", "images of 8 pixels, but --img_resolution is 32"),
-                          ("--split 0.5", "fractions"), ("--split a,b", "no list of fractions"),
+                          ("--split 0.5", "fractions"), ("--split a,b", "no list of numbers"),
                           ("--loss matching", "--network"),
                           ("--lora_rank 99999", "rank"), ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt")):
         error = command(usual + more)
