@@ -64,8 +64,9 @@ class Discriminator(nn.Module):
         return torch.stack([head(features, time, condition=class_labels).flatten() for head in self.heads])
 
     def _joined(self, features, time, class_labels) -> Tensor:
-        # Not a matrix product, which autocast would round to half precision.
-        return (self.weights[:, None] * self.member_logits(features, time, class_labels).float()).sum(dim=0)
+        logits = self.member_logits(features, time, class_labels)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))  # under autocast they are half precision
+        return (self.weights[:, None] * precise).sum(dim=0)
 
 
 def clipped(logits: Tensor, eps: float | None) -> Tensor:

@@ -154,7 +154,7 @@ def describe(folder, outcome) -> Document:
                  f"{longer} more steps than its {steps}, which took {seconds['longer_training']:.0f} s; generating the "
                  f"discriminator's training images, training it and sampling with it took {outcome['guidance_seconds']:.0f}"
                  f" s. FD: {fd['longer']['mean']:.2f} with longer training, {fd['guided']['mean']:.2f} with guidance. "
-                 "The two add up: guidance refines whatever network it is given."),
+                 "Where a network can still be trained, train it; guidance is for networks that are given."),
         ]),
         Section("Same seeds, before and after", [
             Picture(folder / "pairs.png", "Most changed pairs beside random ones. Most images hardly change."),
