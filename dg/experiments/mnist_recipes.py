@@ -224,7 +224,8 @@ def _log(folder) -> list[dict]:
 def draw(folder, outcome, experiment, paths) -> None:
     """The pictures: curves and images of every recipe, bars of the distances."""
     for name, recipe in outcome["recipes"].items():
-        figures.training_curves(folder / f"curves_{name}.png", recipe["log"], title=recipe["title"])
+        used = recipe["log"][-1]["step"] if recipe["checkpoint"] == "last" else None  # None: of the lowest validation loss
+        figures.training_curves(folder / f"curves_{name}.png", recipe["log"], used, title=recipe["title"])
     for name in ("unguided", *outcome["recipes"]):
         images = load_images(paths[name] / "set0").images
         figures.image_grid(folder / f"{name}.png", images[:60], columns=15, scale=1)
