@@ -1,6 +1,5 @@
 """A discriminator: one frozen extractor, one or several trainable heads, logits end to end."""
 
-import hashlib
 import math
 from pathlib import Path
 
@@ -9,9 +8,9 @@ from torch import Tensor, nn
 
 from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
 from dg.heads import ScoreHead
-from dg.lora import base_state_dict, load_lora, merge_lora
+from dg.lora import fingerprint, load_lora, merge_lora
 from dg.runtime.datasets import ImageSet
-from dg.runtime.files import atomic_write, settings_hash
+from dg.runtime.files import atomic_write
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from edm.precond import Encoding
 from guided_diffusion import create_classifier, load_encoder
@@ -124,17 +123,6 @@ def _check_fit(net, data: ImageSet) -> None:
     if (net.img_resolution, net.img_channels) != (data.resolution, data.channels):
         raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels, but the score "
                          f"network makes {net.img_resolution} pixels and {net.img_channels} channels")
-
-
-def fingerprint(module: nn.Module) -> str:
-    """16 hex digits that depend on every frozen weight, not on LoRA, and on a score network's arguments."""
-    digest = hashlib.sha256()
-    if hasattr(module, "init_kwargs"):
-        digest.update(settings_hash([type(module).__name__, module.init_kwargs]).encode())
-    for name, tensor in base_state_dict(module).items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None = None) -> None:

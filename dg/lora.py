@@ -4,15 +4,15 @@ Abdellaoui, Persson and Santos Escriche's reproduction of Discriminator Guidance
 residual block of the ADM classifier in this way, together with the head, at ranks 16 and 128.
 """
 
+import hashlib
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dg.runtime.files import atomic_write
+from dg.runtime.files import atomic_write, settings_hash
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion.loading import check_tensors, read_file, without_prefix
 
@@ -118,7 +118,7 @@ def save_lora(path, module: nn.Module, training: dict | None = None) -> None:
     adapters = _adapters(module)
     if not adapters:
         raise ValueError(f"cannot write {path}: the network has no low-rank update; add one with add_lora first")
-    config = {"rank": adapters[0][1].rank, "alpha": adapters[0][1].alpha, "fingerprint": _fingerprint(module),
+    config = {"rank": adapters[0][1].rank, "alpha": adapters[0][1].alpha, "fingerprint": fingerprint(module),
               "training": training or {}}
     with atomic_write(path) as file:
         write_safetensors(file, lora_state_dict(module), FORMAT, config)
@@ -137,7 +137,7 @@ def load_lora(path, module: nn.Module) -> dict:
     layers = _adapted_layers(path, tensors, module)
     rank = _rank(path, tensors, layers)
     _check_base(path, tensors, layers, base_state_dict(module))
-    if "fingerprint" in config and config["fingerprint"] != (found := _fingerprint(module)):
+    if "fingerprint" in config and config["fingerprint"] != (found := fingerprint(module)):
         raise ValueError(f"{path}: was trained on another network (fingerprint {config['fingerprint']}, given {found}); "
                          "give the one it was trained on")
     adapters = _attach(module, layers, rank, config["alpha"])
@@ -219,7 +219,12 @@ def _adapters(module: nn.Module) -> list[tuple[str, LowRank]]:
     return [(name.removesuffix(suffix), part) for name, part in module.named_modules() if isinstance(part, LowRank)]
 
 
-def _fingerprint(module: nn.Module) -> str:
-    from dg.discriminator import fingerprint  # not above: discriminators are loaded with the help of this file
-
-    return fingerprint(SimpleNamespace(state_dict=lambda: base_state_dict(module)))
+def fingerprint(module: nn.Module) -> str:
+    """16 hex digits that depend on every frozen weight, not on LoRA, and on a score network's arguments."""
+    digest = hashlib.sha256()
+    if hasattr(module, "init_kwargs"):
+        digest.update(settings_hash([type(module).__name__, module.init_kwargs]).encode())
+    for name, tensor in base_state_dict(module).items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
