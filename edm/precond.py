@@ -120,7 +120,7 @@ class VPPrecond(Preconditioner):
         return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.M - 1) * self.sigma_inv(sigma)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise level at VP time t."""
+        """Noise level at VP time t, like t."""
         return (0.5 * self.beta_d * t**2 + self.beta_min * t).exp().sub(1).sqrt()
 
     def sigma_inv(self, sigma: Tensor) -> Tensor:
@@ -158,16 +158,15 @@ class iDDPMPrecond(Preconditioner):
         self.init_kwargs |= dict(C_1=C_1, C_2=C_2, M=M)
 
     def coefficients(self, sigma):
-        return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), self.M - 1 - self._nearest(sigma).to(torch.float32)
+        index = self.round_sigma(sigma, return_index=True)
+        return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), self.M - 1 - index.to(torch.float32)
 
-    def _nearest(self, sigma: Tensor) -> Tensor:
-        """Index of the nearest noise level, same shape as sigma."""
-        distance = (sigma.to(torch.float32).reshape(-1, 1) - self.u.to(sigma.device)).abs()  # [n, M + 1]
-        return distance.argmin(dim=1).reshape(sigma.shape)
-
-    def round_sigma(self, sigma):
+    def round_sigma(self, sigma, return_index: bool = False) -> Tensor:
+        """The nearest noise level u_j, or its index j; same shape as sigma."""
         sigma = torch.as_tensor(sigma)
-        return self.u.to(sigma.device)[self._nearest(sigma)].to(sigma.dtype)
+        u = self.u.to(sigma.device)
+        index = (sigma.to(torch.float32).reshape(-1, 1) - u).abs().argmin(dim=1).reshape(sigma.shape)
+        return index if return_index else u[index].to(sigma.dtype)
 
 
 def iddpm_noise_levels(M: int, C_1: float, C_2: float, dtype: torch.dtype) -> Tensor:

@@ -58,6 +58,9 @@ def test_noise_levels(case):
     net = build(config, arrays)
     np.testing.assert_array_equal(net.round_sigma(torch.from_numpy(arrays["round_sigma_in"])), arrays["round_sigma_out"])
     np.testing.assert_allclose([net.sigma_min, net.sigma_max], arrays["sigma_min_max"], rtol=1e-12)
+    if "round_sigma_index" in arrays.files:
+        index = net.round_sigma(torch.from_numpy(arrays["round_sigma_in"]), return_index=True)
+        np.testing.assert_array_equal(index, arrays["round_sigma_index"])
     if "vp_t" in arrays.files:
         np.testing.assert_allclose(net.sigma(torch.from_numpy(arrays["vp_t"])), arrays["vp_sigma_of_t"], rtol=1e-12)
         inverse = net.sigma_inv(torch.from_numpy(arrays["round_sigma_in"]))
