@@ -127,9 +127,8 @@ def _check_fit(net, data: ImageSet) -> None:
 
 def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None = None) -> None:
     """Write a head as safetensors; its metadata says on which extractor it was trained, and how."""
-    frozen = {"score": "net", "classifier": "encoder"}.get(extractor.kind)
     config = {"head": type(head).__name__, "head_kwargs": getattr(head, "config", {}), "extractor": extractor.kind,
-              "fingerprint": frozen and fingerprint(getattr(extractor, frozen)),
+              "fingerprint": extractor.frozen and fingerprint(extractor.frozen),
               "schedule": getattr(extractor, "schedule", None),
               "training": training or {}}
     with atomic_write(path) as file:
@@ -214,7 +213,7 @@ def _check_trained_on(config: dict, extractor: nn.Module, path) -> None:
     expected = config.get("fingerprint")
     if expected is None:
         return
-    found = fingerprint(extractor.net if extractor.kind == "score" else extractor.encoder)
+    found = fingerprint(extractor.frozen)
     if found != expected:
         what = "score network" if extractor.kind == "score" else "classifier"
         raise ValueError(f"{path}: was trained on another {what} (fingerprint {expected}, given {found}); "

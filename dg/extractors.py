@@ -16,6 +16,7 @@ class PixelExtractor(nn.Module):
     """No features: the noisy image itself at VP scale, for a discriminator trained from scratch."""
 
     kind = "none"
+    frozen = None  # the network underneath, which a head's file names by its fingerprint
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W], sigma [] or [N] -> (mean * x [N, C, H, W] float32, tau [] or [N])."""
@@ -41,6 +42,10 @@ class ClassifierExtractor(nn.Module):
         super().__init__()
         self.encoder, self.schedule = encoder.eval().requires_grad_(False), schedule
 
+    @property
+    def frozen(self) -> nn.Module:
+        return self.encoder
+
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W], sigma [] or [N] -> (features [N, F, h, w], time [] or [N] of the classifier's schedule)."""
         tau, scale = vp.from_sigma(sigma)
@@ -64,6 +69,10 @@ class ScoreExtractor(nn.Module):
     def __init__(self, net: Preconditioner):
         super().__init__()
         self.net = net.eval().requires_grad_(False)
+
+    @property
+    def frozen(self) -> nn.Module:
+        return self.net
 
     @torch.no_grad()
     def dims(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Training of score networks with EDM's loss (Karras et al. 2022), for data without a public checkpoint."""
 
 import copy
+import math
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -100,7 +101,7 @@ def train_score_network(net: edm.EDMPrecond, data: ImageSet, settings: ScoreTrai
         if (step + 1) % 50 == 0 or step + 1 == settings.steps:
             log.append({"step": step + 1, "loss": sum(running) / len(running)})
             running.clear()
-            if not torch.isfinite(torch.tensor(log[-1]["loss"])):
+            if not math.isfinite(log[-1]["loss"]):
                 raise ValueError(f"the loss is not finite at step {step + 1}; lower the learning rate")
             if due():
                 save(step + 1)

@@ -224,10 +224,10 @@ class Run:
 
 def _identity(discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining) -> dict:
     """What a saved state must agree on to be gone on from: settings, images, frozen network, by name."""
-    frozen = {"score": "net", "classifier": "encoder"}.get(discriminator.extractor.kind)
+    frozen = discriminator.extractor.frozen
     return {"settings": plain(asdict(settings)), "real images": real.fingerprint(),
             "generated images": fake.fingerprint(), "head": [list(p.shape) for p in discriminator.heads[0].parameters()],
-            "frozen network": frozen and fingerprint(getattr(discriminator.extractor, frozen))}
+            "frozen network": frozen and fingerprint(frozen)}
 
 
 @contextmanager
