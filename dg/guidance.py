@@ -85,7 +85,10 @@ class DiscriminatorGuidance(Guidance):
 
     def correction(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, step: int = 0,
                    order: int = 1) -> Tensor | None:
-        """w sigma^2 grad_x log_ratio, like x [N, C, H, W] in image units; zero outside the window."""
+        """w sigma^2 grad_x log_ratio, like x [N, C, H, W] in image units; zero outside the window.
+
+        Where x requires a gradient the correction carries one: the divergence of the corrected flow needs it.
+        """
         sigma = torch.as_tensor(sigma, device=x.device)
         guided = self._in_window(sigma, len(x))
         if not self.weights[order - 1] or not guided.any():
@@ -116,7 +119,7 @@ class DiscriminatorGuidance(Guidance):
             return self.discriminator.from_encoding(encoding, class_labels)
 
         log_ratio, gradient = self._gradient(x, logits)
-        denoised = net.decode(encoding.detach()).to(x.dtype)
+        denoised = net.decode(encoding if _differentiable(x) else encoding.detach()).to(x.dtype)
         log_ratio = torch.where(guided, log_ratio, math.inf)
         gradient = torch.where(per_image(guided, gradient).bool(), gradient, 0.0)
         return denoised + self._scaled(gradient, log_ratio, sigma, step, order)
@@ -128,10 +131,11 @@ class DiscriminatorGuidance(Guidance):
 
     def _gradient(self, x: Tensor, logits) -> tuple[Tensor, Tensor]:
         """(log ratio [N], its gradient like x) of a function of x; works under torch.no_grad."""
+        twice = _differentiable(x)
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
+            leaf = x if twice else x.detach().requires_grad_()
             log_ratio = clipped(logits(leaf), self.clip)
-            (gradient,) = torch.autograd.grad(log_ratio.sum(), leaf)
+            (gradient,) = torch.autograd.grad(log_ratio.sum(), leaf, create_graph=twice)
         return log_ratio.detach(), gradient
 
     def _scaled(self, gradient: Tensor, log_ratio: Tensor, sigma: Tensor, step: int, order: int) -> Tensor:
@@ -144,3 +148,8 @@ class DiscriminatorGuidance(Guidance):
     def _remember(self, log_ratio: Tensor, order: int) -> None:
         if order == 1:
             self.last_log_ratio = log_ratio
+
+
+def _differentiable(x: Tensor) -> bool:
+    """Whether someone will ask for the gradient of what is computed from x."""
+    return x.requires_grad and torch.is_grad_enabled()

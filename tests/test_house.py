@@ -23,19 +23,19 @@ TERMINAL = {"click", "tqdm"}
 CONSOLE = "dg/runtime/console.py"
 # Heavy third parties, imported inside functions and by these modules only.
 HEAVY = {
-    "PIL": {"dg/evaluation/figures.py", "dg/runtime/image_files.py", "dg/runtime/store.py"},
+    "PIL": {"dg/evaluation/figures/pictures.py", "dg/runtime/image_files.py", "dg/runtime/store.py"},
     "diffusers": set(),
     "gdown": {"dg/runtime/downloads.py"},
-    "matplotlib": {"dg/evaluation/figures.py"},
+    "matplotlib": {"dg/evaluation/figures/discriminators.py", "dg/evaluation/figures/style.py"},
     "requests": {"dg/runtime/downloads.py"},
-    "scipy": {"dg/evaluation/metrics.py"},
+    "scipy": {"dg/evaluation/likelihood.py", "dg/evaluation/metrics.py", "dg/evaluation/significance.py"},
     "sklearn": {"dg/runtime/datasets.py", "dg/training_metrics.py"},
     "tensorboard": set(),
-    "torch_fidelity": set(),
+    "torch_fidelity": {"dg/evaluation/features.py"},
     "torchvision": {"dg/runtime/datasets.py"},
 }
 # Nothing in this module works without it, and the scripts import the module inside functions.
-HEAVY_AT_TOP = {("dg/evaluation/metrics.py", "scipy")}
+HEAVY_AT_TOP = {("dg/evaluation/metrics.py", "scipy"), ("dg/evaluation/significance.py", "scipy")}
 KNOWN = {*sys.stdlib_module_names, *PACKAGES, *TERMINAL, *HEAVY, "numpy", "safetensors", "torch"}
 
 MOST_BYTES, MOST_BYTES_IN_ALL = 2_000_000, 20_000_000

@@ -2,8 +2,18 @@
 
 from importlib import import_module
 
-_HOME = {"FeatureStatistics": "metrics", "frechet_distance": "metrics", "kernel_distance": "metrics",
-         "precision_recall": "metrics", "statistics": "metrics", "measure": "measure"}
+_HOME = {
+    "FeatureStatistics": "metrics", "frechet_distance": "metrics", "inception_score": "metrics", "kernel_distance": "metrics",
+    "kernel_distance_subsets": "metrics", "statistics": "metrics",
+    "NeighbourIndicators": "neighbours", "density_coverage": "neighbours", "neighbour_indicators": "neighbours",
+    "precision_recall": "neighbours",
+    "TTest": "significance", "one_sample_t": "significance", "one_sample_t_from_summary": "significance",
+    "paired_t": "significance", "power": "significance", "smallest_detectable_difference": "significance",
+    "welch_t": "significance",
+    "Estimate": "uncertainty", "FidInfinity": "uncertainty", "KernelDistanceEstimate": "uncertainty",
+    "fid_infinity": "uncertainty", "kernel_distance_estimate": "uncertainty", "mean_estimate": "uncertainty",
+    "proportion_estimate": "uncertainty", "summarise_repeats": "uncertainty",
+}
 __all__ = sorted(_HOME)
 
 

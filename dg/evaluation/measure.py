@@ -1,8 +1,18 @@
 """All metrics of one set of features against another."""
 
+from dataclasses import asdict
+
 import numpy as np
 
-from dg.evaluation.metrics import frechet_distance, kernel_distance, precision_recall, statistics
+from dg.evaluation.feature_sets import FeatureSet
+from dg.evaluation.metrics import frechet_distance, inception_score, kernel_distance, statistics
+from dg.evaluation.neighbours import neighbour_indicators, precision_recall
+from dg.evaluation.uncertainty import kernel_distance_estimate
+
+# Metric: (its title, whether it needs every single feature). fd is called FID where the features are Inception's.
+METRICS = {"fd": ("FD", False), "sfid": ("sFID", False), "kid": ("KID", True), "precision": ("precision", True),
+           "recall": ("recall", True), "density": ("density", True), "coverage": ("coverage", True), "is": ("IS", False)}
+NEIGHBOURS = ("precision", "recall", "density", "coverage")
 
 
 def measure(features: np.ndarray, features_ref: np.ndarray) -> dict[str, float]:
@@ -10,3 +20,39 @@ def measure(features: np.ndarray, features_ref: np.ndarray) -> dict[str, float]:
     precision, recall = precision_recall(features, features_ref)
     return {"fd": frechet_distance(*statistics(features), *statistics(features_ref)),
             "kid": kernel_distance(features, features_ref), "precision": precision, "recall": recall}
+
+
+def available(generated: FeatureSet, reference: FeatureSet) -> list[str]:
+    """The metrics that two sets allow, in the order of METRICS."""
+    has = {"sfid": generated.spatial and reference.spatial, "is": generated.logits is not None}
+    both = generated.features is not None and reference.features is not None
+    return [name for name, (_, single) in METRICS.items() if has.get(name, both or not single)]
+
+
+def evaluate(generated: FeatureSet, reference: FeatureSet, metrics=None) -> dict[str, dict]:
+    """{metric: {"value", "standard_error", "low", "high"}}; the last three (95% interval) only where they are valid.
+
+    metrics  names from METRICS; default: all that the sets allow. ValueError for one that they do not.
+
+    The Fréchet distance of a single set has no interval (see `dg.evaluation.uncertainty`). The Inception Score has the
+    sd over its ten splits instead, as is customary, and no interval.
+    """
+    possible = available(generated, reference)
+    metrics = possible if metrics is None else list(metrics)
+    if missing := [name for name in metrics if name not in possible]:
+        raise ValueError(f"{', '.join(missing)}: not possible for {generated.name} against {reference.name} in these "
+                         f"features; possible: {', '.join(possible)}")
+    table = {}
+    if "fd" in metrics:
+        table["fd"] = {"value": frechet_distance(generated.mu, generated.sigma, reference.mu, reference.sigma)}
+    if "sfid" in metrics:
+        table["sfid"] = {"value": frechet_distance(*generated.spatial, *reference.spatial)}
+    if "kid" in metrics:
+        table["kid"] = asdict(kernel_distance_estimate(generated.features, reference.features))
+    if wanted := [name for name in NEIGHBOURS if name in metrics]:
+        estimates = neighbour_indicators(generated.features, reference.features).estimates()
+        table |= {name: asdict(estimates[name]) for name in wanted}
+    if "is" in metrics:
+        value, sd = inception_score(generated.logits)
+        table["is"] = {"value": value, "sd_of_splits": sd}
+    return table

@@ -1,58 +1,90 @@
-"""Distances between two sets of image features: Frechet distance, kernel distance, precision and recall.
+"""Distances between two sets of image features: Frechet distance and kernel distance; and the inception score of one set.
 
 Every function takes the generated set first and the reference (real) set second. Features are [N, D] arrays or tensors
 of any float type; all arithmetic is float64, on the device of the generated features.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import scipy.linalg
 import torch
 
-# Largest block of a distance matrix that is held at once, in float64 elements (128 MiB).
-BLOCK_ELEMENTS = 2**24
+from dg.evaluation.matrices import float64_blocks, matrix, pair
 
 
 class FeatureStatistics:
     """Mean and covariance of features that arrive in batches, in memory O(D^2) however many arrive.
 
-    num_x      number of features so far
-    sum        [D]     float64, sum of the features
-    outer      [D, D]  float64, sum of their outer products
+    num_x    number of features so far
+    mean     [D]     float64
+    scatter  [D, D]  float64, sum of the outer products of the features less their mean
 
-    The three are plain sums: those of several processes add up to those of all the data.
+    Centred sums keep their digits where the mean is far larger than the spread; plain sums of outer products lose as
+    many as (mean / sd)^2 has. Several parts join by `merge` (Chan, Golub, LeVeque 1979), in one process or, through
+    `state` and `from_state`, across processes and files.
     """
 
     def __init__(self):
         self.num_x = 0
-        self.sum = None
-        self.outer = None
+        self.mean = None
+        self.scatter = None
 
     def update(self, features):
         """Count features [N, D]. ValueError for another width than before, or for NaN and infinite values."""
-        x = _matrix(features, "features")
-        if self.sum is None:
-            self.sum = x.new_zeros(x.shape[1])
-            self.outer = x.new_zeros(x.shape[1], x.shape[1])
-        if x.shape[1] != len(self.sum):
-            raise ValueError(f"features have {x.shape[1]} dimensions, the ones before had {len(self.sum)}")
-        x = x.to(self.sum.device)
-        self.num_x += len(x)
-        self.sum += x.sum(0)
-        self.outer += x.T @ x
+        for x in float64_blocks(self._fitting(matrix(features))):
+            mean = x.mean(0)
+            x -= mean
+            self._join(len(x), mean)
+            self.scatter.addmm_(x.T, x)
         return self
+
+    def merge(self, other):
+        """Count all that `other` has counted."""
+        if other.num_x:
+            self._join(other.num_x, self._fitting(other.mean[None])[0].to(torch.float64, copy=True))
+            self.scatter += other.scatter.to(self.scatter.device)
+        return self
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `from_state` needs, as arrays: num_x [], mean [D], scatter [D, D]."""
+        self._require(1)
+        return {"num_x": np.array(self.num_x), "mean": self.mean.cpu().numpy(), "scatter": self.scatter.cpu().numpy()}
+
+    @classmethod
+    def from_state(cls, state):
+        statistics = cls()
+        statistics.num_x = int(state["num_x"])
+        statistics.mean, statistics.scatter = (torch.tensor(state[name], dtype=torch.float64) for name in ("mean", "scatter"))
+        return statistics
 
     @property
     def mu(self):
         """Mean, float64 numpy [D]."""
         self._require(1)
-        return (self.sum / self.num_x).cpu().numpy()
+        return self.mean.cpu().numpy().copy()
 
     @property
     def sigma(self):
         """Covariance with denominator N - 1, float64 numpy [D, D]."""
         self._require(2)
-        mu = self.sum / self.num_x
-        return ((self.outer - self.num_x * torch.outer(mu, mu)) / (self.num_x - 1)).cpu().numpy()
+        return (self.scatter / (self.num_x - 1)).cpu().numpy()
+
+    def _fitting(self, x):
+        """x [N, D] on the device of the sums, which start with the first x."""
+        if self.mean is None:
+            self.mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+            self.scatter = self.mean.new_zeros(x.shape[1], x.shape[1])
+        if x.shape[1] != len(self.mean):
+            raise ValueError(f"features have {x.shape[1]} dimensions, the ones before had {len(self.mean)}")
+        return x.to(self.mean.device)
+
+    def _join(self, count, mean):
+        """Count `count` features that all equal `mean` [D], which is overwritten; their own scatter is for the caller."""
+        shift = mean.sub_(self.mean)
+        self.scatter.addr_(shift, shift, alpha=self.num_x * count / (self.num_x + count))
+        self.num_x += count
+        self.mean += shift * (count / self.num_x)
 
     def _require(self, count):
         if self.num_x < count:
@@ -87,6 +119,11 @@ def frechet_distance(mu, sigma, mu_ref, sigma_ref):
     return float(difference @ difference + np.trace(sigma) + np.trace(sigma_ref) - 2 * trace_root)
 
 
+def polynomial_kernel(x, y):
+    """Kernel matrix (x.y / D + 1)^3, [N, M], of float64 x [N, D] and y [M, D]; the kernel of KID."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
 def kernel_distance(features, features_ref, num_subsets=100, subset_size=1000, seed=0):
     """Kernel distance (KID): squared MMD under the polynomial kernel (x.y / D + 1)^3, unbiased, so it may be negative.
 
@@ -104,10 +141,9 @@ def kernel_distance_subsets(features, features_ref, num_subsets=100, subset_size
 
     A set no larger than `subset_size` is used whole; if both are, there is a single estimate, from all the data. Each
     estimate is unbiased. Their standard deviation is that of one subset's estimate (what papers print behind KID), not
-    the standard error of the mean: the subsets overlap.
+    the standard error of the mean: the subsets overlap. `dg.evaluation.kernel_distance_estimate` has a standard error.
     """
-    x, y = _pair(features, features_ref)
-    _require_samples(x, y, 2)
+    x, y = pair(features, features_ref, at_least=2)
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(f"need num_subsets >= 1 and subset_size >= 2, got {num_subsets} and {subset_size}")
     if max(len(x), len(y)) <= subset_size:
@@ -116,29 +152,23 @@ def kernel_distance_subsets(features, features_ref, num_subsets=100, subset_size
     return np.array([_mmd2(_subset(x, subset_size, rng), _subset(y, subset_size, rng)) for _ in range(num_subsets)])
 
 
-def precision_recall(features, features_ref, k=3):
-    """Fraction of generated features inside the real manifold, and of real features inside the generated manifold.
+def inception_score(logits, splits=10, seed=0):
+    """Inception score exp(E KL(p(class | image) || p(class))): mean and sd (denominator `splits`) over the splits.
 
-    features      [N, D]  generated
-    features_ref  [M, D]  reference
-    k             a set's manifold is the union of balls around its points, each reaching to the k-th nearest neighbour
-    returns       (precision, recall), floats in [0, 1]
+    logits   [N, K]  before the softmax; logarithms of probabilities are as good
+    splits           the images, shuffled by `seed`, are cut into so many sets, and p(class) is the mean over one set
+    returns          (mean, sd), floats; the mean is from 1 to K
 
-    Kynkaanniemi et al. 2019, Improved Precision and Recall Metric, Eqs. 1-2. Both depend on N and M: compare only at
-    equal counts. Memory is bounded, time grows like (N + M)^2 D. ValueError unless both sets have more than k points.
+    Salimans et al. 2016, Improved Techniques for Training GANs, section 4. It knows no reference images, and it grows
+    with the number of images in a split: compare only at equal N and splits. ValueError for fewer images than splits.
     """
-    x, y = _pair(features, features_ref)
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    _require_samples(x, y, k + 1)
-    center = y.mean(0)                            # distances stay, rounding of |x|^2 - 2 x.y + |y|^2 shrinks
-    x, y = x - center, y - center
-    radius_x, radius_y = _radius2(x, k), _radius2(y, k)
-    inside_y, inside_x = [], torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    for rows, distance2 in _distance2_blocks(x, y):
-        inside_y.append((distance2 <= radius_y).any(1))
-        inside_x |= (distance2 <= radius_x[rows, None]).any(0)
-    return torch.cat(inside_y).double().mean().item(), inside_x.double().mean().item()
+    x = matrix(logits, "logits")
+    if not 1 <= splits <= len(x):
+        raise ValueError(f"cannot cut {len(x)} images into {splits} splits")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x))).to(x.device)
+    bounds = [index * len(x) // splits for index in range(splits + 1)]
+    scores = [_class_information(x[order[start:stop]]).exp().item() for start, stop in pairwise(bounds)]
+    return float(np.mean(scores)), float(np.std(scores))
 
 
 # Frechet distance -----------------------------------------------------------------------------------------------------
@@ -161,62 +191,26 @@ def _factor(sigma):
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-# Kernel distance ------------------------------------------------------------------------------------------------------
+# Kernel distance and inception score ----------------------------------------------------------------------------------
 
 def _subset(x, size, rng):
-    return x if len(x) <= size else x[torch.from_numpy(rng.choice(len(x), size, replace=False)).to(x.device)]
+    """`size` rows of x in float64, without replacement; all rows if there are no more."""
+    chosen = x if len(x) <= size else x[torch.from_numpy(rng.choice(len(x), size, replace=False)).to(x.device)]
+    return chosen.double()
 
 
 def _mmd2(x, y):
     """Unbiased estimate of the squared MMD from x [m, D] and y [n, D]: no point is compared with itself."""
-    kernel_xx, kernel_yy, kernel_xy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    kernel_xx, kernel_yy, kernel_xy = (polynomial_kernel(a, b) for a, b in ((x, x), (y, y), (x, y)))
     m, n = len(x), len(y)
     within_x = (kernel_xx.sum() - kernel_xx.trace()) / (m * (m - 1))
     within_y = (kernel_yy.sum() - kernel_yy.trace()) / (n * (n - 1))
     return (within_x + within_y - 2 * kernel_xy.mean()).item()
 
 
-# Precision and recall -------------------------------------------------------------------------------------------------
-
-def _distance2_blocks(x, y):
-    """Yield (slice of rows of x, squared distances [rows, len(y)]), a bounded block at a time."""
-    norm_x, norm_y = (x * x).sum(1), (y * y).sum(1)
-    size = max(1, BLOCK_ELEMENTS // len(y))
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        product = x[rows] @ y.T                   # [rows, M]
-        yield rows, product.mul_(-2).add_(norm_x[rows, None]).add_(norm_y).clamp_(min=0)
-
-
-def _radius2(x, k):
-    """Squared distance of each point of x [N, D] to its k-th nearest neighbour, [N]; the nearest of all is itself."""
-    return torch.cat([block.kthvalue(k + 1, dim=1).values for _, block in _distance2_blocks(x, x)])
-
-
-# Input ----------------------------------------------------------------------------------------------------------------
-
-def _matrix(features, name):
-    """Float64 tensor [N, D], on the features' own device where that can do float64."""
-    if isinstance(features, torch.Tensor):
-        x = features.detach()
-        x = (x.cpu() if x.device.type == "mps" else x).double()
-    else:
-        x = torch.from_numpy(np.array(features, dtype=np.float64))
-    if x.ndim != 2:
-        raise ValueError(f"{name} must be [N, D], got shape {list(x.shape)}")
-    broken = int((~torch.isfinite(x)).any(1).sum())
-    if broken:
-        raise ValueError(f"{name} hold NaN or infinite values in {broken} of {len(x)} rows")
-    return x
-
-
-def _pair(features, features_ref):
-    x, y = _matrix(features, "generated features"), _matrix(features_ref, "reference features")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"generated features have {x.shape[1]} dimensions, reference features {y.shape[1]}")
-    return x, y.to(x.device)
-
-
-def _require_samples(x, y, count):
-    if min(len(x), len(y)) < count:
-        raise ValueError(f"need at least {count} generated and {count} reference features, got {len(x)} and {len(y)}")
+def _class_information(logits):
+    """Mean KL divergence of p(class | image) from its mean over the images, in nats: H(mean p) - mean H(p)."""
+    log_p = logits.double().log_softmax(1)
+    p = log_p.exp()
+    mean_p = p.mean(0)
+    return (p * log_p).sum(1).mean() - torch.special.xlogy(mean_p, mean_p).sum()  # a class that nobody has adds 0

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from dg.evaluation.metrics import frechet_distance, statistics
+from dg.evaluation.uncertainty import summarise_repeats
 from dg.runtime.store import SampleStore
 from dg.sampling import Sampling, describe, generate
 
@@ -24,13 +25,8 @@ def distance(features, reference) -> float:
 
 
 def summarise(rows: list[dict]) -> dict:
-    """Mean, sd (n - 1), n and values of every metric over repetitions."""
-    table = {}
-    for name in rows[0]:
-        values = [float(row[name]) for row in rows]
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        table[name] = {"mean": float(np.mean(values)), "sd": sd, "n": len(values), "values": values}
-    return table
+    """Mean, sd (n - 1), n, minimum and values of every metric over repetitions."""
+    return {name: summarise_repeats([row[name] for row in rows]) for name in rows[0]}
 
 
 def compare(guided: dict, unguided: dict) -> dict:

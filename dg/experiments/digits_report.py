@@ -86,7 +86,7 @@ def _draw_sweep(folder, outcome):
     selection = outcome["selection"]
     table = dict(selection["fd"])
     weights = [weight for weight in table if weight]
-    figures.weight_sweep(folder / "weights.png", weights, [table[w] for w in weights], [0.0] * len(weights),
+    figures.distance_sweep(folder / "weights.png", weights, [table[w] for w in weights], [0.0] * len(weights),
                          baseline=(table[0.0], 0.0), chosen=selection["chosen"],
                          ylabel="FD to the real training images", title="Choice of the guidance weight (seeds of its own)")
 

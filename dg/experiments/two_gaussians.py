@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dg.discriminator import FORMAT, Discriminator
 from dg.evaluation.figures import ratio_errors, ratio_scatter
+from dg.evaluation.uncertainty import summarise_repeats
 from dg.evaluation.report import Document, Note, Picture, Section, Table, write_markdown, write_report
 from dg.experiments.common import one_thread
 from dg.experiments.provenance import provenance
@@ -177,7 +178,7 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
                     errors[_title(size, which)].setdefault(quantity, {})[loss] = values
             if size == settings.sizes[0]:
                 ratios[loss] = {int(index): pair for index, pair in found["scatter"].items()}
-    metrics = {f"{panel}, {loss}": {f"{quantity}_error": _summary(lines[loss]) for quantity, lines in panels.items()}
+    metrics = {f"{panel}, {loss}": {f"{quantity}_error": summarise_repeats(lines[loss]) for quantity, lines in panels.items()}
                for panel, panels in errors.items() for loss in settings.losses}
     outcome = {"experiment": "two_gaussians", "metrics": metrics, "errors": errors, "settings": asdict(settings)}
     outcome |= provenance(command, stages.seconds, device)
@@ -195,11 +196,6 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
 
 def _title(size: int, which: str) -> str:
     return f"{size:,} images, {which}"
-
-
-def _summary(values: list[float]) -> dict:
-    """Mean over the noise levels."""
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)), "n": len(values), "values": values}
 
 
 def _rows(outcome: dict) -> list[list[str]]:

@@ -6,6 +6,8 @@ EDM = "https://nvlabs-fi-cdn.nvidia.com/edm/"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 INCEPTION = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan3/versions/1/files/metrics/inception-2015-12-05.pkl"
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
+CLIP = "https://openaipublic.azureedge.net/clip/models/{}/{}.pt"  # the SHA-256 is part of the address
 DIT = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt"
 VAE = "https://huggingface.co/stabilityai/sd-vae-ft-{}/resolve/main/diffusion_pytorch_model.safetensors"
 DRIVE = "https://drive.google.com/drive/folders/"
@@ -14,6 +16,8 @@ SHA256 = {
     "edm-cifar10-32x32-uncond-vp": "4d5dcc1f1d0d41c8934ad21626eeddbdc0460182becf9fc059a0631b1eedb4da",
     "adm-256x256_diffusion_uncond": "a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
     "inception-torch-fidelity": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    "clip-vit-b-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "clip-vit-l-14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
     "sd-vae-ft-mse": "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
     "dg-cifar10-classifier": "cda3eec9bdb3003682fb63ffd84c8525cc9de6320c0910edc8fc0ab886aa28f9",
     "dg-cifar10-uncond-discriminator": "71f8a9f6fb74ee21214db6b50e7cf47261290485b0cb22fb268fd9820a6a5e88",
@@ -57,6 +61,9 @@ def _catalogue():
         add(f"adm-{network}", ".pt", f"{ADM}{network}.pt", openai)
     add("inception-2015-12-05", ".pkl", INCEPTION, "unknown, see https://github.com/NVlabs/stylegan3")
     add("inception-torch-fidelity", ".pth", FIDELITY, "unknown, see https://github.com/toshas/torch-fidelity")
+    add("vgg16", ".pth", VGG, "BSD-3-Clause (torchvision)")
+    for short, model in (("clip-vit-b-32", "ViT-B-32"), ("clip-vit-l-14", "ViT-L-14")):
+        add(short, ".pt", CLIP.format(SHA256[short], model), "MIT (OpenAI)")
     add("dit-xl-2-256x256", ".pt", DIT, meta)
     for kind in ("mse", "ema"):
         page = f"https://huggingface.co/stabilityai/sd-vae-ft-{kind}"

@@ -57,14 +57,14 @@ def load_image_files(files, num_images=None):
     names = image_names(files)
     if not names:
         raise ValueError(f"{files.path} holds no PNG or JPEG images and no npz shards; give another folder")
-    names, labels = _order_and_labels(files, names)
+    names, labels = order_and_labels(files, names)
     classes = None if labels is None else int(labels.max()) + 1  # of all images, not only of the first ones
     names = names[: checked_count(files.path, len(names) if num_images is None else num_images, len(names))]
-    images = _decode_all(files, names)
+    images = decode_all(files, names)
     return ImageSet(images, None if labels is None else labels[: len(names)], str(files.path), classes)
 
 
-def _order_and_labels(files, names):
+def order_and_labels(files, names):
     """Return the names sorted, by seed where they are seeds, and labels [N] or None."""
     depths = {name.count("/") for name in names}
     folders = sorted({name.split("/")[0] for name in names}) if depths == {1} else []
@@ -109,7 +109,8 @@ def _dataset_json(files, names):
     return np.array([table[name] for name in names])
 
 
-def _decode_all(files, names):
+def decode_all(files, names):
+    """Decode the named images to uint8 [N, H, W, C]; ValueError for one that differs from the first in size or colour."""
     first = decode(files, names[0])
     images = np.empty((len(names), *first.shape), dtype=np.uint8)
 

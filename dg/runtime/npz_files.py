@@ -17,8 +17,7 @@ def load_npz(path, split=None):
            `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]
     split  'train' (if not given) or 'test', only where the file has both
     """
-    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
-        raise ValueError(f"{path} cannot be read (not an npz file, or cut short); get or make it again")
+    _check_zip(path)
     with np.load(path, allow_pickle=False) as arrays:
         image_key, label_key = _keys(path, arrays.files, split)
         seed_key = "seeds" if image_key == "samples" and "seeds" in arrays.files else None
@@ -28,6 +27,65 @@ def load_npz(path, split=None):
     if seeds is not None and (seeds.shape != (len(images),) or seeds.dtype.kind not in "iu"):
         raise ValueError(f"{path}: seeds are {kind(seeds)} for {len(images)} images; give one integer per image")
     return images, seeds
+
+
+def holds_images(path):
+    """Whether an npz file holds images under one of the known keys."""
+    with zipfile.ZipFile(path) as archive:
+        return any(f"{key}.npy" in archive.namelist() for key, _ in KEYS)
+
+
+class NpzImages:
+    """The images of one npz file, read in ascending pieces; memory does not grow with the file.
+
+    shape  (H, W, C)
+    seeds  int64 [N] or None
+
+    ValueError as from `load_npz`, for damage too when it is met.
+    """
+
+    def __init__(self, path):
+        _check_zip(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            key, _ = _keys(path, arrays.files, None)
+            self.seeds = _array(path, arrays, "seeds" if key == "samples" and "seeds" in arrays.files else None)
+        self.path, self.key, self._file = path, key, None
+        try:
+            with self._open() as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                self._shape, by_columns, dtype = read(file)
+                self._start = file.tell()
+        except Exception as error:  # zip, zlib, numpy and the operating system each raise their own for damage
+            raise self._damaged(error) from error
+        head = _channels_last(path, np.empty((0, *self._shape[1:]), dtype))
+        if by_columns or head.ndim != 4 or head.shape[3] not in (1, 3) or 0 in self._shape:
+            what = f"{dtype} {list(self._shape)}"
+            raise ValueError(f"{path}: {what} are not images; give uint8 [N, H, W, 1 or 3], at least one")
+        self.shape = head.shape[1:]
+        if self.seeds is not None and (self.seeds.shape != self._shape[:1] or self.seeds.dtype.kind not in "iu"):
+            raise ValueError(f"{path}: seeds are {kind(self.seeds)} for {len(self)} images; give one integer per image")
+
+    def __len__(self):
+        return self._shape[0]
+
+    def read(self, start, stop):
+        """uint8 [stop - start, H, W, C]; faster where calls ascend."""
+        size = int(np.prod(self._shape[1:]))
+        try:
+            self._file = self._file or self._open()
+            self._file.seek(self._start + start * size)
+            data = self._file.read((stop - start) * size)
+            images = np.frombuffer(data, np.uint8).reshape(stop - start, *self._shape[1:])
+        except Exception as error:
+            raise self._damaged(error) from error
+        return _channels_last(self.path, images)
+
+    def _open(self):
+        return zipfile.ZipFile(self.path).open(f"{self.key}.npy")
+
+    def _damaged(self, error):
+        return ValueError(f"{self.path}: {self.key} cannot be read ({one_line(error)}); get or make the file again")
 
 
 def load_shards(folder, paths):
@@ -50,6 +108,11 @@ def load_shards(folder, paths):
         return joined
     order = _by_seed(paths, [seeds for _, seeds in shards])
     return joined if (np.diff(order) == 1).all() else joined.subset(order)  # no second copy where names sort like seeds
+
+
+def _check_zip(path):
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+        raise ValueError(f"{path} cannot be read (not an npz file, or cut short); get or make it again")
 
 
 def _by_seed(paths, seeds):

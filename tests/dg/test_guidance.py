@@ -212,6 +212,22 @@ def test_shared_encoder_pass_equals_two_passes(case):
         assert relative(one_pass, two_passes.numpy()) < 1e-5
 
 
+def test_correction_carries_a_gradient_where_one_is_asked_for():
+    """Linear in x for two Gaussians, so its slope is known; without a gradient the same bits come out."""
+    x, sigma = latents(4), torch.tensor([0.5, 1.0, 2.0, 40.0], dtype=torch.float64)
+    steered = guidance((1.5, 0), time_max=0.8)  # the last one is outside
+    leaf = x.clone().requires_grad_()
+    correction = steered.correction(leaf, sigma)
+    assert torch.equal(correction.detach(), steered.correction(x, sigma))
+    (slope,) = torch.autograd.grad(correction.sum(), leaf)
+    variance = sigma.reshape(-1, 1, 1, 1) ** 2
+    expected = 1.5 * variance * (1 / (MODEL.sd**2 + variance) - 1 / (DATA.sd**2 + variance)) * torch.ones_like(x)
+    expected[3] = 0
+    torch.testing.assert_close(slope, expected)
+    with torch.no_grad():
+        assert not steered.correction(leaf, sigma).requires_grad
+
+
 def test_ensemble_averages_logits():
     _, config = golden_fill.load("d_grad32_uncond")
     one = stack(config)

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from dg.evaluation import figures
+from dg.evaluation.figures.discriminators import _auc
+from dg.evaluation.figures.pictures import GAP
 
 RNG = np.random.default_rng(0)
 LOG = [{"step": 10 * i, "train_loss": 0.7 - 0.05 * i, "valid_loss": 0.7 - 0.04 * i + 0.006 * i**2,
@@ -40,12 +42,12 @@ def test_image_grid_enlarges_by_whole_pixels(tmp_path):
         batch = images(5, 4, 6, channels)
         figures.image_grid(tmp_path / "grid.png", batch, columns=3, scale=2)
         grid = pixels(tmp_path / "grid.png")
-        assert grid.shape == (2 * 8 + figures.GAP, 3 * 12 + 2 * figures.GAP, 3)
-        second = grid[:8, 12 + figures.GAP :][:, :12]
+        assert grid.shape == (2 * 8 + GAP, 3 * 12 + 2 * GAP, 3)
+        second = grid[:8, 12 + GAP :][:, :12]
         assert (second == batch[1].repeat(2, 0).repeat(2, 1)).all()
-        assert (grid[8 + figures.GAP :, 2 * (12 + figures.GAP) :] == 255).all()
+        assert (grid[8 + GAP :, 2 * (12 + GAP) :] == 255).all()
     figures.image_grid(tmp_path / "grid.png", batch)
-    assert pixels(tmp_path / "grid.png").shape[1] == 3 * 6 * 16 + 2 * figures.GAP
+    assert pixels(tmp_path / "grid.png").shape[1] == 3 * 6 * 16 + 2 * GAP
 
 
 def find(picture, block):
@@ -93,7 +95,7 @@ def curve_figures(folder):
     return {
         "training": (2, lambda: figures.training_curves(folder / "f.png", LOG)),
         "training, sparse": (2, lambda: figures.training_curves(folder / "f.png", [{"step": 0, "train_loss": 0.7}])),
-        "sweep": (1, lambda: figures.weight_sweep(folder / "f.png", weights, [3.1, 4.0, 3.5], [0.1, 0.1, 0.2],
+        "sweep": (1, lambda: figures.distance_sweep(folder / "f.png", weights, [3.1, 4.0, 3.5], [0.1, 0.1, 0.2],
                                                   (4.0, 0.1), (1.1, 0.05), 2.0)),
         "histograms": (3, lambda: figures.log_ratio_histograms(folder / "f.png", [0.1, 1, 10], ratios,
                                                                [-r[:150] for r in ratios])),
@@ -136,9 +138,9 @@ def test_bars_show_only_what_was_measured(tmp_path, drawn):
 
 
 def test_auc_counts_ties_half():
-    assert figures._auc([2, 3], [0, 1]) == 1
-    assert figures._auc([0, 1], [1, 2]) == pytest.approx(0.5 / 4)
-    assert figures._auc([1, 1], [1]) == 0.5
+    assert _auc([2, 3], [0, 1]) == 1
+    assert _auc([0, 1], [1, 2]) == pytest.approx(0.5 / 4)
+    assert _auc([1, 1], [1]) == 0.5
 
 
 @pytest.mark.parametrize("call, message", [
@@ -160,5 +162,5 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path, call, message):
 
 def test_import_does_not_load_matplotlib():
     code = "import sys, dg.evaluation.figures; sys.exit('matplotlib' in sys.modules)"
-    root = Path(figures.__file__).parents[2]
+    root = Path(figures.__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

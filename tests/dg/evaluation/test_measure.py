@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dg.evaluation.measure import measure
-from dg.evaluation.metrics import frechet_distance, kernel_distance, precision_recall, statistics
+from dg.evaluation.metrics import frechet_distance, kernel_distance, statistics
+from dg.evaluation.neighbours import precision_recall
 
 KEYS = ["fd", "kid", "precision", "recall"]
 

@@ -1,16 +1,19 @@
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
-from dg.evaluation import metrics
+import dg.evaluation
+from dg.evaluation import matrices
 from dg.evaluation.metrics import (
     FeatureStatistics,
     frechet_distance,
+    inception_score,
     kernel_distance,
     kernel_distance_subsets,
-    precision_recall,
     statistics,
 )
+from dg.evaluation.neighbours import precision_recall
 from tests.golden_fill import load
 
 
@@ -53,12 +56,29 @@ def test_streaming_statistics_equal_reference_vectors():
     assert np.abs(sigma - np.cov(features.astype(np.float64), rowvar=False)).max() < 1e-12
 
 
-def test_statistics_of_processes_add_up():
-    features = gaussian(0)
+def test_statistics_of_processes_add_up(tmp_path):
+    features = gaussian(0, mean=3)
     whole, left, right = (FeatureStatistics().update(part) for part in (features, features[:70], features[70:]))
-    left.num_x, left.sum, left.outer = left.num_x + right.num_x, left.sum + right.sum, left.outer + right.outer
-    assert np.allclose(left.mu, whole.mu, atol=1e-14)
-    assert np.allclose(left.sigma, whole.sigma, atol=1e-14)
+    np.savez(tmp_path / "right.npz", **right.state())
+    with np.load(tmp_path / "right.npz") as state:
+        left.merge(FeatureStatistics.from_state(state)).merge(FeatureStatistics())
+    assert left.num_x == 200
+    for got in (left, FeatureStatistics().merge(whole)):
+        assert np.allclose(got.mu, whole.mu, rtol=1e-14) and np.allclose(got.sigma, whole.sigma, rtol=0, atol=1e-14)
+    assert right.num_x == 130 and np.array_equal(right.mu, FeatureStatistics().update(features[70:]).mu)
+    left.mu[:] = 0
+    assert np.allclose(left.mu, whole.mu, rtol=1e-14)
+
+
+@pytest.mark.parametrize("elements", [1, 100, 10**6])
+def test_statistics_keep_their_digits_where_the_mean_is_far_from_zero(monkeypatch, elements):
+    monkeypatch.setattr(matrices, "BLOCK_ELEMENTS", elements)
+    features = gaussian(0)
+    streamed = FeatureStatistics()
+    for start in range(0, 200, 30):
+        streamed.update(features[start : start + 30] + 1e6)
+    assert np.abs(streamed.sigma - np.cov(features, rowvar=False)).max() < 1e-8  # plain sums are off by 2e-3
+    assert np.abs(streamed.mu - 1e6 - features.mean(0)).max() < 1e-9
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -72,9 +92,59 @@ def test_frechet_distance_of_known_gaussians():
     assert got == pytest.approx(((s - s_ref) ** 2).sum(), rel=1e-9)
 
 
+def test_frechet_distance_equals_the_matrix_root():
+    x, y = gaussian(0) @ gaussian(5, 6), gaussian(1, 150, mean=0.4)
+    (mu, sigma), (mu_ref, sigma_ref) = statistics(x), statistics(y)
+    root = scipy.linalg.sqrtm(sigma @ sigma_ref).real
+    expected = ((mu - mu_ref) ** 2).sum() + np.trace(sigma + sigma_ref - 2 * root)
+    assert frechet_distance(mu, sigma, mu_ref, sigma_ref) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("count", [300, 20])
+def test_frechet_distance_of_a_set_to_itself_in_any_order(count):
+    x = 10 + 5 * gaussian(0, count, 32)  # 20 features in 32 dimensions have a singular covariance
+    shuffled = x[np.random.default_rng(1).permutation(count)]
+    assert abs(frechet_distance(*statistics(x), *statistics(x))) < 1e-6
+    assert abs(frechet_distance(*statistics(x), *statistics(shuffled))) < 1e-6
+
+
+def test_metrics_equal_those_of_torch_fidelity():
+    from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
+
+    x, y = (torch.from_numpy(gaussian(seed, 120, 16, mean=0.2 * seed)) for seed in (0, 1))
+    theirs = metric_fid.fid_statistics_to_metric(*(metric_fid.fid_features_to_statistics(z) for z in (x, y)), verbose=False)
+    assert frechet_distance(*statistics(x), *statistics(y)) == pytest.approx(*theirs.values(), rel=1e-6)
+    theirs = metric_kid.kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=120, verbose=False)
+    assert kernel_distance(x, y) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    theirs = metric_prc.prc_features_to_metric(x, y, verbose=False)
+    assert precision_recall(x, y) == pytest.approx((theirs["precision"], theirs["recall"]), rel=1e-6)
+    logits, order = 3 * x, np.random.default_rng(7).permutation(120)
+    theirs = metric_isc.isc_features_to_metric(logits[order], splits=7, shuffle=False)
+    assert inception_score(logits, splits=7, seed=7) == pytest.approx(tuple(theirs.values()), rel=1e-6)
+
+
+def test_inception_score_of_known_predictions():
+    sure = 1000 * np.eye(4)[np.arange(200) % 4]  # every image certain, four classes equally often
+    assert inception_score(sure, splits=1) == pytest.approx((4, 0))
+    assert inception_score(sure[::4], splits=5) == pytest.approx((1, 0))  # one class only
+    assert inception_score(np.tile(gaussian(0, 1), (50, 1))) == pytest.approx((1, 0))  # all alike
+    p = np.array([[0.7, 0.3], [0.2, 0.8]])
+    expected = np.exp((p * np.log(p / p.mean(0))).sum(1).mean())
+    assert inception_score(np.log(p), splits=1) == pytest.approx((expected, 0), rel=1e-12)
+    logits = 3 * gaussian(0)
+    assert inception_score(logits) == inception_score(logits) != inception_score(logits, seed=1)
+    assert inception_score(logits)[1] > 0
+
+
+def test_everything_exported_is_there():
+    assert all(callable(getattr(dg.evaluation, name)) for name in dg.evaluation.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'frechet'"):
+        _ = dg.evaluation.frechet
+
+
 def test_kernel_distance_is_unbiased():
     draws = [kernel_distance(gaussian(2 * i, 50), gaussian(2 * i + 1, 70)) for i in range(200)]
-    assert abs(np.mean(draws)) < 4 * np.std(draws) / np.sqrt(len(draws))
+    assert abs(np.mean(draws)) < 3 * np.std(draws) / np.sqrt(len(draws))
     assert min(draws) < 0 < max(draws)
 
 
@@ -100,34 +170,9 @@ def test_kernel_distance_by_subsets():
     assert values.mean() == pytest.approx(kernel_distance(x, y), abs=4 * values.std() / np.sqrt(50))
 
 
-def test_precision_comes_first():
-    real = gaussian(0, 500)
-    narrow, wide = gaussian(1, 500, scale=0.02), gaussian(2, 500, scale=6)
-    precision, recall = precision_recall(narrow, real)
-    assert precision > 0.97 and recall < 0.02
-    precision, recall = precision_recall(wide, real)
-    assert precision < 0.1 and recall > 0.9
-    assert precision_recall(narrow, real) == precision_recall(real, narrow)[::-1]
-    assert precision_recall(real, real) == (1, 1)
-
-
-def test_precision_recall_equals_the_definition_for_any_block_size(monkeypatch):
-    x, y, k = gaussian(0, 40, 3), gaussian(1, 50, 3, mean=0.7), 3
-
-    def inside(points, manifold):
-        own = np.linalg.norm(manifold[:, None] - manifold, axis=2)
-        radius = np.sort(own, axis=1)[:, k]
-        return (np.linalg.norm(points[:, None] - manifold, axis=2) <= radius).any(1).mean()
-
-    for elements in (1, 333, 10**6):
-        monkeypatch.setattr(metrics, "BLOCK_ELEMENTS", elements)
-        assert precision_recall(x, y, k) == pytest.approx((inside(x, y), inside(y, x)))
-
-
 def test_order_of_samples_does_not_matter():
     x, y = gaussian(0), gaussian(1, 150, mean=0.3)
     p, q = x[::-1], y[np.random.default_rng(0).permutation(len(y))]
-    assert precision_recall(p, q) == precision_recall(x, y)
     assert kernel_distance(p, q) == pytest.approx(kernel_distance(x, y), abs=1e-12)
     assert frechet_distance(*statistics(p), *statistics(q)) == pytest.approx(
         frechet_distance(*statistics(x), *statistics(y)), abs=1e-12)
@@ -157,10 +202,11 @@ NAN = np.where(np.eye(6) > 0, np.nan, 0.0)
     (lambda x: kernel_distance(x[:1], x), "at least 2"),
     (lambda x: kernel_distance(NAN, x), "generated features hold NaN"),
     (lambda x: kernel_distance(x, x, subset_size=1), "subset_size"),
-    (lambda x: precision_recall(x, x[:, :5]), "reference features 5"),
-    (lambda x: precision_recall(x, x[:3]), "at least 4 generated and 4 reference features, got 200 and 3"),
-    (lambda x: precision_recall(x, NAN), "reference features hold NaN"),
-    (lambda x: precision_recall(x, x, k=0), "k must be at least 1"),
+    (lambda x: FeatureStatistics().state(), "at least 1 features, got 0"),
+    (lambda x: FeatureStatistics().update(x).merge(FeatureStatistics().update(x[:, :5])), "have 5 dimensions"),
+    (lambda x: inception_score(x[:9]), "cannot cut 9 images into 10 splits"),
+    (lambda x: inception_score(x, splits=0), "into 0 splits"),
+    (lambda x: inception_score(NAN), "logits hold NaN"),
     (lambda x: frechet_distance(np.zeros(6), np.eye(5), np.zeros(5), np.eye(5)), "generated statistics need mu"),
     (lambda x: frechet_distance(np.zeros(6), np.eye(6), np.zeros(5), np.eye(5)), "6 dim.*, reference statistics 5"),
     (lambda x: frechet_distance(np.zeros(6), NAN, np.zeros(6), np.eye(6)), "generated statistics hold NaN"),

@@ -24,8 +24,8 @@ def test_a_summary_is_mean_and_sample_deviation():
     for name, entry in table.items():
         values = [row[name] for row in rows]
         assert entry == {"mean": pytest.approx(np.mean(values)), "sd": pytest.approx(np.std(values, ddof=1)), "n": 3,
-                         "values": values}
-    assert summarise(rows[:1])["fd"] == {"mean": 4.0, "sd": 0.0, "n": 1, "values": [4.0]}
+                         "min": min(values), "values": values}
+    assert summarise(rows[:1])["fd"] == {"mean": 4.0, "sd": 0.0, "n": 1, "min": 4.0, "values": [4.0]}
     json.dumps(summarise([{"fd": np.float64(1)}]))
 
 
@@ -89,7 +89,7 @@ def check_results(written):
     for system, table in written["metrics"].items():
         assert {"fd", "fd_heldout", "kid", "precision", "recall"} <= set(table), system
         for entry in table.values():
-            assert set(entry) == {"mean", "sd", "n", "values"} and len(entry["values"]) == entry["n"] == settings.num_sets
+            assert set(entry) == {"mean", "sd", "n", "min", "values"} and len(entry["values"]) == entry["n"] == settings.num_sets
             assert np.isfinite(entry["values"]).all()
         assert 0 <= table["precision"]["mean"] <= 1 and 0 <= table["recall"]["mean"] <= 1
     metrics = written["metrics"]

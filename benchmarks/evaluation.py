@@ -1,0 +1,87 @@
+"""How fast images become features and features become metrics, and in how much memory.
+
+    python -m benchmarks.evaluation --images 2000                         # random weights where none are given
+    python -m benchmarks.evaluation --images 50000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
+
+Random images of 32 x 32 pixels; with random weights the distances mean nothing, but the time and the memory are the same.
+Memory is the peak of the whole process.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.random_weights import write_random_weights
+from dg.evaluation.feature_sets import collect
+from dg.evaluation.features import load_extractor
+from dg.evaluation.measure import evaluate
+from dg.experiments.provenance import provenance
+from dg.runtime.console import pick_device
+from dg.runtime.image_stream import ImageStream
+
+
+def peak_gib():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak / 2 ** (30 if sys.platform == "darwin" else 20)
+
+
+def random_images(count, seed, piece=500):
+    """A stream of noise images; no more than `piece` of them exist at once."""
+    counts = [min(piece, count - start) for start in range(0, count, piece)]
+    return ImageStream(f"noise {seed}", (32, 32, 3), tuple(counts), lambda part: np.random.default_rng([seed, part]).integers(
+        0, 256, (counts[part], 32, 32, 3), dtype=np.uint8))
+
+
+def timed(rows, name, unit, count, work):
+    start = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - start
+    rows.append({"step": name, "seconds": round(seconds, 2), "rate": round(count / seconds, 2), "unit": unit,
+                 "peak_gib": round(peak_gib(), 2)})
+    print(f"{name:<44} {seconds:9.1f} s {count / seconds:10.1f} {unit:<9} {peak_gib():6.2f} GiB peak", flush=True)
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--features", default="inception", choices=["inception", "vgg16"])
+    parser.add_argument("--weights")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device")
+    parser.add_argument("--metrics", default="fd,sfid,kid,precision,recall,density,coverage,is")
+    parser.add_argument("--out", help="also write the rows as JSON")
+    options = parser.parse_args()
+    device, rows = pick_device(options.device), []
+    with tempfile.TemporaryDirectory() as folder:
+        weights = options.weights or Path(folder) / "random.pth"
+        if not options.weights:
+            write_random_weights(weights, options.features)
+        extractor = load_extractor(options.features, weights, device, unpublished=True)
+    metrics = options.metrics.split(",")
+    if options.features != "inception":
+        metrics = [name for name in metrics if name not in ("sfid", "is")]
+    sets = []
+    for name, seed in (("generated", 1), ("reference", 2)):
+        stream = random_images(options.images, seed)
+        sets.append(timed(rows, f"{options.features} features, {name}", "images/s", options.images,
+                          lambda stream=stream: collect(extractor, stream, stream.positions(None), options.batch)))
+    for group in (["fd"], ["sfid"], ["kid"], ["precision", "recall", "density", "coverage"], ["is"]):
+        if wanted := [name for name in group if name in metrics]:
+            timed(rows, f"{', '.join(wanted)} of {options.images:,} x {sets[0].features.shape[1]}", "images/s", options.images,
+                  lambda wanted=wanted: evaluate(*sets, wanted))
+    if options.out:
+        about = provenance(f"python -m benchmarks.evaluation {' '.join(sys.argv[1:])}", {}, device)
+        Path(options.out).write_text(json.dumps({"rows": rows, "random_weights": not options.weights, "torch_threads":
+                                                 torch.get_num_threads()} | about, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

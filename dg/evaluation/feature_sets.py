@@ -1,0 +1,151 @@
+"""Features of a set of images, computed once: what every metric needs, in memory and in files."""
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dg.evaluation.features import Extractor
+from dg.evaluation.metrics import FeatureStatistics
+from dg.runtime.files import atomic_write
+from dg.runtime.image_stream import ImageStream
+from dg.runtime.images import one_line
+from dg.runtime.progress import Progress, silent
+from dg.runtime.ranks import Ranks
+
+ALONE = Ranks()
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of images, or their statistics alone.
+
+    name         where the images came from
+    num_images   None where a statistics file does not tell
+    fingerprint  of the images, 16 hex digits; None likewise
+    extractor    `Extractor.describe()` of what made the features; None likewise
+    mu, sigma    float64 [D], [D, D]
+    spatial      the same two of the spatial features, or None
+    features     float32 [N, D], or None where only statistics are kept
+    logits       float32 [N, K], or None
+    """
+
+    name: str
+    num_images: int | None
+    fingerprint: str | None
+    extractor: dict | None
+    mu: np.ndarray
+    sigma: np.ndarray
+    spatial: tuple[np.ndarray, np.ndarray] | None = None
+    features: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+    def describe(self) -> dict:
+        """What a results file says of it."""
+        return {"source": self.name, "num_images": self.num_images, "fingerprint": self.fingerprint}
+
+
+def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, batch_size: int = 64, keep: bool = True,
+            progress: Progress = silent, ranks: Ranks = ALONE) -> FeatureSet | None:
+    """Features of the images at `positions` of a stream; None at all processes but the first.
+
+    keep  hold features and logits of every image; else memory does not depend on their number
+
+    Which process computes what changes nothing but the order of float64 sums.
+    """
+    extractor.check(stream.name, stream.shape)
+    if len(positions) < 2:
+        raise ValueError(f"{stream.name}: {len(positions)} image; statistics need at least 2")
+    sums = {"features": FeatureStatistics(), "spatial": FeatureStatistics()}
+    kept, digests = {"features": {}, "logits": {}}, {}
+    batches = -(-len(positions) // batch_size)
+    bar = iter(progress(range(len(range(ranks.rank, batches, ranks.world))), desc=Path(stream.name).name, unit="batch"))
+    for index, images in stream.batches(positions, batch_size, ranks.rank, ranks.world):
+        named = extractor(images)
+        digests[index] = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        for name, statistics in sums.items():
+            if name in named:
+                statistics.update(named[name])
+        for name, rows in kept.items():
+            if keep and name in named:
+                rows[index] = named[name].numpy()
+        next(bar, None)
+    next(bar, None)
+    parts = ranks.gather((sums, kept, digests))
+    if parts is None:
+        return None
+    for others, _, _ in parts[1:]:
+        for name, statistics in others.items():
+            sums[name].merge(statistics)
+    joined = {name: _in_order([part[1][name] for part in parts]) for name in kept}
+    every = {index: rows for part in parts for index, rows in part[2].items()}
+    fingerprint = hashlib.sha256(b"".join(digest for index in sorted(every) for digest in every[index])).hexdigest()[:16]
+    spatial = sums["spatial"]
+    return FeatureSet(stream.name, len(positions), fingerprint, extractor.describe(), sums["features"].mu,
+                      sums["features"].sigma, (spatial.mu, spatial.sigma) if spatial.num_x else None, **joined)
+
+
+def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
+    """Rows of all batches in the order of the batches, which are given up one by one; None if there are none."""
+    rows = {index: batch for part in parts for index, batch in part.items()}
+    if not rows:
+        return None
+    first = next(iter(rows.values()))
+    joined, start = np.empty((sum(map(len, rows.values())), *first.shape[1:]), first.dtype), 0
+    for index in sorted(rows):
+        batch = rows.pop(index)
+        for part in parts:
+            part.pop(index, None)
+        joined[start : start + len(batch)] = batch
+        start += len(batch)
+    return joined
+
+
+def save_features(path, features: FeatureSet) -> None:
+    """Write statistics (EDM's keys `mu` and `sigma`, ADM's `mu_s` and `sigma_s`), and the features where they are kept."""
+    arrays = {"mu": features.mu, "sigma": features.sigma}
+    if features.spatial:
+        arrays |= {"mu_s": features.spatial[0], "sigma_s": features.spatial[1]}
+    arrays |= {name: value for name in ("features", "logits") if (value := getattr(features, name)) is not None}
+    about = features.describe() | {"extractor": features.extractor}
+    with atomic_write(path) as file:
+        np.savez(file, about=json.dumps(about), **arrays)
+
+
+def is_statistics(path) -> bool:
+    """Whether it is an npz file of statistics (`mu`, `sigma`) rather than images."""
+    if not str(path).endswith(".npz") or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+
+
+def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
+    """What `save_features` wrote, or statistics in EDM's or ADM's form, which do not tell what made them.
+
+    ValueError if the file is damaged, or was made with another extractor than the given one.
+    """
+    wanted = ("mu", "sigma", "mu_s", "sigma_s", "features", "logits", "about")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in wanted if name in file.files}
+        about = json.loads(str(arrays.pop("about", "{}")))
+        mu, sigma = arrays.pop("mu").astype(np.float64), arrays.pop("sigma").astype(np.float64)
+    except Exception as error:  # zip, zlib, numpy, json and the operating system each raise their own for damage
+        raise ValueError(f"{path}: not readable statistics ({one_line(error)}); get or make the file again") from error
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+        raise ValueError(f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need [D] and [D, D]")
+    made_by = about.get("extractor")
+    if extractor is not None and made_by is not None and _identity(made_by) != _identity(extractor.describe()):
+        raise ValueError(f"{path}: statistics of the extractor {made_by['name']} ({made_by['sha256'][:8]}), not of "
+                         f"{extractor.name} ({extractor.sha256[:8]}); make them again with `python fid.py ref`")
+    spatial = (arrays.pop("mu_s"), arrays.pop("sigma_s")) if {"mu_s", "sigma_s"} <= set(arrays) else None
+    return FeatureSet(str(path), about.get("num_images"), about.get("fingerprint"), made_by, mu, sigma, spatial,
+                      arrays.get("features"), arrays.get("logits"))
+
+
+def _identity(extractor: dict) -> tuple:
+    return extractor.get("name"), extractor.get("sha256")

@@ -1,0 +1,13 @@
+"""Figures of a run: plain arrays in, one PNG out."""
+
+from dg.evaluation.figures.discriminators import log_ratio_histograms, ratio_errors, ratio_scatter, training_curves
+from dg.evaluation.figures.distances import (
+    distance_against_size,
+    distance_sweep,
+    metric_bars,
+    precision_recall_scatter,
+)
+from dg.evaluation.figures.pictures import denoising_strips, image_grid, paired_grid
+
+__all__ = ["denoising_strips", "distance_against_size", "distance_sweep", "image_grid", "log_ratio_histograms", "metric_bars",
+           "paired_grid", "precision_recall_scatter", "ratio_errors", "ratio_scatter", "training_curves"]

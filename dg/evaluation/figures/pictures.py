@@ -1,0 +1,115 @@
+"""Images beside each other, enlarged by whole pixels only."""
+
+import math
+
+import numpy as np
+
+from dg.evaluation.figures.style import MUTED, SIGMA, TIMES, canvas
+from dg.runtime.files import atomic_write
+
+GAP = 2  # pixels between enlarged images
+
+
+def image_grid(path, images, columns=None, scale=None):
+    """Images beside each other, row by row, without text.
+
+    images   uint8 [N, H, W, C]  C = 1 or 3
+    columns  default: a square
+    scale    whole-number enlargement, nearest neighbour; default: short sides of about 64 pixels
+    """
+    from PIL import Image
+
+    images = _images(images, "images")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    with atomic_write(path) as file:
+        Image.fromarray(_tile(images, columns, scale or _scale(images, 64))).save(file, "png")
+
+
+def paired_grid(path, before, after, panels, title_before="unguided", title_after="guided", difference=True,
+                scale=None):
+    """Pairs from the same seeds, one pair per row, in panels side by side.
+
+    before, after  uint8 [N, H, W, C]  C = 1 or 3, image i of both from the same seed
+    panels         {title: indices}    the rows of each panel, such as {"Most changed": [...], "Random": [...]}
+    difference     add a third column, after - before on grey, amplified by the factor in its heading
+    """
+    before, after = _images(before, "before"), _images(after, "after")
+    if before.shape != after.shape:
+        raise ValueError(f"before and after must have one shape, got {before.shape} and {after.shape}")
+    columns, headings = [before, after], [title_before, title_after]
+    if difference:
+        signed = after.astype(np.int16) - before
+        shown = [signed[np.asarray(indices)] for indices in panels.values()]
+        largest = max(np.percentile(np.abs(part), 99.5) for part in shown)
+        gain = int(np.clip(127 // max(largest, 1), 1, 16))
+        columns.append(np.clip(128 + gain * signed.astype(np.int32), 0, 255).astype(np.uint8))
+        headings.append("difference" if gain == 1 else f"difference {TIMES}{gain}")
+    scale = scale or _scale(before, 128)
+    blocks = {title: _tile(np.stack([c[np.asarray(indices)] for c in columns], 1).reshape(-1, *before.shape[1:]),
+                           len(columns), scale) for title, indices in panels.items()}
+
+    cell = before.shape[2] * scale + GAP
+    between = cell // 4
+    width = sum(block.shape[1] for block in blocks.values()) + between * (len(blocks) - 1)
+    text = min(width / 38, 1.6 * cell / max(map(len, headings)))    # a share of the width: legible at any scale
+    with canvas(path, width, max(len(block) for block in blocks.values()), top=4.2 * text) as (picture, label):
+        left = 0
+        for title, block in blocks.items():
+            picture(block, left, 0)
+            label(title, left, -2.6 * text, 1.25 * text, weight="bold", ha="left")
+            for i, heading in enumerate(headings):
+                label(heading, left + (i + 0.5) * cell, -0.8 * text, text)
+            left += block.shape[1] + between
+
+
+def denoising_strips(path, strips, sigmas, row_labels=None, title="From noise to image", scale=None):
+    """One row of images per sample along its sampling trajectory, the noise level above each column.
+
+    strips      uint8 [R, T, H, W, C]  C = 1 or 3
+    sigmas      [T]                    noise levels, image units (data in [-1, 1])
+    row_labels  R strings above the rows, None for none
+    """
+    strips = np.asarray(strips)
+    if strips.ndim != 5 or len(sigmas) != strips.shape[1]:
+        raise ValueError(f"strips must be [R, {len(sigmas)}, H, W, C] for {len(sigmas)} sigmas, got {strips.shape}")
+    if row_labels is not None and len(row_labels) != len(strips):
+        raise ValueError(f"{len(strips)} rows of images, but {len(row_labels)} row labels")
+    rows = [_images(row, "strips") for row in strips]
+    scale = scale or _scale(rows[0], 112)
+    tiles = [_tile(row, len(row), scale) for row in rows]
+    cell, (height, width) = rows[0].shape[2] * scale + GAP, tiles[0].shape[:2]
+    text = min(width / 36, cell / 4)
+    pitch = height + round(text * (2.2 if row_labels is not None else 0.4))
+    first = pitch - height
+    with canvas(path, width, pitch * len(rows), top=4.2 * text) as (picture, label):
+        label(title, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
+        for i, sigma in enumerate(sigmas):
+            number = f"{float(sigma):.2g}"
+            label(f"{SIGMA} = {number}" if i == 0 else number, (i + 0.5) * cell, -0.5 * text, text, color=MUTED)
+        for r, tile in enumerate(tiles):
+            picture(tile, 0, first + r * pitch)
+            if row_labels is not None:
+                label(row_labels[r], 0, first + r * pitch - 0.5 * text, text, ha="left")
+
+
+def _images(images, name):
+    """Checked images uint8 [N, H, W, 3]."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.dtype != np.uint8 or not len(images):
+        raise ValueError(f"{name} must be uint8 [N, H, W, 1 or 3], got {images.dtype} {list(images.shape)}")
+    return images if images.shape[3] == 3 else images.repeat(3, axis=3)
+
+
+def _scale(images, pixels):
+    return max(1, round(pixels / min(images.shape[1:3])))
+
+
+def _tile(images, columns, scale):
+    """Enlarged images uint8 [N, H, W, 3] on white, `columns` to a row; every cell ends in a gap of GAP pixels."""
+    count, height, width, _ = images.shape
+    rows, cell = math.ceil(count / columns), (height * scale + GAP, width * scale + GAP)
+    canvas = np.full((rows * cell[0], columns * cell[1], 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
+        y, x = i // columns * cell[0], i % columns * cell[1]
+        canvas[y : y + height * scale, x : x + width * scale] = image
+    return canvas[: -GAP, : -GAP]

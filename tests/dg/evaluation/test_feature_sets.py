@@ -1,0 +1,113 @@
+"""Features computed once: in any batches, by any number of processes, kept or streamed, written and read."""
+
+import numpy as np
+import pytest
+
+from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
+from dg.evaluation.features import load_extractor
+from dg.evaluation.measure import available, evaluate
+from dg.evaluation.metrics import statistics
+from dg.runtime.datasets import load_images
+from dg.runtime.image_stream import ImageStream, open_images
+from dg.runtime.ranks import Ranks
+
+PIXELS = load_extractor("pixels")
+
+
+def digits(**kwargs):
+    stream = open_images("digits")
+    return collect(PIXELS, stream, stream.positions(200), **kwargs)
+
+
+def test_the_batch_size_changes_nothing():
+    one, other = digits(batch_size=200), digits(batch_size=7)
+    np.testing.assert_array_equal(one.features, other.features)
+    np.testing.assert_allclose(one.sigma, other.sigma, atol=1e-14)
+    assert one.fingerprint == other.fingerprint and one.num_images == 200
+
+
+def test_statistics_are_those_of_the_features():
+    found = digits()
+    mu, sigma = statistics(found.features)
+    np.testing.assert_allclose(found.mu, mu, atol=1e-14)
+    np.testing.assert_allclose(found.sigma, sigma, atol=1e-14)
+    np.testing.assert_allclose(found.features.reshape(-1, 64), load_images("digits", 200).images.reshape(200, 64) / 127.5 - 1,
+                               atol=1e-6)
+
+
+def test_processes_add_up_to_one():
+    """The parts that three processes would send to the first."""
+    parts = []
+
+    class Sending(Ranks):
+        def gather(self, item):
+            parts.append(item)
+
+    for rank in (1, 2):
+        assert digits(batch_size=7, ranks=Sending(rank, 3)) is None
+
+    class Receiving(Ranks):
+        def gather(self, item):
+            return [item, *parts]
+
+    joined, alone = digits(batch_size=7, ranks=Receiving(0, 3)), digits(batch_size=7)
+    np.testing.assert_array_equal(joined.features, alone.features)
+    np.testing.assert_allclose(joined.sigma, alone.sigma, atol=1e-14)
+    assert joined.fingerprint == alone.fingerprint
+
+
+def test_memory_does_not_grow_where_nothing_is_kept():
+    import tracemalloc
+
+    def peak(count):
+        block = np.zeros((500, 8, 8, 1), np.uint8)
+        stream = ImageStream("blocks", (8, 8, 1), (500,) * (count // 500), lambda part: block + np.uint8(part))
+        tracemalloc.start()
+        collect(PIXELS, stream, np.arange(count), 500, keep=False)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(1000)
+    small, large = peak(1000), peak(20_000)
+    assert large - small < 20_000 * 400, "digests and positions, but neither images (64 bytes each in float32: 256) nor features"
+
+
+def test_written_and_read(tmp_path):
+    found = digits()
+    save_features(tmp_path / "a.npz", found)
+    back = load_features(tmp_path / "a.npz", PIXELS)
+    np.testing.assert_array_equal(back.features, found.features)
+    np.testing.assert_array_equal(back.sigma, found.sigma)
+    assert (back.num_images, back.fingerprint, back.extractor) == (200, found.fingerprint, PIXELS.describe())
+    assert is_statistics(tmp_path / "a.npz") and not is_statistics(tmp_path) and not is_statistics("digits")
+
+
+def test_foreign_statistics_do_not_tell_what_made_them(tmp_path):
+    np.savez(tmp_path / "edm.npz", mu=np.zeros(64), sigma=np.eye(64))
+    found = load_features(tmp_path / "edm.npz", PIXELS)
+    assert found.extractor is None and found.num_images is None
+    assert available(digits(), found) == ["fd"]
+
+
+@pytest.mark.parametrize(("arrays", "message"), [
+    (dict(mu=np.zeros(3), sigma=np.eye(4)), "are no statistics"),
+    (dict(mu=np.array(["a"]), sigma=np.eye(1)), "not readable statistics"),
+    (dict(mu=np.zeros(3)), "not readable statistics"),
+    (dict(mu=np.zeros(1), sigma=np.eye(1), about=np.array("{")), "not readable statistics"),
+])
+def test_broken_statistics(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_features(tmp_path / "a.npz")
+
+
+def test_a_metric_that_is_not_possible():
+    with pytest.raises(ValueError, match="is, sfid: not possible"):
+        evaluate(digits(), digits(), ["fd", "is", "sfid"])
+
+
+def test_a_single_image_has_no_statistics():
+    stream = open_images("digits")
+    with pytest.raises(ValueError, match="at least 2"):
+        collect(PIXELS, stream, stream.positions(1))

@@ -1,0 +1,79 @@
+"""Run the scripts by their command lines and keep what they print."""
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import pytest
+
+from dg.runtime import console
+from dg.runtime.datasets import load_images
+
+ROOT = Path(__file__).parent.parent
+BAR = re.compile(r"[\w :.-]+:\s+\d+%\|[^|]*\|[^\[\n]*\[[^\]]*\]")  # one state of a tqdm bar
+
+
+class Done(NamedTuple):
+    """What a script left behind: its exit code and the text of both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self):
+        """Lines on standard error, without progress bars."""
+        return [line for line in BAR.sub("", self.err.replace("\r", "\n")).splitlines() if line.strip()]
+
+
+def words(command, places):
+    return [word.format_map(places) for word in shlex.split(command)]
+
+
+def run(command, **places):
+    """Run `generate --seeds 0-3 --network {net}` in this process, names in braces from `places`."""
+    script, *arguments = words(command, places)
+    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    try:
+        with mock.patch.object(sys, "argv", [f"{script}.py", *arguments]), pytest.raises(SystemExit) as left, \
+                contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            console.run(importlib.import_module(script).main)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return Done(left.value.code, out.getvalue(), err.getvalue())
+
+
+def succeed(command, **places):
+    done = run(command, **places)
+    assert done.code == 0, done.err
+    return done
+
+
+def run_apart(command, python=(), **places):
+    """The same in a process of its own."""
+    script, *arguments = words(command, places)
+    process = subprocess.run([sys.executable, *python, f"{script}.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return Done(process.returncode, process.stdout, process.stderr)
+
+
+def pixels(folder):
+    """Images in ascending order of their seeds, as integers that can be subtracted."""
+    return load_images(folder).images.astype(int)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+# One epoch of three steps that leaves a head whose guidance can be seen.
+TRAIN = "train --epoch 1 --batch_size 4 --lr 0.01 --ema_halflife 0 --eval_images 20 "
+TWELVE = "--data digits:train --sample_dir {fake} --num_data 12 "
+GENERATE = "generate --network {net} --outdir {out} --steps 3 "
