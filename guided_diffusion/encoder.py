@@ -9,17 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers import (
-    NORM_GROUPS,
-    AttentionBlock,
-    AttentionPool,
-    Downsample,
-    EmbedSequential,
-    GroupNorm,
-    ResBlock,
-    timestep_embedding,
-    zeroed,
-)
+from .layers import NORM_GROUPS, AttentionBlock, AttentionPool, GroupNorm, ResBlock, timestep_embedding, zeroed
+from .trunk import build_trunk
 
 TIME_SCALE = 999  # time in [0, 1] -> the 1000 steps on which the published classifiers were trained
 SPATIAL_WIDTH = 2048  # hidden width of the two "spatial" heads
@@ -67,25 +58,12 @@ class EncoderUNetModel(nn.Module):
             return ResBlock(channels, width, emb_channels, use_scale_shift_norm=use_scale_shift_norm, dropout=dropout,
                             down=down)
 
-        channels, size = widths[0], image_size
-        self.input_blocks = nn.ModuleList([EmbedSequential(nn.Conv2d(in_channels, channels, 3, padding=1))])
-        block_channels = [channels]
-        for level, width in enumerate(widths):
-            if level > 0:
-                down = residual(channels, channels, down=True) if resblock_updown else Downsample(channels)
-                self.input_blocks.append(EmbedSequential(down))
-                block_channels.append(channels)
-                size //= 2
-            for _ in range(num_res_blocks):
-                layers = [residual(channels, width)]
-                if size in attention_resolutions:
-                    layers.append(AttentionBlock(width, num_head_channels))
-                self.input_blocks.append(EmbedSequential(*layers))
-                block_channels.append(width)
-                channels = width
+        def attention(width: int) -> AttentionBlock:
+            return AttentionBlock(width, num_head_channels)
 
-        self.middle_block = EmbedSequential(
-            residual(channels, channels), AttentionBlock(channels, num_head_channels), residual(channels, channels))
+        self.input_blocks, self.middle_block, block_channels, size = build_trunk(
+            in_channels, image_size, widths, num_res_blocks, attention_resolutions, resblock_updown, residual, attention)
+        channels = block_channels[-1]
         block_channels.append(channels)
         self.feature_channels, self.feature_size = channels, size
         self.out = make_head(pool, size, channels, sum(block_channels), num_head_channels, out_channels)

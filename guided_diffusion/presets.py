@@ -1,8 +1,9 @@
-"""The published encoder configurations under guided-diffusion's keyword names."""
+"""The published configurations: encoders under guided-diffusion's keyword names, diffusion models under their files'."""
 
 from collections.abc import Sequence
 
 from .encoder import EncoderUNetModel
+from .unet import UNetModel
 
 # Dhariwal & Nichol 2021 for 64 to 512 pixels, the authors of Discriminator Guidance for 8 to 32. Every network ends at
 # 8x8 features. For 32x32 latents of ImageNet-256 the authors use (1, 2, 3) under the same image_size.
@@ -53,3 +54,26 @@ def create_classifier(image_size: int = 64, classifier_use_fp16: bool = False, c
         resblock_updown=classifier_resblock_updown,
         pool=classifier_pool,
     )
+
+
+# Dhariwal & Nichol 2021, appendix, and the commands published with the files. All learn a range of variances.
+UNETS = {
+    "64x64_diffusion": dict(image_size=64, model_channels=192, num_res_blocks=3, dropout=0.1, num_classes=1000,
+                            use_new_attention_order=True),
+    "128x128_diffusion": dict(image_size=128, num_heads=4, num_classes=1000),
+    "256x256_diffusion": dict(image_size=256, num_classes=1000),
+    "256x256_diffusion_uncond": dict(image_size=256),
+    "512x512_diffusion": dict(image_size=512, num_classes=1000),
+}
+UNET_SCHEDULES = {name: "cosine" if name == "64x64_diffusion" else "linear" for name in UNETS}
+
+
+def create_unet(name: str, **overrides) -> UNetModel:
+    """The network of a published file, with random weights; `overrides` are settings of `UNetModel` that win.
+
+    Its process is `create_diffusion(UNET_SCHEDULES[name], 1000, respacing)`. ValueError for an unknown name.
+    """
+    if name not in UNETS:
+        raise ValueError(f"no published diffusion model is called {name!r}; use one of {', '.join(UNETS)}")
+    settings = dict(channel_mult=CHANNEL_MULT[UNETS[name]["image_size"]])
+    return UNetModel(**settings | UNETS[name] | overrides)
