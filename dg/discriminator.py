@@ -25,12 +25,14 @@ class Discriminator(nn.Module):
     extractor  frozen, from dg.extractors
     heads      one per member; several make an ensemble, whose logit is the weighted mean of theirs
     weights    one per member, normalised to sum 1; None = equal
-
-    Logits are averaged, not probabilities: the mean of log ratios is a log ratio, that of probabilities is not.
+    average    of the members' "logits": the mean of log ratios is a log ratio; "probabilities" is what reproduction B did
     """
 
-    def __init__(self, extractor: nn.Module, heads, weights=None):
+    def __init__(self, extractor: nn.Module, heads, weights=None, average: str = "logits"):
         super().__init__()
+        if average not in ("logits", "probabilities"):
+            raise ValueError(f"average is {average!r}; use logits or probabilities")
+        self.average = average
         self.extractor, self.heads = extractor, nn.ModuleList(heads)
         weights = torch.ones(len(self.heads)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
         if len(weights) != len(self.heads) or not 0 < weights.sum() < math.inf:
@@ -65,6 +67,8 @@ class Discriminator(nn.Module):
     def _joined(self, features, time, class_labels) -> Tensor:
         logits = self.member_logits(features, time, class_labels)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))  # under autocast they are half precision
+        if self.average == "probabilities":
+            return (self.weights[:, None] * precise.sigmoid()).sum(dim=0).logit()
         return (self.weights[:, None] * precise).sum(dim=0)
 
 
@@ -136,13 +140,13 @@ def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None
 
 
 def load_discriminator(classifier_path=None, head_path=None, net=None, weights=None, device="cpu",
-                       lora_path=None) -> Discriminator:
+                       lora_path=None, average="logits") -> Discriminator:
     """A frozen discriminator from files.
 
     classifier_path  the ADM classifier's bare state dict, where a head was trained on its features
     head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt), or a list of them
     net              the score network, where a head was trained on its encoder
-    weights          of the members, None = equal
+    weights, average of the members, as in `Discriminator`
     lora_path        low-rank update of the classifier that the head was trained with; merged, so that it costs nothing
 
     Raises ValueError with one line that names the file: missing, damaged, or trained on another extractor.
@@ -158,7 +162,7 @@ def load_discriminator(classifier_path=None, head_path=None, net=None, weights=N
     for path, (_, config) in zip(paths, loaded, strict=True):
         _check_trained_on(config, extractor, path)
     _adapt(extractor, lora_path, [config.get("training", {}).get("lora_rank") for _, config in loaded], paths[0])
-    discriminator = Discriminator(extractor, [head for head, _ in loaded], weights)
+    discriminator = Discriminator(extractor, [head for head, _ in loaded], weights, average)
     return discriminator.to(device).eval().requires_grad_(False)
 
 

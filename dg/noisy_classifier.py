@@ -4,61 +4,92 @@ An encoder of `guided_diffusion` learns the classes of noisy images at VP scale 
 middle-block features are what a discriminator's head then sees.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from dg import vp
+from dg.pretraining_recipes import CLASSIFIER_PRESETS, NoisyClassifierTraining
 from dg.runtime.datasets import ImageSet, to_float
+from dg.runtime.files import plain
 from dg.runtime.progress import Progress, silent
+from dg.runtime.ranks import Ranks
 from dg.runtime.training_state import step_generator
+from dg.steps import ALONE, Run, Stepper, Values
 from guided_diffusion import EncoderUNetModel
 
-
-@dataclass(frozen=True)
-class NoisyClassifierTraining:
-    """How to build and train the classifier."""
-
-    model_channels: int = 32  # a multiple of 32
-    num_res_blocks: int = 1
-    channel_mult: tuple[int, ...] = (1, 2, 4)
-    attention_resolutions: tuple[int, ...] = (7, 8)
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 1e-3  # highest value of a one-cycle schedule
-    time_min: float = 1e-3  # times are uniform in [time_min, 1]
-    seed: int = 0
+__all__ = ["CLASSIFIER_PRESETS", "NoisyClassifierTraining", "build_noisy_classifier", "noisy_accuracy",
+           "train_noisy_classifier"]
 
 
-def train_noisy_classifier(data: ImageSet, settings: NoisyClassifierTraining, device="cpu",
-                           progress: Progress = silent) -> tuple[EncoderUNetModel, list[dict]]:
-    """Train on labelled images; returns (classifier in evaluation mode, log). ValueError without labels."""
+def build_noisy_classifier(resolution: int, channels: int, num_classes: int,
+                           settings: NoisyClassifierTraining) -> EncoderUNetModel:
+    """A classifier for such images, its initial weights drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)  # not those of GPUs, which are not forked
+        return EncoderUNetModel(
+            image_size=resolution, in_channels=channels, out_channels=num_classes, channel_mult=settings.channel_mult,
+            model_channels=settings.model_channels, num_res_blocks=settings.num_res_blocks,
+            attention_resolutions=settings.attention_resolutions)
+
+
+def train_noisy_classifier(data: ImageSet, settings: NoisyClassifierTraining, device="cpu", progress: Progress = silent,
+                           state_path=None, save_seconds: float = 20, ranks: Ranks = ALONE,
+                           microbatch: int | None = None) -> tuple[EncoderUNetModel, list[dict]]:
+    """Train on labelled images; returns (classifier in evaluation mode, log). ValueError without labels.
+
+    state_path, save_seconds, ranks, microbatch  as of `dg.pretraining.train_score_network`
+    """
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
     s = settings
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(s.seed)
-        model = EncoderUNetModel(image_size=data.resolution, in_channels=data.channels, out_channels=data.num_classes,
-                                 model_channels=s.model_channels, num_res_blocks=s.num_res_blocks,
-                                 channel_mult=s.channel_mult, attention_resolutions=s.attention_resolutions).to(device)
-    images, labels = to_float(data.images), torch.from_numpy(data.labels)
+    model = build_noisy_classifier(data.resolution, data.channels, data.num_classes, s).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, total_steps=s.steps)
-    log = []
-    for step in progress(range(s.steps), desc="noisy classifier"):
-        generator = step_generator(s.seed, "noisy classifier", step)
-        index = torch.randint(len(images), [s.batch_size], generator=generator)
-        tau = vp.uniform_time(torch.rand(s.batch_size, generator=generator), s.time_min)
-        mean, std = vp.mean(tau).reshape(-1, 1, 1, 1), vp.std(tau).reshape(-1, 1, 1, 1)
-        batch = mean * images[index] + std * torch.randn(images[index].shape, generator=generator)
-        logits = model(batch.to(device), tau.to(device))
-        loss = F.cross_entropy(logits, labels[index].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    stepper = Stepper(optimizer, s.batch_size, device, s.precision, ranks, microbatch, s.seed)
+    identity = {"settings": plain(asdict(s)), "images": data.fingerprint()}
+    run = Run(state_path, identity, dict(net=model, optimizer=optimizer, schedule=schedule, scaler=stepper.scaler), ranks)
+    for step in run.steps(s.steps, progress, "noisy classifier", save_seconds):
+        run.record(stepper.step(step, _drawn(model, data, s, step, device)))
         schedule.step()
-        if (step + 1) % 50 == 0:
-            correct = (logits.argmax(1).cpu() == labels[index]).float().mean()
-            log.append({"step": step + 1, "loss": loss.item(), "accuracy": correct.item()})
-    return model.eval().requires_grad_(False), log
+    return model.eval().requires_grad_(False), run.log
+
+
+def _drawn(model, data: ImageSet, settings: NoisyClassifierTraining, step: int, device) -> Callable[[slice], Values]:
+    """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
+    size, generator = settings.batch_size, step_generator(settings.seed, "noisy classifier", step)
+    index = torch.randint(len(data), [size], generator=generator)
+    tau = vp.uniform_time(torch.rand(size, generator=generator), settings.time_min)
+    noise = torch.randn(size, data.channels, data.resolution, data.resolution, generator=generator)
+    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+
+    def values(part: slice) -> Values:
+        chosen = index[part].numpy()
+        images, labels = to_float(data.images[chosen]), torch.from_numpy(data.labels[chosen]).to(device)
+        if settings.flip:
+            images = torch.where(mirrored[part], images.flip(-1), images)
+        logits = model(_noisy(images, tau[part], noise[part]).to(device), tau[part].to(device))
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+    return values
+
+
+@torch.no_grad()
+def noisy_accuracy(model, data: ImageSet, time: float, seed: int = 0, batch_size: int = 256) -> float:
+    """Part of labelled images whose class is named at VP time `time`; noise from `seed`."""
+    generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    correct = 0
+    for start in range(0, len(data), batch_size):
+        batch = data.subset(slice(start, start + batch_size))
+        images, tau = to_float(batch.images), torch.full([len(batch)], time)
+        logits = model(_noisy(images, tau, torch.randn(images.shape, generator=generator)).to(device), tau.to(device))
+        correct += int((logits.argmax(1).cpu() == torch.from_numpy(batch.labels)).sum())
+    return correct / len(data)
+
+
+def _noisy(images: Tensor, tau: Tensor, noise: Tensor) -> Tensor:
+    """Images [N, C, R, R] at VP time tau [N]."""
+    return vp.mean(tau).reshape(-1, 1, 1, 1) * images + vp.std(tau).reshape(-1, 1, 1, 1) * noise

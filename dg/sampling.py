@@ -101,6 +101,8 @@ def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = N
             "extractor": _describe_extractor(discriminator.extractor), "weights": guidance.weights,
             "window": [guidance.time_min, guidance.time_max], "clip": guidance.clip,
             "boosting": guidance.boosting and asdict(guidance.boosting)}
+        if discriminator.average != "logits":
+            described["guidance"]["average"] = discriminator.average
     return described
 
 

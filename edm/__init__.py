@@ -1,13 +1,15 @@
 """EDM (Karras et al. 2022): networks, preconditioning, samplers, loss and checkpoints. Knows nothing of guidance."""
 
 from edm.ablation import ablation_sampler
+from edm.augment import AugmentPipe
 from edm.checkpoint import load_network, save_network
 from edm.guidance import Guidance
-from edm.loss import EDMLoss
+from edm.loss import DenoisingLoss, EDMLoss, VELoss, VPLoss
 from edm.networks import DhariwalUNet, SongUNet
 from edm.precond import EDMPrecond, Preconditioner, VEPrecond, VPPrecond, iDDPMPrecond
 from edm.random import StackedRandomGenerator
 from edm.sampler import edm_sampler
 
-__all__ = ["DhariwalUNet", "EDMLoss", "EDMPrecond", "Guidance", "Preconditioner", "SongUNet", "StackedRandomGenerator",
-           "VEPrecond", "VPPrecond", "ablation_sampler", "edm_sampler", "iDDPMPrecond", "load_network", "save_network"]
+__all__ = ["AugmentPipe", "DenoisingLoss", "DhariwalUNet", "EDMLoss", "EDMPrecond", "Guidance", "Preconditioner", "SongUNet",
+           "StackedRandomGenerator", "VELoss", "VEPrecond", "VPLoss", "VPPrecond", "ablation_sampler", "edm_sampler",
+           "iDDPMPrecond", "load_network", "save_network"]

@@ -7,9 +7,10 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the scripts that tests start
 
-import pytest  # noqa: E402 (after the environment, which torch reads when it is imported)
+import pytest
 
-from tests.scripts import TRAIN, TWELVE, succeed  # noqa: E402
+from tests.scripts import TRAIN, TWELVE, succeed
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):

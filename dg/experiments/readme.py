@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from dg.experiments import mnist_recipes
+from dg.experiments import study_report
 from dg.experiments.digits_report import METRICS, metric_rows
 from dg.runtime.files import read_json, write_text
 
@@ -18,13 +18,13 @@ def digits_block(results: dict) -> str:
         f"{ratio['fd_heldout']:+.0f}% and KID by {ratio['kid']:+.0f}%.")])
 
 
-def mnist_recipes_block(results: dict) -> str:
-    """Markdown of the table of recipes."""
-    settings = results["settings"]
-    return "\n".join([*_table(["MNIST at 14 × 14 pixels", *mnist_recipes.METRICS.values()], mnist_recipes.rows(results)), "", (
-        f"{_measured(results)}; mean ± sd over {settings['num_sets']} sampling seeds, {settings['num_images']} images each, "
-        f"{settings['num_data']} real and as many generated images for the discriminators, {settings['epochs']} epochs. "
-        "Features of a small MNIST classifier, no Inception FID. [Report](docs/results/mnist-recipes/report.md).")])
+def study_block(results: dict) -> str:
+    """Markdown of a study's table."""
+    settings, name = results["settings"], results["experiment"]
+    features = results["extractor"]["name"]
+    return "\n".join([*_table([results["setting"], *study_report.columns(results)[1:]], study_report.rows(results)), "", (
+        f"{_measured(results)}; mean ± sd over {settings['num_sets']} sampling seeds, {settings['num_images']} images each. "
+        f"Features: {features}. [Report](docs/results/{name}/report.md).")])
 
 
 def _table(columns, rows) -> list[str]:
@@ -37,15 +37,15 @@ def _measured(results: dict) -> str:
             f"({hardware['threads']} threads per process, torch {results['versions']['torch']})")
 
 
-BLOCKS = {"digits": digits_block, "mnist-recipes": mnist_recipes_block}
+BLOCKS = {"digits": digits_block}  # of experiments with a table of their own; the others are studies
 
 
 def fill(readme=Path("README.md"), docs=Path("docs/results")) -> None:
     """Put the published results between the README's `<!-- results:NAME -->` marks."""
     text = readme.read_text(encoding="utf-8")
-    for name, block in BLOCKS.items():
+    for name in re.findall(r"<!-- results:([\w-]+) -->", text):
         if (docs / name / "results.json").exists():
-            content = block(read_json(docs / name / "results.json"))
+            content = BLOCKS.get(name, study_block)(read_json(docs / name / "results.json"))
             marks = rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)"
             text = re.sub(marks, lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
     write_text(readme, text)

@@ -3,10 +3,24 @@
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from dg.experiments.costs import Cost
 from dg.runtime.files import read_json, settings_hash, write_json
 from dg.runtime.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as data; `make(folder, {name: folder of what it needs})` fills its folder."""
+
+    name: str
+    settings: dict
+    needs: list[str]
+    make: Callable[[Path, dict[str, Path]], None]
+    cost: Cost = Cost()
+    title: str = ""  # for people, where the name does not tell
 
 
 class Stages:
@@ -24,9 +38,7 @@ class Stages:
 
     def run(self, name: str, settings: dict, needs: list[str], make: Callable[[Path], None]) -> Path:
         """The folder of stage `name`, made by `make(folder)` unless it is there already."""
-        key = settings_hash({"stage": name, "settings": settings, "needs": [self.keys[need] for need in needs]})
-        self.keys[name] = key
-        path = self.folder / f"{name}-{key}"
+        path = self._folder(name, settings, needs)
         done, spent = path / "done.json", path / "seconds.json"
         if done.exists():
             self.seconds[name] = read_json(done)["seconds"]
@@ -45,7 +57,41 @@ class Stages:
         self.notify(f"{name}: {self.seconds[name]:.1f} s")
         return path
 
+    def run_all(self, plan: list[Stage], only: str | None = None) -> dict[str, Path]:
+        """Run the stages of a plan, or one of them with what it needs; folders by name. ValueError for an unknown one."""
+        by_name = {stage.name: stage for stage in plan}
+        if only is not None and only not in by_name:
+            raise ValueError(f"there is no stage {only!r}; there are {', '.join(by_name)}")
+        wanted, paths = _closure(by_name, [only] if only else list(by_name)), {}
+        for stage in by_name.values():
+            if stage.name in wanted:
+                paths[stage.name] = self.run(stage.name, stage.settings, stage.needs,
+                                             lambda path, stage=stage: stage.make(path, paths))
+        return paths
+
+    def overview(self, plan: list[Stage]) -> list[tuple[Stage, bool]]:
+        """Every stage of a plan once, and whether it is done already."""
+        rows = []
+        for stage in {stage.name: stage for stage in plan}.values():
+            rows.append((stage, (self._folder(stage.name, stage.settings, stage.needs) / "done.json").exists()))
+        return rows
+
+    def _folder(self, name, settings, needs) -> Path:
+        self.keys[name] = settings_hash({"stage": name, "settings": settings, "needs": [self.keys[need] for need in needs]})
+        return self.folder / f"{name}-{self.keys[name]}"
+
     def clear(self) -> None:
         """Forget everything: the next run starts over."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+
+def _closure(by_name: dict[str, Stage], names: list[str]) -> set[str]:
+    """The stages `names` and all that they need."""
+    wanted = set()
+    while names:
+        name = names.pop()
+        if name not in wanted:
+            wanted.add(name)
+            names += by_name[name].needs
+    return wanted

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dg.discriminator import FORMAT, Discriminator
 from dg.evaluation.figures import ratio_errors, ratio_scatter
-from dg.evaluation.uncertainty import summarise_repeats
 from dg.evaluation.report import Document, Note, Picture, Section, Table, write_markdown, write_report
+from dg.evaluation.uncertainty import summarise_repeats
 from dg.experiments.common import one_thread
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stages

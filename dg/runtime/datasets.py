@@ -54,7 +54,7 @@ def load_images(source, num_images=None, split=None):
 def is_named(source):
     """Whether `source` is a known set, or asks for a split: something that `load_images` takes and no file has."""
     head, _, tail = os.fspath(source).rpartition(":")
-    return source in SPLITS or bool(head) and tail in ("train", "test", "heldout")
+    return source in SPLITS or (bool(head) and tail in ("train", "test", "heldout"))
 
 
 def _load_path(path, num_images, split):

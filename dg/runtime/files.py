@@ -1,5 +1,6 @@
 """Files that are complete or absent, JSON, hashes, and the folders they stand in."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -68,7 +69,9 @@ def read_json(path):
 
 
 def plain(obj):
-    """Reduce `obj` to what JSON can hold: tuples, paths, numpy scalars and arrays; inf and nan become strings."""
+    """Reduce `obj` to what JSON can hold: dataclasses, tuples, paths, numpy scalars and arrays; inf and nan become strings."""
+    if dataclasses.is_dataclass(obj):
+        obj = dataclasses.asdict(obj)
     if isinstance(obj, dict):
         return {str(key): plain(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):

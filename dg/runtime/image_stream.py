@@ -73,7 +73,11 @@ def open_images(source) -> ImageStream:
 
 
 def _in_memory(source):
-    images = load_images(source)
+    return stream_of(load_images(source))
+
+
+def stream_of(images) -> ImageStream:
+    """An ImageSet that is in memory already."""
     return ImageStream(images.name, images.images.shape[1:], (len(images),), lambda part: images.images)
 
 

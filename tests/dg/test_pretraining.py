@@ -1,5 +1,6 @@
 """Training of score networks: exactly resumable, reproducible from the seed alone, with the average that is promised."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from dg.runtime.datasets import ImageSet, load_images, to_float
 from dg.runtime.training_state import load_state
 
 SMALL = dict(model_type="SongUNet", model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], dropout=0.0)
-QUICK = ScoreTraining(steps=50, batch_size=4, warmup_steps=5, ema_halflife=40)
+QUICK = ScoreTraining(steps=50, batch_size=4, warmup=20, ema_halflife=40)
 
 
 def image_set(n=24, resolution=4, num_classes=3):
@@ -21,10 +22,12 @@ def image_set(n=24, resolution=4, num_classes=3):
     return ImageSet(images, np.arange(n) % num_classes, "noise", num_classes)
 
 
-def trained(settings, state_path=None, conditional=False, data=None, **kwargs):
+def trained(settings, state_path=None, conditional=False, data=None, network=(), **kwargs):
     data = data or image_set()
-    return train_score_network(build_score_network(data, SMALL, settings.seed, conditional), data, settings, state_path,
-                               **kwargs)
+    if state_path is not None:
+        state_path.parent.mkdir(exist_ok=True)
+    net = build_score_network(data, SMALL | dict(network), settings.seed, conditional)
+    return train_score_network(net, data, settings, state_path, **kwargs)
 
 
 def equal(a, b):
@@ -33,6 +36,7 @@ def equal(a, b):
 
 
 def stopping_after(steps):
+    """A progress bar with which a run stops after so many steps."""
     def progress(iterable, **kwargs):
         for count, item in enumerate(iterable):
             if count == steps:
@@ -42,12 +46,14 @@ def stopping_after(steps):
     return progress
 
 
-def test_an_interrupted_run_ends_like_one_that_never_stopped(tmp_path):
-    settings = replace(QUICK, steps=60)
-    whole, whole_log = trained(settings, tmp_path / "whole.pt", conditional=True)
+@pytest.mark.parametrize("network", [{}, {"dropout": 0.3, "augment_dim": 9}])
+def test_an_interrupted_run_ends_like_one_that_never_stopped(tmp_path, network):
+    settings = replace(QUICK, steps=60, augment=0.5 if network else 0.0)
+    whole, whole_log = trained(settings, tmp_path / "whole" / "state.pt", conditional=True, network=network)
     with pytest.raises(KeyboardInterrupt):
-        trained(settings, tmp_path / "parts.pt", conditional=True, progress=stopping_after(55), save_seconds=0)
-    assert load_state(tmp_path / "parts.pt")["step"] == 50
+        trained(settings, tmp_path / "parts" / "state.pt", conditional=True, network=network, save_seconds=0,
+                progress=stopping_after(55))
+    assert load_state(tmp_path / "parts" / "state.pt")["step"] == 55
     torch.manual_seed(99)
     ranges = []
 
@@ -55,12 +61,14 @@ def test_an_interrupted_run_ends_like_one_that_never_stopped(tmp_path):
         ranges.append((list(iterable), kwargs["initial"], kwargs["total"]))
         return iterable
 
-    parts, log = trained(settings, tmp_path / "parts.pt", conditional=True, progress=spy)
-    assert ranges == [(list(range(50, 60)), 50, 60)], "only what is missing is trained, and the bar says so"
+    parts, log = trained(settings, tmp_path / "parts" / "state.pt", conditional=True, network=network, progress=spy)
+    assert ranges == [(list(range(55, 60)), 55, 60)], "only what is missing is trained, and the bar says so"
     assert log == whole_log and [entry["step"] for entry in log] == [50, 60]
     assert equal(parts, whole)
-    states = [load_state(tmp_path / f"{name}.pt") for name in ("parts", "whole")]
+    states = [load_state(tmp_path / name / "state.pt") for name in ("parts", "whole")]
     assert equal(states[0]["net"], states[1]["net"]) and not equal(states[0]["net"], whole)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("parts", "whole")]
+    assert logs[0] == logs[1] and [json.loads(line) for line in logs[0].splitlines()] == log
 
 
 def test_more_steps_continue_an_ended_run_and_fewer_do_not_rewind_it(tmp_path):
@@ -179,24 +187,24 @@ def test_the_learning_rate_rises_linearly(monkeypatch):
     rates = []
 
     class Spy(torch.optim.Adam):
-        def step(self):
+        def step(self, closure=None):
             rates.append(self.param_groups[0]["lr"])
             super().step()
 
     monkeypatch.setattr(torch.optim, "Adam", Spy)
-    trained(replace(QUICK, steps=6, warmup_steps=4, lr=0.4))
+    trained(replace(QUICK, steps=6, warmup=16, lr=0.4))
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
 @pytest.fixture
 def batches(monkeypatch):
-    """The batches (images, one-hot labels) that the loss is called with."""
+    """The batches (images, one-hot labels) whose loss is computed."""
     seen = []
 
     class Spy(edm.EDMLoss):
-        def __call__(self, net, images, labels=None, **kwargs):
+        def error(self, net, images, sigma, noise, labels=None, told=None):
             seen.append((images, labels))
-            return super().__call__(net, images, labels, **kwargs)
+            return super().error(net, images, sigma, noise, labels, told)
 
     monkeypatch.setattr(edm, "EDMLoss", Spy)
     return seen
@@ -228,7 +236,7 @@ def test_the_loss_falls():
     rng = np.random.default_rng(0)
     bright = np.clip(rng.normal(200, 5, [32, 1, 1, 1]), 0, 255) * np.ones([1, 4, 4, 1])
     data = ImageSet(bright.astype(np.uint8), None, "bright")
-    _, log = trained(ScoreTraining(steps=100, batch_size=16, warmup_steps=10, lr=5e-3), data=data)
+    _, log = trained(ScoreTraining(steps=100, batch_size=16, warmup=160, lr=5e-3), data=data)
     assert [entry["step"] for entry in log] == [50, 100]
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
 
@@ -237,8 +245,8 @@ def test_the_log_averages_over_the_steps_between_its_entries(monkeypatch):
     losses = []
 
     class Spy(edm.EDMLoss):
-        def __call__(self, *args, **kwargs):
-            loss = super().__call__(*args, **kwargs)
+        def error(self, *args):
+            loss = super().error(*args)
             losses.append(loss.mean().item())
             return loss
 
@@ -249,6 +257,126 @@ def test_the_log_averages_over_the_steps_between_its_entries(monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_is_one_line_and_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="the loss is not finite at step 50; lower the learning rate") as caught:
-        trained(replace(QUICK, lr=1e30, warmup_steps=0), tmp_path / "state.pt", save_seconds=0)
-    assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "state.pt").exists()
+    for save_seconds in (0, 60):
+        with pytest.raises(ValueError, match="the loss is not finite at step 2; lower the learning rate") as caught:
+            trained(replace(QUICK, lr=1e30, warmup=0), tmp_path / "state.pt", save_seconds=save_seconds)
+        assert len(str(caught.value).splitlines()) == 1
+        assert not (tmp_path / "state.pt").exists() or load_state(tmp_path / "state.pt")["step"] == 1
+        (tmp_path / "state.pt").unlink(missing_ok=True)
+
+
+# ---- what is learned
+
+
+@pytest.mark.parametrize("network", [{}, {"precond": "vp"}, {"precond": "ve"}])
+def test_the_denoiser_of_a_gaussian_is_learned(network):
+    """Pixels N(0.2, 0.2^2), independent: the posterior mean is (sd^2 x + sigma^2 m) / (sd^2 + sigma^2)."""
+    mean, sd = 0.2, 0.2
+    rng = np.random.default_rng(0)
+    pixels = np.clip(np.round((rng.normal(mean, sd, [4000, 4, 4, 1]) + 1) * 127.5), 0, 255).astype(np.uint8)
+    data = ImageSet(pixels, None, "gaussian")
+    settings = ScoreTraining(steps=150, batch_size=64, lr=1e-2, warmup=1000, ema_halflife=1000)
+    average, _ = trained(settings, data=data, network=network)
+    generator = torch.Generator().manual_seed(1)
+    for sigma in (0.1, 0.3, 1.0):
+        x = mean + sd * torch.randn(256, 1, 4, 4, generator=generator)
+        x = x + sigma * torch.randn(x.shape, generator=generator)
+        exact = (sd**2 * x + sigma**2 * mean) / (sd**2 + sigma**2)
+        with torch.no_grad():
+            error = (average(x, torch.tensor(sigma)) - exact).square().mean().sqrt()
+        assert error < 0.25 * (x - exact).square().mean().sqrt(), "a quarter of what denoising removes"
+
+
+# ---- how it is computed
+
+
+@pytest.mark.parametrize("network", [{}, {"augment_dim": 9}])
+def test_micro_batches_add_up_to_the_batch(network):
+    settings = replace(QUICK, steps=5, batch_size=8, flip=True, augment=0.5 if network else 0.0)
+    whole, log = trained(settings, conditional=True, network=network)
+    for microbatch in (1, 4):
+        parts, parts_log = trained(settings, conditional=True, network=network, microbatch=microbatch)
+        assert close(parts, whole, 1e-5) and parts_log[-1]["loss"] == pytest.approx(log[-1]["loss"], rel=1e-5)
+    untrained = build_score_network(image_set(), SMALL | network, 0, conditional=True)
+    assert not close(untrained, whole, 1e-3)
+
+
+def close(a, b, tolerance):
+    b = b.state_dict()
+    return all((tensor - b[name]).abs().max() < tolerance for name, tensor in a.state_dict().items())
+
+
+@pytest.mark.parametrize("model", [{}, {"model_type": "DhariwalUNet", "model_channels": 64, "attn_resolutions": [4]}])
+def test_bfloat16_stays_near_float32(model):
+    if model:  # takes no embedding_type and the like, which SMALL has none of
+        model = SMALL | model
+    settings = replace(QUICK, steps=20, batch_size=8, lr=1e-3)
+    exact, log = trained(settings, network=model)
+    rough, rough_log = trained(replace(settings, precision="bfloat16"), network=model)
+    assert rough_log[-1]["loss"] == pytest.approx(log[-1]["loss"], rel=0.02) and rough_log != log
+    assert all(tensor.dtype == torch.float32 for tensor in rough.state_dict().values())
+    x, sigma = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.full([8], 0.5)
+    assert 0 < (rough(x, sigma) - exact(x, sigma)).abs().max() < 0.05
+
+
+def test_snapshots_are_the_average_at_that_time(tmp_path):
+    settings = replace(QUICK, steps=7, batch_size=500)
+    final, _ = trained(settings, tmp_path / "state.pt", snap=1)
+    names = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert names == [f"network-snapshot-{kimg:06d}.safetensors" for kimg in (1, 2, 3)]
+    snapshots = [edm.load_network(tmp_path / name) for name in names]
+    for steps, snapshot in zip((2, 4, 6), snapshots, strict=True):
+        assert equal(trained(replace(settings, steps=steps))[0], snapshot)
+    assert not equal(snapshots[2], final)
+    trained(settings, tmp_path / "none" / "state.pt")
+    assert not list((tmp_path / "none").glob("*.safetensors"))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The augmentation labels that the loss is given."""
+    seen = []
+
+    class Spy(edm.EDMLoss):
+        def error(self, net, images, sigma, noise, labels=None, told=None):
+            seen.append(told)
+            return super().error(net, images, sigma, noise, labels, told)
+
+    monkeypatch.setattr(edm, "EDMLoss", Spy)
+    return seen
+
+
+def test_the_network_is_told_of_the_augmentation_in_training_alone(told):
+    average, _ = trained(replace(QUICK, steps=6, augment=0.2), network={"augment_dim": 9})
+    told = torch.cat(told)
+    assert told.shape == (24, 9) and 0.3 < (told[:, 0] == 1).float().mean() < 0.8, "mirrored half of the time"
+    assert (told[:, 5:] != 0).any() and (told == 0).all(1).any()
+    assert average.model.map_augment.weight.shape == (8, 9)
+    assert average(torch.zeros(2, 1, 4, 4), torch.ones(2)).shape == (2, 1, 4, 4)
+    plain, _ = trained(replace(QUICK, steps=2), network={"augment_dim": 9})
+    assert equal(plain.model.map_augment, build_score_network(image_set(), SMALL | {"augment_dim": 9}, 0).model.map_augment)
+
+
+@pytest.mark.parametrize(("change", "network", "kwargs", "message"), [
+    ({"augment": 0.1}, {}, {}, "the network has augment_dim 0, but augmentation takes 9"),
+    ({"precision": "float16"}, {}, {}, "float16 trains on GPUs only, not on cpu; take bfloat16"),
+    ({"batch_size": 10}, {}, {"microbatch": 4}, "10 images of a batch cannot be computed 4 at a time"),
+    ({}, {}, {"snap": 1}, "snapshots are written beside the state"),
+    ({}, {"channel_mult": [1, 1, 1, 1]}, {}, "img_resolution 4 cannot be halved 3 times; use fewer entries"),
+])
+def test_what_does_not_fit_is_one_line(change, network, kwargs, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        trained(replace(QUICK, **change), network=network, progress=stopping_after(0), **kwargs)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_data_of_another_shape_are_refused():
+    net = build_score_network(image_set(), SMALL, 0, conditional=True)
+    for other, message in ((image_set(resolution=8), "noise: 8 pixels and 1 channels, but the network takes 4 and 1"),
+                           (image_set(num_classes=4), "noise: 4 classes do not fit a network of 3"),
+                           (replace(image_set(), labels=None, num_classes=None), "noise: 0 classes do not fit")):
+        with pytest.raises(ValueError, match=message):
+            train_score_network(net, other, QUICK)
+    discrete = edm.iDDPMPrecond(4, 1, **SMALL)
+    with pytest.raises(ValueError, match="iDDPMPrecond cannot be trained here; take one of EDMPrecond, VPPrecond, VEPrecond"):
+        train_score_network(discrete, image_set(), QUICK)

@@ -102,3 +102,41 @@ def test_the_generator_decides_and_the_global_one_is_left_alone():
     torch.manual_seed(2)
     assert torch.equal(value(5), first) and not torch.equal(value(6), first)
 
+
+@pytest.mark.parametrize("loss", [edm.VPLoss(), edm.VELoss(), edm.VPLoss(5.0, 0.2, 1e-3), edm.VELoss(0.1, 10)])
+def test_losses_of_the_older_models_weigh_by_the_inverse_variance(loss):
+    net = Recorder(lambda x, sigma: torch.full_like(x, 1.3))
+    value = loss(net, constant(0.3), generator=generator())
+    sigma = net.calls[0][1].reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(value, (1 / sigma**2).expand_as(value))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"beta_d": 5.0, "beta_min": 0.2, "epsilon_t": 1e-3}])
+def test_noise_levels_of_vp_are_uniform_in_time(arguments):
+    """Times from the noise levels by the inverse in the network's preconditioning."""
+    net = edm.VPPrecond(4, 1, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], **arguments)
+    sigma, _ = edm.VPLoss(**arguments).draw([20_000, 1, 1, 1], generator=generator())
+    assert sigma.shape == (20_000, 1, 1, 1) and net.sigma_min * 0.9 < sigma.min() and sigma.max() <= net.sigma_max * (1 + 1e-5)
+    uniform(net.sigma_inv(sigma.double()), arguments.get("epsilon_t", 1e-5), 1)
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.02, 100), (0.1, 10)])
+def test_noise_levels_of_ve_are_uniform_in_the_logarithm(least, most):
+    sigma, _ = edm.VELoss(least, most).draw([20_000, 1, 1, 1], generator=generator())
+    uniform(sigma.log(), math.log(least), math.log(most))
+
+
+def uniform(draws, least, most):
+    quantiles = torch.quantile(draws.flatten(), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=draws.dtype))
+    expected = torch.linspace(least, most, 5, dtype=draws.dtype)
+    assert (quantiles - expected).abs().max() < 0.02 * (most - least)
+
+
+@pytest.mark.parametrize("loss", [edm.EDMLoss(), edm.VPLoss(), edm.VELoss()])
+def test_noise_may_be_drawn_first_and_used_in_parts(loss):
+    images, labels = torch.linspace(-1, 1, 8).reshape(8, 1, 1, 1).expand(8, 1, 2, 2), torch.eye(8)
+    whole = loss(Recorder(lambda x, sigma: 0.9 * x), images, labels, generator=generator())
+    sigma, noise = loss.draw(images.shape, generator=generator())
+    net = Recorder(lambda x, sigma: 0.9 * x)
+    parts = [loss.error(net, images[part], sigma[part], noise[part], labels[part]) for part in (slice(0, 3), slice(3, 8))]
+    assert torch.equal(torch.cat(parts), whole) and torch.equal(net.calls[1][2], labels[3:])

@@ -90,7 +90,7 @@ def test_clip_addresses_are_torch_fidelitys():
 
 
 def test_dinov2_takes_no_file(tmp_path):
-    with pytest.raises(ValueError, match="torch.hub"):
+    with pytest.raises(ValueError, match=r"torch\.hub"):
         load_extractor("dinov2-vit-b-14", tmp_path / "any.pth")
 
 

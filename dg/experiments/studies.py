@@ -1,0 +1,207 @@
+"""The studies: a question, the discriminators it takes and the systems it compares, as plain data of a world.
+
+Discriminators have the same name in every study of a world, so that they are trained once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from dg.experiments.worlds import World
+from dg.recipes import PRESETS, DiscriminatorTraining
+
+CHURNS = (0.0, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 10.0)  # of reproduction A
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a discriminator comes about: on which extractor ("classifier", "score"), with which settings."""
+
+    extractor: str
+    settings: DiscriminatorTraining
+
+
+@dataclass(frozen=True)
+class Head:
+    """A member of a discriminator: the name of its training, or "released"; and which checkpoint of it."""
+
+    training: str
+    checkpoint: str = "best"
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to sample, measured on the same seeds as every other; without heads it is unguided.
+
+    x        position on the axis of a sweep
+    average  of the members: "logits", or "probabilities" as reproduction B did
+    """
+
+    title: str
+    heads: tuple[Head, ...] = ()
+    weights: tuple[float, float] | None = None  # None: the world's
+    window: tuple[float, float] = (0.01, 1.0)
+    boosting: bool | None = None  # None: the world's
+    S_churn: float = 4.0  # of boosted samples
+    num_steps: int | None = None  # None: the world's
+    average: str = "logits"
+    x: float | None = None
+    published: dict | None = None  # filter of a row in stats/published.json
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared, and how it is shown."""
+
+    title: str
+    question: str
+    systems: dict[str, System]
+    xlabel: str | None = None  # of the sweep, None where there is none
+    tests: str | None = None  # "significance": test the heads' distances against the unguided ones
+    nll: bool = False
+    trainings: dict[str, Training] = field(default_factory=dict)
+
+
+def trainings(world: World) -> dict[str, Training]:
+    """Every discriminator that a study may ask for."""
+
+    def scaled(settings, **changes):
+        epochs = max(1, round(settings.epochs * world.epoch_scale))
+        return replace(settings, epochs=epochs, split=(0.8, 0.1, 0.1), eval_images=world.eval_images,
+                       conditional=world.conditional, **changes)
+
+    authors = scaled(PRESETS["authors-cond" if world.conditional else "authors-uncond"])
+    default = replace(PRESETS["default"], conditional=world.conditional, eval_images=world.eval_images,
+                      epochs=PRESETS["default"].epochs if world.epoch_scale else 1)
+    kept = max(1, authors.epochs // (10 if authors.epochs > 30 else 5))
+    made = {"authors": replace(authors, keep_every=kept), "default": default}
+    made |= {f"d{i}": scaled(PRESETS[f"kth-d{i}"]) for i in range(1, 6)}
+    made |= {f"lora-{rank}": replace(authors, lora_rank=rank, keep_every=0) for rank in world.lora_ranks}
+    made |= {f"authors-seed-{seed}": replace(authors, seed=seed, keep_every=0) for seed in range(1, world.num_members)}
+    found = {name: Training("classifier", settings) for name, settings in made.items()}
+    return found | {"default-score": Training("score", default)}
+
+
+UNGUIDED = {"unguided": System("unguided")}
+
+
+def recipes(world):
+    """The main table: unguided, the authors' released head, their recipe trained here, the default recipe."""
+    systems = dict(UNGUIDED)
+    if world.released:
+        systems["released"] = System("authors' released discriminator", (Head("released"),))
+    systems |= {"authors": System("authors' recipe", (Head("authors", "last"),)),
+                "guided": System("default recipe", (Head("default"),)),
+                "score": System("default recipe, score encoder", (Head("default-score"),))}
+    return Study("Discriminator guidance", "Does guidance bring generated images closer to the real ones, and which recipe for "
+                 "the discriminator does it best?", systems, nll=True)
+
+
+def epochs(world):
+    """Paper, Fig. 3: distance against the epoch of the discriminator."""
+    last = trainings(world)["authors"].settings
+    kept = range(last.keep_every, last.epochs + 1, last.keep_every)
+    systems = {f"epoch-{epoch}": System(f"epoch {epoch}", (Head("authors", f"epoch_{epoch:03d}"),), x=epoch,
+                                        published=dict(source="paper-figure-3", epoch=epoch) if world.network else None)
+               for epoch in kept}
+    return Study("Epochs of the discriminator", "How long should the discriminator be trained? (Paper, Figure 3.)",
+                 UNGUIDED | systems, "epoch of the discriminator")
+
+
+def selection(world):
+    """Which checkpoint of a discriminator to use."""
+    settings = trainings(world)["authors"].settings
+    fixed = min(2 * settings.keep_every, settings.epochs)
+    systems = {"authors-best": System("authors' recipe, lowest validation loss", (Head("authors", "best"),)),
+               "authors-fixed": System(f"authors' recipe, epoch {fixed}", (Head("authors", f"epoch_{fixed:03d}"),)),
+               "authors-last": System("authors' recipe, last epoch", (Head("authors", "last"),)),
+               "default-best": System("default recipe, lowest validation loss", (Head("default"),)),
+               "default-last": System("default recipe, last epoch", (Head("default", "last"),))}
+    return Study("Choice of the checkpoint", "Is the checkpoint of lowest validation loss the one that guides best?",
+                 UNGUIDED | systems)
+
+
+def weights(world):
+    """First- and second-order weights."""
+    head = (Head("default"),)
+    systems = {f"w{w:g}": System(f"weights ({w:g}, 0)", head, (w, 0.0), x=w) for w in (0.5, 1.0, 2.0, 4.0, 6.0)}
+    systems |= {"w1-1": System("weights (1, 1)", head, (1.0, 1.0)), "w2-2": System("weights (2, 2)", head, (2.0, 2.0))}
+    return Study("Guidance weights", "How strong should the guidance be, and is (2, 0) as good as (1, 1) at half the calls?",
+                 UNGUIDED | systems, "first-order weight, second-order weight 0")
+
+
+def window(world):
+    """The window of VP time in which guidance acts."""
+    systems = {f"{low:g}-{high:g}": System(f"VP time {low:g} to {high:g}", (Head("default"),), window=(low, high))
+               for low, high in ((0.01, 1.0), (0.0, 1.0), (0.1, 1.0), (0.3, 1.0), (0.01, 0.6), (0.01, 0.3))}
+    return Study("Window of noise levels", "At which noise levels does guidance help?", UNGUIDED | systems)
+
+
+def churn(world):
+    """S_churn of boosted samples, as reproduction A swept it."""
+    def published(value):
+        return dict(source="reproduction-a", metric="fid-10k", S_churn=int(value)) if value in (0, 2, 4, 10) else None
+
+    head = (Head("released" if world.released else "default"),)
+    systems = {"guided": System("no boosting", head, boosting=False)}
+    systems |= {f"churn-{value:g}": System(f"boosted, S_churn {value:g}", head, boosting=True, S_churn=value, x=value,
+                                           published=published(value) if world.released and world.conditional else None)
+                for value in CHURNS}
+    return Study("Churn of boosted samples", "How much noise should samples get back that look generated?", UNGUIDED | systems,
+                 "S_churn of boosted samples")
+
+
+def steps(world):
+    """Distance against the number of network evaluations, unguided and guided."""
+    systems = {}
+    for count in (5, 9, 12, 18, 27):
+        evaluations = 2 * count - 1
+        systems[f"unguided-{count}"] = System(f"unguided, {evaluations} evaluations", num_steps=count)
+        systems[f"guided-{count}"] = System(f"guided, {evaluations} evaluations", (Head("default"),), num_steps=count,
+                                            x=evaluations)
+    return Study("Sampling steps", "Does guidance save network evaluations?", UNGUIDED | systems, "network evaluations per image")
+
+
+def significance(world):
+    """n discriminators, from other seeds of the training, against the unguided model on the same seeds."""
+    names = ["authors", *(f"authors-seed-{seed}" for seed in range(1, world.num_members))]
+    systems = {name: System(f"authors' recipe, training seed {seed}", (Head(name, "last"),)) for seed, name in enumerate(names)}
+    return Study("Significance", "Is the improvement larger than what another training of the discriminator changes?",
+                 UNGUIDED | systems, tests="significance")
+
+
+def lora(world):
+    """A low-rank update of the frozen classifier, trained with the head."""
+    def published(rank):
+        return dict(source="reproduction-a", system=f"EDM-G++, LoRA rank {rank}", metric="fid", conditional=world.conditional)
+
+    systems = {"authors": System("frozen classifier", (Head("authors", "last"),))}
+    systems |= {f"lora-{rank}": System(f"LoRA, rank {rank}", (Head(f"lora-{rank}", "last"),),
+                                       published=published(rank) if world.network else None) for rank in world.lora_ranks}
+    return Study("LoRA on the classifier", "Does it help to adapt the frozen classifier?", UNGUIDED | systems)
+
+
+def ensemble(world):
+    """The members of reproduction B alone and together, with the right average and with the one that failed."""
+    members = [Head("authors", "last"), *(Head(f"d{i}", "last") for i in range(1, 6))]
+    systems = {f"d{i}": System(f"D{i} alone", (head,)) for i, head in enumerate(members)}
+    systems |= {f"n{n}": System(f"D0 to D{n - 1}, logits averaged", tuple(members[:n]), x=n) for n in range(2, 7)}
+    published = dict(source="reproduction-b", system="EDM-G++, ensemble of six")
+    systems["probabilities"] = System("D0 to D5, probabilities averaged", tuple(members), average="probabilities",
+                                      published=published if world.network and not world.conditional else None)
+    systems["d0"] = replace(systems["d0"], x=1)
+    return Study("Ensembles", "Do several discriminators guide better than one? (Reproduction B found 14.35 where "
+                 "one gave 1.88.)", UNGUIDED | systems, "members, logits averaged")
+
+
+STUDIES: dict[str, Callable[[World], Study]] = {
+    "recipes": recipes, "epochs": epochs, "selection": selection, "weights": weights, "window": window, "churn": churn,
+    "steps": steps, "significance": significance, "lora": lora, "ensemble": ensemble,
+}
+
+
+def build(name: str, world: World) -> Study:
+    """The study with the trainings that it needs. ValueError for one that the world cannot have."""
+    study = STUDIES[name](world)
+    needed = {head.training for system in study.systems.values() for head in system.heads} - {"released"}
+    known = trainings(world)
+    return replace(study, trainings={key: known[key] for key in known if key in needed})

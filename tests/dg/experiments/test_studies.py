@@ -1,0 +1,106 @@
+"""The studies as plain data: what they compare, in which worlds, at what cost."""
+
+from dataclasses import replace
+
+import pytest
+
+from dg.evaluation.figures import distance_sweep  # noqa: F401 (what x is for)
+from dg.experiments.costs import Cost, generation_cost
+from dg.experiments.stages import Stages
+from dg.experiments.studies import CHURNS, STUDIES, build, trainings
+from dg.experiments.study import Request, StudyRun
+from dg.experiments.study_report import _published_rows
+from dg.experiments.worlds import WORLDS, smoke
+from dg.runtime.catalogue import CATALOGUE
+
+EVERY = [(study, world) for study in STUDIES for world in WORLDS]
+
+
+def plan(study, world, settings=None, data="anything", folder="/nowhere"):
+    request = Request(study, world, settings or WORLDS[world], data)
+    run = StudyRun(request, Stages(folder), "cpu")
+    return run, run.plan()
+
+
+@pytest.mark.parametrize(("study", "world"), EVERY)
+def test_every_study_has_a_plan_in_every_world(study, world):
+    run, stages = plan(study, world)
+    seen = set()
+    for stage in stages:
+        assert set(stage.needs) <= seen, f"{stage.name} comes before what it needs"
+        seen.add(stage.name)
+    assert "unguided" in run.study.systems and "measure-floor" in seen
+    asked = {head.training for system in run.study.systems.values() for head in system.heads} - {"released"}
+    assert asked == set(run.study.trainings)
+
+
+@pytest.mark.parametrize(("study", "world"), EVERY)
+def test_published_numbers_are_there(study, world):
+    for system in build(study, WORLDS[world]).systems.values():
+        if system.published and "epoch" not in system.published:  # not every epoch has been published
+            assert any(all(row.get(k) == v for k, v in system.published.items()) for row in _published_rows()), system.title
+
+
+def test_worlds_name_known_files():
+    for world in WORLDS.values():
+        for name in (world.network, world.classifier, world.released, world.reference):
+            assert name is None or name in CATALOGUE
+        for wanted in world.published.values():
+            assert any(all(row.get(k) == v for k, v in wanted.items()) for row in _published_rows())
+
+
+def test_studies_of_a_world_share_what_is_the_same():
+    _, table = plan("recipes", "mnist-14")
+    _, swept = plan("weights", "mnist-14")
+    names = {stage.name: stage.settings for stage in table}
+    shared = [stage for stage in swept if stage.name in names]
+    assert {"score", "fake", "train-default"} < {stage.name for stage in shared}
+    assert sum(stage.name.startswith("sample-") for stage in shared) == 2, "unguided, and weights (2, 0)"
+    assert all(stage.settings == names[stage.name] for stage in shared)
+
+
+def test_recipes_differ_in_what_they_claim_to():
+    for world in WORLDS.values():
+        made = trainings(world)
+        authors, default = made["authors"].settings, made["default"].settings
+        assert authors.lr_schedule == "constant" and not authors.ema_halflife and authors.time_sampling == "importance"
+        assert default.lr_schedule == "cosine" and default.ema_halflife
+        assert made["default-score"].extractor == "score" and made["default-score"].settings == default
+        assert authors.conditional == default.conditional == world.conditional
+        assert len({training.settings.seed for name, training in made.items() if name.startswith("authors")}) == world.num_members
+
+
+def test_the_published_settings():
+    full = trainings(WORLDS["cifar10-uncond"])
+    assert full["authors"].settings.epochs == 60 and full["d5"].settings.epochs == 200 and full["d1"].settings.lr == 1e-3
+    assert trainings(WORLDS["cifar10-cond"])["authors"].settings.epochs == 250
+    assert WORLDS["cifar10-uncond"].weights == (2, 0) and WORLDS["cifar10-cond"].weights == (1, 0)
+    assert WORLDS["cifar10-cond"].boosting and not WORLDS["cifar10-uncond"].boosting
+    assert [s.S_churn for s in build("churn", WORLDS["cifar10-cond"]).systems.values() if s.boosting] == list(CHURNS)
+
+
+def test_a_plan_depends_on_what_it_should(tmp_path):
+    keys = {}
+    for name, world in {"plain": WORLDS["mnist-14"], "more images": replace(WORLDS["mnist-14"], num_images=600),
+                        "other network": replace(WORLDS["mnist-14"], conditional=True)}.items():
+        stages = Stages(tmp_path)
+        stages.overview(plan("recipes", "mnist-14", world)[1])
+        keys[name] = stages.keys
+    assert keys["plain"]["score"] == keys["more images"]["score"] != keys["other network"]["score"]
+    assert keys["plain"]["train-authors"] == keys["more images"]["train-authors"] != keys["other network"]["train-authors"]
+    assert not {name for name in keys["plain"] if name.startswith("sample-")} & {
+        name for name in keys["more images"] if name.startswith("sample-")}
+
+
+def test_costs_add_up():
+    world = WORLDS["cifar10-uncond"]
+    one = generation_cost(world, 50_000)
+    assert one.evaluations == 50_000 * 35 and one.gpu_hours == pytest.approx(1) and one.bytes == 50_000 * 3072
+    assert generation_cost(world, 50_000, guided=True).gpu_hours == pytest.approx(1.62)
+    assert (one + Cost(images=5)).images == 50_005
+    assert generation_cost(smoke(world), 100).gpu_hours < 1e-4
+
+
+def test_a_world_without_data_says_so():
+    with pytest.raises(ValueError, match="--data"):
+        plan("recipes", "cifar10-jpeg", data=None)

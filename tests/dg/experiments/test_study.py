@@ -1,0 +1,124 @@
+"""Studies from end to end on tiny networks: complete reports, nothing done twice, and killed runs that end the same."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from dg.experiments.studies import STUDIES
+from dg.experiments.study import pooled
+from dg.runtime.datasets import ImageSet
+from dg.runtime.files import read_json
+from tests.scripts import ROOT, run, succeed
+
+SMOKE = "reproduce {study} --world {world} --profile smoke --runs {tmp}/runs --results {tmp}/results"
+
+
+def places(tmp_path, study, world):
+    return dict(tmp=tmp_path, study=study, world=world)
+
+
+def test_pooling_averages_squares():
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    assert pooled(ImageSet(images, None, "x"), 2).images[0, :, :, 0].tolist() == [[2, 4], [10, 12]]  # 2.5 and 4.5 to even
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["cifar10-uncond", "cifar10-cond", "mnist-14"])
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_smoke_profile_of_every_study_reports(shared, study, world):
+    done = succeed(SMOKE, **places(shared, study, world))
+    name = world if study == "recipes" else f"{study}-{world}"
+    folder = shared / "results" / f"{name}-smoke"
+    outcome = read_json(folder / "results.json")
+    assert {"experiment", "command", "versions", "hardware", "seconds", "metrics", "extractor", "settings"} <= set(outcome)
+    assert {"unguided", "floor"} <= set(outcome["metrics"])
+    for table in outcome["metrics"].values():
+        for metric in ("fd", "kid", "precision", "recall"):
+            entry = table[metric]
+            assert entry["n"] == len(entry["values"]) == 2 and np.isfinite(entry["values"]).all()
+            assert entry["mean"] == pytest.approx(np.mean(entry["values"]))
+    if study == "recipes":
+        assert {"unguided", "guided", "authors", "score", "floor"} <= set(outcome["metrics"])
+        assert all(np.isfinite(outcome["metrics"][system]["nll"]["mean"]) for system in ("unguided", "guided"))
+    report = (folder / "report.html").read_text()
+    pictures = report.count("data:image/png")
+    assert pictures >= (4 if len(outcome["systems"]) > 1 else 1) and "http" not in report.split("<body")[1]
+    for title in ("Results", "Deviations", "How it was run"):
+        assert title in report
+    assert "report:" in done.out and len(done.out.splitlines()) == len(outcome["systems"]) + 3
+
+
+def test_a_study_is_done_once(tmp_path):
+    first = succeed(SMOKE, **places(tmp_path, "weights", "mnist-14"))
+    folder = tmp_path / "results" / "weights-mnist-14-smoke"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = succeed(SMOKE, **places(tmp_path, "weights", "mnist-14"))
+    assert again.out == first.out and all("done before" in line for line in again.lines)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_dry_run_names_the_stages_and_runs_nothing(tmp_path):
+    done = succeed("reproduce cifar10-cond --dry-run --runs {tmp}/runs --results {tmp}/results", tmp=tmp_path)
+    assert "authors' released discriminator" in done.out and "still to do" in done.out and not list(tmp_path.iterdir())
+    hours = float(re.search(r"still to do\s+\S+\s+\S+\s+(\S+)", done.out)[1])
+    assert 15 < hours < 60, "four systems of 150,000 images, and 50,000 to learn from"
+
+
+def test_sizes_are_options(tmp_path):
+    command = SMOKE + " --samples 30 --seeds-per-set 10"
+    succeed(command, **places(tmp_path, "window", "mnist-14"))
+    outcome = read_json(tmp_path / "results" / "window-mnist-14-smoke" / "results.json")
+    assert outcome["settings"]["num_images"] == 10 and outcome["metrics"]["unguided"]["fd"]["n"] == 3
+
+
+def test_one_stage_runs_with_what_it_needs(tmp_path):
+    done = succeed(SMOKE + " --stage fake", **places(tmp_path, "recipes", "mnist-14"))
+    assert [line.split(":")[0] for line in done.lines] == ["score", "fake"] and done.out == ""
+
+
+def test_what_is_wrong_is_one_line(tmp_path):
+    for command, told in {
+        "reproduce nothing": "there is no experiment",
+        "reproduce cifar10-cond --world mnist": "itself a world",
+        "reproduce digits --world mnist": "belong to studies",
+        "reproduce recipes --world cifar10-jpeg --runs {tmp}/r --results {tmp}/s": "--data",
+        "reproduce mnist-14 --samples 30 --seeds-per-set 20": "no multiple",
+        "reproduce mnist-14 --profile smoke --stage magic --runs {tmp}/r --results {tmp}/s": "no stage 'magic'",
+        "reproduce mnist-14 --profile smoke --data x.npz": "embedded digits",
+        "reproduce mnist-14 --data {tmp}/none.npz --stage reference --runs {tmp}/r --results {tmp}/s": "none.npz",
+    }.items():
+        done = run(command, tmp=tmp_path)
+        assert done.code == 2 and len(done.lines) == 1 and told in done.lines[0], done.err
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_the_same(tmp_path):
+    """SIGKILL at different moments, until the study is done; then the results are those of a run that was left alone."""
+    command = [sys.executable, "reproduce.py", "selection", "--world", "mnist-14", "--profile", "smoke"]
+    succeed(SMOKE, **places(tmp_path / "whole", "selection", "mnist-14"))
+    killed = [*command, "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    for wait in (3.0, 3.5, 4.0, 4.5, 5.0, 6.0):
+        process = subprocess.Popen(killed, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(killed, cwd=ROOT, check=True, capture_output=True)
+    names = ("metrics", "comparison", "trainings", "systems")
+    whole, resumed = (read_json(folder / "results" / "selection-mnist-14-smoke" / "results.json")
+                      for folder in (tmp_path / "whole", tmp_path))
+    assert {name: whole[name] for name in names} == {name: resumed[name] for name in names}
+    assert torch.get_num_threads() >= 1 and json.dumps(whole)
