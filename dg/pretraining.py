@@ -43,7 +43,8 @@ def build_score_network(data: ImageSet, network: dict, seed: int, conditional: b
 
 def train_score_network(net: edm.Preconditioner, data: ImageSet, settings: ScoreTraining, state_path=None,
                         progress: Progress = silent, save_seconds: float = 20, snap: int = 0, ranks: Ranks = ALONE,
-                        microbatch: int | None = None) -> tuple[edm.Preconditioner, list[dict]]:
+                        microbatch: int | None = None,
+                        observe: Callable[[edm.Preconditioner], dict] | None = None) -> tuple[edm.Preconditioner, list[dict]]:
     """Train `net` on `data` and return (its exponential moving average, frozen; loss log).
 
     state_path    the training state is kept there, and log.jsonl and snapshots beside it
@@ -51,6 +52,7 @@ def train_score_network(net: edm.Preconditioner, data: ImageSet, settings: Score
     snap          thousands of images from one snapshot of the average to the next, network-snapshot-KKKKKK.safetensors; 0 = none
     ranks         processes that share every batch; all call this alike and get the same result
     microbatch    images that a process computes at once; None: all of its part
+    observe       given the average now and then; what it returns joins the log, such as {"test_loss": ...}
 
     A run that finds a state goes on from it and ends with the same weights as one that was never interrupted; one with
     more steps trains on. How many processes there are and how large micro-batches are changes results by rounding only
@@ -63,7 +65,8 @@ def train_score_network(net: edm.Preconditioner, data: ImageSet, settings: Score
     stepper = Stepper(optimizer, settings.batch_size, device, settings.precision, ranks, microbatch, settings.seed)
     identity = {"settings": plain(asdict(replace(settings, steps=0))), "network": plain(net.init_kwargs),
                 "images": data.fingerprint()}
-    run = Run(state_path, identity, dict(net=net, ema=ema, optimizer=optimizer, scaler=stepper.scaler), ranks)
+    run = Run(state_path, identity, dict(net=net, ema=ema, optimizer=optimizer, scaler=stepper.scaler), ranks,
+              observe and (lambda: observe(ema)))
     for step in run.steps(settings.steps, progress, "score network", save_seconds):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * min((step + 1) * settings.batch_size / max(settings.warmup, 1), 1)

@@ -16,6 +16,7 @@ from dg.runtime.training_state import Every, load_state, save_state, step_genera
 
 ALONE = Ranks()
 LOG_STEPS = 50  # an entry of the log is the mean over so many steps
+OBSERVE_STEPS = 250  # between two looks at what a training has learned, a multiple of LOG_STEPS
 Values = dict[str, Tensor]  # scalars of a step; the gradient is that of "loss"
 
 
@@ -96,10 +97,12 @@ class Run:
     identity  what a state must agree on to be gone on from, by name; ValueError otherwise
     holders   everything with a state_dict, by name: modules, optimizer, scaler
     ranks     all read the state, the first writes it
+    observe   called after every `OBSERVE_STEPS` and at the end; what it returns joins the log's entry, such as a test loss
     """
 
-    def __init__(self, path, identity: dict, holders: dict, ranks: Ranks = ALONE):
+    def __init__(self, path, identity: dict, holders: dict, ranks: Ranks = ALONE, observe: Callable[[], dict] | None = None):
         self.path, self.identity, self.holders, self.ranks = path and Path(path), identity, holders, ranks
+        self.observe = observe
         self.step, self.log, self.recent = 0, [], []
         state = None if path is None else load_state(path)
         if state is not None:
@@ -119,6 +122,8 @@ class Run:
             self.step = step + 1
             if self.step % LOG_STEPS == 0 or self.step == total:
                 self._make_entry()
+                if self.observe is not None and (self.step % OBSERVE_STEPS == 0 or self.step == total):
+                    self.log[-1] |= self.observe()
             if due():
                 self.save()
         self.save()

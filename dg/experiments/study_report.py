@@ -69,12 +69,12 @@ def _published_rows():
     return read_json(PUBLISHED)["rows"]
 
 
-def published(outcome, name, system) -> dict | None:
-    """The published row that stands beside a system, None where there is none."""
-    wanted = outcome["settings"]["published"].get(name) or system.get("published")
-    if not wanted:
-        return None
-    return next((row for row in _published_rows() if all(row.get(key) == value for key, value in wanted.items())), None)
+def published(outcome, name, system) -> list[dict]:
+    """The published rows that stand beside a system."""
+    filters = outcome["settings"]["published"].get(name) or [system.get("published")]
+    matching = [[row for row in _published_rows() if all(row.get(key) == value for key, value in wanted.items())]
+                for wanted in filters if wanted]
+    return [rows[0] for rows in matching if rows]
 
 
 def has_published(outcome) -> bool:
@@ -82,12 +82,13 @@ def has_published(outcome) -> bool:
 
 
 def _against_published(outcome, name, system, metrics) -> list[str]:
-    row = published(outcome, name, system) if name != "floor" else None
-    if row is None:
+    """What was published, and how far the mean is from the first of it in sd."""
+    found = published(outcome, name, system) if name != "floor" else []
+    if not found:
         return ["", ""]
     fd = metrics["fd"]
-    off = f"{(fd['mean'] - row['value']) / fd['sd']:+.1f}" if fd["sd"] else ""
-    return [f"{row['value']:g} ({row['source']})", off]
+    off = f"{(fd['mean'] - found[0]['value']) / fd['sd']:+.1f}" if fd["sd"] else ""
+    return ["; ".join(f"{row['value']:g} ({row['source']})" for row in found), off]
 
 
 def tests(outcome) -> list[list[str]]:

@@ -45,23 +45,32 @@ class World:
     nll_steps: int = 64
     batch_size: int = 100
     deviations: tuple[str, ...] = ()
-    published: dict = field(default_factory=dict)  # system: filter of a row in stats/published.json
+    published: dict = field(default_factory=dict)  # system: filters of rows in stats/published.json, the paper's first
+
+
+
+def _table(conditional: bool) -> dict:
+    """The paper's rows and those of the reproductions, by system."""
+    fid = dict(metric="fid", conditional=conditional)
+    both = {"unguided": [dict(source="paper-table-3", system="EDM (random seed)"), dict(source="reproduction-a", system="EDM")],
+            "released": [dict(source="paper-table-3", system="EDM-G++"), dict(source="reproduction-a", system="EDM-G++")]}
+    if not conditional:
+        both["unguided"].append(dict(source="reproduction-b", system="EDM"))
+        both["released"].append(dict(source="reproduction-b", system="EDM-G++, the authors' discriminator"))
+        both["authors"] = [dict(source="reproduction-b", system="EDM-G++, own discriminator")]
+    return {name: [row | fid for row in rows] for name, rows in both.items()}
 
 
 CIFAR10 = World(
     title="CIFAR-10, unconditional", data="cifar10", network="edm-cifar10-32x32-uncond-vp", classifier="dg-cifar10-classifier",
     released="dg-cifar10-uncond-discriminator", features="inception", reference="fid-ref-cifar10-32x32",
-    reference_split="train", batch_size=500,
-    published={"unguided": dict(source="paper-table-3", system="EDM (random seed)", metric="fid", conditional=False),
-               "released": dict(source="paper-table-3", system="EDM-G++", metric="fid", conditional=False)})
+    reference_split="train", batch_size=500, published=_table(conditional=False))
 
 WORLDS = {
     "cifar10-uncond": CIFAR10,
     "cifar10-cond": replace(
         CIFAR10, title="CIFAR-10, class-conditional", conditional=True, network="edm-cifar10-32x32-cond-vp",
-        released="dg-cifar10-cond-discriminator", weights=(1.0, 0.0), boosting=True,
-        published={"unguided": dict(source="paper-table-3", system="EDM (random seed)", metric="fid", conditional=True),
-                   "released": dict(source="paper-table-3", system="EDM-G++", metric="fid", conditional=True)}),
+        released="dg-cifar10-cond-discriminator", weights=(1.0, 0.0), boosting=True, published=_table(conditional=True)),
     "cifar10-jpeg": World(
         title="CIFAR-10 (JPEG), networks trained here", data=None, noisy_classifier=CLASSIFIER_PRESETS["cifar10-small"],
         feature_training=ClassifierTraining(batch_size=128, max_shift=4), num_images=10_000, num_data=20_000, batch_size=500,

@@ -380,3 +380,13 @@ def test_data_of_another_shape_are_refused():
     discrete = edm.iDDPMPrecond(4, 1, **SMALL)
     with pytest.raises(ValueError, match="iDDPMPrecond cannot be trained here; take one of EDMPrecond, VPPrecond, VEPrecond"):
         train_score_network(discrete, image_set(), QUICK)
+
+
+def test_what_is_observed_joins_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr("dg.steps.OBSERVE_STEPS", 100)
+    seen = []
+    settings = replace(QUICK, steps=250)
+    average, log = trained(settings, observe=lambda net: seen.append(net) or {"test_loss": float(len(seen))})
+    assert [(entry["step"], entry["test_loss"]) for entry in log if "test_loss" in entry] == [(100, 1), (200, 2), (250, 3)]
+    assert all(net is average for net in seen)
+    assert equal(average, trained(settings)[0]), "looking changes nothing"

@@ -164,3 +164,21 @@ def test_import_does_not_load_matplotlib():
     code = "import sys, dg.evaluation.figures; sys.exit('matplotlib' in sys.modules)"
     root = Path(figures.__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def test_new_kinds_of_figures_show_what_they_are_given(tmp_path, drawn):
+    log = [{"step": 50 * i, "loss": 1 / (i + 1)} | ({"test_loss": 0.5} if i % 5 == 4 else {}) for i in range(20)]
+    figures.loss_curves(tmp_path / "a.png", {"EDM": {"ylabel": "loss", "log": log}, "VAE": {"ylabel": "bits/dim", "log": log}})
+    assert [axes.get_title(loc="left") for axes in drawn[-1].axes] == ["EDM", "VAE"]
+    assert [len(line.get_xdata()) for line in drawn[-1].axes[0].lines] == [20, 4]
+    figures.quality_against_cost(tmp_path / "b.png", {"EDM": dict(seconds=10, mean=3.0, sd=0.1),
+                                                      "EDM, guided": dict(seconds=15, mean=2.0, sd=0.1)})
+    assert {text.get_text() for text in drawn[-1].axes[0].texts} == {"EDM", "EDM, guided"}
+    estimate = dict(value=0.5, low=0.4, high=0.6)
+    figures.precision_recall_scatter(tmp_path / "c.png", {"floor": dict(precision=estimate, recall=estimate | {"value": 0.4})})
+    assert drawn[-1].axes[0].get_legend_handles_labels()[1] == ["real against real"]
+    curve = dict(sizes=[100, 200, 400], values=[3.0, 2.5, 2.2], intercept=2.0, slope=100.0, standard_error=0.1)
+    figures.distance_against_size(tmp_path / "d.png", {"unguided": curve}, "FID")
+    assert "2.00 ± 0.10 at ∞" in drawn[-1].axes[0].get_legend_handles_labels()[1][0]
+    for name in "abcd":
+        assert pixels(tmp_path / f"{name}.png").std() > 1

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dg.evaluation.figures import distance_sweep  # noqa: F401 (what x is for)
+from dg.experiments import study_report
 from dg.experiments.costs import Cost, generation_cost
 from dg.experiments.stages import Stages
 from dg.experiments.studies import CHURNS, STUDIES, build, trainings
@@ -45,8 +45,8 @@ def test_worlds_name_known_files():
     for world in WORLDS.values():
         for name in (world.network, world.classifier, world.released, world.reference):
             assert name is None or name in CATALOGUE
-        for wanted in world.published.values():
-            assert any(all(row.get(k) == v for k, v in wanted.items()) for row in _published_rows())
+        for wanted in (one for rows in world.published.values() for one in rows):
+            assert sum(all(row.get(k) == v for k, v in wanted.items()) for row in _published_rows()) == 1
 
 
 def test_studies_of_a_world_share_what_is_the_same():
@@ -104,3 +104,14 @@ def test_costs_add_up():
 def test_a_world_without_data_says_so():
     with pytest.raises(ValueError, match="--data"):
         plan("recipes", "cifar10-jpeg", data=None)
+
+
+def test_measured_stands_beside_published():
+    outcome = {"settings": {"published": WORLDS["cifar10-uncond"].published}, "extractor": {"name": "inception"},
+               "systems": {"unguided": {"title": "unguided"}, "released": {"title": "released"}},
+               "metrics": {name: {m: {"mean": mean, "sd": 0.01} for m in ("fd", "kid", "precision", "recall")}
+                           for name, mean in {"unguided": 2.05, "released": 1.77, "floor": 1.0}.items()}}
+    table = dict(zip(("unguided", "released", "floor"), study_report.rows(outcome), strict=True))
+    assert study_report.columns(outcome)[1] == "FID" and study_report.columns(outcome)[-2:] == ["published", "off by (sd)"]
+    assert table["unguided"][-2:] == ["2.03 (paper-table-3); 1.96 (reproduction-a); 2.094 (reproduction-b)", "+2.0"]
+    assert table["released"][-1] == "+0.0" and table["floor"][-2:] == ["", ""]
