@@ -314,15 +314,18 @@ def ref(data, dest, num_samples, keep_features, batch, **extractor_options):
             console.notify(f"{dest}: {found.num_images} images, {len(found.mu)} features of {measure.extractor.name}")
 
 
-@main.command(help="Bits per dimension of a score network on 8-bit images, by the probability flow; with a discriminator, of "
-                   "the corrected flow.")
-@click.option("--network", required=True, metavar="PATH|URL|NAME", help="Score network.")
+@main.command(help="Bits per dimension of a network on 8-bit images: of a score network by the probability flow, of a DDPM and "
+                   "a VAE upper bounds, by their variational bounds. With a discriminator, of the guided flow or chain.")
+@click.option("--network", required=True, metavar="PATH|URL|NAME", help="Score network, DDPM or VAE.")
 @click.option("--data", required=True, metavar="PATH|NAME", help="Images, of the network's size.")
 @click.option("--num_samples", "--num", type=click.IntRange(min=1), metavar="N", help="The first N images.  [default: all]")
 @click.option("--seed", type=click.IntRange(min=0), help="Draw the N images at random by this seed instead.")
-@click.option("--steps", "--num_steps", "num_steps", type=click.IntRange(min=1), default=128, help="Heun steps.")
+@click.option("--steps", "--num_steps", "num_steps", type=click.IntRange(min=1),
+              help="Heun steps, or those of a DDPM's chain.  [default: 128; of a DDPM all of its own]")
 @click.option("--solver", type=click.Choice(["heun", "rk45"]), default="heun", help="Fixed steps, or SciPy's adaptive RK45.")
 @click.option("--num_probes", type=click.IntRange(min=1), default=1, help="Hutchinson's probes per image.")
+@click.option("--importance_samples", type=click.IntRange(min=1), metavar="K",
+              help="Of a VAE: the tighter bound by K samples (Burda et al. 2016) in place of the ELBO.")
 @click.option("--discriminator_ckpt", "--discriminator_checkpoint", multiple=True, type=console.InputPath(), metavar="PATH",
               help="Discriminator head; repeat it for an ensemble.")
 @click.option("--pretrained_classifier_ckpt", type=console.InputPath(), metavar="PATH",
@@ -335,12 +338,10 @@ def ref(data, dest, num_samples, keep_features, batch, **extractor_options):
 @click.option("--batch", "--batch_size", "batch", type=click.IntRange(min=1), default=64, help="Images at once.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
-def nll(network, data, num_samples, seed, num_steps, solver, num_probes, batch, device, as_json, **options):
-    import numpy as np
-
-    import edm
-    from dg.evaluation.likelihood import Likelihood, bits_per_dim
+def nll(network, data, num_samples, seed, num_steps, solver, num_probes, importance_samples, batch, device, as_json, **options):
+    from dg.evaluation.bounds import joined
     from dg.experiments.provenance import provenance
+    from dg.models import load_model
     from dg.runtime.datasets import load_images
     from dg.runtime.downloads import resolve
     from dg.runtime.ranks import process_group
@@ -349,7 +350,8 @@ def nll(network, data, num_samples, seed, num_steps, solver, num_probes, batch, 
     start = time.perf_counter()
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        net = edm.load_network(resolve(network, console.progress, console.notify), device)
+        net = load_model(resolve(network, console.progress, console.notify), device)
+        measure, kind, num_steps = _measure_of(net, num_steps, solver, num_probes, importance_samples)
         images = load_images(data)
         if num_samples is not None:
             images = images.take(num_samples) if seed is None else drawn(images, num_samples, seed)
@@ -362,22 +364,44 @@ def nll(network, data, num_samples, seed, num_steps, solver, num_probes, batch, 
         progress = console.progress if ranks.first else console.silent
         for part in progress(mine, desc="likelihood", unit="batch"):
             labels = _one_hot(net, images, part, device)
-            found.append(bits_per_dim(net, images.images[part.start : part.stop], labels, guidance, seeds=list(part),
-                                      num_probes=num_probes, batch_size=batch, num_steps=num_steps, solver=solver))
+            found.append(measure(images.images[part.start : part.stop], labels, guidance, seeds=list(part), batch_size=batch))
         gathered = ranks.gather(found)
     if gathered is None:
         return
-    likelihood = Likelihood(*(np.concatenate([getattr(one, name) for rank in gathered for one in rank])
-                              for name in ("bits_per_dim", "num_evaluations")))
+    likelihood = joined([one for rank in gathered for one in rank])
+    terms = {name: float(values.mean()) for name, values in getattr(likelihood, "terms", {}).items()}
     outcome = {"network": network, "data": images.name, "fingerprint": images.fingerprint(), "num_images": len(images),
                "guided": guidance is not None, "bits_per_dim": likelihood.mean, "standard_error": likelihood.standard_error,
-               "num_evaluations": float(likelihood.num_evaluations.mean()), "solver": solver, "num_steps": num_steps}
+               "kind": kind, "terms": terms, "num_evaluations": float(likelihood.num_evaluations.mean()), "num_steps": num_steps}
     if as_json:
         command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
         click.echo(json_module.dumps(outcome | provenance(command, {"nll": time.perf_counter() - start}, device), indent=2))
         return
+    parts = "".join(f", {name} {value:.4f}" for name, value in terms.items()) if len(terms) > 1 else ""
     click.echo(f"{likelihood.mean:.4f} ± {likelihood.standard_error:.4f} bits/dim over {len(images)} images of {images.name} "
-               f"(± one standard error; {likelihood.num_evaluations.mean():.0f} evaluations each)")
+               f"({kind}{parts}; ± one standard error; {likelihood.num_evaluations.mean():.0f} evaluations each)")
+
+
+def _measure_of(net, num_steps, solver, num_probes, importance_samples):
+    """(function of images, labels, guidance that gives their likelihood; what it is; its steps) for a network's kind."""
+    from functools import partial
+
+    from dg.baselines.vae import VAE
+    from dg.ddpm import DDPM
+    from dg.evaluation.bounds import ddpm_bound, vae_bound
+    from dg.evaluation.likelihood import bits_per_dim
+
+    if isinstance(net, DDPM):
+        console.refuse({"solver", "num_probes", "importance_samples", "w2"}, "a DDPM")
+        return partial(ddpm_bound, net, num_steps=num_steps), "variational bound", num_steps or net.diffusion.num_steps
+    if isinstance(net, VAE):
+        console.refuse({"num_steps", "solver", "num_probes", "discriminator_ckpt"}, "a VAE")
+        kind = f"importance-weighted bound, K = {importance_samples}" if importance_samples else "negative ELBO"
+        return lambda images, labels, guidance, **batch: vae_bound(net, images, num_samples=importance_samples, **batch), kind, 1
+    console.refuse({"importance_samples"}, "a score network")
+    num_steps = num_steps or 128
+    return (partial(bits_per_dim, net, num_probes=num_probes, num_steps=num_steps, solver=solver),
+            f"probability flow by {solver}", num_steps)
 
 
 def _flow_guidance(net, device, discriminator_ckpt, pretrained_classifier_ckpt, w1, w2, time_min, time_max):

@@ -1,4 +1,4 @@
-"""Generate images with a score network, unguided or with discriminator guidance.
+"""Generate images with a score network or a DDPM, unguided or with discriminator guidance, or with a VAE.
 
 \b
 Examples:
@@ -13,6 +13,9 @@ Examples:
   # 1,000 images of a network trained here, as PNGs
   python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/guided \\
       --num_samples 1000 --save_type png
+  # a DDPM by DDIM in 50 steps, a VAE
+  python generate.py --network runs/mnist-ddpm/network.safetensors --outdir out-ddpm --seeds 0-63 --steps 50
+  python generate.py --network runs/mnist-vae/network.safetensors --outdir out-vae --seeds 0-63
 """
 
 import click
@@ -23,7 +26,7 @@ from dg.runtime.console import FLAG
 
 @click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
 @click.option("--network", "--network_pkl", required=True, metavar="PATH|URL|NAME",
-              help="Score network: a .safetensors or NVIDIA .pkl file, a URL, or a published name.")
+              help="Score network, DDPM or VAE: a .safetensors or NVIDIA .pkl file, a URL, or a published name.")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to save the images; a rerun goes on there.")
 @click.option("--seeds", type=console.SeedRange(), metavar="LIST", help="Seeds, for example 0-63 or 1,2,5-8.")
 @click.option("--num_samples", type=click.IntRange(min=1), metavar="N", help="Short for --seeds S..S+N-1 with --seed S.")
@@ -31,7 +34,8 @@ from dg.runtime.console import FLAG
 @click.option("--batch", "--batch_size", "--max_batch_size", type=click.IntRange(min=1), default=64,
               help="Images per batch and npz shard.")
 @click.option("--class", "class_idx", type=int, metavar="INT", help="Class of all images.  [default: drawn per seed]")
-@click.option("--steps", "--num_steps", "num_steps", type=click.IntRange(min=1), default=18, help="Sampling steps.")
+@click.option("--steps", "--num_steps", "num_steps", type=click.IntRange(min=1),
+              help="Sampling steps.  [default: 18; of a DDPM all of its own]")
 @click.option("--sigma_min", type=click.FloatRange(min=0, min_open=True), help="Lowest noise level.  [default: sampler's]")
 @click.option("--sigma_max", type=click.FloatRange(min=0, min_open=True), help="Highest noise level.  [default: sampler's]")
 @click.option("--rho", type=click.FloatRange(min=0, min_open=True), default=7, help="Exponent of the step spacing.")
@@ -44,6 +48,10 @@ from dg.runtime.console import FLAG
               help="Ablation: noise levels.")
 @click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation: sigma(t).")
 @click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation: s(t).")
+@click.option("--sampler", "method", type=click.Choice(["ddim", "ancestral"]), help="Of a DDPM: its sampler.  [default: ddim]")
+@click.option("--eta", type=click.FloatRange(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]")
+@click.option("--sample", type=click.Choice(["mean", "draw"]),
+              help="Of a VAE: the mean of each pixel's distribution, or a draw from it.  [default: mean]")
 @click.option("--subdirs", **FLAG, default=False, help="One folder per thousand PNGs.")
 @click.option("--save_type", "--save_format", type=click.Choice(["npz", "png"]), default="npz", help="File format.")
 @click.option("--discriminator_ckpt", "--discriminator_checkpoint", multiple=True, type=console.InputPath(),
@@ -58,7 +66,8 @@ from dg.runtime.console import FLAG
 @click.option("--lora_rank", type=int, help="Its rank, which the file tells too; 0 or less: no LoRA.")
 @click.option("--cond", "--conditional", "cond", **FLAG, default=None,
               help="The discriminator is class-conditional.  [default: as its file says]")
-@click.option("--dg_weight_1st_order", "--w_dg_1", "w1", type=float, default=2, help="Weight at the predictor stage.")
+@click.option("--dg_weight_1st_order", "--w_dg_1", "w1", type=float,
+              help="Weight at the predictor stage.  [default: 2; with a DDPM 1]")
 @click.option("--dg_weight_2nd_order", "--w_dg_2", "w2", type=float, default=0, help="Weight at the corrector stage.")
 @click.option("--time_min", "--time_mid", "time_min", type=click.FloatRange(0, 1), default=0.01,
               help="Start of the guided VP time window.")
@@ -75,19 +84,19 @@ from dg.runtime.console import FLAG
 def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, save_type, device, grid,
          precise, **options):
     seeds = _seeds(seeds, num_samples, seed)
-    import edm
+    from dg.models import load_model
     from dg.runtime.downloads import resolve
     from dg.runtime.ranks import process_group
     from dg.runtime.store import SampleStore
-    from dg.sampling import Sampling, check_class, describe, generate
+    from dg.sampling import check_class, describe, generate
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        net = edm.load_network(resolve(network, console.progress, console.notify), device)
+        net = load_model(resolve(network, console.progress, console.notify), device)
         if precise:
             console.compute_exactly()
             net.use_fp16 = False
-        sampling = Sampling(**{name: options[name] for name in Sampling.__dataclass_fields__})
+        sampling = _sampling(net, options)
         check_class(net, class_idx)
         guidance = _guidance(net, device, options)
         store = SampleStore(outdir, describe(net, sampling, guidance, class_idx), seeds, batch, save_type, subdirs)
@@ -109,16 +118,34 @@ def _seeds(seeds, num_samples, seed):
     return seeds if seeds is not None else list(range(seed, seed + num_samples))
 
 
+def _sampling(net, options):
+    """How to sample a network of this kind; options that are for other kinds are refused."""
+    from dg.models import SAMPLING, sampling_of
+    from dg.sampling import Sampling
+
+    kind = sampling_of(net)
+    of_any = {name for settings in (Sampling, *SAMPLING.values()) for name in settings.__dataclass_fields__}
+    console.refuse(of_any - set(kind.__dataclass_fields__), f"a network of this kind ({type(net).__name__})")
+    return kind(**{name: options[name] for name in kind.__dataclass_fields__ if options.get(name) is not None})
+
+
 GUIDANCE_OPTIONS = ("w1", "w2", "boosting", "S_churn_manual", "time_min", "time_max", "dg_clip", "cond",
                     "pretrained_classifier_ckpt", "lora_checkpoint", "member_weights")
 
 
 def _guidance(net, device, options):
     """The discriminator guidance that the options ask for, or None."""
-    paths, weights = options["discriminator_ckpt"], (options["w1"], options["w2"])
+    from dg.baselines.vae import VAE
+    from dg.ddpm import DDPM
+
+    if isinstance(net, VAE):
+        console.refuse({"discriminator_ckpt", *GUIDANCE_OPTIONS}, "a VAE, which is sampled in one step")
+    if isinstance(net, DDPM):
+        console.refuse([name for name in ("w2", "boosting") if options[name]], "a DDPM, whose steps have one stage and no churn")
+    first_weight = options["w1"] if options["w1"] is not None else 1 if isinstance(net, DDPM) else 2
+    paths, weights = options["discriminator_ckpt"], (first_weight, options["w2"])
     if not paths:
-        context, source = click.get_current_context(), click.core.ParameterSource.COMMANDLINE
-        given = [name for name in GUIDANCE_OPTIONS if options[name] and context.get_parameter_source(name) == source]
+        given = [name for name in GUIDANCE_OPTIONS if options[name] and console.given(name)]
         if given and any(weights):
             raise click.UsageError("guidance options need a discriminator: give --discriminator_ckpt PATH.")
         return None

@@ -1,11 +1,14 @@
-"""Train what has no public checkpoint: a score network, the noise-aware classifier that discriminators look through, and a
-classifier whose features measure small images. Also: convert a published network to this project's format.
+"""Train what has no public checkpoint: a score network, the noise-aware classifier that discriminators look through, a
+classifier whose features measure small images; and what EDM is compared against, a DDPM and a VAE. Also: convert a published
+network to this project's format.
 
 \b
 Examples:
   python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
   torchrun --standalone --nproc_per_node=8 pretrain.py score --preset cifar10-edm --data cifar10 --outdir runs/cifar10
   python pretrain.py classifier --preset mnist --data mnist:train --test mnist:test --outdir runs/mnist-classifier
+  python pretrain.py ddpm --preset mnist-ddpm --data mnist:train --outdir runs/mnist-ddpm
+  python pretrain.py vae --preset mnist-vae --data mnist:train --outdir runs/mnist-vae
   python pretrain.py features --data digits:train --outdir runs/by-hand/features
   python pretrain.py convert --network edm-cifar10-32x32-uncond-vp --out cifar10.safetensors
 """
@@ -14,6 +17,8 @@ from pathlib import Path
 
 import click
 
+from dg.baselines.recipes import VAE_PRESETS
+from dg.ddpm_recipes import DDPM_PRESETS
 from dg.pretraining_recipes import ARCHITECTURES, CLASSIFIER_PRESETS, PRECONDITIONING, SCORE_PRESETS, score_recipe
 from dg.runtime import console
 from dg.runtime.console import FLAG
@@ -141,6 +146,59 @@ def classifier(data, outdir, preset, test, batch_gpu, bf16, fp16, save_seconds, 
     if heldout:
         stated = ", ".join(f"{noisy_accuracy(model, heldout, time):.4f} at {time}" for time in (0.01, 0.1, 0.3, 0.6))
         console.notify(f"of {heldout.name}, by VP time: {stated}")
+
+
+@main.command(help="""Train a DDPM (Ho et al. 2020) on ADM's U-Net; writes OUTDIR/network.safetensors, the average of the
+weights, for generate.py and `fid.py nll`.
+
+The same command again goes on where it stopped. Under torchrun the processes share every batch.""")
+@training_options
+@click.option("--preset", type=click.Choice(list(DDPM_PRESETS)), required=True, help="Network and training settings.")
+@click.option("--cond", **FLAG, default=False, help="Class-conditional network.")
+@click.option("--schedule", type=click.Choice(["cosine", "linear"]), help="Schedule of the noise.  [default: the preset's]")
+@click.option("--timesteps", "num_steps", type=click.IntRange(min=1), help="Steps of the noise.  [default: the preset's]")
+@click.option("--variance", type=click.Choice(["fixed_small", "fixed_large", "learned", "learned_range"]),
+              help="Variance of the reverse steps.  [default: the preset's]")
+def ddpm(preset, cond, bf16, fp16, **options):
+    from dg.ddpm import save_ddpm
+    from dg.ddpm_training import train_ddpm
+
+    _train_model(train_ddpm, save_ddpm, *DDPM_PRESETS[preset], _precision(bf16, fp16), {"conditional": cond}, **options)
+
+
+@main.command(help="""Train a variational autoencoder with discretised logistic pixels; writes OUTDIR/network.safetensors for
+generate.py and `fid.py nll`. Its loss is the negative ELBO in bits per dimension.
+
+The same command again goes on where it stopped. Under torchrun the processes share every batch.""")
+@training_options
+@click.option("--preset", type=click.Choice(list(VAE_PRESETS)), required=True, help="Network and training settings.")
+def vae(preset, bf16, fp16, **options):
+    from dg.baselines.vae import save_vae
+    from dg.baselines.vae_training import train_vae
+
+    _train_model(train_vae, save_vae, *VAE_PRESETS[preset], _precision(bf16, fp16), {}, **options)
+
+
+def _train_model(train, save, network, settings, precision, kind, data, outdir, save_seconds, device, batch_gpu, **changes):
+    """Train with a preset's network and settings and write OUTDIR/network.safetensors."""
+    from dataclasses import replace
+
+    from dg.runtime.files import atomic_write, writable_folder
+    from dg.runtime.ranks import process_group
+
+    changes |= {"precision": precision}
+    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
+    with process_group(on_gpus=True) as ranks:
+        device, images, folder = console.pick_device(device, ranks.rank), _images(data, ranks), writable_folder(outdir)
+        model, log = train(images, network, settings, device=device, state_path=folder / "state.pt", progress=_progress(ranks),
+                           save_seconds=save_seconds, ranks=ranks, microbatch=batch_gpu, **kind)
+        if not ranks.first:
+            return
+    with atomic_write(folder / "network.safetensors") as file:
+        save(file, model)
+    _describe(folder, images, settings, network=model.init_kwargs)
+    console.notify(f"{folder / 'network.safetensors'}: {model.num_parameters:,} parameters, {settings.steps} steps, "
+                   f"loss {log[-1]['loss']:.4f}")
 
 
 def _precision(bf16, fp16):

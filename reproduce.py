@@ -6,12 +6,13 @@ Examples:
   python reproduce.py cifar10-uncond          # the published table beside the measured one; a GPU and a network
   python reproduce.py cifar10-uncond --dry-run    # what it would cost
   python reproduce.py ensemble --world mnist-14 --data mnist.npz    # a study in another world, on a CPU
+  python reproduce.py mnist --data mnist.npz  # EDM against DDPM and VAE; mnist-cond: the same with classes
   python reproduce.py two-gaussians           # every loss of the discriminator against the closed form
 
 A study (recipes, epochs, selection, weights, window, churn, steps, significance, lora, ensemble) runs in a world
-(cifar10-uncond, cifar10-cond, cifar10-jpeg, mnist, mnist-14); the name of a world alone means its recipes. Studies of
-one world share their networks and samples. Stages that are done are not repeated; after an interruption the same command
-goes on.
+(cifar10-uncond, cifar10-cond, cifar10-jpeg, mnist, mnist-14); the name of a world alone means its recipes, except for mnist.
+Studies of one world share their networks and samples. Stages that are done are not repeated; after an interruption the
+same command goes on.
 """
 
 import shlex
@@ -22,7 +23,12 @@ import click
 
 from dg.runtime import console
 
-EXPERIMENTS = {"digits": "digits", "two-gaussians": "two_gaussians"}  # name: module of dg.experiments
+EXPERIMENTS = {  # name: module of dg.experiments, and what its `run` is told besides
+    "digits": ("digits", {}),
+    "two-gaussians": ("two_gaussians", {}),
+    "mnist": ("mnist", {"conditional": False}),
+    "mnist-cond": ("mnist", {"conditional": True}),
+}
 STUDIES = ("recipes", "epochs", "selection", "weights", "window", "churn", "steps", "significance", "lora", "ensemble")
 WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "mnist", "mnist-14")
 
@@ -80,12 +86,13 @@ def _experiment(name, profile, run_folder, result_folder, fresh, common):
     from dg.experiments.stages import Stages
     from dg.runtime.files import writable_folder
 
-    experiment = import_module(f"dg.experiments.{EXPERIMENTS[name]}")
+    module, told = EXPERIMENTS[name]
+    experiment = import_module(f"dg.experiments.{module}")
     for folder in (run_folder, result_folder):
         writable_folder(folder)
     if fresh:
         Stages(run_folder).clear()
-    outcome = experiment.run(experiment.PROFILES[profile], run_folder, result_folder, **common)
+    outcome = experiment.run(experiment.PROFILES[profile], run_folder, result_folder, **common, **told)
     return outcome, result_folder, experiment.text_table(outcome)
 
 

@@ -14,7 +14,7 @@ from dg.runtime.files import atomic_write, plain
 from dg.runtime.progress import Progress, silent
 from dg.runtime.ranks import Ranks
 from dg.runtime.training_state import step_generator
-from dg.steps import ALONE, Run, Stepper, Values
+from dg.steps import ALONE, Run, Stepper, Values, update_average
 
 __all__ = ["SCORE_PRESETS", "ScoreTraining", "build_score_network", "score_recipe", "train_score_network"]
 
@@ -71,7 +71,7 @@ def train_score_network(net: edm.Preconditioner, data: ImageSet, settings: Score
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * min((step + 1) * settings.batch_size / max(settings.warmup, 1), 1)
         run.record(stepper.step(step, _drawn(net, data, settings, step, device)))
-        _update_average(ema, net, settings, step)
+        update_average(ema, net, settings, step)
         seen = (step + 1) * settings.batch_size
         if snap and ranks.first and seen // (1000 * snap) > (seen - settings.batch_size) // (1000 * snap):
             with atomic_write(Path(state_path).with_name(f"network-snapshot-{seen // 1000:06d}.safetensors")) as file:
@@ -104,14 +104,6 @@ def _drawn(net, data: ImageSet, settings: ScoreTraining, step: int, device) -> C
         return {"loss": loss.error(net, images, sigma[part], noise[part], one_hot, told).mean()}
 
     return values
-
-
-@torch.no_grad()
-def _update_average(ema, net, settings: ScoreTraining, step: int) -> None:
-    seen = (step + 1) * settings.batch_size
-    halflife = min(settings.ema_halflife, seen * settings.ema_rampup)
-    decay = 0.5 ** (settings.batch_size / max(halflife, 1e-8))
-    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
 
 
 def _check(net, data: ImageSet, settings: ScoreTraining, state_path, snap: int) -> None:

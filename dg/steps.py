@@ -155,6 +155,16 @@ class Run:
                 raise ValueError(f"the loss is not finite at step {step}; lower the learning rate and start in another folder")
 
 
+@torch.no_grad()
+def update_average(average: torch.nn.Module, net: torch.nn.Module, settings, step: int) -> None:
+    """Bring an exponential moving average on after step `step`; `settings` have batch_size, and in images ema_halflife, which
+    is at most the part ema_rampup of those seen so far."""
+    seen = (step + 1) * settings.batch_size
+    halflife = min(settings.ema_halflife, seen * settings.ema_rampup)
+    decay = 0.5 ** (settings.batch_size / max(halflife, 1e-8))
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+
+
 def _check_precision(precision: str, device: torch.device) -> None:
     if precision == "float16" and device.type != "cuda":
         raise ValueError(f"float16 trains on GPUs only, not on {device}; take bfloat16 (--bf16) or float32")

@@ -14,7 +14,7 @@ So a bound that is higher than another model's value may be loose rather than it
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ from guided_diffusion import GaussianDiffusion, vlb
 class Bound(Likelihood):
     """Upper bounds on the negative log likelihood of N images.
 
-    terms  float64 [N] by name, in bits/dim, which add up to bits_per_dim
+    terms  float64 [N] by name, in bits/dim; they add up to bits_per_dim
     """
 
     terms: dict[str, np.ndarray]
@@ -100,6 +100,14 @@ def vae_bound(model: VAE, images, *, seeds=None, num_samples: int | None = None,
         return {"reconstruction": reconstruction / nats, "kl": divergence / nats}
 
     return _collected(model, images, seeds, batch_size, terms, num_samples or 1)
+
+
+def joined(parts: Sequence[Likelihood]) -> Likelihood:
+    """What is known of several sets of images as one, in their order; all of one kind."""
+    bits, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("bits_per_dim", "num_evaluations"))
+    if not isinstance(parts[0], Bound):
+        return Likelihood(bits, counts)
+    return Bound(bits, counts, {name: np.concatenate([part.terms[name] for part in parts]) for name in parts[0].terms})
 
 
 def _collected(model, images, seeds, batch_size, terms, num_evaluations) -> Bound:

@@ -96,9 +96,14 @@ def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
     """Fraction of the images of a labelled set that the classifier names correctly; ValueError if the set does not fit."""
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; accuracy needs a labelled set")
+    return float((predict(model, data) == data.labels).mean())
+
+
+@torch.no_grad()
+def predict(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
+    """The class that each image is taken for, int64 [N]; ValueError if the images do not fit the classifier."""
     _check_fit(model, data)
-    predicted = np.concatenate([model(to_float(part)).argmax(1).numpy() for part in _batches(data.images)])
-    return float((predicted == data.labels).mean())
+    return np.concatenate([model(to_float(part)).argmax(1).numpy() for part in _batches(data.images)])
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from dg.experiments import study_report
+from dg.experiments import mnist_report, study_report
 from dg.experiments.digits_report import METRICS, metric_rows
 from dg.runtime.files import read_json, write_text
 
@@ -27,6 +27,16 @@ def study_block(results: dict) -> str:
         f"Features: {features}. [Report](docs/results/{name}/report.md).")])
 
 
+def mnist_block(results: dict) -> str:
+    """Markdown of the comparison on MNIST."""
+    settings, name = results["settings"], results["experiment"]
+    return "\n".join([*_table(mnist_report.COLUMNS, mnist_report.rows(results)), "", (
+        f"{_measured(results)}; budget {settings['budget']}; mean ± sd over {settings['num_sets']} sets of "
+        f"{settings['num_images']} images; features of a small MNIST classifier, no Inception FID; bits/dim ± standard error on "
+        f"{results['systems']['edm']['nll']['n']} test images (VAE: {results['systems']['vae']['nll']['n']:,}). "
+        f"[Report](docs/results/{name}/report.md).")])
+
+
 def _table(columns, rows) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows]]
 
@@ -37,7 +47,8 @@ def _measured(results: dict) -> str:
             f"({hardware['threads']} threads per process, torch {results['versions']['torch']})")
 
 
-BLOCKS = {"digits": digits_block}  # of experiments with a table of their own; the others are studies
+# Of experiments with a table of their own; the others are studies.
+BLOCKS = {"digits": digits_block, "mnist": mnist_block, "mnist-cond": mnist_block}
 
 
 def fill(readme=Path("README.md"), docs=Path("docs/results")) -> None:

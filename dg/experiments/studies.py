@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from dg.experiments.worlds import World
 from dg.recipes import PRESETS, DiscriminatorTraining
 
-CHURNS = (0.0, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 10.0)  # of reproduction A
-
 
 @dataclass(frozen=True)
 class Training:
@@ -145,7 +143,7 @@ def churn(world):
     systems = {"guided": System("no boosting", head, boosting=False)}
     systems |= {f"churn-{value:g}": System(f"boosted, S_churn {value:g}", head, boosting=True, S_churn=value, x=value,
                                            published=published(value) if world.released and world.conditional else None)
-                for value in CHURNS}
+                for value in world.churns}
     return Study("Churn of boosted samples", "How much noise should samples get back that look generated?", UNGUIDED | systems,
                  "S_churn of boosted samples")
 

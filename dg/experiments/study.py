@@ -170,12 +170,11 @@ class StudyRun:
 
     def make_reference(self, path, paths):
         """The extractor where it is trained here, and the features of the real images."""
-        w, about = self.world, {"name": self.world.features}
+        w = self.world
         if w.features == "classifier":
             train = self.images("train")
             train = train.take(w.num_features) if w.num_features else train
             save_classifier(path / "classifier.safetensors", train_classifier(train, w.feature_training, self.stages.progress))
-            about["name"] = f"small classifier trained on {w.title.split(',')[0]} (not Inception: compare within this table only)"
         extractor = self.extractor({"reference": path})
         real = self.images(w.reference_split)
         found = self.features(extractor, real.take(w.num_reference) if w.num_reference else real)
@@ -183,7 +182,7 @@ class StudyRun:
             published = load_features(self.resolve(w.reference), extractor)
             found = replace(found, mu=published.mu, sigma=published.sigma)
         save_features(path / "reference.npz", found)
-        write_json(path / "about.json", about | extractor.describe() | {"num_reference": found.num_images})
+        write_json(path / "about.json", extractor.describe() | {"num_reference": found.num_images})
 
     def extractor(self, paths):
         name = self.world.features
@@ -277,6 +276,9 @@ class StudyRun:
         floor = read_json(paths["measure-floor"] / "metrics.json")
         metrics["floor"] = {metric: summarise_repeats([row[metric] for row in floor["rows"]]) for metric in METRICS}
         base = {metric: metrics["unguided"][metric] for metric in METRICS}
+        extractor = read_json(paths["reference"] / "about.json")
+        if extractor["name"] == "classifier":
+            extractor["name"] = f"small classifier trained on the training images of {Path(self.source).name}"
         return {
             "experiment": self.request.folder, "study": self.request.name, "world": self.request.world_name,
             "title": self.study.title, "question": self.study.question, "setting": self.world.title,
@@ -285,7 +287,7 @@ class StudyRun:
                            if name != "unguided"},
             "floor_images": floor["num_images"], "xlabel": self.study.xlabel, "tests": self.study.tests,
             "trainings": {name: _training_log(paths[f"train-{name}"]) for name in self.study.trainings},
-            "extractor": read_json(paths["reference"] / "about.json"), "settings": plain(self.world),
+            "extractor": extractor, "settings": plain(self.world),
         }
 
 

@@ -40,6 +40,7 @@ class World:
     num_data: int = 50_000  # real and as many generated images for the discriminators
     num_images: int = 50_000  # images of a measured set
     num_sets: int = 3
+    churns: tuple[float, ...] = (0.0, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 10.0)  # of boosted samples, as reproduction A
     num_members: int = 6  # discriminators of the study of significance
     nll_images: int = 1000
     nll_steps: int = 64
@@ -88,7 +89,7 @@ WORLDS = {
         noisy_classifier=NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2)),
         feature_training=ClassifierTraining(epochs=2, batch_size=128), num_features=10_000, sampling=Sampling(num_steps=12),
         epoch_scale=1 / 3, eval_images=300, lora_ranks=(4, 32), head_width=64,
-        num_data=2000, num_images=500, num_members=3, nll_images=100,
+        num_data=2000, num_images=500, num_members=3, nll_images=100, churns=(0.0, 1.0, 2.0, 4.0, 10.0),
         deviations=("MNIST is averaged over squares of 2 × 2 pixels to 14 × 14, and the published numbers of epochs are cut to "
                     "a third, to fit two CPU cores.",)),
 }

@@ -13,7 +13,8 @@ import click
 
 from dg.runtime.progress import silent
 
-__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "compute_exactly", "notify", "pick_device", "progress", "run", "silent"]
+__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "compute_exactly", "given", "notify", "pick_device", "progress",
+           "refuse", "run", "silent"]
 
 
 class Flag(click.Option):
@@ -29,6 +30,18 @@ FLAG = dict(cls=Flag, is_flag=False, flag_value="1", type=click.BOOL, metavar="[
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
+
+
+def given(name):
+    """Whether the command line of the current command gives this option."""
+    return click.get_current_context().get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+
+
+def refuse(names, what):
+    """Refuse options that are given although they mean nothing for `what`."""
+    for option in click.get_current_context().command.params:
+        if option.name in names and given(option.name):
+            raise click.UsageError(f"{option.opts[0]} means nothing for {what}; leave it out.")
 
 
 class InputPath(click.ParamType):

@@ -19,7 +19,8 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
                       markersize=4, label="test, averaged weights")
             values = sorted([entry["loss"] for entry in log[len(log) // 20 :]] + [entry["test_loss"] for entry in looked])
             low, high = values[0], values[int(0.98 * (len(values) - 1))]  # the first steps would hide the rest
-            axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
+            if high > low:
+                axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
             axes.set_title(model)
             axes.set_ylabel(curve["ylabel"])
         panels[-1].set_xlabel("training steps")

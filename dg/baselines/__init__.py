@@ -1,0 +1,1 @@
+"""Models that guided diffusion is compared against."""

@@ -1,0 +1,69 @@
+"""A discrete diffusion model as one thing: ADM's U-Net and the process that it was trained on, in memory and on disk."""
+
+import torch
+from torch import nn
+
+from dg.ddpm_recipes import DDPMTraining
+from dg.runtime.datasets import ImageSet
+from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from guided_diffusion import GaussianDiffusion, UNetModel, create_diffusion
+
+FORMAT = "ddpm-network"
+
+
+class DDPM(nn.Module):
+    """A network and its process (Ho et al. 2020).
+
+    process  arguments of `create_diffusion`: schedule, num_steps, variance, mean
+    network  arguments of `UNetModel`, without out_channels: twice the in_channels where the variance is learned
+
+    `net` and `diffusion` are the two; `img_resolution`, `img_channels` and `label_dim` (0 where unconditional) are named as
+    those of `edm`'s networks. Impossible settings raise ValueError.
+    """
+
+    def __init__(self, process: dict, network: dict):
+        super().__init__()
+        self.init_kwargs = {"process": process, "network": network}
+        self.diffusion = create_diffusion(**process)
+        self.net = UNetModel(out_channels=network["in_channels"] * (1 + self.diffusion.learns_variance), **network)
+        self.img_resolution, self.img_channels = self.net.image_size, self.net.in_channels
+        self.label_dim = self.net.num_classes
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.net.parameters())
+
+    def respaced(self, spec=None) -> GaussianDiffusion:
+        """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes them; None: on all."""
+        return create_diffusion(**self.init_kwargs["process"], respacing=spec)
+
+
+def build_ddpm(data: ImageSet, network: dict, settings: DDPMTraining, conditional: bool = False) -> DDPM:
+    """A model for the images of `data` with the noise of `settings`, its initial weights drawn from their seed.
+
+    network  arguments of `UNetModel` beyond size, channels and classes
+    """
+    if conditional and data.labels is None:
+        raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
+    process = dict(schedule=settings.schedule, num_steps=settings.num_steps, variance=settings.variance, mean="epsilon")
+    shape = dict(image_size=data.resolution, in_channels=data.channels, num_classes=data.num_classes if conditional else 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(settings.seed)  # not those of GPUs, which are not forked
+        return DDPM(process, network | shape)
+
+
+def save_ddpm(file, model: DDPM) -> None:
+    """Write a model as safetensors, its settings in the metadata. `file`: a path or a binary file object."""
+    write_safetensors(file, model.state_dict(), FORMAT, model.init_kwargs)
+
+
+def load_ddpm(path, device="cpu") -> DDPM:
+    """A frozen model in evaluation mode. ValueError with one line that names the file and what is wrong."""
+    config, tensors = read_safetensors(path, FORMAT, "process", "network")
+    try:
+        with torch.device("meta"):
+            model = DDPM(config["process"], config["network"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{path}: describes no DDPM that can be built: {error}") from None
+    load_strictly(model, tensors, path)
+    return model.eval().requires_grad_(False).to(device)
