@@ -15,7 +15,8 @@ from dg.runtime.datasets import to_uint8
 from dg.sampling import draw_images
 from dg.trace import Trace
 
-COLUMNS = ["", "parameters", "training", "s / 1,000", "evaluations", "bits/dim", "FD", "KID", "precision", "recall"]
+COLUMNS = ["", "FD", "KID", "precision", "recall", "bits/dim"]
+COST_COLUMNS = ["", "parameters", "training", "evaluations", "s / 1,000 images"]
 KIND = {"edm": "probability flow", "ddpm": "bound", "vae": "bound"}
 
 
@@ -28,17 +29,21 @@ def write(folder, outcome: dict, experiment, paths) -> None:
 
 
 def rows(outcome: dict) -> list[list[str]]:
-    """Cells of the table of systems."""
-    table = []
-    for name, system in outcome["systems"].items():
-        metrics, nll = outcome["metrics"][name], system["nll"]
-        table.append([system["title"], f"{system['parameters']:,}", _minutes(system["training_seconds"]),
-                      f"{system['seconds_per_1000']:.1f}", str(system["num_evaluations"]), mean_sd(nll["mean"], nll["sd"]),
-                      *(mean_sd(metrics[m]["mean"], metrics[m]["sd"]) for m in ("fd", "kid", "precision", "recall"))])
-    floor = outcome["metrics"]["floor"]
-    table.append(["train against test", *[""] * 5,
-                  *(mean_sd(floor[m]["mean"], floor[m]["sd"]) for m in ("fd", "kid", "precision", "recall"))])
-    return table
+    """Cells of the table of quality."""
+    metrics = outcome["metrics"]
+    table = [[system["title"], *_quality(metrics[name]), mean_sd(system["nll"]["mean"], system["nll"]["sd"])]
+             for name, system in outcome["systems"].items()]
+    return [*table, ["train against test", *_quality(metrics["floor"]), ""]]
+
+
+def cost_rows(outcome: dict) -> list[list[str]]:
+    """Cells of the table of cost."""
+    return [[system["title"], f"{system['parameters']:,}", _minutes(system["training_seconds"]), str(system["num_evaluations"]),
+             f"{system['seconds_per_1000']:.1f}"] for system in outcome["systems"].values()]
+
+
+def _quality(metrics) -> list[str]:
+    return [mean_sd(metrics[name]["mean"], metrics[name]["sd"]) for name in ("fd", "kid", "precision", "recall")]
 
 
 def winners(outcome: dict) -> list[list[str]]:
@@ -50,9 +55,8 @@ def winners(outcome: dict) -> list[list[str]]:
         order = sorted(plain, key=lambda name: values[name][0] if least else -values[name][0])
         (first, sd0), (second, sd1) = (values[name] for name in order[:2])
         spread = math.hypot(sd0, sd1)
-        ahead = f"{abs(first - second) / spread:.1f} sd" if spread else "no spread measured"
-        return [title, systems[order[0]]["title"], f"{mean_sd(first, sd0)}{unit}", systems[order[1]]["title"],
-                f"{mean_sd(second, sd1)}{unit}", ahead]
+        ahead = f"{abs(first - second) / spread:.1f} sd" if spread else "measured once"
+        return [title, systems[order[0]]["title"], f"{mean_sd(first, sd0)}{unit}", systems[order[1]]["title"], ahead]
 
     of = {metric: {name: (metrics[name][metric]["mean"], metrics[name][metric]["sd"]) for name in plain}
           for metric in ("fd", "kid", "precision", "recall")}
@@ -140,7 +144,8 @@ def describe(folder, outcome) -> Document:
         cards, [
             Section("Results", [
                 Table(COLUMNS, rows(outcome), caption=_caption(outcome)),
-                Table(["", "best", "", "next", "", "ahead by"], winners(outcome), align="llrlrr",
+                Table(COST_COLUMNS, cost_rows(outcome)),
+                Table(["", "best", "", "next", "ahead by"], winners(outcome), align="llrlr",
                       caption="sd: of the two values together, over the sets; times were measured once."),
                 Picture(folder / "metrics.png", "The line is real against real: training images against the test images."),
                 Picture(folder / "cost.png", f"Sampling time against distance; time of {images:,} images on "
@@ -155,10 +160,10 @@ def describe(folder, outcome) -> Document:
                 "likelihood of the probability flow of uniformly dequantised images, by Heun steps and Hutchinson's trace: an "
                 "estimate, not a bound. DDPM: the variational bound with the discretised Gaussian decoder. VAE: the ELBO with "
                 "discretised logistic pixels. A bound that is higher may be loose rather than its model worse.",
-                Table(["", "what", "images", "bits/dim ± standard error", "terms"], [
+                Table(["", "what", "images", "bits/dim", "terms"], [
                     [system["title"], KIND[name.split("_")[0]], f"{system['nll']['n']:,}",
                      mean_sd(system["nll"]["mean"], system["nll"]["sd"]),
-                     ", ".join(f"{term} {value:.3f}" for term, value in system["nll"]["terms"].items())]
+                     ", ".join(f"{term} {value:.2f}" for term, value in system["nll"]["terms"].items())]
                     for name, system in systems.items()], align="llrrl")]),
             Section("Training", [
                 Picture(folder / "losses.png", "Losses are on different scales: compare shapes. The test loss is of the averaged "

@@ -30,7 +30,9 @@ def study_block(results: dict) -> str:
 def mnist_block(results: dict) -> str:
     """Markdown of the comparison on MNIST."""
     settings, name = results["settings"], results["experiment"]
-    return "\n".join([*_table(mnist_report.COLUMNS, mnist_report.rows(results)), "", (
+    cost = {row[0]: row[1:] for row in mnist_report.cost_rows(results)}
+    joined = [[*row, *cost.get(row[0], [""] * 4)] for row in mnist_report.rows(results)]
+    return "\n".join([*_table([*mnist_report.COLUMNS, *mnist_report.COST_COLUMNS[1:]], joined), "", (
         f"{_measured(results)}; budget {settings['budget']}; mean ± sd over {settings['num_sets']} sets of "
         f"{settings['num_images']} images; features of a small MNIST classifier, no Inception FID; bits/dim ± standard error on "
         f"{results['systems']['edm']['nll']['n']} test images (VAE: {results['systems']['vae']['nll']['n']:,}). "

@@ -76,7 +76,9 @@ def trainings(world: World) -> dict[str, Training]:
     made |= {f"lora-{rank}": replace(authors, lora_rank=rank, keep_every=0) for rank in world.lora_ranks}
     made |= {f"authors-seed-{seed}": replace(authors, seed=seed, keep_every=0) for seed in range(1, world.num_members)}
     found = {name: Training("classifier", settings) for name, settings in made.items()}
-    return found | {"default-score": Training("score", default)}
+    score = replace(PRESETS["score"], conditional=world.conditional, eval_images=world.eval_images,
+                    epochs=PRESETS["score"].epochs if world.epoch_scale else 1)
+    return found | {"default-score": Training("score", default), "score": Training("score", score)}
 
 
 UNGUIDED = {"unguided": System("unguided")}
@@ -89,7 +91,8 @@ def recipes(world):
         systems["released"] = System("authors' released discriminator", (Head("released"),))
     systems |= {"authors": System("authors' recipe", (Head("authors", "last"),)),
                 "guided": System("default recipe", (Head("default"),)),
-                "score": System("default recipe, score encoder", (Head("default-score"),))}
+                "default-score": System("default recipe, score encoder", (Head("default-score"),)),
+                "score": System("score recipe, score encoder", (Head("score"),))}
     return Study("Discriminator guidance", "Does guidance bring generated images closer to the real ones, and which recipe for "
                  "the discriminator does it best?", systems, nll=True)
 

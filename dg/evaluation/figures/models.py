@@ -28,7 +28,7 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
 
 
 def quality_against_cost(path, systems, ylabel="Fréchet distance", title="Quality against sampling cost"):
-    """Fréchet distance over seconds per 1,000 images on logarithmic axes, one labelled point per system.
+    """Fréchet distance over seconds per 1,000 images (logarithmic), one labelled point per system.
 
     systems  {system: {"seconds": float, "mean": float, "sd": float}}
     """
@@ -38,5 +38,10 @@ def quality_against_cost(path, systems, ylabel="Fréchet distance", title="Quali
             colour = GUIDED if "guided" in name and "unguided" not in name else UNGUIDED
             axes.errorbar(entry["seconds"], entry["mean"], entry["sd"], color=colour, marker="o", markersize=7, capsize=3)
             axes.annotate(name, (entry["seconds"], entry["mean"]), (7, 5), textcoords="offset points", fontsize=10)
-        axes.set(xscale="log", yscale="log", xlabel="seconds per 1,000 images", ylabel=f"{ylabel}  (lower is better)")
+        axes.set(xscale="log", xlabel="seconds per 1,000 images (logarithmic)", ylabel=f"{ylabel}  (lower is better)")
         axes.margins(0.25)
+        axes.set_ylim(bottom=0)
+        low, high = min(entry["seconds"] for entry in systems.values()), max(entry["seconds"] for entry in systems.values())
+        ticks = [value * 10**power for power in range(-3, 7) for value in (1, 3) if low / 2 < value * 10**power < 2 * high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()

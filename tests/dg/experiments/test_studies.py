@@ -65,7 +65,8 @@ def test_recipes_differ_in_what_they_claim_to():
         authors, default = made["authors"].settings, made["default"].settings
         assert authors.lr_schedule == "constant" and not authors.ema_halflife and authors.time_sampling == "importance"
         assert default.lr_schedule == "cosine" and default.ema_halflife
-        assert made["default-score"].extractor == "score" and made["default-score"].settings == default
+        assert made["default-score"].extractor == made["score"].extractor == "score"
+        assert made["default-score"].settings == default
         assert authors.conditional == default.conditional == world.conditional
         assert len({training.settings.seed for name, training in made.items() if name.startswith("authors")}) == world.num_members
 
