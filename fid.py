@@ -90,6 +90,8 @@ def calc(images, ref, num_samples, seed, sets, metrics, fid_infinity, batch, as_
         raise click.UsageError(f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}.")
     if sets > 1 and (num_samples is None or seed is not None):
         raise click.UsageError("--sets needs --num_samples, the size of each set, and takes no --seed.")
+    if sets > 1 and fid_infinity:
+        raise click.UsageError("--fid_infinity extrapolates one set of images; leave --sets out.")
     start, outdir = time.perf_counter(), outdir or ("fid-results" if plot else None)
     with process_group() as ranks:
         measure = Measurement(ranks, batch, metrics, fid_infinity, **extractor_options)

@@ -210,6 +210,7 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     ("fid --images {fake} --ref digits --num_samples 13 " + IN, "13 images asked for, 12 found"),
     ("fid --images {fake} --ref digits --num_samples 5 --sets 3 " + IN, "15 images asked for, 12 found"),
     ("fid --images {fake} --ref digits --sets 3 " + IN, "--num_samples"),
+    ("fid --images {fake} --ref digits --num_samples 5 --sets 2 --fid_infinity " + IN, "--fid_infinity"),
     ("fid --images {fake} --ref digits --metrics fd,sharpness " + IN, "sharpness"),
     ("fid --images {fake} --ref digits --metrics fd,is " + IN, "is: not possible"),
     ("fid --images {fake} --ref digitz " + IN, "digitz does not exist"),

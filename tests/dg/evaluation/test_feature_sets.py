@@ -56,6 +56,23 @@ def test_processes_add_up_to_one():
     assert joined.fingerprint == alone.fingerprint
 
 
+def test_a_process_without_images_changes_nothing():
+    parts = []
+
+    class Sending(Ranks):
+        def gather(self, item):
+            parts.append(item)
+
+    class Receiving(Ranks):
+        def gather(self, item):
+            return [item, *parts]
+
+    assert digits(batch_size=200, ranks=Sending(1, 2)) is None
+    joined, alone = digits(batch_size=200, ranks=Receiving(0, 2)), digits(batch_size=200)
+    np.testing.assert_array_equal(joined.sigma, alone.sigma)
+    np.testing.assert_array_equal(joined.features, alone.features)
+
+
 def test_memory_does_not_grow_where_nothing_is_kept():
     import tracemalloc
 
