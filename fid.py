@@ -97,6 +97,7 @@ def calc(images, ref, num_samples, seed, sets, metrics, fid_infinity, batch, as_
         measure = Measurement(ranks, batch, metrics, fid_infinity, **extractor_options)
         jobs = [(source, measure.open(source, num_samples, seed, sets)) for source in images]  # refused before any work
         reference = measure.reference(ref)
+        measure.check(jobs, reference)
         rows = {source: measure(source, parts, reference) for source, parts in jobs}
         if not ranks.first:
             return
@@ -162,6 +163,23 @@ class Measurement:
             found = collected and replace(found, features=collected.features)
         return found
 
+    def check(self, jobs, reference):
+        """Refuse what cannot be measured before the images are looked at."""
+        from dg.evaluation.measure import METRICS
+
+        if reference is None:
+            return  # not the first process, which finds the same
+        single = [name for name in self.metrics or () if METRICS[name][1]]
+        if single and reference.features is None:
+            raise ValueError(f"{reference.name}: statistics alone; {', '.join(single)} need the reference images")
+        for source, (part, *_) in jobs:
+            if part is None and (self.fid_infinity or single):
+                wanted = "--fid_infinity" if self.fid_infinity else ", ".join(single)
+                raise ValueError(f"{source}: statistics alone; {wanted} needs the images")
+            if self.fid_infinity and len(part[1]) < 4 * len(reference.mu):
+                raise ValueError(f"{source}: {len(part[1])} images; --fid_infinity needs {4 * len(reference.mu)} in these "
+                                 "features")
+
     def collect(self, stream, positions, keep):
         from dg.evaluation.feature_sets import collect
 
@@ -175,19 +193,18 @@ class Measurement:
         from dg.evaluation.measure import evaluate
         from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
 
-        tables, found = [], None
+        tables, fingerprints, found = [], [], None
         for part in parts:
             found = self.collect(*part, self.keep_generated) if part else load_features(source, self.extractor)
             if self.ranks.first:
                 tables.append(evaluate(found, reference, self.metrics))
+                fingerprints.append(found.fingerprint)
         if not self.ranks.first:
             return None
-        row = {"source": source, "num_images": found.num_images, "fingerprint": found.fingerprint, "sets": len(parts)}
+        row = {"source": source, "num_images": found.num_images, "fingerprints": fingerprints, "sets": len(parts)}
         row["metrics"] = tables[0] if len(tables) == 1 else {
             name: summarise_repeats([table[name]["value"] for table in tables]) for name in tables[0]}
         if self.fid_infinity:
-            if found.features is None:
-                raise ValueError(f"{source}: statistics alone; --fid_infinity needs the images")
             line = fid_infinity(found.features, reference.mu, reference.sigma)
             row["fid_infinity"] = asdict(line.estimate) | {
                 "sizes": line.sizes.tolist(), "values": line.values.tolist(), "intercept": line.intercept,
@@ -206,6 +223,7 @@ class Measurement:
 def text_table(outcome):
     """Lines for the terminal: what was compared, then a row for every set of images."""
     from dg.evaluation.measure import METRICS
+    from dg.evaluation.report import text_of
 
     extractor, reference = outcome["extractor"], outcome["reference"]
     weights = "" if extractor["published_weights"] is not False else ", NOT the published weights"
@@ -224,13 +242,14 @@ def text_table(outcome):
         if infinite:
             line = row["fid_infinity"]
             cells[-1].append(f"{line['value']:.4f} ± {line['standard_error']:.4f}")
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines += ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                        for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in cells]
+    lines.append(text_of(cells))
     if any(row["sets"] > 1 for row in rows.values()):
         lines.append("mean ± sd over the sets (min: the least of them, which falls with their number)")
     elif any("standard_error" in value for row in rows.values() for value in row["metrics"].values()):
         lines.append("± is one standard error; a single distance has none, --sets measures its spread")
+    if infinite:
+        lines.append(f"{outcome['distance']}\N{INFINITY}: ± of the line through these images; over fresh ones it varies about "
+                     "twice as much")
     return "\n".join(lines)
 
 
@@ -257,14 +276,15 @@ def write(outdir, outcome, plot):
     titles = {"fd": f"{distance} (lower is better)", "kid": "KID (lower is better)", "precision": "precision (higher is better)",
               "recall": "recall (higher is better)"}
     shown = {metric: title for metric, title in titles.items() if any(metric in table for table in tables.values())}
-    figures.metric_bars(folder / "metrics.png", tables, shown, title="Value and sd or standard error")
+    if shown:
+        figures.metric_bars(folder / "metrics.png", tables, shown, title="Value and sd or standard error")
     pairs = {name: row["metrics"] for name, row in rows.items() if "low" in row["metrics"].get("precision", {})}
     if pairs:
         figures.precision_recall_scatter(folder / "precision-recall.png", pairs)
     if lines := {name: row["fid_infinity"] for name, row in rows.items() if "fid_infinity" in row}:
         figures.distance_against_size(folder / "fid-against-n.png", lines, distance)
-    numbers = numbers_in(list(rows))
-    if numbers:
+    numbers = numbers_in(list(outcome["images"]))
+    if numbers and all("fd" in table for table in tables.values()):
         fd = [table["fd"] for table in tables.values()]
         figures.distance_sweep(folder / "series.png", numbers, [row["mean"] for row in fd], [row["sd"] or 0 for row in fd],
                                xlabel="number in the names", ylabel=distance, title=f"{distance} against the number in the names")

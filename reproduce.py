@@ -50,6 +50,8 @@ WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "mnist", "mnist-14")
 @click.option("--publish", is_flag=True, help="Copy results and pictures to docs/results/NAME, fill the README.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 def main(name, world, profile, dry_run, stage, samples, seeds_per_set, fresh, data, runs, results, publish, device):
+    if publish and profile != "full":
+        raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
     suffix = "" if profile == "full" else f"-{profile}"
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     common = dict(command=command, device=console.pick_device(device), progress=console.progress, notify=console.notify)

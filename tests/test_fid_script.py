@@ -44,7 +44,7 @@ def test_equal_sets_have_no_distance(at):
     assert abs(found["fd"]["value"]) < 1e-6 and found["kid"]["value"] < 1e-6
     assert found["precision"]["value"] == found["recall"]["value"] == found["coverage"]["value"] == 1
     assert outcome["distance"] == "FD" and outcome["extractor"]["name"] == "classifier"
-    assert outcome["images"]["digits"]["fingerprint"] == outcome["reference"]["fingerprint"]
+    assert outcome["images"]["digits"]["fingerprints"] == [outcome["reference"]["fingerprint"]]
 
 
 def test_a_table_of_several_sets(at):
@@ -61,7 +61,7 @@ def test_shuffling_changes_nothing_but_the_fingerprint(at, digits, tmp_path):
     np.savez(tmp_path / "shuffled.npz", samples=images[np.random.default_rng(0).permutation(900)])
     outcome = measured("fid --images {tmp}/shuffled.npz --ref {digits} " + PIXELS, tmp=tmp_path, digits=digits)
     assert abs(metrics(outcome, tmp_path / "shuffled.npz")["fd"]["value"]) < 1e-6
-    assert outcome["images"][str(tmp_path / "shuffled.npz")]["fingerprint"] != outcome["reference"]["fingerprint"]
+    assert outcome["images"][str(tmp_path / "shuffled.npz")]["fingerprints"] != [outcome["reference"]["fingerprint"]]
 
 
 def test_the_first_images_or_drawn_ones(at, digits):
@@ -81,6 +81,7 @@ def test_disjoint_sets_have_mean_sd_and_minimum(at, digits):
     command = "fid --images {digits} --ref digits --num_samples 300 --metrics fd "
     outcome = measured(command + "--sets 3 " + PIXELS, digits=digits)
     fd = metrics(outcome, digits)["fd"]
+    assert len(set(outcome["images"][str(digits)]["fingerprints"])) == 3
     assert fd["n"] == 3 and fd["min"] == min(fd["values"]) < fd["mean"]
     assert fd["sd"] == pytest.approx(np.std(fd["values"], ddof=1))
     alone = measured(command + PIXELS, digits=digits)
@@ -127,6 +128,17 @@ def test_figures_and_results_file(at, digits, tmp_path):
     assert len(line["sizes"]) == len(line["values"]) and line["low"] < line["value"] < line["high"]
 
 
+def test_a_plot_of_what_there_is(digits, tmp_path):
+    """Metrics without a distance leave the figures of distances out."""
+    for epoch in (5, 10):
+        np.savez(tmp_path / f"epoch-{epoch}.npz", samples=load_images("digits").images[: 20 * epoch])
+    sources = " ".join(f"--images {{tmp}}/epoch-{epoch}.npz" for epoch in (5, 10))
+    succeed(f"fid {sources} --ref digits --metrics density,coverage --plot --outdir {{tmp}}/out " + PIXELS, tmp=tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    succeed(f"fid {sources} --ref digits --metrics kid --plot --outdir {{tmp}}/kid " + PIXELS, tmp=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "kid").iterdir()) == ["metrics.png", "results.json"]
+
+
 def test_published_spellings_of_options(at, digits, tmp_path):
     places = {"digits": digits, "tmp": tmp_path}
     short = succeed("fid calc --images={digits} --ref=digits --num=100 --batch=7 --plot=False " + PIXELS, **places)
@@ -147,7 +159,7 @@ def test_two_processes_measure_what_one_measures(at, digits):
     assert [process.returncode for process in processes] == [0, 0], texts
     assert texts[1] == ("", "")
     one, two = measured(command.replace("--json", ""), **at, digits=digits), json.loads(texts[0][0])
-    assert two["images"][str(digits)]["fingerprint"] == one["images"][str(digits)]["fingerprint"]
+    assert two["images"][str(digits)]["fingerprints"] == one["images"][str(digits)]["fingerprints"]
     for name, value in metrics(one, digits).items():
         assert metrics(two, digits)[name]["value"] == pytest.approx(value["value"], rel=1e-9), name
 
@@ -213,6 +225,9 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     ("fid --images {fake} --ref digits --num_samples 5 --sets 2 --fid_infinity " + IN, "--fid_infinity"),
     ("fid --images {fake} --ref digits --metrics fd,sharpness " + IN, "sharpness"),
     ("fid --images {fake} --ref digits --metrics fd,is " + IN, "is: not possible"),
+    ("fid --images {fake} --ref {tmp}/pixels.npz --metrics kid " + PIXELS, "kid need the reference images"),
+    ("fid --images {tmp}/pixels.npz --ref digits --fid_infinity " + PIXELS, "--fid_infinity needs the images"),
+    ("fid --images {fake} --ref digits --fid_infinity " + PIXELS, "12 images; --fid_infinity needs 256"),
     ("fid --images {fake} --ref digitz " + IN, "digitz does not exist"),
     ("fid --images {tmp}/none --ref digits " + IN, "none does not exist"),
     ("fid --images {tmp}/cut.npz --ref digits " + IN, "cut short"),

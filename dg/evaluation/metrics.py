@@ -21,8 +21,7 @@ class FeatureStatistics:
     scatter  [D, D]  float64, sum of the outer products of the features less their mean
 
     Centred sums keep their digits where the mean is far larger than the spread; plain sums of outer products lose as
-    many as (mean / sd)^2 has. Several parts join by `merge` (Chan, Golub, LeVeque 1979), in one process or, through
-    `state` and `from_state`, across processes and files.
+    many as (mean / sd)^2 has. Several parts, also of other processes, join by `merge` (Chan, Golub, LeVeque 1979).
     """
 
     def __init__(self):
@@ -45,18 +44,6 @@ class FeatureStatistics:
             self._join(other.num_x, self._fitting(other.mean[None])[0].to(torch.float64, copy=True))
             self.scatter += other.scatter.to(self.scatter.device)
         return self
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What `from_state` needs, as arrays: num_x [], mean [D], scatter [D, D]."""
-        self._require(1)
-        return {"num_x": np.array(self.num_x), "mean": self.mean.cpu().numpy(), "scatter": self.scatter.cpu().numpy()}
-
-    @classmethod
-    def from_state(cls, state):
-        statistics = cls()
-        statistics.num_x = int(state["num_x"])
-        statistics.mean, statistics.scatter = (torch.tensor(state[name], dtype=torch.float64) for name in ("mean", "scatter"))
-        return statistics
 
     @property
     def mu(self):

@@ -90,6 +90,13 @@ class Document:
     footer: str = ""
 
 
+def text_of(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal: the first row are headings, the first column is aligned left, the others right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                               for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
+
+
 def write_report(path_html, document):
     """Write `document` as one HTML file with pictures and styles inside: no script, nothing loaded from elsewhere.
 

@@ -34,8 +34,12 @@ from dg.evaluation.classifier import (
     save_classifier,
     train_classifier,
 )
+from dg.evaluation.feature_sets import collect
+from dg.evaluation.features import load_extractor
 from dg.evaluation.likelihood import bits_per_dim
 from dg.evaluation.measure import measure
+from dg.evaluation.metrics import frechet_distance
+from dg.evaluation.report import text_of
 from dg.evaluation.uncertainty import summarise_repeats
 from dg.experiments.common import compare, one_thread, sample
 from dg.experiments.provenance import provenance
@@ -44,8 +48,10 @@ from dg.guidance import DiscriminatorGuidance
 from dg.pretraining import build_score_network, train_score_network
 from dg.pretraining_recipes import SCORE_PRESETS, ScoreTraining
 from dg.recipes import PRESETS, DiscriminatorTraining
+from dg.runtime.catalogue import CATALOGUE
 from dg.runtime.datasets import ImageSet, load_images, to_float
-from dg.runtime.files import atomic_write, plain, read_json, write_json
+from dg.runtime.files import atomic_write, cache_folder, plain, read_json, write_json
+from dg.runtime.image_stream import stream_of
 from dg.runtime.training_state import step_generator
 from dg.sampling import Sampling
 from dg.training import train_discriminator
@@ -173,7 +179,7 @@ class Comparison:
         s = self.settings
         settings = {"model": plain(getattr(s, model)), "conditional": s.conditional and model != "vae"} | self.identity
         sets = {"num_images": s.num_images, "num_sets": s.num_sets, "batch_size": s.batch_size}
-        nll = {"nll_images": s.nll_images, "nll_steps": s.nll_steps}
+        nll = {"nll_images": s.nll_images, "nll_steps": s.nll_steps, "test": self.test.fingerprint()}
         sampling = {"sampling": plain(self.sampling(model))}
         stages = [Stage(f"train-{model}", settings, [], getattr(self, f"train_{model}")),
                   Stage(f"sample-{model}", sampling | sets, [f"train-{model}"],
@@ -198,7 +204,7 @@ class Comparison:
         plan = [stage for model in MODELS for stage in self.branch(model)]
         features = Stage("features", plain(s.features) | self.identity, [], self.make_features)
         needs = ["features", *(f"sample-{system}" for system in SYSTEMS)]
-        return [*plan, features, Stage("measure", {"metrics": METRICS, "num_reference": s.num_reference}, needs, self.measure)]
+        return [*plan, features, Stage("measure", {"metrics": METRICS, "test": self.test.fingerprint()}, needs, self.measure)]
 
     # Models ---------------------------------------------------------------------------------------------------------------
 
@@ -296,7 +302,7 @@ class Comparison:
     def likelihood(self, path, paths, system):
         """Bits per dimension of test images: see `dg.evaluation.bounds` for what is a bound and what is not."""
         s, model, net = self.settings, system.split("_")[0], self.load(paths, system.split("_")[0])
-        images = self.test if model == "vae" else self.test.take(min(s.nll_images, len(self.test)))
+        images = self.test.take(min(s.nll_images, len(self.test)))
         one_hot = torch.eye(net.label_dim, device=self.device)[torch.from_numpy(images.labels)] if net.label_dim else None
         if model == "vae":
             found = vae_bound(net, images.images, batch_size=s.batch_size)
@@ -306,7 +312,8 @@ class Comparison:
             found = bits_per_dim(net, images.images, one_hot, self.guidance(paths, system, (s.weight, s.weight)),
                                  num_steps=s.nll_steps, batch_size=s.batch_size)
         terms = {name: float(values.mean()) for name, values in getattr(found, "terms", {}).items()}
-        write_json(path / "nll.json", {"mean": found.mean, "sd": found.standard_error, "n": len(images), "terms": terms})
+        write_json(path / "nll.json", {"mean": found.mean, "standard_error": found.standard_error, "n": len(images),
+                                       "terms": terms})
 
     # Measuring ------------------------------------------------------------------------------------------------------------
 
@@ -317,11 +324,14 @@ class Comparison:
     def measure(self, path, paths):
         s, model = self.settings, load_classifier(paths["features"] / "classifier.safetensors")
         reference, metrics = extract_features(model, self.test), {}
+        inception = self.inception()
         for system in SYSTEMS:
             rows = []
             for index in range(s.num_sets):
                 images = load_images(paths[f"sample-{system}"] / f"set{index}")
                 row = measure(extract_features(model, images), reference)
+                if inception is not None:
+                    row["fid"] = inception(images)
                 if images.labels is not None:
                     row["agreement"] = float((predict(model, images) == images.labels).mean())
                 rows.append(row)
@@ -331,6 +341,25 @@ class Comparison:
         rows = [measure(extract_features(model, self.train.subset(slice(end - size, end))), reference) for end in ends]
         metrics["floor"] = {name: summarise_repeats([row[name] for row in rows]) for name in METRICS}
         write_json(path / "metrics.json", {"metrics": metrics, "accuracy": accuracy(model, self.test)})
+
+    def inception(self):
+        """FID of a set of images against the test images, where Inception's weights are in the cache folder; else None."""
+        weights = cache_folder() / CATALOGUE["inception-torch-fidelity"].name
+        if not weights.exists():
+            return None
+        extractor = load_extractor("inception", weights, self.device)
+
+        def statistics_of(images):
+            stream = stream_of(images)
+            return collect(extractor, stream, stream.positions(None), keep=False, progress=self.stages.progress)
+
+        real = statistics_of(self.test)
+
+        def fid(images) -> float:
+            found = statistics_of(images)
+            return frechet_distance(found.mu, found.sigma, real.mu, real.sigma)
+
+        return fid
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
@@ -350,11 +379,11 @@ class Comparison:
                 "seconds_per_1000": 1000 * seconds[f"sample-{name}"] / total,
                 "nll": read_json(paths[f"nll-{name}"] / "nll.json")}
         return {
-            "experiment": "mnist-cond" if s.conditional else "mnist", "data": self.train.name, "metrics": metrics,
+            "experiment": "mnist-cond" if s.conditional else "mnist", "data": Path(self.train.name).name, "metrics": metrics,
             "systems": systems, "logs": {model: logs[model]["log"] for model in MODELS},
             "comparison": {model: compare({m: metrics[f"{model}_guided"][m] for m in METRICS},
                                           {m: metrics[model][m] for m in METRICS}) for model in ("edm", "ddpm")},
-            "extractor": {"name": f"small classifier trained on {self.train.name} (not Inception)",
+            "extractor": {"name": f"small classifier trained on {Path(self.train.name).name} (not Inception)",
                           "test_accuracy": measured["accuracy"]},
             "settings": plain(s),
         }
@@ -364,10 +393,7 @@ def text_table(outcome: dict) -> str:
     """The metrics for a terminal."""
     from dg.experiments import mnist_report
 
-    cells = [mnist_report.COLUMNS, *mnist_report.rows(outcome)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join("  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in
-                               enumerate(zip(row, widths, strict=True))) for row in cells)
+    return text_of([mnist_report.COLUMNS, *mnist_report.rows(outcome)])
 
 
 def images_of(paths, system, count: int | None = None) -> ImageSet:

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import torch
 
+import edm
 from dg.baselines.vae_sampling import interpolate
+from dg.discrete_sampling import as_cond_fn
 from dg.evaluation import figures
 from dg.evaluation.figures.style import mean_sd
 from dg.evaluation.report import Card, Code, Document, Note, Picture, Section, Table, write_markdown, write_report
@@ -31,7 +33,7 @@ def write(folder, outcome: dict, experiment, paths) -> None:
 def rows(outcome: dict) -> list[list[str]]:
     """Cells of the table of quality."""
     metrics = outcome["metrics"]
-    table = [[system["title"], *_quality(metrics[name]), mean_sd(system["nll"]["mean"], system["nll"]["sd"])]
+    table = [[system["title"], *_quality(metrics[name]), mean_sd(system["nll"]["mean"], system["nll"]["standard_error"])]
              for name, system in outcome["systems"].items()]
     return [*table, ["train against test", *_quality(metrics["floor"]), ""]]
 
@@ -62,7 +64,7 @@ def winners(outcome: dict) -> list[list[str]]:
           for metric in ("fd", "kid", "precision", "recall")}
     return [ranked(of["fd"], "Fréchet distance"), ranked(of["kid"], "KID"), ranked(of["precision"], "precision", least=False),
             ranked(of["recall"], "recall", least=False),
-            ranked({n: (s["nll"]["mean"], s["nll"]["sd"]) for n, s in plain.items()}, "bits/dim (± standard error)"),
+            ranked({n: (s["nll"]["mean"], s["nll"]["standard_error"]) for n, s in plain.items()}, "bits/dim (± standard error)"),
             ranked({n: (s["training_seconds"], 0.0) for n, s in plain.items()}, "training time", " s"),
             ranked({n: (s["seconds_per_1000"], 0.0) for n, s in plain.items()}, "sampling time", " s / 1,000")]
 
@@ -112,18 +114,42 @@ def draw(folder, outcome, experiment, paths) -> None:
 
 
 def _draw_strips(folder, experiment, paths):
-    """Denoised images along the way, of EDM with and without guidance."""
-    net, strips, labels = experiment.load(paths, "edm"), [], []
-    for name in ("edm", "edm_guided"):
-        trace = Trace(experiment.guidance(paths, name))
-        with torch.no_grad():
-            draw_images(net, [0, 1], experiment.settings.edm_sampling, trace, device=experiment.device)
-        every = max(len(trace.sigmas) // 9, 1)
-        for row in range(2):
-            strips.append(np.stack([to_uint8(step[row : row + 1])[0] for step in trace.denoised])[::every])
-            labels.append(f"seed {row}, {SYSTEMS[name]}")
-    figures.denoising_strips(folder / "strips.png", np.stack(strips), trace.sigmas[::every], labels,
-                             title="Denoised image, step by step")
+    """Denoised images along the way, of both diffusion models with and without guidance."""
+    for model, trace in (("edm", _edm_trace), ("ddpm", _ddpm_trace)):
+        net, strips, labels, levels = experiment.load(paths, model), [], [], []
+        for name in (model, f"{model}_guided"):
+            denoised, sigmas = trace(net, [0, 1], experiment, experiment.guidance(paths, name))
+            every = max(len(sigmas) // 9, 1)
+            levels = sigmas[::every]
+            for row in range(2):
+                strips.append(np.stack([to_uint8(step[row : row + 1])[0] for step in denoised])[::every])
+                labels.append(f"seed {row}, {SYSTEMS[name]}")
+        figures.denoising_strips(folder / f"strips-{model}.png", np.stack(strips), levels, labels,
+                                 title=f"{MODELS[model]}: the denoised image, step by step")
+
+
+@torch.no_grad()
+def _edm_trace(net, seeds, experiment, guidance):
+    trace = Trace(guidance)
+    draw_images(net, seeds, experiment.settings.edm_sampling, trace, device=experiment.device)
+    return trace.denoised, trace.sigmas
+
+
+@torch.no_grad()
+def _ddpm_trace(model, seeds, experiment, guidance):
+    """Predicted clean images of DDIM steps, and their noise levels at EDM scale."""
+    diffusion, denoised = model.respaced(str(experiment.settings.ddpm_sampling.num_steps)), []
+    rnd = edm.StackedRandomGenerator(experiment.device, seeds)
+    noise = rnd.randn([len(seeds), model.img_channels, model.img_resolution, model.img_resolution], device=experiment.device)
+    classes = rnd.randint(model.label_dim, size=[len(seeds)], device=experiment.device) if model.label_dim else None
+    one_hot = None if classes is None else torch.eye(model.label_dim, device=experiment.device)[classes]
+    if guidance is not None:
+        guidance.begin(noise)
+    diffusion.ddim_sample_loop(
+        model.net, noise.to(torch.float64), randn_like=rnd.randn_like, denoised_fn=lambda x: denoised.append(x) or x,
+        cond_fn=guidance and as_cond_fn(guidance, diffusion, one_hot), model_kwargs={} if classes is None else {"y": classes})
+    alpha_bar = diffusion.schedule.alphas_cumprod[::-1]
+    return denoised, np.sqrt((1 - alpha_bar) / alpha_bar)
 
 
 def describe(folder, outcome) -> Document:
@@ -146,7 +172,8 @@ def describe(folder, outcome) -> Document:
                 Table(COLUMNS, rows(outcome), caption=_caption(outcome)),
                 Table(COST_COLUMNS, cost_rows(outcome)),
                 Table(["", "best", "", "next", "ahead by"], winners(outcome), align="llrlr",
-                      caption="sd: of the two values together, over the sets; times were measured once."),
+                      caption="sd: of the two values together, over the sets; of bits/dim standard errors over the same test "
+                              "images, and a bound against an estimate. Times were measured once."),
                 Picture(folder / "metrics.png", "The line is real against real: training images against the test images."),
                 Picture(folder / "cost.png", f"Sampling time against distance; time of {images:,} images on "
                                              f"{hardware.get('gpu') or hardware['cpu']}, one process per model.")]),
@@ -154,15 +181,17 @@ def describe(folder, outcome) -> Document:
                 Table(["", "FD", "guided", "change", "better by", "p (paired)", "recall"], guidance_rows(outcome),
                       caption="On equal seeds; better by: mean of the paired differences over their sd."),
                 Picture(folder / "pairs-edm.png", "EDM, same seeds."), Picture(folder / "pairs-ddpm.png", "DDPM, same seeds."),
-                Picture(folder / "strips.png", "EDM's denoised image at falling noise level.")]),
+                Picture(folder / "strips-edm.png", "EDM's denoised image at falling noise level."),
+                Picture(folder / "strips-ddpm.png", "DDPM's, at the same scale.")]),
             Section("Likelihood", [
                 "All values are bits per dimension of the 8-bit images as they are (no padding), uniform noise having 8. EDM: "
                 "likelihood of the probability flow of uniformly dequantised images, by Heun steps and Hutchinson's trace: an "
-                "estimate, not a bound. DDPM: the variational bound with the discretised Gaussian decoder. VAE: the ELBO with "
-                "discretised logistic pixels. A bound that is higher may be loose rather than its model worse.",
+                "estimate, not a bound; guided, the weight is the same at both stages. DDPM: the variational bound with the "
+                "discretised Gaussian decoder. VAE: the ELBO with discretised logistic pixels. A bound that is higher may be "
+                "loose rather than its model worse.",
                 Table(["", "what", "images", "bits/dim", "terms"], [
                     [system["title"], KIND[name.split("_")[0]], f"{system['nll']['n']:,}",
-                     mean_sd(system["nll"]["mean"], system["nll"]["sd"]),
+                     mean_sd(system["nll"]["mean"], system["nll"]["standard_error"]),
                      ", ".join(f"{term} {value:.2f}" for term, value in system["nll"]["terms"].items())]
                     for name, system in systems.items()], align="llrrl")]),
             Section("Training", [
@@ -184,9 +213,12 @@ def describe(folder, outcome) -> Document:
 def _caption(outcome) -> str:
     agreement = [f"{outcome['systems'][name]['title']} {100 * outcome['metrics'][name]['agreement']['mean']:.1f}%"
                  for name in outcome["systems"] if "agreement" in outcome["metrics"][name]]
+    fid = [f"{outcome['systems'][name]['title']} {outcome['metrics'][name]['fid']['mean']:.2f}"
+           for name in outcome["systems"] if "fid" in outcome["metrics"][name]]
     text = ("Parameters and training of a guided model include its discriminator, and its training images. Features: "
             f"{outcome['extractor']['name']}; it names {100 * outcome['extractor']['test_accuracy']:.1f}% of the test images. No "
             "Inception FID: compare within this table only. ")
+    text += f"In Inception's features, FID: {', '.join(fid)}. " if fid else ""
     return text + (f"Classifier agreement with the asked class: {', '.join(agreement)}." if agreement else "")
 
 

@@ -23,8 +23,8 @@ def study_block(results: dict) -> str:
     settings, name = results["settings"], results["experiment"]
     features = results["extractor"]["name"]
     return "\n".join([*_table([results["setting"], *study_report.columns(results)[1:]], study_report.rows(results)), "", (
-        f"{_measured(results)}; mean ± sd over {settings['num_sets']} sampling seeds, {settings['num_images']} images each. "
-        f"Features: {features}. [Report](docs/results/{name}/report.md).")])
+        f"{_measured(results)}; mean ± sd over {settings['num_sets']} sets of {settings['num_images']} seeds; bits/dim ± "
+        f"standard error over images. Features: {features}. [Report](docs/results/{name}/report.md).")])
 
 
 def mnist_block(results: dict) -> str:
@@ -45,7 +45,8 @@ def _table(columns, rows) -> list[str]:
 
 def _measured(results: dict) -> str:
     hardware = results["hardware"]
-    return (f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on {hardware['cpu']} "
+    machine = hardware.get("gpu") or hardware["cpu"]
+    return (f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on {machine} "
             f"({hardware['threads']} threads per process, torch {results['versions']['torch']})")
 
 

@@ -1,6 +1,7 @@
 """Stages of an experiment, each cached by the hash of what it depends on."""
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from dg.experiments.costs import Cost
 from dg.runtime.files import read_json, settings_hash, write_json
 from dg.runtime.progress import Progress, silent
+
+SPENT_SECONDS = 10  # between two notes of the time that a stage has taken so far
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,22 @@ class Stages:
             return path
         path.mkdir(parents=True, exist_ok=True)
         before = read_json(spent) if spent.exists() else 0.0  # of runs that were interrupted
-        start = time.perf_counter()
+        start, over = time.perf_counter(), threading.Event()
+
+        def keep():
+            while not over.wait(SPENT_SECONDS):  # a killed process cannot say how long it has worked
+                write_json(spent, before + time.perf_counter() - start)
+
+        thread = threading.Thread(target=keep, daemon=True)
+        thread.start()
         try:
             make(path)
         except BaseException:
             write_json(spent, before + time.perf_counter() - start)
             raise
+        finally:
+            over.set()
+            thread.join()
         self.seconds[name] = before + time.perf_counter() - start
         write_json(done, {"seconds": self.seconds[name], "settings": settings})
         self.notify(f"{name}: {self.seconds[name]:.1f} s")

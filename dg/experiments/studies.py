@@ -70,7 +70,7 @@ def trainings(world: World) -> dict[str, Training]:
     authors = scaled(PRESETS["authors-cond" if world.conditional else "authors-uncond"])
     default = replace(PRESETS["default"], conditional=world.conditional, eval_images=world.eval_images,
                       epochs=PRESETS["default"].epochs if world.epoch_scale else 1)
-    kept = max(1, authors.epochs // (10 if authors.epochs > 30 else 5))
+    kept = {60: 5, 250: 25}.get(authors.epochs, max(1, authors.epochs // 5))  # the published lengths: where Figure 3 has points
     made = {"authors": replace(authors, keep_every=kept), "default": default}
     made |= {f"d{i}": scaled(PRESETS[f"kth-d{i}"]) for i in range(1, 6)}
     made |= {f"lora-{rank}": replace(authors, lora_rank=rank, keep_every=0) for rank in world.lora_ranks}
@@ -102,7 +102,8 @@ def epochs(world):
     last = trainings(world)["authors"].settings
     kept = range(last.keep_every, last.epochs + 1, last.keep_every)
     systems = {f"epoch-{epoch}": System(f"epoch {epoch}", (Head("authors", f"epoch_{epoch:03d}"),), x=epoch,
-                                        published=dict(source="paper-figure-3", epoch=epoch) if world.network else None)
+                                        published=dict(source="paper-figure-3", epoch=epoch)
+                                        if world.network and not world.conditional else None)
                for epoch in kept}
     return Study("Epochs of the discriminator", "How long should the discriminator be trained? (Paper, Figure 3.)",
                  UNGUIDED | systems, "epoch of the discriminator")
@@ -140,7 +141,9 @@ def window(world):
 def churn(world):
     """S_churn of boosted samples, as reproduction A swept it."""
     def published(value):
-        return dict(source="reproduction-a", metric="fid-10k", S_churn=int(value)) if value in (0, 2, 4, 10) else None
+        few = world.num_images == 10_000  # the sweep was published for 10,000 images, its best value for 50,000 as well
+        known = (0, 2, 4, 10) if few else (2,)
+        return dict(source="reproduction-a", metric="fid-10k" if few else "fid", S_churn=int(value)) if value in known else None
 
     head = (Head("released" if world.released else "default"),)
     systems = {"guided": System("no boosting", head, boosting=False)}

@@ -25,7 +25,7 @@ from dg.noisy_classifier import train_noisy_classifier
 from dg.pretraining import build_score_network, train_score_network
 from dg.runtime.datasets import SPLITS, ImageSet, load_images
 from dg.runtime.downloads import resolve
-from dg.runtime.files import atomic_write, plain, read_json, settings_hash, write_json
+from dg.runtime.files import atomic_write, plain, read_json, settings_hash, sha256_of, write_json
 from dg.runtime.image_stream import stream_of
 from dg.training import best_entry, train_discriminator
 
@@ -64,7 +64,7 @@ class StudyRun:
     def plan(self) -> list[Stage]:
         """All stages in an order in which they can be run; nothing is loaded for it."""
         w, study = self.world, self.study
-        data = {"data": _name_and_size(self.source), "pool": w.pool, "order": ORDER_SEED}
+        data = {"data": _content(self.source), "pool": w.pool, "order": ORDER_SEED}
         sampling = plain(w.sampling) | {"batch_size": w.batch_size}
         score = {"network": w.network} if w.network else {"score": plain(w.score), "conditional": w.conditional} | data
         plan = [Stage("score", score, [], self.make_score, training_cost(w))]
@@ -73,7 +73,7 @@ class StudyRun:
             plan.append(Stage("classifier", settings, [], self.make_classifier))
         plan.append(Stage("reference", data | {
             "features": w.features, "training": plain(w.feature_training), "num_features": w.num_features,
-            "reference": w.reference, "split": w.reference_split, "num_reference": w.num_reference}, [], self.make_reference))
+            "reference": w.reference, "split": w.reference_split}, [], self.make_reference))
         if study.trainings:
             plan.append(Stage("fake", sampling | {"num_images": w.num_data}, ["score"], self.make_fake,
                               generation_cost(w, w.num_data)))
@@ -85,11 +85,11 @@ class StudyRun:
                               training_cost(w, training.settings.epochs)))
         sets = {"num_images": w.num_images, "num_sets": w.num_sets}
         for name, system in study.systems.items():
-            plan += self._system_stages(name, system, sampling | sets)
+            plan += self._system_stages(name, system, sampling | sets, data)
         floor = {"floor": True} | sets
         return [*plan, Stage("measure-floor", floor, ["reference"], self.measure_floor)]
 
-    def _system_stages(self, name, system: System, settings):
+    def _system_stages(self, name, system: System, settings, data):
         w, needs = self.world, ["score"]
         if system.heads:
             settings = settings | plain(replace(system, title="", x=None, published=None)) | {
@@ -106,7 +106,7 @@ class StudyRun:
                   Stage(measured, {"metrics": METRICS}, [drawn, "reference"],
                         lambda path, paths: self.measure(path, paths, drawn), title=system.title)]
         if self.study.nll and w.nll_images:
-            stages.append(Stage(f"nll-{label}", {"images": w.nll_images, "steps": w.nll_steps, "order": ORDER_SEED}, [drawn],
+            stages.append(Stage(f"nll-{label}", data | {"images": w.nll_images, "steps": w.nll_steps}, [drawn],
                                 lambda path, paths: self.measure_nll(path, paths, system), likelihood_cost(w), system.title))
         return stages
 
@@ -176,8 +176,7 @@ class StudyRun:
             train = train.take(w.num_features) if w.num_features else train
             save_classifier(path / "classifier.safetensors", train_classifier(train, w.feature_training, self.stages.progress))
         extractor = self.extractor({"reference": path})
-        real = self.images(w.reference_split)
-        found = self.features(extractor, real.take(w.num_reference) if w.num_reference else real)
+        found = self.features(extractor, self.images(w.reference_split))
         if w.reference:
             published = load_features(self.resolve(w.reference), extractor)
             found = replace(found, mu=published.mu, sigma=published.sigma)
@@ -260,7 +259,7 @@ class StudyRun:
             labels = torch.eye(net.label_dim, device=self.device)[torch.from_numpy(images.labels).to(self.device)]
         found = bits_per_dim(net, images.images, labels, guidance, num_steps=self.world.nll_steps,
                              batch_size=self.world.batch_size)
-        write_json(path / "nll.json", {"mean": found.mean, "sd": found.standard_error, "n": len(images),
+        write_json(path / "nll.json", {"mean": found.mean, "standard_error": found.standard_error, "n": len(images),
                                        "values": found.bits_per_dim.tolist()})
 
     # Results --------------------------------------------------------------------------------------------------------------
@@ -313,10 +312,13 @@ def run(request: Request, folder: Path, results: Path, command: str, device, pro
     return outcome
 
 
-def _name_and_size(source) -> list:
-    """What a stage depends on, of a data set: not where its file lies."""
+def _content(source) -> list:
+    """What a stage depends on, of a data set: its content (of a folder the names and sizes), not where it lies."""
     path = Path(source)
-    return [path.name, path.stat().st_size] if path.is_file() else [path.name]
+    if path.is_dir():
+        files = sorted([file.relative_to(path).as_posix(), file.stat().st_size] for file in path.rglob("*") if file.is_file())
+        return [path.name, settings_hash(files)]
+    return [path.name, sha256_of(path)] if path.is_file() else [path.name]
 
 
 def pooled(data: ImageSet, size: int) -> ImageSet:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dg.evaluation import figures
 from dg.evaluation.figures.style import mean_sd
-from dg.evaluation.report import Card, Code, Document, Note, Picture, Section, Table, write_markdown, write_report
+from dg.evaluation.report import Card, Code, Document, Note, Picture, Section, Table, text_of, write_markdown, write_report
 from dg.evaluation.significance import one_sample_t, paired_t, smallest_detectable_difference
 from dg.runtime.files import read_json
 
@@ -61,7 +61,7 @@ def metric_names(outcome) -> list[str]:
 
 
 def _cell(entry):
-    return "" if entry is None else mean_sd(entry["mean"], entry["sd"])
+    return "" if entry is None else mean_sd(entry["mean"], entry.get("sd", entry.get("standard_error")))
 
 
 @cache
@@ -87,7 +87,8 @@ def _against_published(outcome, name, system, metrics) -> list[str]:
     if not found:
         return ["", ""]
     fd = metrics["fd"]
-    off = f"{(fd['mean'] - found[0]['value']) / fd['sd']:+.1f}" if fd["sd"] else ""
+    comparable = outcome["settings"]["num_images"] == (10_000 if found[0]["metric"] == "fid-10k" else 50_000)
+    off = f"{(fd['mean'] - found[0]['value']) / fd['sd']:+.1f}" if fd["sd"] and comparable else ""
     return ["; ".join(f"{row['value']:g} ({row['source']})" for row in found), off]
 
 
@@ -121,10 +122,7 @@ def _significance(outcome) -> list:
 
 def text_table(outcome: dict) -> str:
     """The metrics for a terminal."""
-    cells = [columns(outcome), *rows(outcome)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in cells)
+    return text_of([columns(outcome), *rows(outcome)])
 
 
 # Figures ----------------------------------------------------------------------------------------------------------------
@@ -144,10 +142,12 @@ def draw(folder, outcome, images) -> list[Picture]:
             xlabel=outcome["xlabel"], ylabel=distance, title=outcome["title"])
         shown.append(Picture(folder / "sweep.png", f"{distance}, mean and sd over {settings['num_sets']} sets; the band is the "
                                                    "unguided model."))
-    named = {system["title"]: metrics[name] for name, system in systems.items()} | {"floor": metrics["floor"]}
+    named = {system["title"]: metrics[name] for name, system in systems.items()}
+    named |= {"floor": metrics["floor"]} if _fair_floor(outcome) else {}
     titles = {"fd": f"{distance} (lower is better)"} | ({"kid": "KID (lower is better)"} if len(named) < 9 else {})
     figures.metric_bars(folder / "metrics.png", named, titles)
-    shown.append(Picture(folder / "metrics.png", "Distances of all systems; the line is the floor, real against real images."))
+    shown.append(Picture(folder / "metrics.png", "Distances of all systems"
+                         + ("; the line is the floor, real against real images." if _fair_floor(outcome) else ".")))
     for name, training in outcome["trainings"].items():
         if len(training["log"]) > 1:
             figures.training_curves(folder / f"curves-{name}.png", training["log"], title=f"Discriminator: {name}")
@@ -227,8 +227,18 @@ def _caption(outcome) -> str:
         text += "No Inception FID: compare within this table only. "
     if "nll" in metric_names(outcome):
         text += ("bits/dim: probability-flow likelihood of test images, ± one standard error; guided, of the corrected flow with "
-                 "the mean of the two weights at both stages. ")
-    return text + f"Real against real: {outcome['floor_images']:,} images per set."
+                 "the mean of the two weights at both stages, without boosting. ")
+    text += f"Real against real: {outcome['floor_images']:,} images per set"
+    if not _fair_floor(outcome):
+        text += ", fewer than of the systems: its distance carries a larger bias and is no floor for theirs"
+    if outcome["settings"]["features"] == "classifier" and outcome["settings"]["reference_split"] == "test":
+        text += "; training images, which the feature classifier may have learned from"
+    return text + "."
+
+
+def _fair_floor(outcome) -> bool:
+    """Whether real against real has as many images as the systems, so that its distance is a floor for theirs."""
+    return outcome["floor_images"] >= outcome["settings"]["num_images"]
 
 
 def _standing_deviations(outcome) -> list[str]:

@@ -29,7 +29,6 @@ class World:
     num_features: int | None = None  # training images of that classifier, None for all
     reference: str | None = None  # published statistics; None: of the real images
     reference_split: str = "test"
-    num_reference: int | None = None
     sampling: Sampling = Sampling()
     weights: tuple[float, float] = (2.0, 0.0)
     boosting: bool = False
@@ -99,7 +98,7 @@ def smoke(world: World) -> World:
     """The same study on untrained tiny networks and the embedded digits: meaningless, to see that everything runs."""
     return replace(
         world, title=f"Smoke test of: {world.title}", data="digits", pool=1, network=None, classifier=None, released=None,
-        score=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)), reference=None, num_reference=None,
+        score=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)), reference=None,
         noisy_classifier=NoisyClassifierTraining(steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,)),
         features="pixels", reference_split="heldout", sampling=Sampling(num_steps=3), epoch_scale=0.0, eval_images=20,
         lora_ranks=(4, 32), head_width=64, num_data=160, num_images=20, num_sets=2, num_members=2, nll_images=4, nll_steps=2,

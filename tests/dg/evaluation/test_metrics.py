@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -56,12 +58,10 @@ def test_streaming_statistics_equal_reference_vectors():
     assert np.abs(sigma - np.cov(features.astype(np.float64), rowvar=False)).max() < 1e-12
 
 
-def test_statistics_of_processes_add_up(tmp_path):
+def test_statistics_of_processes_add_up():
     features = gaussian(0, mean=3)
     whole, left, right = (FeatureStatistics().update(part) for part in (features, features[:70], features[70:]))
-    np.savez(tmp_path / "right.npz", **right.state())
-    with np.load(tmp_path / "right.npz") as state:
-        left.merge(FeatureStatistics.from_state(state)).merge(FeatureStatistics())
+    left.merge(pickle.loads(pickle.dumps(right))).merge(FeatureStatistics())  # as processes send it
     assert left.num_x == 200
     for got in (left, FeatureStatistics().merge(whole)):
         assert np.allclose(got.mu, whole.mu, rtol=1e-14) and np.allclose(got.sigma, whole.sigma, rtol=0, atol=1e-14)
@@ -202,7 +202,6 @@ NAN = np.where(np.eye(6) > 0, np.nan, 0.0)
     (lambda x: kernel_distance(x[:1], x), "at least 2"),
     (lambda x: kernel_distance(NAN, x), "generated features hold NaN"),
     (lambda x: kernel_distance(x, x, subset_size=1), "subset_size"),
-    (lambda x: FeatureStatistics().state(), "at least 1 features, got 0"),
     (lambda x: FeatureStatistics().update(x).merge(FeatureStatistics().update(x[:, :5])), "have 5 dimensions"),
     (lambda x: inception_score(x[:9]), "cannot cut 9 images into 10 splits"),
     (lambda x: inception_score(x, splits=0), "into 0 splits"),

@@ -1,9 +1,13 @@
 """The README's tables come from the results files."""
 
 import json
+import re
+from pathlib import Path
 
 from dg.experiments.digits_report import METRICS, SYSTEMS
-from dg.experiments.readme import digits_block, fill
+from dg.experiments.readme import BLOCKS, digits_block, fill, study_block
+
+ROOT = Path(__file__).parents[3]
 
 
 def outcome():
@@ -34,3 +38,29 @@ def test_filling_replaces_what_stands_between_the_marks_and_nothing_else(tmp_pat
     for _ in range(2):
         fill(readme, tmp_path)
         assert readme.read_text(encoding="utf-8") == f"{before}{digits_block(outcome())}\n{after}"
+
+
+def test_a_study_has_a_row_per_system():
+    entry = {"mean": 2.0, "sd": 0.25}
+    results = {"experiment": "weights-here", "setting": "A world",
+               "settings": {"num_sets": 3, "num_images": 500, "published": {}},
+               "systems": {"unguided": {"title": "unguided"}, "guided": {"title": "weights (2, 0)"}},
+               "metrics": {name: dict.fromkeys(("fd", "kid", "precision", "recall"), entry)
+                           for name in ("unguided", "guided", "floor")},
+               "extractor": {"name": "small classifier"}, "command": "python reproduce.py", "seconds": {"total": 60},
+               "hardware": {"cpu": "a processor", "gpu": "a GPU", "threads": 2}, "versions": {"torch": "2.10.0"}}
+    lines = study_block(results).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0] == ["A world", "FD", "KID", "precision", "recall"]
+    assert [row[0] for row in rows[2:]] == ["unguided", "weights (2, 0)", "real against real"]
+    assert "a GPU" in lines[-1] and "a processor" not in lines[-1] and "docs/results/weights-here/report.md" in lines[-1]
+
+
+def test_every_mark_of_the_readme_has_results():
+    """What the README promises to be measured has been."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = re.findall(r"<!-- results:([\w-]+) -->", text)
+    assert set(BLOCKS) & set(names) and len(names) >= 2
+    for name in names:
+        assert (ROOT / "docs" / "results" / name / "results.json").exists(), name
+        assert f"<!-- /results:{name} -->" in text
