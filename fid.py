@@ -277,7 +277,7 @@ def write(outdir, outcome, plot):
               "recall": "recall (higher is better)"}
     shown = {metric: title for metric, title in titles.items() if any(metric in table for table in tables.values())}
     if shown:
-        figures.metric_bars(folder / "metrics.png", tables, shown, title="Value and sd or standard error")
+        figures.metric_bars(folder / "metrics.png", tables, shown, title="Value and 95% interval (over sets: sd)")
     pairs = {name: row["metrics"] for name, row in rows.items() if "low" in row["metrics"].get("precision", {})}
     if pairs:
         figures.precision_recall_scatter(folder / "precision-recall.png", pairs)
@@ -292,9 +292,10 @@ def write(outdir, outcome, plot):
 
 
 def _mean_and_spread(value):
+    """For bars: mean and sd over sets, or the value and half of its 95% interval, where it has one."""
     if "mean" in value:
         return value
-    return {"mean": value["value"], "sd": value.get("standard_error", value.get("sd_of_splits"))}
+    return {"mean": value["value"], "sd": (value["high"] - value["low"]) / 2 if "low" in value else None}
 
 
 def _short_names(rows):

@@ -228,6 +228,9 @@ def _caption(outcome) -> str:
     if "nll" in metric_names(outcome):
         text += ("bits/dim: probability-flow likelihood of test images, ± one standard error; guided, of the corrected flow with "
                  "the mean of the two weights at both stages, without boosting. ")
+    if "nll" in metric_names(outcome) and outcome["settings"]["network"]:
+        rows = [row for row in _published_rows() if row["metric"] == "nll" and row["system"].startswith("EDM")]
+        text += "Published: " + ", ".join(f"{row['system']} {row['value']:g} ({row['source']})" for row in rows) + ". "
     text += f"Real against real: {outcome['floor_images']:,} images per set"
     if not _fair_floor(outcome):
         text += ", fewer than of the systems: its distance carries a larger bias and is no floor for theirs"
