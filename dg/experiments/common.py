@@ -1,5 +1,6 @@
 """What experiments share: sets of samples, repeated measurements, comparisons on equal seeds."""
 
+import json
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,6 +10,7 @@ from dg.evaluation.metrics import frechet_distance, statistics
 from dg.evaluation.uncertainty import summarise_repeats
 from dg.runtime.store import SampleStore
 from dg.sampling import Sampling, describe, generate
+from dg.training import best_entry
 
 
 def sample(path, net, sampling: Sampling, first_seed: int, num_images: int, batch_size: int, guidance=None, device="cpu",
@@ -50,3 +52,11 @@ def one_thread(device):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def training_log(folder) -> dict:
+    """What the report shows of a discriminator's training."""
+    keys = ("epoch", "step", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "valid_auc", "valid_ece")
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {"log": [{key: entry[key] for key in keys if key in entry} for entry in entries],
+            "best_epoch": best_entry(entries)["epoch"]}

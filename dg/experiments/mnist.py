@@ -41,7 +41,7 @@ from dg.evaluation.measure import measure
 from dg.evaluation.metrics import frechet_distance
 from dg.evaluation.report import text_of
 from dg.evaluation.uncertainty import summarise_repeats
-from dg.experiments.common import compare, one_thread, sample
+from dg.experiments.common import compare, one_thread, sample, training_log
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stage, Stages
 from dg.guidance import DiscriminatorGuidance
@@ -73,7 +73,8 @@ class Settings:
     ddpm: tuple[dict, DDPMTraining] = (DDPM_PRESETS["mnist-ddpm"][0],
                                        replace(DDPM_PRESETS["mnist-ddpm"][1], precision="bfloat16"))
     vae: tuple[dict, VAETraining] = (VAE_PRESETS["mnist-vae"][0] | dict(width=64), VAETraining(steps=46_900))
-    discriminator: DiscriminatorTraining = replace(PRESETS["default"], epochs=15)
+    edm_discriminator: DiscriminatorTraining = replace(PRESETS["default"], epochs=15)
+    ddpm_discriminator: DiscriminatorTraining = replace(PRESETS["default"], epochs=15)
     head_width: int = 64
     weight: float = 1.0  # of the log ratio's gradient; at Heun's two stages on average
     features: ClassifierTraining = ClassifierTraining(epochs=6, batch_size=128)
@@ -94,7 +95,9 @@ CPU = Settings(
     edm=(SCORE_PRESETS["mnist"][0], replace(SCORE_PRESETS["mnist"][1], steps=1500)),
     ddpm=(DDPM_PRESETS["mnist-ddpm-small"][0], replace(DDPM_PRESETS["mnist-ddpm-small"][1], steps=1500, batch_size=64)),
     vae=(VAE_PRESETS["mnist-vae"][0], VAETraining(steps=1500, batch_size=64)),
-    discriminator=replace(PRESETS["default"], epochs=10, eval_images=300), head_width=32,
+    # EDM's images are harder to tell from real ones: after 10 epochs its discriminator had learned little.
+    edm_discriminator=replace(PRESETS["default"], epochs=20, eval_images=300),
+    ddpm_discriminator=replace(PRESETS["default"], epochs=10, eval_images=300), head_width=32,
     features=ClassifierTraining(epochs=2, batch_size=128), edm_sampling=Sampling(num_steps=12),
     ddpm_sampling=DDPMSampling("ddim", num_steps=25), num_data=2000, num_images=500, nll_images=32, nll_steps=64,
     batch_size=100, budget="90 minutes on two CPU cores")
@@ -102,7 +105,8 @@ SMOKE = replace(
     CPU, edm=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)),
     ddpm=(DDPM_PRESETS["digits-ddpm"][0], replace(DDPM_PRESETS["digits-ddpm"][1], steps=3, batch_size=8, num_steps=20)),
     vae=(VAE_PRESETS["digits-vae"][0], VAETraining(steps=3, batch_size=8)), features=ClassifierTraining(epochs=1),
-    discriminator=replace(PRESETS["default"], epochs=1, eval_images=20), edm_sampling=Sampling(num_steps=3),
+    edm_discriminator=replace(PRESETS["default"], epochs=1, eval_images=20),
+    ddpm_discriminator=replace(PRESETS["default"], epochs=1, eval_images=20), edm_sampling=Sampling(num_steps=3),
     ddpm_sampling=DDPMSampling("ddim", num_steps=4), num_data=160, num_images=40, num_sets=2, num_reference=200, nll_images=4,
     nll_steps=3, batch_size=40, budget="seconds; meaningless")
 PROFILES = {"full": None, "smoke": SMOKE}  # None: by the device
@@ -187,7 +191,7 @@ class Comparison:
                   Stage(f"nll-{model}", nll, [f"train-{model}"], lambda path, paths: self.likelihood(path, paths, model))]
         if model == "vae":
             return stages
-        guided, discriminator = f"{model}_guided", plain(s.discriminator) | {"width": s.head_width, "num_data": s.num_data}
+        guided, discriminator = f"{model}_guided", plain(self.training(model)) | {"width": s.head_width, "num_data": s.num_data}
         return [*stages,
                 Stage(f"fake-{model}", sampling | {"num_data": s.num_data}, [f"train-{model}"],
                       lambda path, paths: self.sample(path, paths, model, FAKE_SEED, s.num_data)),
@@ -271,14 +275,17 @@ class Comparison:
         reader = {"edm": edm.load_network, "ddpm": load_ddpm, "vae": load_vae}[model]
         return reader(paths[f"train-{model}"] / "model.safetensors", self.device)
 
+    def training(self, model) -> DiscriminatorTraining:
+        return getattr(self.settings, f"{model}_discriminator")
+
     # Guidance and samples -------------------------------------------------------------------------------------------------
 
     def train_discriminator(self, path, paths, model):
         s, fake = self.settings, load_images(paths[f"fake-{model}"])
         width = s.head_width if self.train.resolution > 16 else 64  # a single level, whose attention takes 64 channels
-        discriminator = build_discriminator("none", self.train, conditional=s.conditional, width=width,
-                                            seed=s.discriminator.seed, device=self.device)
-        settings = replace(s.discriminator, conditional=s.conditional)
+        settings = replace(self.training(model), conditional=s.conditional)
+        discriminator = build_discriminator("none", self.train, conditional=s.conditional, width=width, seed=settings.seed,
+                                            device=self.device)
         train_discriminator(discriminator, self.train.take(s.num_data), fake, settings, path, progress=self.stages.progress)
 
     def guidance(self, paths, system, weights=None):
@@ -381,6 +388,7 @@ class Comparison:
         return {
             "experiment": "mnist-cond" if s.conditional else "mnist", "data": Path(self.train.name).name, "metrics": metrics,
             "systems": systems, "logs": {model: logs[model]["log"] for model in MODELS},
+            "discriminators": {model: training_log(paths[f"discriminator-{model}"]) for model in ("edm", "ddpm")},
             "comparison": {model: compare({m: metrics[f"{model}_guided"][m] for m in METRICS},
                                           {m: metrics[model][m] for m in METRICS}) for model in ("edm", "ddpm")},
             "extractor": {"name": f"small classifier trained on {Path(self.train.name).name} (not Inception)",

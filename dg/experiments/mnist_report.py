@@ -92,6 +92,9 @@ def draw(folder, outcome, experiment, paths) -> None:
     ylabels = {"edm": "EDM loss", "ddpm": "noise MSE", "vae": "−ELBO [bits/dim]"}
     figures.loss_curves(folder / "losses.png", {MODELS[model]: {"ylabel": ylabels[model], "log": log}
                                                 for model, log in outcome["logs"].items()})
+    for model, training in outcome["discriminators"].items():
+        if len(training["log"]) > 1:
+            figures.training_curves(folder / f"curves-{model}.png", training["log"], title=f"Discriminator of {MODELS[model]}")
     named = {SYSTEMS.get(name, name): metrics for name, metrics in outcome["metrics"].items()}
     figures.metric_bars(folder / "metrics.png", named, {"fd": "FD (lower is better)", "kid": "KID (lower is better)",
                                                         "recall": "recall (higher is better)"})
@@ -180,6 +183,7 @@ def describe(folder, outcome) -> Document:
             Section("What guidance does", [
                 Table(["", "FD", "guided", "change", "better by", "p (paired)", "recall"], guidance_rows(outcome),
                       caption="On equal seeds; better by: mean of the paired differences over their sd."),
+                *_discriminators(folder, outcome),
                 Picture(folder / "pairs-edm.png", "EDM, same seeds."), Picture(folder / "pairs-ddpm.png", "DDPM, same seeds."),
                 Picture(folder / "strips-edm.png", "EDM's denoised image at falling noise level."),
                 Picture(folder / "strips-ddpm.png", "DDPM's, at the same scale.")]),
@@ -208,6 +212,19 @@ def describe(folder, outcome) -> Document:
                 "process, on a CPU two processes side by side; "
                 + ", ".join(f"{name} {version}" for name, version in outcome["versions"].items()) + ".",
                 "The complete settings stand in results.json beside this report."])])
+
+
+def _discriminators(folder, outcome) -> list:
+    """Curves of the discriminators, and what their validation says of what guidance can do."""
+    pictures, said = [], []
+    for model, training in outcome["discriminators"].items():
+        best, last = training["best_epoch"], training["log"][-1]["epoch"]
+        auc = next(entry["valid_auc"] for entry in training["log"] if entry["epoch"] == best)
+        said.append(f"{MODELS[model]}: validation AUC {auc:.2f} at epoch {best}"
+                    + (", the last one, its loss still falling: longer training would teach it more" if best == last else ""))
+        if last > 1:
+            pictures.append(Picture(folder / f"curves-{model}.png", f"Discriminator of {MODELS[model]}."))
+    return ["A discriminator can correct only what it sees (AUC 0.5: nothing). " + "; ".join(said) + ".", *pictures]
 
 
 def _caption(outcome) -> str:

@@ -14,7 +14,7 @@ from dg.evaluation.features import load_extractor
 from dg.evaluation.likelihood import bits_per_dim
 from dg.evaluation.measure import evaluate
 from dg.evaluation.uncertainty import summarise_repeats
-from dg.experiments.common import compare, one_thread, sample
+from dg.experiments.common import compare, one_thread, sample, training_log
 from dg.experiments.costs import generation_cost, likelihood_cost, training_cost
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stage, Stages
@@ -27,7 +27,7 @@ from dg.runtime.datasets import SPLITS, ImageSet, load_images
 from dg.runtime.downloads import resolve
 from dg.runtime.files import atomic_write, plain, read_json, settings_hash, sha256_of, write_json
 from dg.runtime.image_stream import stream_of
-from dg.training import best_entry, train_discriminator
+from dg.training import train_discriminator
 
 FAKE_SEED = 10_000_000  # of the discriminators' training images, far from the measured ones
 METRICS = ("fd", "kid", "precision", "recall")
@@ -285,7 +285,7 @@ class StudyRun:
             "comparison": {name: compare({m: metrics[name][m] for m in METRICS}, base) for name in self.study.systems
                            if name != "unguided"},
             "floor_images": floor["num_images"], "xlabel": self.study.xlabel, "tests": self.study.tests,
-            "trainings": {name: _training_log(paths[f"train-{name}"]) for name in self.study.trainings},
+            "trainings": {name: training_log(paths[f"train-{name}"]) for name in self.study.trainings},
             "extractor": extractor, "settings": plain(self.world),
         }
 
@@ -326,13 +326,3 @@ def pooled(data: ImageSet, size: int) -> ImageSet:
     n, height, width, channels = data.images.shape
     squares = data.images.reshape(n, height // size, size, width // size, size, channels)
     return replace(data, images=squares.mean(axis=(2, 4)).round().astype(np.uint8), name=f"{data.name} / {size}")
-
-
-def _training_log(folder) -> dict:
-    """What the report shows of a discriminator's training."""
-    import json
-
-    keys = ("epoch", "step", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "valid_auc", "valid_ece")
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {"log": [{key: entry[key] for key in keys if key in entry} for entry in entries],
-            "best_epoch": best_entry(entries)["epoch"]}
