@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from dg.runtime.files import atomic_write
+
 MOST_BYTES = 2_000_000  # of one file in the repository
 
 
@@ -15,5 +17,18 @@ def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
             continue
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path}: larger than {MOST_BYTES} bytes; make the picture smaller")
-        shutil.copy(path, target / path.name)
+        if path.suffix == ".png":
+            _copy_small(path, target / path.name)
+        else:
+            shutil.copy(path, target / path.name)
     return target
+
+
+def _copy_small(path: Path, target: Path) -> None:
+    """Copy a picture with a palette of 256 colours, a third of the size; figures and digits look the same."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    with atomic_write(target) as file:
+        small.save(file, "png", optimize=True)
