@@ -70,7 +70,7 @@ def test_one_sample_at_a_deciding_level_makes_its_batch_exact():
     assert torch.equal(rounded[0], exact[0]) and not torch.equal(rounded[1], exact[1])
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])  # slow on CPUs
 @pytest.mark.parametrize(("case", "run"), [("e_dg_sampler_uncond", "first2"), ("e_dg_sampler_cond", "boost")])
 def test_images_stay_within_two_levels_of_the_reference_vectors(precision, case, run):
     """For 99.9% of their values; boosting takes the same decisions."""

@@ -31,7 +31,7 @@ def leave(work, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["somewhere/script.py"])
     with pytest.raises(SystemExit) as left:
         console.run(click.Command("script", callback=work))
-    return left.value.code, capsys.readouterr().err
+    return left.value.code, capsys.readouterr().err.lstrip("\n")  # click ends the line of an interrupt's ^C
 
 
 def test_sigterm_ends_a_stoppable_loop_between_two_items():
