@@ -218,5 +218,5 @@ def test_catalogue():
     names = [source.name for source in CATALOGUE.values()]
     assert len(set(names)) == len(names)
     assert all(len(source.sha256) == 64 for source in CATALOGUE.values() if source.sha256)
-    assert sum(source.sha256 is not None for source in CATALOGUE.values()) == 6
+    assert sum(source.sha256 is not None for source in CATALOGUE.values()) == 8
     assert "NC" in CATALOGUE["edm-ffhq-64x64-uncond-vp"].licence and "MIT" in CATALOGUE["adm-64x64_classifier"].licence
