@@ -79,12 +79,19 @@ from dg.runtime.console import FLAG
 @click.option("--dg_clip", "dg_clip", type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
               help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no clip]")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "float16"]),
+              help="Of the networks.  [default: the fastest within 2 levels of 255 of float32's images]")
 @click.option("--precise", **FLAG, default=False, help="float32 throughout, no TF32: the published code's images.")
+@click.option("--compile", "compiled", **FLAG, default=False,
+              help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for many images.")
 @click.option("--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images.")
 def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, save_type, device, grid,
-         precise, **options):
+         precision, precise, compiled, **options):
     seeds = _seeds(seeds, num_samples, seed)
+    if precise and precision not in (None, "float32"):
+        raise click.UsageError(f"--precise is float32, not {precision}; give one of the two options.")
     from dg.models import load_model
+    from dg.precision import compile_networks, fastest
     from dg.runtime.downloads import resolve
     from dg.runtime.ranks import process_group
     from dg.runtime.store import SampleStore
@@ -95,20 +102,25 @@ def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, s
         net = load_model(resolve(network, console.progress, console.notify), device)
         if precise:
             console.compute_exactly()
-            net.use_fp16 = False
+        precision = "float32" if precise else precision or fastest(net, device)
+        if precision != "float16":
+            net.use_fp16 = False  # which some checkpoints ask for
         sampling = _sampling(net, options)
         check_class(net, class_idx)
         guidance = _guidance(net, device, options)
-        store = SampleStore(outdir, describe(net, sampling, guidance, class_idx), seeds, batch, save_type, subdirs)
-        progress = console.progress if ranks.first else console.silent
-        seconds = generate(net, store, sampling, guidance, class_idx, device, progress, ranks)
+        settings = describe(net, sampling, guidance, class_idx, precision)
+        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
+        if compiled:
+            compile_networks(net, guidance and guidance.discriminator)
+        progress = console.stoppable(console.progress if ranks.first else console.silent)
+        made = generate(net, store, sampling, guidance, class_idx, device, progress, ranks, precision, console.notify)
         if not ranks.first:
             return
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     if grid:
         _write_grid(store)
-    speed = f", {len(seeds) / seconds:.1f} images/s" if seconds else ", all of them were there already"
+    speed = f", {made.images / made.seconds:.1f} images/s" if made.images else ", all of them were there already"
     console.notify(f"{len(seeds)} images in {outdir}{speed}")
 
 

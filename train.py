@@ -102,8 +102,8 @@ def main(data, sample_dir, save_dir, num_data, img_resolution, extractor, pretra
     net = _network(network, device)
     discriminator = build_discriminator(extractor, real, net, _file(pretrained_classifier_ckpt),
                                         settings.conditional, width, settings.seed, device)
-    log = train_discriminator(discriminator, real, fake, settings, save_dir, progress=console.progress, net=net,
-                              tensorboard=tensorboard)
+    log = train_discriminator(discriminator, real, fake, settings, save_dir, net=net, tensorboard=tensorboard,
+                              progress=console.stoppable(console.progress))
     training_curves(Path(save_dir) / "curves.png", log)
     _tell(Path(save_dir), log)
 

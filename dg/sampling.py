@@ -2,8 +2,12 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +16,10 @@ from torch import Tensor
 import edm
 from dg.discriminator import fingerprint
 from dg.guidance import DiscriminatorGuidance
+from dg.precision import Careful, autocast
 from dg.runtime.datasets import to_uint8
-from dg.runtime.progress import Progress, silent
-from dg.runtime.ranks import Ranks
+from dg.runtime.progress import Progress, Stopped, silent
+from dg.runtime.ranks import Ranks, WorkList
 from dg.runtime.store import SampleStore
 
 ALONE = Ranks()
@@ -64,10 +69,11 @@ class Sampling:
 
 
 def draw_images(net, seeds: Sequence[int], sampling: Sampling, guidance: edm.Guidance | None = None,
-                class_idx: int | None = None, device="cpu") -> tuple[Tensor, Tensor | None]:
+                class_idx: int | None = None, device="cpu", precision: str = "float32") -> tuple[Tensor, Tensor | None]:
     """Images of one batch of seeds: (float64 [N, C, R, R] on `device`, class numbers [N] or None).
 
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
+    `precision` is that of the networks, see `dg.precision`.
     """
     rnd = edm.StackedRandomGenerator(device, seeds)
     latents = rnd.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution], device=device)
@@ -77,7 +83,10 @@ def draw_images(net, seeds: Sequence[int], sampling: Sampling, guidance: edm.Gui
         if class_idx is not None:
             classes = torch.full_like(classes, class_idx)
         one_hot = torch.eye(net.label_dim, device=device)[classes]
-    images = sampling.sampler(net, latents, one_hot, randn_like=rnd.randn_like, guidance=guidance, **sampling.kwargs())
+    if precision == "bfloat16" and isinstance(net, edm.Preconditioner):
+        guidance = Careful(guidance)
+    with autocast(precision, device):
+        images = sampling.sampler(net, latents, one_hot, randn_like=rnd.randn_like, guidance=guidance, **sampling.kwargs())
     return images, classes
 
 
@@ -91,7 +100,8 @@ def check_class(net, class_idx: int | None) -> None:
         raise ValueError(f"--class {class_idx}: this network has classes 0 to {net.label_dim - 1}")
 
 
-def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = None, class_idx=None) -> dict:
+def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = None, class_idx=None,
+             precision: str = "float32") -> dict:
     """Everything besides the seeds that images depend on; a store refuses to mix two of these."""
     described = {"network": fingerprint(net), "sampling": sampling.kwargs(), "class": class_idx, "guidance": None}
     if guidance is not None:
@@ -103,6 +113,8 @@ def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = N
             "boosting": guidance.boosting and asdict(guidance.boosting)}
         if discriminator.average != "logits":
             described["guidance"]["average"] = discriminator.average
+    if precision != "float32":
+        described["precision"] = precision
     return described
 
 
@@ -110,25 +122,70 @@ def _describe_extractor(extractor) -> list:
     return [extractor.kind, getattr(extractor, "schedule", None), fingerprint(extractor)]
 
 
+class Made(NamedTuple):
+    """What `generate` has done: images of all processes together, and seconds of this one."""
+
+    images: int
+    seconds: float
+
+
 def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance | None = None,
-             class_idx: int | None = None, device="cpu", progress: Progress = silent, ranks: Ranks = ALONE) -> float:
-    """Fill the store with the batches it still lacks, shared among `ranks`; returns the seconds this process took."""
+             class_idx: int | None = None, device="cpu", progress: Progress = silent, ranks: Ranks = ALONE,
+             precision: str = "float32", notify: Callable[[str], None] = lambda line: None) -> Made:
+    """Fill the store with the batches it still lacks. Of several processes each takes the next one when it is free.
+
+    A batch is saved while the next is drawn. One that does not fit into a GPU's memory is drawn in halves, of which
+    `notify` tells; images are the same up to rounding. Where `progress` asks to end, by `Stopped`, all processes finish
+    their batches and pass it on, unless that was all.
+    """
     check_class(net, class_idx)
-    pending = store.pending()
-    ranks.wait()  # all must have seen the same batches pending before the first is written
-    pending = ranks.share(pending)
-    sizes = [len(store.batches()[index]) for index in pending]
-    bar = iter(progress(range(sum(sizes)), desc="images", unit="img", total=sum(sizes)))
-    seconds = 0.0
-    for index, size in zip(pending, sizes, strict=True):
-        start = time.perf_counter()
-        images, classes = draw_images(net, store.batches()[index], sampling, guidance, class_idx, device)
-        store.write(index, to_uint8(images), None if classes is None else classes.cpu().numpy().astype(np.int64))
-        seconds += time.perf_counter() - start
-        for _ in range(size):
-            next(bar, None)
+    work = WorkList(ranks, store.pending() if ranks.first else [])
+    ends = list(accumulate(len(store.batches()[index]) for index in work.items))  # images up to a batch's end
+    total = ends[-1] if ends else 0
+    bar = iter(progress(range(total), desc="images", unit="img", total=total))
     next(bar, None)
+    shown, part, saving, start = 0, store.batch_size, None, time.perf_counter()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            for place, index in work:
+                images, classes, part = _drawn(
+                    lambda seeds: draw_images(net, seeds, sampling, guidance, class_idx, device, precision),
+                    store.batches()[index], part, notify)
+                if saving is not None:
+                    saving.result()
+                saving = thread.submit(store.write, index, images, classes)
+                for _ in range(shown, ends[place]):
+                    next(bar, None)
+                shown = ends[place]
+        except Stopped:
+            work.close()
+        if saving is not None:
+            saving.result()
+    seconds = time.perf_counter() - start if total else 0.0
     ranks.wait()
+    if store.missing():
+        raise Stopped
+    with suppress(Stopped):
+        for _ in bar:  # to its end: other processes may have made the last images
+            pass
     if ranks.first:
         store.finish()
-    return seconds
+    return Made(total, seconds)
+
+
+def _drawn(draw, seeds: Sequence[int], part: int, notify) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """(images uint8 [N, R, R, C], class numbers int64 [N] or None) of a batch, and how many seeds fit into memory at once."""
+    while True:
+        try:
+            pieces = [draw(seeds[first : first + part]) for first in range(0, len(seeds), part)]
+            break
+        except torch.OutOfMemoryError:
+            if part == 1:
+                raise ValueError("the memory of the GPU does not suffice for one image; free it or use --device cpu") from None
+        part = (min(part, len(seeds)) + 1) // 2  # outside of the handler, which still holds the tensors
+        torch.cuda.empty_cache()
+        notify(f"out of memory; going on with {part} images at once, the rest of the batch after them")
+    images = np.concatenate([to_uint8(images) for images, _ in pieces])
+    if pieces[0][1] is None:
+        return images, None, part
+    return images, np.concatenate([classes.cpu().numpy() for _, classes in pieces]).astype(np.int64), part

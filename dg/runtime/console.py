@@ -1,6 +1,7 @@
 """How the scripts talk: options shared between them, progress bars, one line for an error, exit codes.
 
-Exit codes: 0 done; 2 the command or its input was wrong; 1 anything else; 130 and 143 interrupted.
+Exit codes: 0 done, or ended in good order on SIGTERM (see `stoppable`); 2 the command or its input was wrong; 1 anything
+else; 130 and 143 interrupted at once.
 """
 
 import os
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import click
 
-from dg.runtime.progress import silent
+from dg.runtime.progress import Progress, Stopped, silent
 
-__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "compute_exactly", "given", "notify", "pick_device", "progress",
-           "refuse", "run", "silent"]
+__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "compute_exactly", "given", "keep_memory", "notify", "pick_device",
+           "progress", "refuse", "run", "silent", "stoppable"]
 
 
 class Flag(click.Option):
@@ -100,6 +101,34 @@ def progress(iterable, **kwargs):
     return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, disable=kwargs.get("total") == 0, **kwargs)
 
 
+def stoppable(progress: Progress, leading: bool = True) -> Progress:
+    """A progress whose loop ends in good order on SIGTERM: the item in work is finished, then `Stopped` is raised.
+
+    A second SIGTERM ends at once. Of processes that work in step one leads; the others go on until it has left them.
+    """
+    def iterate(iterable, **kwargs):
+        _asked.clear()
+        before = signal.signal(signal.SIGTERM, _ask)
+        try:
+            for item in progress(iterable, **kwargs):
+                if _asked and leading:
+                    raise Stopped
+                yield item
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return iterate
+
+
+_asked = []  # what SIGTERM has left for a stoppable loop to find
+
+
+def _ask(number, frame):
+    if _asked:
+        _terminate(number, frame)
+    _asked.append(number)
+
+
 def notify(line: str) -> None:
     """One line for the person at the terminal; standard output stays clean."""
     click.echo(line, err=True)
@@ -110,7 +139,8 @@ def pick_device(name: str | None, rank: int = 0):
     import torch
 
     if name is None:
-        name = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        local = int(os.environ.get("LOCAL_RANK", rank))  # among the processes of this machine
+        name = f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
@@ -126,6 +156,19 @@ def compute_exactly() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def keep_memory() -> None:
+    """Let glibc keep the memory of freed tensors: the pages of large ones would be asked for anew by every operation."""
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
 def run(command: click.Command) -> None:
     """Run a script's command and leave with its exit code; a user sees one line for whatever he can mend."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -138,7 +181,12 @@ def run(command: click.Command) -> None:
         _leave(f"{name}: interrupted; the same command again goes on where this one stopped", 130)
     except Terminated:
         _leave(f"{name}: terminated; the same command again goes on where this one stopped", 143)
+    except Stopped:
+        first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
+        _leave(f"{name}: stopped in good order; the same command again goes on where this one stopped" if first else "", 0)
     except (ValueError, OSError) as error:
+        if isinstance(error, ConnectionError) and _asked:
+            _leave("", 0)  # the leading process has stopped in good order
         if os.environ.get("DG_DEBUG"):
             raise
         _leave(f"{name}: {error}", 2 if isinstance(error, ValueError) else 1)
@@ -152,5 +200,6 @@ def _leave(message: str, code: int) -> None:
     if "tqdm" in sys.modules:
         for bar in list(sys.modules["tqdm"].tqdm._instances):
             bar.close()  # ends its line, so that the message has its own
-    click.echo(" ".join(message.split()), err=True)
+    if message:
+        click.echo(" ".join(message.split()), err=True)
     sys.exit(code)

@@ -1,18 +1,23 @@
 """One process or many: what torchrun tells a script, and the little that processes must agree on."""
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+CLOSED = 2**40  # what closing adds to the counter of a `WorkList`: more than any list has items
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` of them."""
+    """This process among `world` of them. Where another one has gone, all that waits for it is an OSError of one line."""
 
     rank: int = 0
     world: int = 1
+    store: Any = None  # the torch.distributed.Store that all of several processes reach
 
     @property
     def first(self) -> bool:
@@ -28,22 +33,18 @@ class Ranks:
         if self.world > 1:
             import torch.distributed
 
-            torch.distributed.barrier()
+            with _all_there():
+                torch.distributed.barrier()
 
     def sum_(self, tensors: list) -> None:
-        """Replace every tensor by its sum over the processes, the same bits in all of them; one message for all tensors.
-
-        OSError of one line where another process has gone.
-        """
+        """Replace every tensor by its sum over the processes, the same bits in all of them; one message for all tensors."""
         if self.world == 1:
             return
         import torch.distributed
 
         message = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        try:
+        with _all_there():
             torch.distributed.all_reduce(message)
-        except RuntimeError as error:
-            raise ConnectionError("another process of this run has ended; the same command again goes on") from error
         for tensor, total in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
@@ -54,8 +55,55 @@ class Ranks:
         import torch.distributed
 
         items = [None] * self.world if self.first else None
-        torch.distributed.gather_object(item, items)
+        with _all_there():
+            torch.distributed.gather_object(item, items)
         return items
+
+    def tell(self, item=None):
+        """The first process's `item`, at every process."""
+        if self.world == 1:
+            return item
+        import torch.distributed
+
+        items = [item]
+        with _all_there():
+            torch.distributed.broadcast_object_list(items)
+        return items[0]
+
+
+class WorkList:
+    """Items that the processes of a run take one by one, each item whoever is free first: a slow one does not hold the others.
+
+    All processes make the list alike, and the `items` of the first one count. Iterating takes: (place in the list, item).
+    """
+
+    def __init__(self, ranks: Ranks, items: list):
+        self.store = ranks.store
+        self.key, self.items = ranks.tell((secrets.token_hex(8), items))
+        self.taken = 0  # by a process that is alone
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        while (place := self._add(1) - 1) < len(self.items):
+            yield place, self.items[place]
+
+    def close(self) -> None:
+        """Let no process take another item."""
+        self._add(CLOSED)
+
+    def _add(self, number: int) -> int:
+        if self.store is None:
+            self.taken += number
+            return self.taken
+        with _all_there():
+            return self.store.add(self.key, number)
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch tells it in many lines of many kinds
+        raise ConnectionError("another process of this run has ended; the same command again goes on") from error
 
 
 @contextmanager
@@ -72,9 +120,11 @@ def process_group(on_gpus: bool = False) -> Iterator[Ranks]:
 
     nccl = on_gpus and torch.cuda.is_available() and torch.distributed.is_nccl_available()
     with _quiet_stdout():
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
+        store, rank, _ = next(torch.distributed.rendezvous("env://"))
+        group, work = (torch.distributed.PrefixStore(name, store) for name in ("group", "work"))
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", store=group, rank=rank, world_size=world)
     try:
-        yield Ranks(int(os.environ["RANK"]), world)
+        yield Ranks(rank, world, work)
     finally:
         torch.distributed.destroy_process_group()
 

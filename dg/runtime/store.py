@@ -85,9 +85,13 @@ class SampleStore:
         labels = None if batch.labels is None else batch.labels.tolist()
         write_json(self._record(seeds), {"seeds": _runs(seeds), "labels": labels, "files": hashes})
 
+    def missing(self):
+        """The batches that were never completed, each a list of seeds; a quick look that hashes nothing."""
+        return [seeds for seeds in self._batches if not self._record(seeds).exists()]
+
     def finish(self):
         """Write EDM's dataset.json for conditional PNGs: for one process to call when no batch is pending."""
-        if missing := [seeds for seeds in self._batches if not self._record(seeds).exists()]:
+        if missing := self.missing():
             raise ValueError(f"{self.outdir} lacks seeds {_runs(missing[0])}; run again to make them")
         if self.save_type == "png":
             records = [read_json(self._record(seeds)) for seeds in self._batches]

@@ -1,6 +1,7 @@
 """From seeds to images: an image depends on its seed alone, and a store never mixes what was made differently."""
 
 import hashlib
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from dg.extractors import ClassifierExtractor, ScoreExtractor
 from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.heads import ScoreHead
 from dg.runtime.datasets import load_images, to_uint8
-from dg.runtime.progress import silent
+from dg.runtime.progress import Stopped, silent
 from dg.runtime.store import SampleStore
 from dg.sampling import Sampling, check_class, describe, draw_images, generate
 from guided_diffusion import create_classifier
@@ -179,7 +180,7 @@ def contents(folder):
 
 
 def fill(folder, net, progress=silent, **how):
-    """Seven images in three batches; the seconds that it took."""
+    """Seven images in three batches."""
     store = SampleStore(folder, describe(net, QUICK), range(7), 3, **how)
     return generate(net, store, QUICK, progress=progress)
 
@@ -187,9 +188,10 @@ def fill(folder, net, progress=silent, **how):
 @pytest.mark.parametrize("save_type", ["npz", "png"])
 def test_a_deleted_shard_is_made_again_and_no_other(tmp_path, monkeypatch, save_type):
     net = network()
-    assert fill(tmp_path, net, save_type=save_type) > 0
+    made = fill(tmp_path, net, save_type=save_type)
+    assert made.images == 7 and made.seconds > 0
     before = contents(tmp_path)
-    assert fill(tmp_path, net, save_type=save_type) == 0.0
+    assert fill(tmp_path, net, save_type=save_type) == (0, 0.0)
     next(tmp_path.glob("*000003*")).unlink()
     drawn = []
     monkeypatch.setattr("dg.sampling.draw_images", lambda net, seeds, *rest: drawn.append(seeds) or
@@ -257,6 +259,97 @@ def test_a_class_that_the_network_lacks_is_refused_before_any_image(tmp_path):
     assert store.pending() == [0]
 
 
+def failing_at(number, error, drawn):
+    """`draw_images` that raises `error` at its call of this number; `drawn` gets the seeds of every call."""
+    def draw(net, seeds, *rest):
+        drawn.append(list(seeds))
+        if len(drawn) == number:
+            raise error
+        return draw_images(net, seeds, *rest)
+
+    return draw
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_drawn_in_halves(tmp_path, monkeypatch):
+    net, drawn, told = network(), [], []
+    fill(tmp_path / "whole", net)
+    store = SampleStore(tmp_path / "parts", describe(net, QUICK), range(7), 3)
+    monkeypatch.setattr("dg.sampling.draw_images", failing_at(1, torch.OutOfMemoryError("CUDA out of memory"), drawn))
+    generate(net, store, QUICK, notify=told.append)
+    assert drawn == [[0, 1, 2], [0, 1], [2], [3, 4], [5], [6]]
+    assert told == ["out of memory; going on with 2 images at once, the rest of the batch after them"]
+    parts, whole = load_images(tmp_path / "parts"), load_images(tmp_path / "whole")
+    assert np.abs(parts.images.astype(int) - whole.images).max() <= 1 and np.array_equal(parts.labels, whole.labels)
+
+
+def test_one_image_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError
+
+    net, told = network(), []
+    monkeypatch.setattr("dg.sampling.draw_images", full)
+    with pytest.raises(ValueError, match="does not suffice for one image"):
+        generate(net, SampleStore(tmp_path, describe(net, QUICK), range(5), 5), QUICK, notify=told.append)
+    assert [line.split()[6] for line in told] == ["3", "2", "1"]
+
+
+def stopping_after(count):
+    """A progress that asks to end once `count` images are there."""
+    def progress(iterable, **kwargs):
+        for number, item in enumerate(iterable):
+            if number == count:
+                raise Stopped
+            yield item
+
+    return progress
+
+
+def test_a_run_that_is_asked_to_end_saves_what_it_has(tmp_path):
+    net = network()
+    fill(tmp_path / "whole", net)
+    with pytest.raises(Stopped):
+        fill(tmp_path / "parts", net, stopping_after(4))
+    assert sorted(path.name for path in (tmp_path / "parts").glob("*.npz")) == [
+        "samples_000000-000002.npz", "samples_000003-000005.npz"]
+    fill(tmp_path / "parts", net, stopping_after(7))  # there is nothing left to be asked for
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_an_error_in_saving_is_raised_and_no_batch_after_the_next_is_drawn(tmp_path, monkeypatch):
+    net, drawn = network(), []
+
+    def full(self, index, images, labels):
+        raise ValueError("cannot write: no space left")
+
+    monkeypatch.setattr("dg.sampling.draw_images", failing_at(0, None, drawn))
+    monkeypatch.setattr(SampleStore, "write", full)
+    with pytest.raises(ValueError, match="no space left"):
+        fill(tmp_path, net)
+    assert drawn == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_batches_are_saved_beside_the_drawing(tmp_path, monkeypatch):
+    """The second batch is being drawn while the first one is still being saved."""
+    net, order, drawing, write = network(), [], threading.Event(), SampleStore.write
+
+    def slow(self, index, *rest):
+        assert drawing.wait(60)
+        write(self, index, *rest)
+        order.append(f"saved {index}")
+
+    def draw(net, seeds, *rest):
+        order.append(f"drawing {seeds}")
+        if seeds[0] == 3:
+            drawing.set()
+        return draw_images(net, seeds, *rest)
+
+    monkeypatch.setattr("dg.sampling.draw_images", draw)
+    monkeypatch.setattr(SampleStore, "write", slow)
+    fill(tmp_path, net)
+    assert order[:2] == ["drawing [0, 1, 2]", "drawing [3, 4, 5]"]
+    assert [entry for entry in order if entry.startswith("saved")] == ["saved 0", "saved 1", "saved 2"]
+
+
 # What a store is labelled with.
 
 
@@ -274,6 +367,7 @@ def variants():
                    dict(discretization="vp"), dict(scaling="vp")):
         yield describe(net, replace(QUICK, **change))
     yield from (describe(net, QUICK, class_idx=class_idx) for class_idx in (0, 1))
+    yield from (describe(net, QUICK, precision=precision) for precision in ("bfloat16", "float16"))
     for kwargs in ({}, dict(weights=(2.0, 1.0)), dict(weights=(1.0, 0.0)), dict(time_min=0.02), dict(time_max=0.9),
                    dict(clip=1e-5), dict(salt="another:"), dict(num_heads=2), dict(num_heads=2, member_weights=[1, 2]),
                    dict(boosting=BOOSTING["authors"]), dict(boosting=BOOSTING["paper"]),

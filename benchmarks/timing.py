@@ -1,0 +1,102 @@
+"""What the benchmarks of speed share: paired timing, where the time goes, memory, tables, results as JSON."""
+
+import json
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from dg.experiments.provenance import provenance
+
+
+def in_turns(works: list, rounds: int) -> Iterator:
+    """Every work `rounds` times; every other round runs backwards, so that a machine that slows down favours none."""
+    for index in range(rounds):
+        yield from works[:: -1 if index % 2 else 1]
+
+
+class Clock:
+    """Seconds by label, of calls that are watched. Time in a call within another counts for the inner one alone."""
+
+    def __init__(self, device):
+        self.seconds, self.device, self._open = defaultdict(float), torch.device(device), []
+
+    def synchronise(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def __call__(self, label: str) -> Iterator[None]:
+        start = self.synchronise()
+        self._open.append(0.0)
+        try:
+            yield
+        finally:
+            took = self.synchronise() - start
+            self.seconds[label] += took - self._open.pop()
+            if self._open:
+                self._open[-1] += took
+
+    @contextmanager
+    def watching(self, *calls: tuple[object, str, str]) -> Iterator[None]:
+        """Within it, calls of the attributes are timed: (object, attribute, label) each."""
+        with ExitStack() as stack:
+            for owner, name, label in calls:
+                stack.enter_context(mock.patch.object(owner, name, self._timed(getattr(owner, name), label)))
+            yield
+
+    def _timed(self, function, label):
+        def timed(*args, **kwargs):
+            with self(label):
+                return function(*args, **kwargs)
+
+        return timed
+
+
+def reset_peak(device) -> None:
+    """Let `peak_gib` count from here."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gib(device="cpu") -> float:
+    """Most memory held since `reset_peak`: allocated on a GPU, else that of this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
+
+
+def table(rows: list[dict], columns: Iterable[str]) -> str:
+    """Rows in Markdown; a value that a row lacks is left empty."""
+    lines = [list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+                     for line in lines)
+
+
+def _cell(value) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=None, **more) -> None:
+    """Print the table, and write rows, hardware and versions to `out`."""
+    command = " ".join(["python -m", module, *sys.argv[1:]])
+    about = provenance(command, {}, device)
+    hardware = about["hardware"]
+    print(table(rows, columns))
+    print(f"\n{hardware.get('gpu', hardware['cpu'])}, {hardware['threads']} threads, torch {torch.__version__}. {command}")
+    if out:
+        Path(out).write_text(json.dumps({"rows": rows} | more | about, indent=2) + "\n")

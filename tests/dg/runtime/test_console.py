@@ -1,0 +1,108 @@
+"""What a script does with signals and with errors, and on which device it computes."""
+
+import os
+import signal
+import sys
+from types import SimpleNamespace
+
+import click
+import pytest
+import torch
+
+from dg.runtime import console
+from dg.runtime.progress import Stopped, silent
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    """The handler of SIGTERM as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+    console._asked.clear()
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def leave(work, monkeypatch, capsys):
+    """(exit code, standard error) of a script whose command does `work`."""
+    monkeypatch.setattr(sys, "argv", ["somewhere/script.py"])
+    with pytest.raises(SystemExit) as left:
+        console.run(click.Command("script", callback=work))
+    return left.value.code, capsys.readouterr().err.lstrip("\n")  # click ends the line of an interrupt's ^C
+
+
+def test_sigterm_ends_a_stoppable_loop_between_two_items():
+    before, done = signal.getsignal(signal.SIGTERM), []
+    with pytest.raises(Stopped):
+        for item in console.stoppable(silent)(range(5)):
+            if item == 2:
+                terminate()
+            done.append(item)
+    assert done == [0, 1, 2] and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_at_the_last_item_ends_nothing():
+    for item in console.stoppable(silent)(range(3)):
+        if item == 2:
+            terminate()
+
+
+def test_a_second_sigterm_ends_at_once():
+    with pytest.raises(console.Terminated):
+        for _ in console.stoppable(silent)(range(5)):
+            terminate()
+            terminate()
+
+
+def test_processes_that_do_not_lead_go_on_until_the_leader_has_left(monkeypatch, capsys):
+    def follow():
+        for item in console.stoppable(silent, leading=False)(range(5)):
+            if item == 1:
+                terminate()
+            if item == 3:
+                raise ConnectionError("another process of this run has ended")
+
+    assert leave(follow, monkeypatch, capsys) == (0, "")
+
+
+def fail(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(("work", "code", "told"), [
+    (terminate, 143, "terminated; the same command again goes on"),
+    (fail(KeyboardInterrupt()), 130, "interrupted; the same command again goes on"),
+    (fail(Stopped()), 0, "stopped in good order; the same command again goes on"),
+    (fail(ValueError("no such\nfile")), 2, "no such file"),
+    (fail(ConnectionError("another process has ended")), 1, "another process has ended"),
+    (fail(click.UsageError("give --seeds")), 2, "give --seeds"),
+])
+def test_every_end_has_its_code_and_one_line(work, code, told, monkeypatch, capsys):
+    found, line = leave(work, monkeypatch, capsys)
+    assert found == code and line.startswith(f"script.py: {told}") and line.count("\n") == 1
+
+
+def test_of_several_processes_that_stop_the_first_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert leave(fail(Stopped()), monkeypatch, capsys) == (0, "")
+
+
+def test_a_process_computes_on_the_gpu_of_its_place_on_its_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch, "zeros", lambda size, device: SimpleNamespace(device=device))
+    assert console.pick_device(None, 6) == "cuda:2"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert console.pick_device(None, 6) == "cuda:1" and console.pick_device("cuda:3", 6) == "cuda:3"
+
+
+def test_memory_is_kept_where_there_is_a_way_and_nothing_else_happens(monkeypatch):
+    console.keep_memory()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    console.keep_memory()

@@ -1,0 +1,225 @@
+"""Nothing is lost: kills at random moments, requests to end, full and read-only disks, damaged shards.
+
+Every run that was disturbed ends, when it is given again, with the bytes of one that was not.
+"""
+
+import errno
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dg.runtime.files import sha256_of
+from tests.scripts import GENERATE, ROOT, TRAIN, TWELVE, contents, run, run_apart, succeed, words
+
+# ---- generate.py
+
+MANY = "generate --network {net} --outdir {out} --num_samples 512 --batch 8 --steps 6 --grid 0"
+
+
+def start(command, places, world=2):
+    """A script in several processes, as torchrun starts them."""
+    script, *arguments = words(command, places)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+    return [subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, **group, "RANK": str(rank)}) for rank in range(world)]
+
+
+def complete(folder):
+    """The records of a store's complete batches; every one of them agrees with its shard."""
+    records = sorted((folder / "shards").glob("*.json"))
+    for record in records:
+        for name, digest in json.loads(record.read_text())["files"].items():
+            assert sha256_of(folder / name) == digest
+    return len(records)
+
+
+def wait_for_more(folder, count, processes, seconds=60):
+    """Until there are more than `count` complete batches, or a process has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and all(process.poll() is None for process in processes):
+        if len(list((folder / "shards").glob("*.json"))) > count:
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_two_processes_leave_the_bytes_of_an_undisturbed_run(at):
+    moments, done, kills = random.Random(20), 0, 0
+    while kills < 20:
+        processes = start(MANY, at)
+        if moments.random() < 0.75:  # else while it starts
+            wait_for_more(at["out"], done, processes)
+        for process in moments.sample(processes, 2):
+            time.sleep(moments.uniform(0, 0.15))
+            kills += process.poll() is None and not kills >= 20
+            process.kill()
+        for process in processes:
+            process.communicate()
+        before, done = done, complete(at["out"])
+        assert done >= before
+    assert done < 64, "every kill is to meet a run at work"
+    succeed(MANY, **at)
+    succeed(MANY, **at | {"out": at["tmp"] / "undisturbed"})
+    assert contents(at["out"]) == contents(at["tmp"] / "undisturbed")
+    assert len(contents(at["out"])) == 1 + 2 * 64
+
+
+@pytest.mark.slow
+def test_when_one_process_is_killed_the_other_says_so_and_a_rerun_finishes(at):
+    processes = start(MANY, at)
+    wait_for_more(at["out"], 4, processes)
+    processes[1].kill()
+    errors = [process.communicate()[1] for process in processes]
+    assert processes[0].returncode == 1
+    assert "generate.py: another process of this run has ended; the same command again goes on" in errors[0]
+    assert complete(at["out"]) >= 63, "at most the one batch is lost"
+    succeed(MANY, **at)
+    assert complete(at["out"]) == 64
+
+
+@pytest.mark.slow
+def test_sigterm_ends_all_processes_in_good_order(at):
+    processes = start(MANY, at)
+    wait_for_more(at["out"], 4, processes)
+    processes[1].terminate()  # one is enough: it tells the others
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert "generate.py: stopped in good order" in errors[0] and "stopped" not in errors[1]
+    assert 4 < complete(at["out"]) < 64
+
+
+@pytest.mark.parametrize(("code", "told"), [(errno.ENOSPC, "No space left on device; free some space and run again"),
+                                            (errno.EROFS, "Read-only file system; choose another place")])
+def test_a_disk_that_fails_in_the_middle_is_one_line_and_leaves_what_was_complete(code, told, at, monkeypatch):
+    replace, shards = os.replace, []
+
+    def fail_at_the_second(source, target):
+        shards.extend([target] if str(target).endswith(".npz") else [])
+        if len(shards) == 2:
+            raise OSError(code, os.strerror(code), str(source))
+        replace(source, target)
+
+    command = GENERATE + "--seeds 0-11 --batch 4"
+    monkeypatch.setattr(os, "replace", fail_at_the_second)
+    done = run(command, **at)
+    monkeypatch.undo()
+    assert done.code == 2 and len(done.lines) == 1 and told in done.lines[0]
+    assert [path.name for path in at["out"].glob("*.npz")] == ["samples_000000-000003.npz"] and complete(at["out"]) == 1
+    assert not list(at["out"].glob(".*.tmp"))
+    succeed(command, **at)
+    assert contents(at["out"]) == contents(at["fake"])
+
+
+@pytest.fixture
+def small_disk(at):
+    """`out` on a file system of 64 KiB."""
+    at["out"].mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", at["out"]], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    yield at
+    subprocess.run(["umount", at["out"]], check=True)
+
+
+def test_a_full_disk_is_one_line_and_room_finishes_the_run(small_disk):
+    at, command = small_disk, GENERATE + "--num_samples 48 --batch 4 --grid 0"
+    done = run_apart(command, **at)
+    assert done.code == 2 and len(done.lines) == 1 and "No space left on device; free some space" in done.lines[0]
+    assert 0 < complete(at["out"]) < 12
+    subprocess.run(["mount", "-o", "remount,size=1m", at["out"]], check=True)
+    succeed(command, **at)
+    succeed(command, **at | {"out": at["tmp"] / "whole"})
+    assert contents(at["out"]) == contents(at["tmp"] / "whole")
+
+
+def test_a_read_only_disk_is_one_line_before_any_work(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk["out"]], check=True)
+    done = run(GENERATE + "--seeds 0-3", **small_disk)
+    assert done.code == 2 and len(done.lines) == 1 and "Read-only file system; choose another folder" in done.lines[0]
+
+
+def test_a_flipped_bit_and_a_truncated_shard_are_named_and_made_again(at):
+    command = GENERATE + "--seeds 0-11 --batch 4"
+    succeed(command, **at)
+    flipped, truncated, _ = sorted(at["out"].glob("*.npz"))
+    content = bytearray(flipped.read_bytes())
+    content[np.random.default_rng(0).integers(len(content))] ^= 1
+    flipped.write_bytes(content)
+    truncated.write_bytes(truncated.read_bytes()[:-1])
+    done = succeed(command, **at)
+    assert done.lines[:2] == [f"{path.name} was damaged and has been made again" for path in (flipped, truncated)]
+    assert contents(at["out"]) == contents(at["fake"])
+
+
+# ---- train.py and pretrain.py
+
+SCORE = "pretrain score --data digits:train --batch_size 8 --steps 60 --save_seconds 0 --outdir {out}"
+HEAD = (TRAIN + TWELVE + "--network {net} --save_dir {out} --epoch 12").replace("--epoch 1 ", "")
+# Runs a script that saves its training state after every step.
+SAVING = """
+import runpy, sys
+import dg.training
+dg.training.Every = lambda seconds: lambda: True
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# Runs a script that sends itself SIGTERM in its third optimisation step.
+ASKED = """
+import os, runpy, signal, sys
+import torch
+step, steps = torch.optim.Adam.step, []
+
+def step_and_ask(*args, **kwargs):
+    steps.append(1)
+    if len(steps) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(*args, **kwargs)
+
+torch.optim.Adam.step = step_and_ask
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def weights(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [SCORE, HEAD], ids=["pretrain", "train"])
+def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(command, at):
+    moments, kills = random.Random(7), 0
+    script, *arguments = words(command, at)
+    while kills < 8:
+        process = subprocess.Popen([sys.executable, "-c", SAVING, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
+        found = (at["out"] / "state.pt").stat().st_mtime_ns if (at["out"] / "state.pt").exists() else 0
+        while process.poll() is None and not ((at["out"] / "state.pt").exists()
+                                              and (at["out"] / "state.pt").stat().st_mtime_ns > found):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.05))
+        kills += 1
+        process.kill()
+        process.communicate()
+    succeed(command, **at)
+    succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
+    assert weights(at["out"]) == weights(at["tmp"] / "undisturbed") != {}
+
+
+@pytest.mark.parametrize("command", [SCORE.replace("60", "6").replace("_seconds 0", "_seconds 600"),
+                                     HEAD.replace("--epoch 12", "--epoch 2")], ids=["pretrain", "train"])
+def test_sigterm_saves_a_training_and_ends_in_good_order(command, at):
+    done = run_apart(command, ["-c", ASKED], **at)
+    assert done.code == 0 and "stopped in good order; the same command again goes on" in done.lines[-1]
+    assert (at["out"] / "state.pt").exists()
+    succeed(command, **at)
+    succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
+    assert weights(at["out"]) == weights(at["tmp"] / "undisturbed") != {}
