@@ -233,7 +233,7 @@ def _heldout(source, images):
 
 
 def _progress(ranks):
-    return console.progress if ranks.first else console.silent
+    return console.stoppable(console.progress if ranks.first else console.silent, leading=ranks.first)
 
 
 def _describe(folder, images, settings, **more):

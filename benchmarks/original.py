@@ -4,6 +4,7 @@ This file is both ends of the pipe. As a script it knows nothing of this project
 The code asks for packages that sampling does not use (tensorflow, mpi4py, blobfile); empty ones stand in for them.
 """
 
+import importlib.machinery
 import importlib.util
 import json
 import runpy
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,8 +57,7 @@ def serve(folder: str) -> None:
     torch.set_num_threads(state["threads"])
     device, (dg_repo, edm_repo) = torch.device(state["device"]), state["repos"]
     sys.path[:0] = [path for path in (dg_repo, edm_repo) if path]
-    for name in UNUSED:
-        sys.modules[name] = types.ModuleType(name)
+    stand_in()
     net = getattr(importlib.import_module("training.networks"), state["class"])(**state["kwargs"])
     net.load_state_dict(state["net"])
     net, latents = net.eval().requires_grad_(False).to(device), state["latents"].to(device)
@@ -71,6 +70,12 @@ def serve(folder: str) -> None:
         answer = _measured(device, lambda: sampler(*arguments, net, latents, num_steps=int(num_steps)))  # noqa: B023
         np.save(f"{folder}/images.npy", answer.pop("images").cpu().numpy())
         print(json.dumps(answer), file=answers, flush=True)
+
+
+def stand_in() -> None:
+    """Let the unused packages be imported; with a spec, which torch looks at."""
+    for name in UNUSED:
+        sys.modules[name] = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None))
 
 
 def _script(repo, name):
@@ -136,8 +141,7 @@ def train(dg_repo: str, threads: str, *arguments: str) -> None:
     torch.set_num_threads(int(threads))
     sys.path.insert(0, dg_repo)
     sys.argv[:] = ["train.py", *arguments]
-    for name in UNUSED:
-        sys.modules[name] = types.ModuleType(name)
+    stand_in()
     update, stamps = torch.optim.Adam.step, []
 
     def stamped(*args, **kwargs):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dg.runtime.files import write_text
-from dg.runtime.progress import Progress
+from dg.runtime.progress import Progress, Stopped
 from dg.runtime.ranks import Ranks
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
 
@@ -115,17 +115,22 @@ class Run:
         ranks.wait()  # all have read the state before the first replaces it
 
     def steps(self, total: int, progress: Progress, desc: str, save_seconds: float) -> Iterator[int]:
-        """The steps that are missing; the caller does each and records its values."""
+        """The steps that are missing; the caller does each and records its values. Where `progress` asks to end, by
+        `Stopped`, the state is saved first."""
         due = Every(save_seconds)
-        for step in progress(range(self.step, total), desc=desc, initial=self.step, total=total):
-            yield step
-            self.step = step + 1
-            if self.step % LOG_STEPS == 0 or self.step == total:
-                self._make_entry()
-                if self.observe is not None and (self.step % OBSERVE_STEPS == 0 or self.step == total):
-                    self.log[-1] |= self.observe()
-            if due():
-                self.save()
+        try:
+            for step in progress(range(self.step, total), desc=desc, initial=self.step, total=total):
+                yield step
+                self.step = step + 1
+                if self.step % LOG_STEPS == 0 or self.step == total:
+                    self._make_entry()
+                    if self.observe is not None and (self.step % OBSERVE_STEPS == 0 or self.step == total):
+                        self.log[-1] |= self.observe()
+                if due():
+                    self.save()
+        except Stopped:
+            self.save()
+            raise
         self.save()
 
     def record(self, values: Values) -> None:

@@ -17,7 +17,7 @@ from dg.losses import LOSSES, Noisy
 from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.datasets import ImageSet
 from dg.runtime.files import plain, writable_folder, write_json, write_text
-from dg.runtime.progress import Progress, silent
+from dg.runtime.progress import Progress, Stopped, silent
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
 from dg.training_data import check_discriminator, check_sets, epoch_order, noisy_batch, split_sets
 from dg.training_metrics import evaluate
@@ -38,7 +38,8 @@ def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: Imag
     `best.safetensors` has the lowest validation loss (without validation images there is none), `last.safetensors` is the
     final one, `epoch_NNN.safetensors` every `keep_every`; `lora_*` beside them where an adapter is trained; `log.jsonl` one
     line per epoch; `summary.json` what the test images say. A run that was killed goes on where its state was saved and
-    ends with the same bytes. Raises ValueError, before training, for what does not fit.
+    ends with the same bytes; where `progress` asks to end, by `Stopped`, the state is saved first. Raises ValueError, before
+    training, for what does not fit.
     """
     settings = settings if conditional is None else replace(settings, conditional=conditional)
     check_sets(real, fake, settings)
@@ -50,22 +51,26 @@ def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: Imag
     writer = _tensorboard(folder, run.step) if tensorboard else None
     steps = len(epoch_order(train, settings, 0))
     total, due, order = settings.epochs * steps, Every(save_seconds), None
-    for step in progress(range(run.step, total), desc="discriminator", initial=run.step, total=total, unit="step"):
-        epoch, within = divmod(step, steps)
-        if within == 0 and run.stopped_early():
-            break
-        if within == 0 or order is None:
-            order = epoch_order(train, settings, epoch)
-        generator = step_generator(settings.seed, "noise", step, trainer.device)
-        trainer.step(noisy_batch(train, order[within], settings, generator), step, total)
-        run.step = step + 1
-        if run.step % steps == 0:
-            with trainer.averaged():
-                run.end_epoch({"train": train, "valid": valid})
-            if writer is not None:
-                _write_scalars(writer, run.log[-1])
-        if due():
-            run.save_state()
+    try:
+        for step in progress(range(run.step, total), desc="discriminator", initial=run.step, total=total, unit="step"):
+            epoch, within = divmod(step, steps)
+            if within == 0 and run.stopped_early():
+                break
+            if within == 0 or order is None:
+                order = epoch_order(train, settings, epoch)
+            generator = step_generator(settings.seed, "noise", step, trainer.device)
+            trainer.step(noisy_batch(train, order[within], settings, generator), step, total)
+            run.step = step + 1
+            if run.step % steps == 0:
+                with trainer.averaged():
+                    run.end_epoch({"train": train, "valid": valid})
+                if writer is not None:
+                    _write_scalars(writer, run.log[-1])
+            if due():
+                run.save_state()
+    except Stopped:
+        run.save_state()
+        raise
     run.finish({"valid": valid, "test": test}, {"real": len(real), "fake": len(fake)})
     return run.log
 

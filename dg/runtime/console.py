@@ -172,6 +172,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 def run(command: click.Command) -> None:
     """Run a script's command and leave with its exit code; a user sees one line for whatever he can mend."""
     signal.signal(signal.SIGTERM, _terminate)
+    keep_memory()
     name = os.path.basename(sys.argv[0])
     try:
         sys.exit(command.main(standalone_mode=False) or 0)
