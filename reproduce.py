@@ -9,10 +9,10 @@ Examples:
   python reproduce.py mnist --data mnist.npz  # EDM against DDPM and VAE; mnist-cond: the same with classes
   python reproduce.py two-gaussians           # every loss of the discriminator against the closed form
 
-A study (recipes, epochs, selection, weights, window, churn, steps, significance, lora, ensemble) runs in a world
-(cifar10-uncond, cifar10-cond, cifar10-jpeg, mnist, mnist-14); the name of a world alone means its recipes, except for mnist.
-Studies of one world share their networks and samples. Stages that are done are not repeated; after an interruption the
-same command goes on.
+A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora, ensemble) runs in a world
+(cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14); the name of a world alone means its recipes,
+except for mnist. Studies of one world share their networks and samples. Stages that are done are not repeated; after an
+interruption the same command goes on.
 """
 
 import shlex
@@ -29,8 +29,9 @@ EXPERIMENTS = {  # name: module of dg.experiments, and what its `run` is told be
     "mnist": ("mnist", {"conditional": False}),
     "mnist-cond": ("mnist", {"conditional": True}),
 }
-STUDIES = ("recipes", "epochs", "selection", "weights", "window", "churn", "steps", "significance", "lora", "ensemble")
-WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "mnist", "mnist-14")
+STUDIES = ("recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps", "significance", "lora",
+           "ensemble")
+WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "cifar10-jpeg-16", "mnist", "mnist-14")
 
 
 @click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))

@@ -12,10 +12,14 @@ from dg.recipes import PRESETS, DiscriminatorTraining
 
 @dataclass(frozen=True)
 class Training:
-    """How a discriminator comes about: on which extractor ("classifier", "score"), with which settings."""
+    """How a discriminator comes about: on which extractor ("classifier", "score", "none"), with which settings.
+
+    width  channels of the head; None: the world's on a classifier, else that of `build_discriminator`
+    """
 
     extractor: str
     settings: DiscriminatorTraining
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ def trainings(world: World) -> dict[str, Training]:
     found = {name: Training("classifier", settings) for name, settings in made.items()}
     score = replace(PRESETS["score"], conditional=world.conditional, eval_images=world.eval_images,
                     epochs=PRESETS["score"].epochs if world.epoch_scale else 1)
-    return found | {"default-score": Training("score", default), "score": Training("score", score)}
+    as_long, width = replace(default, epochs=score.epochs), world.head_width or 128
+    return found | {"default-score": Training("score", default), "score": Training("score", score),
+                    "as-long": Training("classifier", as_long), "pixels": Training("none", as_long, width // 2),
+                    "pixels-wide": Training("none", as_long, width)}
 
 
 UNGUIDED = {"unguided": System("unguided")}
@@ -95,6 +102,17 @@ def recipes(world):
                 "score": System("score recipe, score encoder", (Head("score"),))}
     return Study("Discriminator guidance", "Does guidance bring generated images closer to the real ones, and which recipe for "
                  "the discriminator does it best?", systems, nll=True)
+
+
+def extractors(world):
+    """What the head sees: features of a classifier, of the score network itself, or the noisy images alone."""
+    wide = trainings(world)["pixels-wide"].width
+    systems = {"score": System("score network's encoder", (Head("score"),)),
+               "as-long": System("noisy-image classifier", (Head("as-long"),)),
+               "pixels": System(f"from scratch, {wide // 2} channels", (Head("pixels"),)),
+               "pixels-wide": System(f"from scratch, {wide} channels", (Head("pixels-wide"),))}
+    return Study("What the discriminator sees", "Is the score network's own encoder as good a basis as a network of its own? "
+                 "(All heads see equally many images; the classifier was trained on labels before.)", UNGUIDED | systems)
 
 
 def epochs(world):
@@ -198,8 +216,8 @@ def ensemble(world):
 
 
 STUDIES: dict[str, Callable[[World], Study]] = {
-    "recipes": recipes, "epochs": epochs, "selection": selection, "weights": weights, "window": window, "churn": churn,
-    "steps": steps, "significance": significance, "lora": lora, "ensemble": ensemble,
+    "recipes": recipes, "extractors": extractors, "epochs": epochs, "selection": selection, "weights": weights,
+    "window": window, "churn": churn, "steps": steps, "significance": significance, "lora": lora, "ensemble": ensemble,
 }
 
 

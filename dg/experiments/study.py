@@ -79,7 +79,7 @@ class StudyRun:
                               generation_cost(w, w.num_data)))
         for name, training in study.trainings.items():
             needs = ["fake"] + (["classifier"] if training.extractor == "classifier" else [])
-            settings = plain(training) | data | {"num_data": w.num_data, "width": w.head_width}
+            settings = plain(training) | data | {"num_data": w.num_data, "width": self.width(training)}
             plan.append(Stage(f"train-{name}", settings, needs,
                               lambda path, paths, name=name: self.make_discriminator(path, paths, name),
                               training_cost(w, training.settings.epochs)))
@@ -198,10 +198,12 @@ class StudyRun:
     def make_discriminator(self, path, paths, name):
         training, net = self.study.trainings[name], self.net(paths)
         real, fake = self.images("train").take(self.world.num_data), load_images(paths["fake"])
-        width = self.world.head_width if training.extractor == "classifier" else None
-        discriminator = build_discriminator(training.extractor, real, net, self.classifier_path(paths),
-                                            self.world.conditional, width, training.settings.seed, self.device)
+        discriminator = build_discriminator(training.extractor, real, net, self.classifier_path(paths), self.world.conditional,
+                                            self.width(training), training.settings.seed, self.device)
         train_discriminator(discriminator, real, fake, training.settings, path, progress=self.stages.progress, net=net)
+
+    def width(self, training) -> int | None:
+        return training.width or (self.world.head_width if training.extractor == "classifier" else None)
 
     def guidance(self, paths, net, system: System, weights=None, boosting=True) -> DiscriminatorGuidance | None:
         if not system.heads:
