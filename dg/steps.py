@@ -27,7 +27,8 @@ class Stepper:
     device      of the parameters
     precision   "float32", or "bfloat16" or "float16" for autocast; the parameters stay float32
     ranks       each takes an equal, consecutive part of every batch; gradients are summed over them
-    microbatch  images computed at once; None: all of a process's part
+    microbatch  images computed at once; None: all of a process's part. Where they do not fit into memory it is halved, and
+                joins the values of the steps from then on (the mean over the processes)
     seed        of what draws from the global generator, such as dropout: it depends on the step and on the micro-batch's
                 place in the batch, so with the same micro-batches on the number of processes only to rounding
 
@@ -39,7 +40,7 @@ class Stepper:
         self.optimizer, self.batch_size, self.device, self.ranks, self.seed = (
             optimizer, batch_size, torch.device(device), ranks, seed)
         share = batch_size // ranks.world
-        self.microbatch = microbatch or share
+        self.microbatch, self.halved = microbatch or share, False
         if share * ranks.world != batch_size:
             raise ValueError(f"a batch of {batch_size} images cannot be shared equally by {ranks.world} processes; "
                              f"make it a multiple of {ranks.world}")
@@ -58,28 +59,45 @@ class Stepper:
 
     def step(self, index: int, values_of: Callable[[slice], Values]) -> Values:
         """Step number `index`; `values_of(part)` computes the means over a part of the batch. Returns those over all of it."""
-        self.optimizer.zero_grad(set_to_none=True)
-        totals = {}
-        for part in self.parts():
-            for name, value in self._gradients(index, part, values_of).items():
-                totals[name] = totals.get(name, 0) + value
+        while (totals := self._sums(index, values_of)) is None:
+            self._halve()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.ranks.sum_([*(p.grad for p in parameters), *totals.values()])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return totals
 
+    def _sums(self, index: int, values_of: Callable[[slice], Values]) -> Values | None:
+        """Gradients and values of this process's part of the batch; None if a micro-batch does not fit into memory."""
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = {}
+        try:
+            for part in self.parts():
+                for name, value in self._gradients(index, part, values_of).items():
+                    totals[name] = totals.get(name, 0) + value
+        except torch.OutOfMemoryError:
+            return None
+        if self.halved:  # for the log
+            totals["microbatch"] = torch.tensor(float(self.microbatch) / self.ranks.world, device=self.device)
+        return totals
+
+    def _halve(self) -> None:
+        """Go on with micro-batches of at most half the size; ValueError where they are single images already."""
+        if self.microbatch == 1:
+            raise ValueError(f"the memory of {self.device} does not suffice for one image; free it, or train a smaller network")
+        share = self.batch_size // self.ranks.world
+        self.microbatch = next(size for size in range(self.microbatch // 2, 0, -1) if share % size == 0)
+        self.halved = True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _gradients(self, index: int, part: slice, values_of: Callable[[slice], Values]) -> Values:
         """Add a micro-batch's share of the gradients; returns its share of the values."""
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         weight = self.microbatch / self.batch_size
-        try:
-            with self._seeded(index, part), autocast:
-                values = values_of(part)
-            self.scaler.scale(values["loss"] * weight).backward()
-        except torch.OutOfMemoryError:
-            raise ValueError(f"{self.microbatch} images at a time are too many for the memory of {self.device}; compute fewer "
-                             "with --batch_gpu") from None
+        with self._seeded(index, part), autocast:
+            values = values_of(part)
+        self.scaler.scale(values["loss"] * weight).backward()
         return {name: value.detach() * weight for name, value in values.items()}
 
     @contextmanager
@@ -148,7 +166,8 @@ class Run:
 
     def _make_entry(self) -> None:
         self._look()
-        means = {name: sum(values[name] for values in self.recent) / len(self.recent) for name in self.recent[0]}
+        means = {name: sum(values[name] for values in self.recent) / len(self.recent) for name in self.recent[0]
+                 if all(name in values for values in self.recent)}
         self.log.append({"step": self.step} | means)
         self.recent = []
 

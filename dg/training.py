@@ -98,24 +98,38 @@ class Trainer:
         self.parameters = [*self.head.requires_grad_(True).parameters(), *self._add_lora()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.parts = settings.accumulate  # of a batch; twice as many where they do not fit into memory
 
     def step(self, batch: Noisy, index: int = 0, total: int = 1) -> tuple[Tensor, Tensor]:
         """Update number `index` of `total`; returns the batch's (loss [], logits [N]) before it."""
-        s, losses = self.settings, []
+        s = self.settings
         cosine = 0.5 * (1 + math.cos(math.pi * index / total)) if s.lr_schedule == "cosine" else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = s.lr * cosine
         self.head.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with _seeded(self.device, s.seed + index):
-            for part in batch.parts(s.accumulate):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=s.bf16):
-                    loss, logits = LOSSES[s.loss](self.discriminator, part, s.penalty, self.net)
-                loss = loss * (len(logits) / len(batch.x))
-                loss.backward()
-                losses.append((loss.detach(), logits.detach()))
+        while (found := self._gradients(batch, index)) is None:
+            self.parts = min(2 * self.parts, len(batch.x))
+            torch.cuda.empty_cache()
         self.optimizer.step()
         self._update_average(len(batch.x), index)
+        return found
+
+    def _gradients(self, batch: Noisy, index: int) -> tuple[Tensor, Tensor] | None:
+        """(loss [], logits [N]) of a batch, computed in parts; None if one of them does not fit into memory."""
+        s, losses = self.settings, []
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            with _seeded(self.device, s.seed + index):
+                for part in batch.parts(self.parts):
+                    with torch.autocast(self.device.type, torch.bfloat16, enabled=s.bf16):
+                        loss, logits = LOSSES[s.loss](self.discriminator, part, s.penalty, self.net)
+                    loss = loss * (len(logits) / len(batch.x))
+                    loss.backward()
+                    losses.append((loss.detach(), logits.detach()))
+        except torch.OutOfMemoryError:
+            if self.parts < len(batch.x):
+                return None
+            raise ValueError(f"the memory of {self.device} does not suffice for one image; free it first") from None
         return torch.stack([loss for loss, _ in losses]).sum(), torch.cat([logits for _, logits in losses])
 
     @torch.no_grad()
@@ -187,6 +201,8 @@ class Run:
     def end_epoch(self, splits: dict) -> None:
         """Measure the averaged discriminator, which is in place now, and keep what is due."""
         entry = {"epoch": len(self.log) + 1, "step": self.step}
+        if self.trainer.parts != self.trainer.settings.accumulate:
+            entry["accumulate"] = self.trainer.parts  # memory was too small for what the settings ask for
         for name, split in splits.items():
             if len(split.images):
                 measured = evaluate(self.trainer.discriminator, split, self.trainer.settings)

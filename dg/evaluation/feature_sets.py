@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dg.evaluation.features import Extractor
 from dg.evaluation.metrics import FeatureStatistics
@@ -64,7 +66,7 @@ def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, ba
     batches = -(-len(positions) // batch_size)
     bar = iter(progress(range(len(range(ranks.rank, batches, ranks.world))), desc=Path(stream.name).name, unit="batch"))
     for index, images in stream.batches(positions, batch_size, ranks.rank, ranks.world):
-        named = extractor(images)
+        named = _extracted(extractor, images)
         digests[index] = [hashlib.sha256(image.tobytes()).digest() for image in images]
         for name, statistics in sums.items():
             if name in named:
@@ -86,6 +88,18 @@ def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, ba
     spatial = sums["spatial"]
     return FeatureSet(stream.name, len(positions), fingerprint, extractor.describe(), sums["features"].mu,
                       sums["features"].sigma, (spatial.mu, spatial.sigma) if spatial.num_x else None, **joined)
+
+
+def _extracted(extractor: Extractor, images: np.ndarray) -> dict[str, Tensor]:
+    """Features of a batch, in halves where it does not fit into memory."""
+    try:
+        return extractor(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise ValueError(f"the memory of {extractor.device} does not suffice for one image; use --device cpu") from None
+    torch.cuda.empty_cache()
+    halves = [_extracted(extractor, half) for half in np.array_split(images, 2)]
+    return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
 
 
 def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:

@@ -104,12 +104,36 @@ def test_a_batch_that_cannot_be_divided_is_refused(kwargs, message):
         stepper(torch.nn.Parameter(torch.zeros(())), **kwargs)
 
 
-def test_too_little_memory_is_one_line():
-    def values(part):
-        raise torch.OutOfMemoryError("tried to allocate\nmuch")
+def limited(values, most, seen):
+    """`values` of at most so many images; `seen` gets the sizes that were tried."""
+    def tried(part):
+        seen.append(part.stop - part.start)
+        if seen[-1] > most:
+            raise torch.OutOfMemoryError("tried to allocate\nmuch")
+        return values(part)
 
-    with pytest.raises(ValueError, match="4 images at a time are too many for the memory of cpu") as caught:
-        stepper(torch.nn.Parameter(torch.zeros(())), microbatch=4).step(0, values)
+    return tried
+
+
+def test_micro_batches_that_do_not_fit_into_memory_are_halved():
+    data, seen = torch.arange(8.0), []
+    weight, whole = (torch.nn.Parameter(torch.tensor(3.0)) for _ in range(2))
+    one = stepper(weight)
+    values = [one.step(index, limited(values_of(weight, data), 2, seen)) for index in range(2)]
+    expected = [stepper(whole).step(index, values_of(whole, data)) for index in range(2)]
+    assert seen == [8, 4, 2, 2, 2, 2] + 4 * [2] and weight.item() == pytest.approx(whole.item())
+    for found, wanted in zip(values, expected, strict=True):
+        assert found.pop("microbatch") == 2 and {k: v.item() for k, v in found.items()} == pytest.approx(
+            {k: v.item() for k, v in wanted.items()})
+    uneven = stepper(torch.nn.Parameter(torch.tensor(3.0)), microbatch=8)
+    uneven.batch_size = uneven.microbatch = 6
+    uneven.step(0, limited(values_of(torch.nn.Parameter(torch.tensor(3.0)), data), 2, seen := []))
+    assert seen == [6, 3, 1, 1, 1, 1, 1, 1], "only what divides the batch"
+
+
+def test_too_little_memory_for_one_image_is_one_line():
+    with pytest.raises(ValueError, match="the memory of cpu does not suffice for one image") as caught:
+        stepper(torch.nn.Parameter(torch.zeros(())), microbatch=4).step(0, limited(None, 0, []))
     assert len(str(caught.value).splitlines()) == 1
 
 

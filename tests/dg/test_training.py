@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dg.discriminator import Discriminator, build_discriminator, load_discriminator
 from dg.extractors import ClassifierExtractor, PixelExtractor
+from dg.losses import LOSSES
 from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.datasets import ImageSet, load_images, to_float
 from dg.runtime.progress import silent
@@ -278,6 +279,28 @@ def test_a_batch_in_parts_gives_the_same_gradient(loss):
         gradients.append([value, logits, *(parameter.grad for parameter in trainer.parameters)])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def limited(most):
+    """Cross-entropy of a batch of at most so many images."""
+    def loss(discriminator, batch, weight, net):
+        if len(batch.x) > most:
+            raise torch.OutOfMemoryError("tried to allocate\nmuch")
+        return LOSSES["bce"](discriminator, batch, weight, net)
+
+    return loss
+
+
+def test_batches_that_do_not_fit_into_memory_are_cut_and_the_log_says_so(tmp_path, monkeypatch):
+    whole = train(tmp_path / "whole")
+    monkeypatch.setattr("dg.training.LOSSES", {"bce": limited(5)})
+    cut = train(tmp_path / "cut")
+    assert [entry.pop("accumulate") for entry in cut] == [4] * len(cut), "16 images at 5 or fewer"
+    for one, other in zip(whole, cut, strict=True):
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+    monkeypatch.setattr("dg.training.LOSSES", {"bce": limited(0)})
+    with pytest.raises(ValueError, match="the memory of cpu does not suffice for one image"):
+        train(tmp_path / "none")
 
 
 def test_early_stopping(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
 from dg.evaluation.features import load_extractor
@@ -24,6 +25,25 @@ def test_the_batch_size_changes_nothing():
     np.testing.assert_array_equal(one.features, other.features)
     np.testing.assert_allclose(one.sigma, other.sigma, atol=1e-14)
     assert one.fingerprint == other.fingerprint and one.num_images == 200
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_taken_in_halves():
+    sizes = []
+
+    class Small(type(PIXELS)):
+        def __call__(self, images):
+            sizes.append(len(images))
+            if len(images) > limit:
+                raise torch.OutOfMemoryError("tried to allocate\nmuch")
+            return super().__call__(images)
+
+    small, stream, limit = Small(**vars(PIXELS)), open_images("digits"), 3
+    found = collect(small, stream, stream.positions(7), batch_size=7)
+    assert sizes == [7, 4, 2, 2, 3]
+    np.testing.assert_array_equal(found.features, collect(PIXELS, stream, stream.positions(7)).features)
+    limit = 0
+    with pytest.raises(ValueError, match="the memory of cpu does not suffice for one image"):
+        collect(small, stream, stream.positions(7))
 
 
 def test_statistics_are_those_of_the_features():
