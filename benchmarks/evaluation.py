@@ -8,28 +8,21 @@ Memory is the peak of the whole process.
 """
 
 import argparse
-import json
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.random_weights import write_random_weights
+from benchmarks.timing import finish, peak_gib
 from dg.evaluation.feature_sets import collect
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import evaluate
-from dg.experiments.provenance import provenance
 from dg.runtime.console import pick_device
 from dg.runtime.image_stream import ImageStream
 
-
-def peak_gib():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
-    return peak / 2 ** (30 if sys.platform == "darwin" else 20)
+COLUMNS = ("step", "seconds", "images/s", "GiB")
 
 
 def random_images(count, seed, piece=500):
@@ -39,13 +32,12 @@ def random_images(count, seed, piece=500):
         0, 256, (counts[part], 32, 32, 3), dtype=np.uint8))
 
 
-def timed(rows, name, unit, count, work):
+def timed(rows, name, count, device, work):
     start = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
-    rows.append({"step": name, "seconds": round(seconds, 2), "rate": round(count / seconds, 2), "unit": unit,
-                 "peak_gib": round(peak_gib(), 2)})
-    print(f"{name:<44} {seconds:9.1f} s {count / seconds:10.1f} {unit:<9} {peak_gib():6.2f} GiB peak", flush=True)
+    rows.append(dict(zip(COLUMNS, (name, seconds, count / seconds, peak_gib(device)), strict=True)))
+    print(f"{name}: {seconds:.1f} s", flush=True)
     return result
 
 
@@ -71,16 +63,13 @@ def main():
     sets = []
     for name, seed in (("generated", 1), ("reference", 2)):
         stream = random_images(options.images, seed)
-        sets.append(timed(rows, f"{options.features} features, {name}", "images/s", options.images,
+        sets.append(timed(rows, f"{options.features} features, {name}", options.images, device,
                           lambda stream=stream: collect(extractor, stream, stream.positions(None), options.batch)))
     for group in (["fd"], ["sfid"], ["kid"], ["precision", "recall", "density", "coverage"], ["is"]):
         if wanted := [name for name in group if name in metrics]:
-            timed(rows, f"{', '.join(wanted)} of {options.images:,} x {sets[0].features.shape[1]}", "images/s", options.images,
+            timed(rows, f"{', '.join(wanted)} of {options.images:,} x {sets[0].features.shape[1]}", options.images, device,
                   lambda wanted=wanted: evaluate(*sets, wanted))
-    if options.out:
-        about = provenance(f"python -m benchmarks.evaluation {' '.join(sys.argv[1:])}", {}, device)
-        Path(options.out).write_text(json.dumps({"rows": rows, "random_weights": not options.weights, "torch_threads":
-                                                 torch.get_num_threads()} | about, indent=2) + "\n")
+    finish("benchmarks.evaluation", rows, COLUMNS, device, options.out, random_weights=not options.weights)
 
 
 if __name__ == "__main__":

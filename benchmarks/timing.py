@@ -1,6 +1,10 @@
-"""What the benchmarks of speed share: paired timing, where the time goes, memory, tables, results as JSON."""
+"""What the benchmarks of speed share: paired timing, where the time goes, memory, tables, results as JSON.
+
+    python -m benchmarks.timing          # fills the tables of docs/speed.md from docs/results/speed/*.json
+"""
 
 import json
+import re
 import resource
 import sys
 import time
@@ -94,9 +98,30 @@ def _cell(value) -> str:
 def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=None, **more) -> None:
     """Print the table, and write rows, hardware and versions to `out`."""
     command = " ".join(["python -m", module, *sys.argv[1:]])
-    about = provenance(command, {}, device)
-    hardware = about["hardware"]
-    print(table(rows, columns))
-    print(f"\n{hardware.get('gpu', hardware['cpu'])}, {hardware['threads']} threads, torch {torch.__version__}. {command}")
+    results = {"columns": list(columns), "rows": rows} | more | provenance(command, {}, device)
+    del results["seconds"]
+    print(shown(results))
     if out:
-        Path(out).write_text(json.dumps({"rows": rows} | more | about, indent=2) + "\n")
+        Path(out).write_text(json.dumps(results, indent=2) + "\n")
+
+
+def shown(results: dict) -> str:
+    """The table of a results file, and on what it was measured."""
+    hardware = results["hardware"]
+    machine = hardware.get("gpu", hardware["cpu"])
+    return (f"{table(results['rows'], results['columns'])}\n\n`{results['command']}`, {machine}, {hardware['threads']} "
+            f"threads, torch {results['versions']['torch']}")
+
+
+def fill(page=Path("docs/speed.md"), results=Path("docs/results/speed")) -> None:
+    """Put every results file between the marks `<!-- benchmark:NAME -->` and `<!-- /benchmark:NAME -->` of the page."""
+    text = page.read_text(encoding="utf-8")
+    for path in sorted(results.glob("*.json")):
+        content = shown(json.loads(path.read_text()))
+        marks = rf"(<!-- benchmark:{path.stem} -->\n).*?(<!-- /benchmark:{path.stem} -->)"
+        text = re.sub(marks, lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    fill()

@@ -199,7 +199,7 @@ def weights(folder):
 def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(command, at):
     moments, kills = random.Random(7), 0
     script, *arguments = words(command, at)
-    while kills < 8:
+    while kills < 20:
         process = subprocess.Popen([sys.executable, "-c", SAVING, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
         found = (at["out"] / "state.pt").stat().st_mtime_ns if (at["out"] / "state.pt").exists() else 0
         while process.poll() is None and not ((at["out"] / "state.pt").exists()
