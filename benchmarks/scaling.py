@@ -1,6 +1,6 @@
 """How generate.py scales: images per second and memory of a process, by processes, batch and number of images.
 
-    python -m benchmarks.scaling --processes 1,2 --images 512                 # small network, one thread per process
+    python -m benchmarks.scaling --processes 1,2 --images 512 --rounds 3      # small network, one thread per process
     python -m benchmarks.scaling --batch 1,8,64,512 --images 1024
     python -m benchmarks.scaling --batch 256 --images 1000,10000,50000        # memory stays flat
 
@@ -11,15 +11,17 @@ import argparse
 import os
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 import edm
 from benchmarks.networks import SIZES, build_score_network
-from benchmarks.timing import finish
+from benchmarks.timing import finish, in_turns
 
 COLUMNS = ("processes", "batch", "images", "images/s", "x first row", "GiB of a process")
 SPEED = re.compile(r"([\d.]+) images/s")
@@ -57,17 +59,24 @@ def main():
     parser.add_argument("--batch", type=integers, default=[64])
     parser.add_argument("--images", type=integers, default=[512])
     parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", help="also write the rows as JSON")
     options = parser.parse_args()
-    rows = []
+    configs = list(product(options.images, options.batch, options.processes))
+    runs = {config: [] for config in configs}
     with tempfile.TemporaryDirectory() as folder:
         edm.save_network(f"{folder}/network.safetensors", build_score_network(options.size))
-        for images in options.images:
-            for batch in options.batch:
-                for processes in options.processes:
-                    rows.append(run(f"{folder}/network.safetensors", processes, batch, images, options.steps, options.device))
-                    rows[-1]["x first row"] = rows[-1]["images/s"] / rows[0]["images/s"]
+        for config in in_turns(configs, options.rounds):
+            images, batch, processes = config
+            runs[config].append(run(f"{folder}/network.safetensors", processes, batch, images, options.steps, options.device))
+    first, rows = runs[configs[0]], []
+    for mine in runs.values():
+        speeds = [one["images/s"] for one in mine]
+        rows.append(mine[0] | {
+            "images/s": statistics.median(speeds), "values": speeds,
+            "GiB of a process": max(one["GiB of a process"] for one in mine),
+            "x first row": statistics.median(one / other["images/s"] for one, other in zip(speeds, first, strict=True))})
     finish("benchmarks.scaling", rows, COLUMNS, options.device, options.out)
 
 

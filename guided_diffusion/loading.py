@@ -1,20 +1,17 @@
-"""Rebuild an encoder from a bare state dict: every setting that shapes it is read off its tensors' names and shapes."""
+"""Rebuild a network from a bare state dict: every setting that shapes it is read off its tensors' names and shapes."""
 
-import math
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .encoder import EncoderUNetModel
-
-FINAL_SIZE = 8  # every published encoder ends at 8x8 features; only the attention pool records the size
-Shapes = Mapping[str, tuple[int, ...]]
+from .layouts import Shapes, infer_settings, infer_unet_settings, shapes_of
+from .unet import UNetModel
 
 
 def load_encoder(source: str | Path | Mapping[str, Tensor], device: str | torch.device = "cpu",
@@ -30,19 +27,38 @@ def load_encoder(source: str | Path | Mapping[str, Tensor], device: str | torch.
     DistributedDataParallel. ValueError of one line for a file that is missing, damaged, unsafe, of another architecture
     or with weights that are not finite.
     """
+    return load_network(EncoderUNetModel, infer_settings, source, device, overrides)
+
+
+def load_unet(source: str | Path | Mapping[str, Tensor], device: str | torch.device = "cpu", **overrides) -> UNetModel:
+    """The diffusion model stored in a file or state dict, as `load_encoder` loads encoders.
+
+    overrides  settings of `UNetModel` that win over the inferred ones. Names and shapes do not show num_heads,
+               use_new_attention_order and dropout, which are those of the published file of `UNETS` that has the same
+               tensors, nor num_head_channels (64 unless given) and image_size (8 pixels in the middle block unless given)
+
+    Reads the files of guided-diffusion: 64x64_diffusion.pt to 512x512_diffusion.pt, 256x256_diffusion_uncond.pt, lsun_*.pt.
+    """
+    return load_network(UNetModel, infer_unet_settings, source, device, overrides)
+
+
+def load_network(network: Callable[..., nn.Module], infer: Callable[..., dict], source: str | Path | Mapping[str, Tensor],
+                 device: str | torch.device, overrides: dict) -> nn.Module:
+    """`network` with the settings that `infer` finds; otherwise as `load_encoder`."""
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     try:
         state = without_prefix(check_tensors(source if isinstance(source, Mapping) else read_file(Path(source))))
         shapes = shapes_of(state)
-        settings = infer_settings(shapes, **overrides)
+        settings = infer(shapes, **overrides)
         with torch.device("meta"):
-            encoder = EncoderUNetModel(**settings)
-        check_fit(shapes, shapes_of(encoder.state_dict()))
+            net = network(**settings)
+        check_fit(shapes, shapes_of(net.state_dict()))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    state = {key: tensor.to(device, torch.float32, copy=True) for key, tensor in state.items()}
-    encoder.load_state_dict(state, assign=True)
-    return encoder.eval()
+    owned = not isinstance(source, Mapping)
+    state = {key: tensor.to(device, torch.float32, copy=not owned) for key, tensor in state.items()}
+    net.load_state_dict(state, assign=True)
+    return net.eval()
 
 
 def read_file(path: Path) -> object:
@@ -84,10 +100,6 @@ def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
-
-
 def check_fit(found: Shapes, expected: Shapes) -> None:
     """ValueError naming the first tensor that is missing, has another shape or is left over."""
     for key in [*expected, *found]:
@@ -95,97 +107,3 @@ def check_fit(found: Shapes, expected: Shapes) -> None:
         if want != have:
             raise ValueError(f"tensor '{key}' does not fit: expected {want}, found {have}; use the original file, or "
                              "correct the settings passed beside it")
-
-
-class Block(NamedTuple):
-    """One entry of `input_blocks` after the first convolution."""
-    channels: int
-    attention: bool
-    strided: bool  # a strided convolution, the other way of downsampling
-
-
-def infer_settings(shapes: Shapes, **overrides) -> dict:
-    """Keyword arguments of `EncoderUNetModel` that give tensors of these shapes; `overrides` win.
-
-    ValueError where a tensor that decides a setting is missing, or where two depths explain the same tensors.
-    """
-    width = shape_of(shapes, "time_embed.0.weight", 2)[1]
-    in_channels = shape_of(shapes, "input_blocks.0.0.weight", 4)[1]
-    emb_rows = shape_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
-    blocks = read_blocks(shapes)
-    depth = find_depth(blocks, overrides.get("num_res_blocks"))
-    levels = blocks[::depth + 1]  # the first block of each level
-    pool, out_channels, size = read_head(shapes)
-    image_size = overrides.get("image_size", size * 2 ** (len(levels) - 1))
-    settings = dict(
-        image_size=image_size,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        model_channels=width,
-        num_res_blocks=depth,
-        channel_mult=[level.channels / width for level in levels],
-        attention_resolutions=[image_size // 2**i for i, level in enumerate(levels) if level.attention],
-        num_classes=shape_of(shapes, "label_emb.weight", 2)[0] if "label_emb.weight" in shapes else 0,
-        use_scale_shift_norm=emb_rows == 2 * levels[0].channels,
-        resblock_updown=not any(block.strided for block in blocks),
-        pool=pool,
-    )
-    return settings | overrides
-
-
-def shape_of(shapes: Shapes, key: str, ndim: int) -> tuple[int, ...]:
-    """Shape of one tensor; ValueError if it is missing, empty or has another number of dimensions."""
-    shape = shapes.get(key, ())
-    if len(shape) != ndim or 0 in shape:
-        found = f"has shape {shape}" if key in shapes else "is missing"
-        raise ValueError(f"tensor '{key}' {found}, expected {ndim} dimensions: this is not an ADM encoder")
-    return shape
-
-
-def read_blocks(shapes: Shapes) -> list[Block]:
-    """What each input block after the first convolution is made of."""
-    count = len({key.split(".")[1] for key in shapes if key.startswith("input_blocks.")})
-    blocks = []
-    for i in range(1, count):
-        strided = f"input_blocks.{i}.0.op.weight" in shapes
-        last_conv = f"input_blocks.{i}.0." + ("op.weight" if strided else "out_layers.3.weight")
-        attention = f"input_blocks.{i}.1.qkv.weight" in shapes
-        blocks.append(Block(shape_of(shapes, last_conv, 4)[0], attention, strided))
-    return blocks
-
-
-def find_depth(blocks: list[Block], given: int | None = None) -> int:
-    """Residual blocks per level; ValueError where none or several explain the blocks, or the `given` one does not.
-
-    A residual downsampling block has the tensors of any other block, so the levels show only in what they share: all
-    blocks of a level have one width and all or none have attention; between two levels stands one block of the upper
-    level's width without attention.
-    """
-    strided = any(block.strided for block in blocks)
-
-    def explains(depth: int) -> bool:
-        groups = [blocks[i:i + depth + 1] for i in range(0, len(blocks), depth + 1)]
-        return len(groups[-1]) == depth and all(
-            set(group[:depth]) == {group[0]} and not group[0].strided
-            and group[depth:] in ([], [Block(group[0].channels, False, strided)]) for group in groups)
-
-    depths = [depth for depth in ([given] if given else range(1, len(blocks) + 1)) if explains(depth)]
-    if not depths:
-        raise ValueError(f"the input blocks do not form levels of {given or 'equally many'} residual blocks: this is "
-                         "not an ADM encoder, or num_res_blocks is wrong")
-    if len(depths) > 1:
-        raise ValueError(f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level alike: pass "
-                         "num_res_blocks")
-    return depths[0]
-
-
-def read_head(shapes: Shapes) -> tuple[str, int, int]:
-    """Pool, number of outputs and size of the feature map."""
-    if "out.2.positional_embedding" in shapes:
-        positions = shape_of(shapes, "out.2.positional_embedding", 2)[1]
-        return "attention", shape_of(shapes, "out.2.c_proj.weight", 3)[0], math.isqrt(positions - 1)
-    if len(shapes.get("out.3.weight", ())) == 4:
-        return "adaptive", shapes["out.3.weight"][0], FINAL_SIZE
-    if "out.3.weight" in shapes:
-        return "spatial_v2", shape_of(shapes, "out.3.weight", 2)[0], FINAL_SIZE
-    return "spatial", shape_of(shapes, "out.2.weight", 2)[0], FINAL_SIZE

@@ -1,6 +1,9 @@
 """The published configurations: encoders under guided-diffusion's keyword names, diffusion models under their files'."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import torch
 
 from .encoder import EncoderUNetModel
 from .unet import UNetModel
@@ -77,3 +80,14 @@ def create_unet(name: str, **overrides) -> UNetModel:
         raise ValueError(f"no published diffusion model is called {name!r}; use one of {', '.join(UNETS)}")
     settings = dict(channel_mult=CHANNEL_MULT[UNETS[name]["image_size"]])
     return UNetModel(**settings | UNETS[name] | overrides)
+
+
+def published_unet(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Which published diffusion model has tensors of exactly these names and shapes; None where none has."""
+    return next((name for name in UNETS if unet_layout(name) == shapes), None)
+
+
+@cache
+def unet_layout(name: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in create_unet(name).state_dict().items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import edm
-from dg.ddpm import build_ddpm, load_ddpm, save_ddpm
+from dg.ddpm import build_ddpm, load_adm, load_ddpm, save_ddpm
 from dg.ddpm_recipes import DDPM_PRESETS, DDPMTraining
 from dg.ddpm_training import train_ddpm
 from dg.discrete_sampling import DDPMSampling
@@ -18,7 +18,7 @@ from dg.runtime.datasets import load_images, to_float
 from dg.runtime.training_state import load_state
 from dg.sampling import Sampling
 from edm.checkpoint import read_safetensors, write_safetensors
-from guided_diffusion import training_losses
+from guided_diffusion import UNetModel, create_classifier, presets, training_losses
 from tests import golden_fill
 from tests.dg.test_pretraining import equal, image_set, stopping_after
 
@@ -101,6 +101,81 @@ def test_a_file_says_itself_what_it_is(tmp_path):
     write_safetensors(tmp_path / "other.safetensors", tensors, "ddpm-network", built(variance="learned").init_kwargs)
     with pytest.raises(ValueError, match=r"tensor net\.out\.2\.weight has shape"):
         load_ddpm(tmp_path / "other.safetensors")
+
+
+# Models of guided-diffusion.
+
+
+ADM = dict(image_size=16, model_channels=32, num_res_blocks=1, channel_mult=[1, 2], attention_resolutions=[8])
+
+
+def adm(**changes):
+    return golden_fill.fill(UNetModel(**ADM | changes), gain=0.6).eval()
+
+
+@pytest.mark.parametrize("changes", [dict(num_classes=7), dict(out_channels=3), dict(in_channels=1, out_channels=2)], ids=str)
+def test_a_published_network_becomes_a_model(tmp_path, changes):
+    net = adm(**changes)
+    torch.save(net.state_dict(), tmp_path / "adm.pt")
+    model = load_adm(tmp_path / "adm.pt")
+    learned = changes.get("out_channels") != 3
+    assert model.init_kwargs["process"] == dict(schedule="linear", num_steps=1000, mean="epsilon",
+                                                variance="learned_range" if learned else "fixed_large")
+    assert (model.img_resolution, model.img_channels) == (16, changes.get("in_channels", 3))
+    assert model.label_dim == changes.get("num_classes", 0) and model.null_class is None and model.classifier is None
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    x, t = torch.randn(2, model.img_channels, 16, 16), torch.tensor([3, 900])
+    y = torch.tensor([6, 0]) if model.label_dim else None
+    assert torch.equal(model.net(x, t, y), net(x, t, y))
+
+    save_ddpm(tmp_path / "adm.safetensors", model)
+    again = load_model(tmp_path / "adm.safetensors")
+    assert equal(again, model) and again.init_kwargs == model.init_kwargs and fingerprint(again) == fingerprint(model)
+    x = model.respaced("3").p_sample_loop(model.net, x.double(), randn_like=torch.zeros_like,
+                                          model_kwargs={} if y is None else {"y": y})
+    assert x.shape == (2, model.img_channels, 16, 16) and x.isfinite().all()
+
+
+def test_what_no_tensor_shows_is_that_of_the_published_file(monkeypatch):
+    hidden = dict(num_heads=2, use_new_attention_order=True)
+    monkeypatch.setitem(presets.UNETS, "16x16_diffusion", ADM | hidden)
+    monkeypatch.setitem(presets.UNET_SCHEDULES, "16x16_diffusion", "cosine")
+
+    def settings(net, **overrides):
+        model = load_adm(net.state_dict(), **overrides)
+        network = model.init_kwargs["network"]
+        return model.init_kwargs["process"]["schedule"], network.get("num_heads"), network.get("use_new_attention_order")
+
+    assert settings(adm()) == ("cosine", 2, True)
+    assert settings(adm(num_classes=3)) == ("linear", None, None)
+    assert settings(adm(), schedule="linear", use_new_attention_order=False) == ("linear", 2, False)
+
+
+def test_a_network_of_other_channels_is_no_diffusion_model():
+    with pytest.raises(ValueError, match="the state dict: 3 channels in and 5 out; a diffusion model has"):
+        load_adm(adm(out_channels=5).state_dict())
+    with pytest.raises(ValueError, match="schedule is 'square'"):
+        load_adm(adm().state_dict(), schedule="square")
+
+
+def test_bfloat16_while_sampling_stays_near():
+    model = load_adm(adm().state_dict())
+    noise = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = model.respaced("5").ddim_sample_loop(model.net, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.respaced("5").ddim_sample_loop(model.net, noise)
+    difference = (rounded - exact).abs()
+    assert rounded.dtype == torch.float64 and 0 < difference.mean() < 0.02
+
+
+def test_a_classifier_moves_with_the_model_but_not_into_its_file(tmp_path):
+    model = load_adm(adm().state_dict())
+    model.classifier = create_classifier(image_size=16, classifier_width=64, out_channels=5)
+    save_ddpm(tmp_path / "adm.safetensors", model)
+    assert equal(load_ddpm(tmp_path / "adm.safetensors"), load_adm(adm().state_dict()))
+    assert next(model.to("meta").classifier.parameters()).is_meta
+    model.classifier = None
+    assert all(name.startswith("net.") for name in model.state_dict())
 
 
 @pytest.mark.parametrize("preset", DDPM_PRESETS)

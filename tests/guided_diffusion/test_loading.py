@@ -1,4 +1,4 @@
-"""Rebuilding encoders from state dicts, and files that are not what they should be."""
+"""Rebuilding encoders and U-Nets from state dicts, and files that are not what they should be."""
 
 import os
 import pickle
@@ -6,8 +6,10 @@ import pickle
 import pytest
 import torch
 
-from guided_diffusion import EncoderUNetModel, create_classifier, load_encoder
-from guided_diffusion.loading import infer_settings, shapes_of
+from guided_diffusion import EncoderUNetModel, UNetModel, create_classifier, create_unet, load_encoder, load_unet
+from guided_diffusion.layers import AttentionBlock
+from guided_diffusion.layouts import infer_settings, infer_unet_settings, shapes_of
+from guided_diffusion.presets import UNETS
 from tests.golden_fill import fill
 from tests.guided_diffusion.test_presets import LAYOUTS, build
 
@@ -103,7 +105,7 @@ def changed(**replacements):
     (changed(out__2__c_proj__bias=torch.tensor([1, 2, 3, float("nan"), 5])), "'out.2.c_proj.bias' has NaN"),
     (changed(epoch=7), "entry 'epoch' is a int, not a tensor"),
     ({"model": {}, "optimizer": {}}, "entry 'model' is a dict, not a tensor"),
-    ({}, "'time_embed.0.weight' is missing"),
+    ({}, "'out.2.weight' is missing"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_state_dicts_that_do_not_fit(state, message):
     with pytest.raises(ValueError, match="^the state dict: .*" + message) as error:
@@ -152,3 +154,95 @@ def test_bad_files(kind, tmp_path, monkeypatch, recwarn):
         load_encoder(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     assert not (tmp_path / "executed").exists() and not recwarn
+
+
+# U-Nets.
+
+SMALL_UNET = dict(image_size=16, in_channels=3, out_channels=6, model_channels=64, num_res_blocks=2, channel_mult=[0.5, 1],
+                  attention_resolutions=[8])
+
+
+def small_unet(**changes):
+    return fill(UNetModel(**SMALL_UNET | changes)).eval()
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_settings_of_every_published_unet(name):
+    with torch.device("meta"):
+        net = create_unet(name)
+        settings = infer_unet_settings(shapes_of(net.state_dict()))
+        found = UNetModel(**settings)
+    assert settings | UNETS[name] == settings and settings["image_size"] == net.image_size
+    assert list(shapes_of(found.state_dict()).items()) == list(shapes_of(net.state_dict()).items())
+
+    def attention(net):
+        return [(type(module), module.heads) for module in net.modules() if isinstance(module, AttentionBlock)]
+
+    assert attention(found) == attention(net)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, dict(use_scale_shift_norm=False), dict(resblock_updown=False), dict(num_classes=10), dict(out_channels=3),
+    dict(in_channels=1), dict(channel_mult=[1, 1], attention_resolutions=[]), dict(image_size=8, channel_mult=[1]),
+    dict(image_size=32, num_res_blocks=1, channel_mult=[1, 1, 1], attention_resolutions=[32, 16, 8])], ids=str)
+def test_settings_of_every_unet_variant(changes):
+    settings = SMALL_UNET | changes
+    if settings["image_size"] == 8:
+        settings["attention_resolutions"] = [8]
+    found = infer_unet_settings(shapes_of(UNetModel(**settings).state_dict()))
+    assert found | settings == found
+
+
+def test_unet_file_gives_the_same_output(tmp_path):
+    net = small_unet(num_classes=10, resblock_updown=False)
+    torch.save(net.state_dict(), tmp_path / "unet.pt")
+    x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([3, 900]), torch.tensor([1, 9])
+    loaded = load_unet(tmp_path / "unet.pt")
+    assert torch.equal(loaded(x, t, y), net(x, t, y))
+    assert not loaded.training and all(p.dtype == torch.float32 and p.requires_grad for p in loaded.parameters())
+    half = load_unet({f"module.{key}": tensor.half() for key, tensor in net.state_dict().items()})
+    assert torch.equal(half.out[2].weight, net.out[2].weight.half().float())
+    for overrides in (dict(num_head_channels=32), dict(num_heads=2)):
+        assert {m.heads for m in load_unet(net.state_dict(), **overrides).modules() if isinstance(m, AttentionBlock)} == {2}
+    assert not torch.equal(load_unet(net.state_dict(), num_heads=2, use_new_attention_order=True)(x, t, y),
+                           load_unet(net.state_dict(), num_heads=2)(x, t, y))
+
+
+def test_overrides_win_over_the_published_file():
+    with torch.device("meta"):
+        shapes = shapes_of(create_unet("128x128_diffusion").state_dict())
+    assert infer_unet_settings(shapes)["num_heads"] == 4
+    assert infer_unet_settings(shapes, num_heads=8)["num_heads"] == 8
+    by_width = infer_unet_settings(shapes, num_head_channels=32)
+    assert by_width["num_head_channels"] == 32 and "num_heads" not in by_width
+    larger = infer_unet_settings(shapes, image_size=256)
+    assert larger["image_size"] == 256 and larger["attention_resolutions"] == [64, 32, 16]
+
+
+def changed_unet(**replacements):
+    state = small_unet().state_dict() | {key.replace("__", "."): value for key, value in replacements.items()}
+    return {key: value for key, value in state.items() if value is not None}
+
+
+@pytest.mark.parametrize("state, message", [
+    (changed_unet(output_blocks__5__0__out_layers__3__bias=torch.ones(3)),
+     r"tensor 'output_blocks.5.0.out_layers.3.bias' does not fit: expected \(32,\), found \(3,\)"),
+    (changed_unet(output_blocks__5__0__out_layers__3__bias=None), r"expected \(32,\), found no such tensor"),
+    (changed_unet(extra=torch.ones(2)), r"tensor 'extra' does not fit: expected no such tensor, found \(2,\)"),
+    (changed_unet(time_embed__0__weight=None), "'time_embed.0.weight' is missing"),
+    (changed_unet(out__2__bias=torch.full((6,), torch.inf)), "'out.2.bias' has NaN or infinite weights"),
+    (small().state_dict(), "tensor 'out.2.weight' is missing"),
+    ({"out.2.weight": torch.ones(6, 32, 3, 3)}, "'output_blocks.0.0.in_layers.2.weight' is missing"),
+    ({"model": {}}, "entry 'model' is a dict, not a tensor"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_state_dicts_of_no_unet(state, message):
+    with pytest.raises(ValueError, match="^the state dict: .*" + message) as error:
+        load_unet(state)
+    assert "\n" not in str(error.value)
+
+
+def test_a_unet_is_no_encoder(tmp_path):
+    with pytest.raises(ValueError, match=r"'out.2.weight' has shape \(6, 32, 3, 3\), expected 2 dimensions"):
+        load_encoder(small_unet().state_dict())
+    with pytest.raises(ValueError, match="no such file"):
+        load_unet(tmp_path / "absent.pt")

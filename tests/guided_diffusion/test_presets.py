@@ -1,12 +1,21 @@
 """Published configurations: names, shapes and order of every tensor."""
 
+import hashlib
+import json
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from guided_diffusion import create_classifier
+from guided_diffusion import create_classifier, create_unet
 from guided_diffusion.layers import AttentionBlock
-from tests.golden_fill import layouts
+from guided_diffusion.layouts import infer_settings, shapes_of
+from guided_diffusion.presets import UNETS, published_unet
+from tests.golden_fill import GOLDEN, layouts
 
+# Of every file of guided-diffusion, from its own code: a digest of the tensors' names and shapes in order.
+PUBLISHED = json.loads((GOLDEN / "unet_layouts.json").read_text())
+CLASSIFIER_DEPTHS = {64: 4, 128: 2, 256: 2, 512: 2}
 LAYOUTS = {name: layout for name, layout in layouts().items() if "create_classifier_kwargs" in layout}
 
 
@@ -49,3 +58,40 @@ def test_image_size_without_preset_needs_channel_mult():
 def test_half_precision_is_refused():
     with pytest.raises(ValueError, match="autocast"):
         create_classifier(classifier_use_fp16=True)
+
+
+def digest(net):
+    shapes = shapes_of(net.state_dict())
+    lines = [f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()]
+    return dict(parameters=sum(p.numel() for p in net.parameters()), tensors=len(lines),
+                sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest())
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_unet_layout_equals_the_published_file(name):
+    with torch.device("meta"):
+        net = create_unet(name)
+    assert digest(net) == PUBLISHED[name]
+    shapes = shapes_of(net.state_dict())
+    assert published_unet(shapes) == name and published_unet(shapes | {"more": (1,)}) is None
+
+
+@pytest.mark.parametrize("size", CLASSIFIER_DEPTHS)
+def test_classifier_layout_equals_the_published_file(size):
+    with torch.device("meta"):
+        classifier = create_classifier(image_size=size, classifier_depth=CLASSIFIER_DEPTHS[size])
+    assert digest(classifier) == PUBLISHED[f"{size}x{size}_classifier"]
+    settings = infer_settings(shapes_of(classifier.state_dict()))
+    assert (settings["image_size"], settings["num_res_blocks"], settings["out_channels"]) == (size, CLASSIFIER_DEPTHS[size], 1000)
+
+
+@pytest.mark.parametrize("condition", [False, True])
+def test_the_published_head_sits_on_the_classifier_of_256_pixels(condition):
+    with FakeTensorMode():  # shapes only, no memory and no arithmetic
+        classifier = create_classifier(image_size=256)
+        head = create_classifier(image_size=8, in_channels=512, out_channels=1, condition=condition)
+        x, time, classes = torch.zeros(2, 3, 256, 256), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
+        features = classifier(x, time, feature=True)
+        assert (classifier.feature_channels, classifier.feature_size) == (512, 8) and features.shape == (2, 512, 8, 8)
+        assert head(features, time, condition=classes).shape == (2, 1)
+    assert sum(p.numel() for p in head.parameters()) == (3_395_841 if condition else 2_883_841)

@@ -1,4 +1,4 @@
-"""The U-Net against EDM's reimplementation of ADM, whose outputs are pinned by reference vectors, and the published sizes."""
+"""The U-Net against outputs of the original and against EDM's reimplementation of it, and the published sizes."""
 
 import math
 
@@ -12,7 +12,7 @@ from guided_diffusion import UNetModel, create_diffusion, create_unet, training_
 from guided_diffusion.layers import AttentionBlock, ResBlock
 from guided_diffusion.presets import UNET_SCHEDULES, UNETS
 from guided_diffusion.unet import UpBlock
-from tests.golden_fill import fill
+from tests.golden_fill import fill, load
 
 SMALL = dict(image_size=8, model_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(4,),
              num_head_channels=32)
@@ -28,6 +28,20 @@ def small(**kwargs):
 def inputs(n=3, size=8, channels=3):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, channels, size, size, generator=generator), torch.tensor([0.0, 250.25, 999.0])[:n]
+
+
+REFERENCE, CONFIG = load("adm_unet")
+
+
+@pytest.mark.parametrize("variant", CONFIG["variants"])
+def test_reference_vectors(variant):
+    settings = CONFIG["base"] | CONFIG["variants"][variant]
+    net, size = fill(UNetModel(**settings), CONFIG["salt"]).eval(), settings["image_size"]
+    x, t, y = (torch.from_numpy(REFERENCE[name]) for name in ("x", "t", "y"))
+    with torch.no_grad():
+        found = net(x[..., :size, :size], t, y if net.num_classes else None).numpy()
+    expected = REFERENCE[variant]
+    assert found.shape == expected.shape and abs(found - expected).max() < 1e-5 * abs(expected).max()
 
 
 @pytest.mark.parametrize("new_order", [False, True])
