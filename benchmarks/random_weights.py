@@ -21,4 +21,6 @@ def write_random_weights(path, name="inception", seed=0):
         network = getattr(importlib.import_module(f"torch_fidelity.{module}"), class_name)(
             name, [feature], feature_extractor_weights_path=empty)
     state = network.model.state_dict() if hasattr(network, "model") else network.state_dict()
+    if name == "vgg16":  # the last layer is in the file, and cut off after loading
+        state |= {"classifier.6.weight": torch.zeros(1000, 4096), "classifier.6.bias": torch.zeros(1000)}
     torch.save(state, path)

@@ -17,15 +17,17 @@ import edm
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECIDING = (0.5, 4.0)  # noise levels that bfloat16 is too coarse for
+MIN_STEPS = 9  # with fewer, a step leads far, and its rounding with it
 MIN_CHANNELS = 64  # narrower networks are slower in bfloat16 than in float32 on CPUs
 
 
-def fastest(net, device) -> str:
+def fastest(net, device, num_steps: int = 18) -> str:
     """The fastest precision whose images are within 2 levels of 255 of float32's for 99.9% of their values.
 
-    float16 on GPUs; bfloat16 on CPUs that have instructions for it, for EDM's networks unless they are narrow; else float32.
+    float16 on GPUs; bfloat16 on CPUs that have instructions for it, for EDM's networks unless they are narrow; else, and for
+    few sampling steps, float32. How far images are off: docs/speed.md; float16 has not been measured on trained networks.
     """
-    if not isinstance(net, edm.Preconditioner):
+    if not isinstance(net, edm.Preconditioner) or num_steps < MIN_STEPS:
         return "float32"
     if torch.device(device).type == "cuda":
         return "float16"

@@ -90,6 +90,7 @@ def test_the_fastest_precision_depends_on_device_and_width(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)  # noqa: B023
         assert fastest(wide, "cpu") == expected and fastest(narrow, "cpu") == "float32" == fastest(Linear(), "cpu")
     assert fastest(wide, "cuda:0") == fastest(narrow, torch.device("cuda")) == "float16"
+    assert fastest(wide, "cuda", 9) == "float16" and fastest(wide, "cuda", 8) == "float32"
     assert fastest(wide, "mps") == fastest(Linear(), "cuda") == "float32"
 
 
