@@ -421,6 +421,8 @@ def _measure_of(net, num_steps, solver, num_probes, importance_samples):
         console.refuse({"num_steps", "solver", "num_probes", "discriminator_ckpt"}, "a VAE")
         kind = f"importance-weighted bound, K = {importance_samples}" if importance_samples else "negative ELBO"
         return lambda images, labels, guidance, **batch: vae_bound(net, images, num_samples=importance_samples, **batch), kind, 1
+    if hasattr(net, "to_images"):
+        raise ValueError("the likelihood of images is not known of a model of latents; give a score network, DDPM or VAE")
     console.refuse({"importance_samples"}, "a score network")
     num_steps = num_steps or 128
     return (partial(bits_per_dim, net, num_probes=num_probes, num_steps=num_steps, solver=solver),

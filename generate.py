@@ -1,4 +1,4 @@
-"""Generate images with a score network or a DDPM, unguided or with discriminator guidance, or with a VAE.
+"""Generate images with a score network, a DDPM, ADM or DiT, unguided or with discriminator guidance, or with a VAE.
 
 \b
 Examples:
@@ -16,6 +16,12 @@ Examples:
   # a DDPM by DDIM in 50 steps, a VAE
   python generate.py --network runs/mnist-ddpm/network.safetensors --outdir out-ddpm --seeds 0-63 --steps 50
   python generate.py --network runs/mnist-vae/network.safetensors --outdir out-vae --seeds 0-63
+  # ImageNet at 256 pixels: DiT-XL/2 as published (classifier-free guidance 1.5, 250 steps), and ADM-G
+  python generate.py --network dit-xl-2-256 --outdir out-dit --seeds 0-63 --batch 16
+  python generate.py --network adm-256 --outdir out-adm --seeds 0-63 --batch 16 --classifier_scale 1
+  # DiT-XL/2-G++
+  python generate.py --network dit-xl-2-256 --outdir out-dit-dg --seeds 0-63 --batch 16 --LT_cfg 1.25 --ST_cfg 3 \\
+      --pretrained_classifier_ckpt latents/32x32_classifier.pt --discriminator_ckpt discriminator_7.pt --dg_time step
 """
 
 import click
@@ -26,7 +32,7 @@ from dg.runtime.console import FLAG
 
 @click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
 @click.option("--network", "--network_pkl", required=True, metavar="PATH|URL|NAME",
-              help="Score network, DDPM or VAE: a .safetensors or NVIDIA .pkl file, a URL, or a published name.")
+              help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a published name.")
 @click.option("--outdir", required=True, metavar="DIR", help="Where to save the images; a rerun goes on there.")
 @click.option("--seeds", type=console.SeedRange(), metavar="LIST", help="Seeds, for example 0-63 or 1,2,5-8.")
 @click.option("--num_samples", type=click.IntRange(min=1), metavar="N", help="Short for --seeds S..S+N-1 with --seed S.")
@@ -35,7 +41,7 @@ from dg.runtime.console import FLAG
               help="Images per batch and npz shard.")
 @click.option("--class", "class_idx", type=int, metavar="INT", help="Class of all images.  [default: drawn per seed]")
 @click.option("--steps", "--num_steps", "num_steps", type=click.IntRange(min=1),
-              help="Sampling steps.  [default: 18; of a DDPM all of its own]")
+              help="Sampling steps.  [default: 18; of a DDPM all of its own, of ADM and DiT 250]")
 @click.option("--sigma_min", type=click.FloatRange(min=0, min_open=True), help="Lowest noise level.  [default: sampler's]")
 @click.option("--sigma_max", type=click.FloatRange(min=0, min_open=True), help="Highest noise level.  [default: sampler's]")
 @click.option("--rho", type=click.FloatRange(min=0, min_open=True), default=7, help="Exponent of the step spacing.")
@@ -48,8 +54,20 @@ from dg.runtime.console import FLAG
               help="Ablation: noise levels.")
 @click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation: sigma(t).")
 @click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation: s(t).")
-@click.option("--sampler", "method", type=click.Choice(["ddim", "ancestral"]), help="Of a DDPM: its sampler.  [default: ddim]")
+@click.option("--sampler", "method", type=click.Choice(["ddim", "ancestral"]),
+              help="Of a DDPM, ADM or DiT: its sampler.  [default: ddim; of ADM and DiT ancestral]")
 @click.option("--eta", type=click.FloatRange(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]")
+@click.option("--cfg_scale", "--cfg-scale", "cfg_scale", type=float, metavar="S",
+              help="Of DiT: scale of classifier-free guidance, for both that follow; 1 is none.  [default: 1.5]")
+@click.option("--LT_cfg", "LT_cfg", type=float, metavar="S", help="Its scale at timesteps above --branch_time.")
+@click.option("--ST_cfg", "ST_cfg", type=float, metavar="S", help="And at the others.")
+@click.option("--branch_time", type=click.IntRange(0, 999), help="Timestep, of 0 to 999.  [default: 200]")
+@click.option("--vae", type=console.InputPath(), metavar="PATH|URL|NAME",
+              help="Of DiT: what decodes its latents.  [default: the network folder's own, or sd-vae-ft-mse]")
+@click.option("--classifier_scale", type=click.FloatRange(min=0), metavar="S",
+              help="Of a DDPM or ADM: scale of classifier guidance.  [default: none]")
+@click.option("--classifier_ckpt", type=console.InputPath(), metavar="PATH|URL|NAME",
+              help="Its classifier of noisy images.  [default: adm-64-classifier to adm-512-classifier by size]")
 @click.option("--sample", type=click.Choice(["mean", "draw"]),
               help="Of a VAE: the mean of each pixel's distribution, or a draw from it.  [default: mean]")
 @click.option("--subdirs", **FLAG, default=False, help="One folder per thousand PNGs.")
@@ -66,12 +84,14 @@ from dg.runtime.console import FLAG
 @click.option("--lora_rank", type=int, help="Its rank, which the file tells too; 0 or less: no LoRA.")
 @click.option("--cond", "--conditional", "cond", **FLAG, default=None,
               help="The discriminator is class-conditional.  [default: as its file says]")
-@click.option("--dg_weight_1st_order", "--w_dg_1", "w1", type=float,
-              help="Weight at the predictor stage.  [default: 2; with a DDPM 1]")
+@click.option("--dg_weight_1st_order", "--w_dg_1", "--dg_scale", "w1", type=float,
+              help="Weight at the predictor stage.  [default: 2; with a DDPM, ADM or DiT 1]")
 @click.option("--dg_weight_2nd_order", "--w_dg_2", "w2", type=float, default=0, help="Weight at the corrector stage.")
-@click.option("--time_min", "--time_mid", "time_min", type=click.FloatRange(0, 1), default=0.01,
-              help="Start of the guided VP time window.")
+@click.option("--time_min", "--time_mid", "time_min", type=click.FloatRange(0, 1),
+              help="Start of the guided VP time window.  [default: 0.01; with DiT 0.101, timesteps above 100]")
 @click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window.")
+@click.option("--dg_time", type=click.Choice(["level", "step"]),
+              help="With a DDPM, ADM or DiT, the discriminator's time: by noise level, or the authors' t/999.  [default: level]")
 @click.option("--boosting", "--adaptive_weight", "boosting", **FLAG, default=False,
               help="Boost samples of negative log ratio.")
 @click.option("--S_churn_manual", "S_churn_manual", type=click.FloatRange(min=0), default=4,
@@ -99,14 +119,16 @@ def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, s
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        net = load_model(resolve(network, console.progress, console.notify), device)
+        path = resolve(network, console.progress, console.notify)
+        net = load_model(path, device)
         if precise:
             console.compute_exactly()
-        precision = "float32" if precise else precision or fastest(net, device)
+        sampling = _sampling(net, options)
+        precision = "float32" if precise else precision or fastest(net, device, getattr(sampling, "num_steps", None) or 18)
         if precision != "float16":
             net.use_fp16 = False  # which some checkpoints ask for
-        sampling = _sampling(net, options)
-        check_class(net, class_idx)
+        _add_parts(net, path, device, options)
+        check_class(net, class_idx, sampling)
         guidance = _guidance(net, device, options)
         settings = describe(net, sampling, guidance, class_idx, precision)
         store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
@@ -138,23 +160,52 @@ def _sampling(net, options):
     kind = sampling_of(net)
     of_any = {name for settings in (Sampling, *SAMPLING.values()) for name in settings.__dataclass_fields__}
     console.refuse(of_any - set(kind.__dataclass_fields__), f"a network of this kind ({type(net).__name__})")
-    return kind(**{name: options[name] for name in kind.__dataclass_fields__ if options.get(name) is not None})
+    if getattr(net, "null_class", None) is None:
+        console.refuse({"cfg_scale", "LT_cfg", "ST_cfg", "branch_time"}, "a network that knows no class for none")
+    elif (scale := options["cfg_scale"]) is not None:
+        options |= {name: scale if options[name] is None else options[name] for name in ("LT_cfg", "ST_cfg")}
+    given = {name: options[name] for name in kind.__dataclass_fields__ if options.get(name) is not None}
+    return kind(**getattr(net, "sampling_defaults", {}) | given)
 
 
-GUIDANCE_OPTIONS = ("w1", "w2", "boosting", "S_churn_manual", "time_min", "time_max", "dg_clip", "cond",
+def _add_parts(net, path, device, options):
+    """Give a network what it is sampled with: the decoder of latents, the classifier that leads it."""
+    from dg.autoencoder import load_vae
+    from dg.classifier_guidance import check_classifier
+    from dg.runtime.downloads import resolve
+    from guided_diffusion import load_encoder
+
+    if hasattr(net, "to_images"):
+        vae = options["vae"] or (path / "vae" if (path / "vae").is_dir() else "sd-vae-ft-mse")
+        net.vae = load_vae(resolve(vae, console.progress, console.notify), device)
+    else:
+        console.refuse({"vae"}, "a network that diffuses images")
+    if options["classifier_scale"]:
+        classifier = options["classifier_ckpt"] or f"adm-{net.img_resolution}-classifier"
+        net.classifier = load_encoder(resolve(classifier, console.progress, console.notify), device)
+        check_classifier(net.classifier, net)
+    else:
+        console.refuse({"classifier_ckpt"}, "a run without --classifier_scale")
+
+
+GUIDANCE_OPTIONS = ("w1", "w2", "boosting", "S_churn_manual", "time_min", "time_max", "dg_time", "dg_clip", "cond",
                     "pretrained_classifier_ckpt", "lora_checkpoint", "member_weights")
 
 
 def _guidance(net, device, options):
     """The discriminator guidance that the options ask for, or None."""
     from dg.baselines.vae import VAE
-    from dg.ddpm import DDPM
+    from dg.discrete_sampling import DDPMSampling
+    from dg.dit import DG_TIME_MIN, LatentDiffusion
+    from dg.models import sampling_of
 
+    discrete = sampling_of(net) is DDPMSampling
     if isinstance(net, VAE):
         console.refuse({"discriminator_ckpt", *GUIDANCE_OPTIONS}, "a VAE, which is sampled in one step")
-    if isinstance(net, DDPM):
-        console.refuse([name for name in ("w2", "boosting") if options[name]], "a DDPM, whose steps have one stage and no churn")
-    first_weight = options["w1"] if options["w1"] is not None else 1 if isinstance(net, DDPM) else 2
+    if discrete:
+        console.refuse([name for name in ("w2", "boosting") if options[name]],
+                       f"a {type(net).__name__}, whose steps have one stage and no churn")
+    first_weight = options["w1"] if options["w1"] is not None else 1 if discrete else 2
     paths, weights = options["discriminator_ckpt"], (first_weight, options["w2"])
     if not paths:
         given = [name for name in GUIDANCE_OPTIONS if options[name] and console.given(name)]
@@ -176,8 +227,10 @@ def _guidance(net, device, options):
     if discriminator.conditional and not net.label_dim:
         raise click.UsageError("the discriminator is conditional but the network draws no classes.")
     boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"]) if options["boosting"] else None
-    return DiscriminatorGuidance(discriminator, weights, options["time_min"], options["time_max"], boosting,
-                                 options["dg_clip"])
+    time_min = options["time_min"]
+    if time_min is None:
+        time_min = DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
+    return DiscriminatorGuidance(discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"])
 
 
 def _lora_path(options):

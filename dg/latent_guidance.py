@@ -16,7 +16,8 @@ from torch import Tensor
 class ClassifierFreeGuidance:
     """`model(x, t, y)` whose first channels are led away from the unconditional prediction.
 
-    model       called once per step with x, t and y of twice the batch; gives [2N, C or 2C, H, W]
+    model       called once per step with x, t and y of twice the batch, and of the batch where the scale is 1 for all of
+                it; gives [N or 2N, C or 2C, H, W]
     scale       1 is no guidance; a number, or a function of the timesteps t [N] -> [N]
     null_class  the class number that stands for none
     channels    how many of the first channels are guided. DiT guides 3 of 4 latent channels, a leftover from RGB images,
@@ -28,12 +29,14 @@ class ClassifierFreeGuidance:
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """x [N, C, H, W], t [N] original timesteps, y [N] class numbers -> [N, C or 2C, H, W]."""
+        scale = self.scale(t).reshape(-1, 1, 1, 1) if callable(self.scale) else torch.tensor(self.scale, device=x.device)
+        if (scale == 1).all():
+            return self.model(x, t, y)
         classes = torch.cat([y, torch.full_like(y, self.null_class)])  # [2N]
         output = self.model(torch.cat([x, x]), torch.cat([t, t]), classes)
         conditional, unconditional = output.chunk(2)
-        scale = self.scale(t).to(x.dtype).reshape(-1, 1, 1, 1) if callable(self.scale) else self.scale
         guided, free = conditional[:, : self.channels], unconditional[:, : self.channels]
-        return torch.cat([free + scale * (guided - free), conditional[:, self.channels:]], dim=1)
+        return torch.cat([free + scale.to(x.dtype) * (guided - free), conditional[:, self.channels:]], dim=1)
 
 
 def branched_scale(above: float, below: float, branch_time: int) -> Callable[[Tensor], Tensor]:

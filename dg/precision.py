@@ -73,7 +73,7 @@ def compile_networks(net: nn.Module, discriminator: nn.Module | None = None) -> 
     if isinstance(net, edm.Preconditioner):  # in the halves that guidance on the network's own encoder calls
         net.encode, net.decode = torch.compile(net.encode, mode=mode), torch.compile(net.decode, mode=mode)
     else:
-        net.compile(mode=mode)
+        getattr(net, "net", net).compile(mode=mode)  # what samplers call of a discrete diffusion model
     if discriminator is not None:
         for module in (discriminator.extractor, *discriminator.heads):
             module.compile(mode=mode)

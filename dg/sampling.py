@@ -70,40 +70,49 @@ class Sampling:
 
 def draw_images(net, seeds: Sequence[int], sampling: Sampling, guidance: edm.Guidance | None = None,
                 class_idx: int | None = None, device="cpu", precision: str = "float32") -> tuple[Tensor, Tensor | None]:
-    """Images of one batch of seeds: (float64 [N, C, R, R] on `device`, class numbers [N] or None).
+    """Images of one batch of seeds: (float [N, C, R, R] on `device`, class numbers [N] or None).
 
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
-    `precision` is that of the networks, see `dg.precision`.
+    `precision` is that of the networks, see `dg.precision`; a model's own decoder of what it has drawn keeps float32.
     """
     rnd = edm.StackedRandomGenerator(device, seeds)
     latents = rnd.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution], device=device)
     classes = one_hot = None
-    if net.label_dim:
-        classes = rnd.randint(net.label_dim, size=[len(seeds)], device=device)
+    if num_classes := classes_of(net, sampling):
+        classes = rnd.randint(num_classes, size=[len(seeds)], device=device)
         if class_idx is not None:
             classes = torch.full_like(classes, class_idx)
-        one_hot = torch.eye(net.label_dim, device=device)[classes]
+        one_hot = torch.eye(num_classes, device=device)[classes]
     if precision == "bfloat16" and isinstance(net, edm.Preconditioner):
         guidance = Careful(guidance)
     with autocast(precision, device):
         images = sampling.sampler(net, latents, one_hot, randn_like=rnd.randn_like, guidance=guidance, **sampling.kwargs())
+    if hasattr(net, "to_images"):
+        images = net.to_images(images)
     return images, classes
 
 
-def check_class(net, class_idx: int | None) -> None:
-    """ValueError unless the network can draw that class."""
+def classes_of(net, sampling=None) -> int:
+    """How many classes there are to draw from: the network's, or those a classifier leads an unconditional network to."""
+    led = getattr(sampling, "classifier_scale", None) and getattr(net, "classifier", None)
+    return net.label_dim or (led.out_channels if led else 0)
+
+
+def check_class(net, class_idx: int | None, sampling=None) -> None:
+    """ValueError unless the network, sampled so, can draw that class."""
     if class_idx is None:
         return
-    if not net.label_dim:
+    if not (num_classes := classes_of(net, sampling)):
         raise ValueError("--class: this network is unconditional; leave the option out")
-    if not 0 <= class_idx < net.label_dim:
-        raise ValueError(f"--class {class_idx}: this network has classes 0 to {net.label_dim - 1}")
+    if not 0 <= class_idx < num_classes:
+        raise ValueError(f"--class {class_idx}: this network has classes 0 to {num_classes - 1}")
 
 
 def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = None, class_idx=None,
              precision: str = "float32") -> dict:
     """Everything besides the seeds that images depend on; a store refuses to mix two of these."""
     described = {"network": fingerprint(net), "sampling": sampling.kwargs(), "class": class_idx, "guidance": None}
+    described |= {part: fingerprint(getattr(net, part)) for part in ("vae", "classifier") if getattr(net, part, None) is not None}
     if guidance is not None:
         discriminator = guidance.discriminator
         described["guidance"] = {
@@ -138,7 +147,7 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
     `notify` tells; images are the same up to rounding. Where `progress` asks to end, by `Stopped`, all processes finish
     their batches and pass it on, unless that was all.
     """
-    check_class(net, class_idx)
+    check_class(net, class_idx, sampling)
     work = WorkList(ranks, store.pending() if ranks.first else [])
     ends = list(accumulate(len(store.batches()[index]) for index in work.items))  # images up to a batch's end
     total = ends[-1] if ends else 0

@@ -24,7 +24,7 @@ CONSOLE = "dg/runtime/console.py"
 # Heavy third parties, imported inside functions and by these modules only.
 HEAVY = {
     "PIL": {"dg/evaluation/figures/pictures.py", "dg/experiments/publish.py", "dg/runtime/image_files.py", "dg/runtime/store.py"},
-    "diffusers": set(),
+    "diffusers": {"dg/diffusers_models.py"},
     "gdown": {"dg/runtime/downloads.py"},
     "matplotlib": {"dg/evaluation/figures/discriminators.py", "dg/evaluation/figures/style.py"},
     "requests": {"dg/runtime/downloads.py"},

@@ -8,13 +8,13 @@ INCEPTION = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan3/vers
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
 CLIP = "https://openaipublic.azureedge.net/clip/models/{}/{}.pt"  # the SHA-256 is part of the address
-DIT = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt"
+DIT = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-{0}x{0}.pt"
 VAE = "https://huggingface.co/stabilityai/sd-vae-ft-{}/resolve/main/diffusion_pytorch_model.safetensors"
 DRIVE = "https://drive.google.com/drive/folders/"
 
 SHA256 = {
     "edm-cifar10-32x32-uncond-vp": "4d5dcc1f1d0d41c8934ad21626eeddbdc0460182becf9fc059a0631b1eedb4da",
-    "adm-256x256_diffusion_uncond": "a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
+    "adm-256-uncond": "a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1",
     "inception-torch-fidelity": "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     "clip-vit-b-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "clip-vit-l-14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
@@ -57,14 +57,17 @@ def _catalogue():
         add(f"baseline-{network}", ".pkl", f"{EDM}pretrained/baseline/baseline-{network}.pkl", nvidia)
     for data in ("cifar10-32x32", "ffhq-64x64", "afhqv2-64x64", "imagenet-64x64", "imagenet-64x64-baseline"):
         add(f"fid-ref-{data}", ".npz", f"{EDM}fid-refs/{data}.npz", nvidia)
-    for network in ("256x256_diffusion", "256x256_diffusion_uncond", "256x256_classifier", "64x64_classifier"):
-        add(f"adm-{network}", ".pt", f"{ADM}{network}.pt", openai)
+    for size in (64, 128, 256, 512):
+        add(f"adm-{size}", ".pt", f"{ADM}{size}x{size}_diffusion.pt", openai)
+        add(f"adm-{size}-classifier", ".pt", f"{ADM}{size}x{size}_classifier.pt", openai)
+    add("adm-256-uncond", ".pt", f"{ADM}256x256_diffusion_uncond.pt", openai)
     add("inception-2015-12-05", ".pkl", INCEPTION, "unknown, see https://github.com/NVlabs/stylegan3")
     add("inception-torch-fidelity", ".pth", FIDELITY, "unknown, see https://github.com/toshas/torch-fidelity")
     add("vgg16", ".pth", VGG, "BSD-3-Clause (torchvision)")
     for short, model in (("clip-vit-b-32", "ViT-B-32"), ("clip-vit-l-14", "ViT-L-14")):
         add(short, ".pt", CLIP.format(SHA256[short], model), "MIT (OpenAI)")
-    add("dit-xl-2-256x256", ".pt", DIT, meta)
+    for size in (256, 512):
+        add(f"dit-xl-2-{size}", ".pt", DIT.format(size), meta)
     for kind in ("mse", "ema"):
         page = f"https://huggingface.co/stabilityai/sd-vae-ft-{kind}"
         add(f"sd-vae-ft-{kind}", ".safetensors", VAE.format(kind), f"unknown, see {page}")

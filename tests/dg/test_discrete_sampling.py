@@ -7,14 +7,15 @@ import pytest
 import torch
 
 import edm
+from dg.classifier_guidance import classifier_gradient
 from dg.ddpm import DDPM
 from dg.discrete_sampling import DDPMSampling, as_cond_fn, ddpm_sampler
 from dg.discriminator import build_discriminator
 from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.runtime.datasets import ImageSet, load_images, to_uint8
 from dg.runtime.store import SampleStore
-from dg.sampling import Sampling, describe, draw_images, generate
-from guided_diffusion import create_diffusion
+from dg.sampling import Sampling, check_class, describe, draw_images, generate
+from guided_diffusion import EncoderUNetModel, create_diffusion
 from tests import golden_fill
 from tests.dg.test_guidance import DATA, MODEL, guidance, latents
 
@@ -92,7 +93,9 @@ def test_clipping_keeps_samples_in_range():
 
 @pytest.mark.parametrize(("wrong", "message"), [
     (dict(method="heun"), "use ddim or ancestral"), (dict(num_steps=0), "at least 1"), (dict(eta=1.5), "from 0 to 1"),
-    (dict(method="ancestral", eta=0.5), "eta is DDIM's")])
+    (dict(method="ancestral", eta=0.5), "eta is DDIM's"), (dict(LT_cfg=float("nan")), "LT_cfg is nan"),
+    (dict(classifier_scale=float("inf")), "classifier_scale is inf"), (dict(branch_time=200), "give LT_cfg and ST_cfg too"),
+    (dict(cfg_channels=0, LT_cfg=2.0), "cfg_channels is 0"), (dict(dg_time="sigma"), "use level or step")])
 def test_impossible_sampling(wrong, message):
     with pytest.raises(ValueError, match=message):
         DDPMSampling(**wrong)
@@ -204,3 +207,68 @@ def test_one_head_from_scratch_guides_both_samplers_at_28_pixels(conditional):
         with pytest.raises(ValueError, match="conditional"):
             draw_images(DDPM(ddpm.init_kwargs["process"], ddpm.init_kwargs["network"] | {"num_classes": 0}), [1],
                         DDPMSampling(num_steps=2), steer)
+
+
+# Classes.
+
+
+def classifier(num_classes=3):
+    encoder = EncoderUNetModel(image_size=4, in_channels=1, model_channels=64, out_channels=num_classes, num_res_blocks=1,
+                               channel_mult=[1], attention_resolutions=[])
+    return golden_fill.fill(encoder, gain=2.0).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("method", ["ddim", "ancestral"])
+def test_gradients_of_classifier_and_discriminator_add_up(method):
+    model, sampling = small(num_classes=3), DDPMSampling(method, 3, clip_denoised=False, classifier_scale=2.0)
+    model.classifier = classifier()
+    steer = guidance((1, 0))
+    found, labels = draw_images(model, [0, 1], sampling, steer)
+    diffusion, rnd = model.respaced("3"), edm.StackedRandomGenerator("cpu", [0, 1])
+    x, y = rnd.randn([2, 1, 4, 4]).double(), rnd.randint(3, size=[2])
+    parts = as_cond_fn(steer, diffusion), classifier_gradient(model.classifier, 2.0)
+    loop = diffusion.ddim_sample_loop if method == "ddim" else diffusion.p_sample_loop
+    expected = loop(model.net, x, randn_like=rnd.randn_like, clip_denoised=False, model_kwargs={"y": y},
+                    cond_fn=lambda x, t, y: parts[0](x, t) + parts[1](x, t, y))
+    assert torch.equal(labels, y)
+    torch.testing.assert_close(found, expected)
+    for other in (draw_images(model, [0, 1], sampling), draw_images(model, [0, 1], DDPMSampling(method, 3), steer)):
+        assert (found - other[0]).abs().max() > 1e-3
+
+
+def test_a_classifier_leads_an_unconditional_network_to_classes():
+    model, sampling = small(), DDPMSampling("ancestral", 3, classifier_scale=5.0)
+    model.classifier = classifier()
+    images, labels = draw_images(model, range(8), sampling)
+    other, same = draw_images(model, range(8), sampling, class_idx=1)
+    assert len(labels.unique()) > 1 and (same == 1).all() and (images - other)[labels != 1].abs().max() > 1e-4
+    assert torch.equal(images[labels == 1], other[labels == 1]) or (images - other)[labels == 1].abs().max() < 1e-5
+    check_class(model, 2, sampling)
+    for wrong in (lambda: check_class(model, 3, sampling), lambda: check_class(model, 0, DDPMSampling())):
+        with pytest.raises(ValueError, match="--class"):
+            wrong()
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    (dict(LT_cfg=2.0), "needs a network that was trained without classes too"),
+    (dict(ST_cfg=0.0), "needs a network that was trained without classes too"),
+    (dict(classifier_scale=1.0), "needs a classifier of noisy images")])
+def test_guidance_that_the_model_has_nothing_for(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        draw_images(small(num_classes=3), [0], DDPMSampling(num_steps=2, **wrong))
+    draw_images(small(num_classes=3), [0], DDPMSampling(num_steps=2, LT_cfg=1.0, ST_cfg=1.0, classifier_scale=0.0))
+
+
+def test_a_classifier_of_other_images_or_classes():
+    model = small(num_classes=2)
+    model.classifier = classifier(num_classes=3)
+    with pytest.raises(ValueError, match="use another classifier"):
+        draw_images(model, [0], DDPMSampling(num_steps=2, classifier_scale=1.0))
+
+
+def test_what_a_classifier_and_scales_are_is_described():
+    model = small(num_classes=3)
+    model.classifier = classifier()
+    described = describe(model, DDPMSampling(classifier_scale=1.5))
+    assert len(described["classifier"]) == 16 and described["sampling"]["classifier_scale"] == 1.5
+    assert "classifier" not in describe(small(num_classes=3), DDPMSampling())

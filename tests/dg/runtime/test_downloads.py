@@ -215,8 +215,11 @@ def test_catalogue():
     assert CATALOGUE["edm-cifar10-32x32-cond-ve"].url == (
         "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-cond-ve.pkl"
     )
+    assert CATALOGUE["adm-256-classifier"].url.endswith("/diffusion/jul-2021/256x256_classifier.pt")
+    assert CATALOGUE["adm-256-uncond"].url.endswith("/256x256_diffusion_uncond.pt") and CATALOGUE["adm-256-uncond"].sha256
+    assert CATALOGUE["dit-xl-2-512"].url.endswith("/DiT-XL-2-512x512.pt")
     names = [source.name for source in CATALOGUE.values()]
     assert len(set(names)) == len(names)
     assert all(len(source.sha256) == 64 for source in CATALOGUE.values() if source.sha256)
     assert sum(source.sha256 is not None for source in CATALOGUE.values()) == 8
-    assert "NC" in CATALOGUE["edm-ffhq-64x64-uncond-vp"].licence and "MIT" in CATALOGUE["adm-64x64_classifier"].licence
+    assert "NC" in CATALOGUE["edm-ffhq-64x64-uncond-vp"].licence and "MIT" in CATALOGUE["adm-64-classifier"].licence
