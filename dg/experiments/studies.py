@@ -82,10 +82,10 @@ def trainings(world: World) -> dict[str, Training]:
     found = {name: Training("classifier", settings) for name, settings in made.items()}
     score = replace(PRESETS["score"], conditional=world.conditional, eval_images=world.eval_images,
                     epochs=PRESETS["score"].epochs if world.epoch_scale else 1)
-    as_long, width = replace(default, epochs=score.epochs), world.head_width or 128
+    as_long, (narrow, wide) = replace(default, epochs=score.epochs), world.pixel_widths
     return found | {"default-score": Training("score", default), "score": Training("score", score),
-                    "as-long": Training("classifier", as_long), "pixels": Training("none", as_long, width // 2),
-                    "pixels-wide": Training("none", as_long, width)}
+                    "as-long": Training("classifier", as_long), "pixels": Training("none", as_long, narrow),
+                    "pixels-wide": Training("none", as_long, wide)}
 
 
 UNGUIDED = {"unguided": System("unguided")}
@@ -106,10 +106,10 @@ def recipes(world):
 
 def extractors(world):
     """What the head sees: features of a classifier, of the score network itself, or the noisy images alone."""
-    wide = trainings(world)["pixels-wide"].width
+    narrow, wide = world.pixel_widths
     systems = {"score": System("score network's encoder", (Head("score"),)),
                "as-long": System("noisy-image classifier", (Head("as-long"),)),
-               "pixels": System(f"from scratch, {wide // 2} channels", (Head("pixels"),)),
+               "pixels": System(f"from scratch, {narrow} channels", (Head("pixels"),)),
                "pixels-wide": System(f"from scratch, {wide} channels", (Head("pixels-wide"),))}
     return Study("What the discriminator sees", "Is the score network's own encoder as good a basis as a network of its own? "
                  "(All heads see equally many images; the classifier was trained on labels before.)", UNGUIDED | systems)

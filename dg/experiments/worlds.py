@@ -36,6 +36,7 @@ class World:
     eval_images: int = 5000
     lora_ranks: tuple[int, int] = (16, 128)  # an eighth of the classifier's width, and all of it
     head_width: int | None = None  # of heads on the classifier, None: the authors'
+    pixel_widths: tuple[int, int] = (64, 128)  # of discriminators from scratch
     num_data: int = 50_000  # real and as many generated images for the discriminators
     num_images: int = 50_000  # images of a measured set
     num_sets: int = 3
@@ -87,7 +88,7 @@ WORLDS = {
                     dropout=0.0), ScoreTraining(steps=1200, ema_halflife=10_000)),
         noisy_classifier=NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2)),
         feature_training=ClassifierTraining(epochs=2, batch_size=128), num_features=10_000, sampling=Sampling(num_steps=12),
-        epoch_scale=1 / 3, eval_images=300, lora_ranks=(4, 32), head_width=64,
+        epoch_scale=1 / 3, eval_images=300, lora_ranks=(4, 32), head_width=64, pixel_widths=(32, 64),
         num_data=2000, num_images=500, num_members=3, nll_images=100, churns=(0.0, 1.0, 2.0, 4.0, 10.0),
         deviations=("MNIST is averaged over squares of 2 × 2 pixels to 14 × 14, and the published numbers of epochs are cut to "
                     "a third, to fit two CPU cores.",)),
@@ -111,5 +112,5 @@ def smoke(world: World) -> World:
         score=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)), reference=None,
         noisy_classifier=NoisyClassifierTraining(steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,)),
         features="pixels", reference_split="heldout", sampling=Sampling(num_steps=3), epoch_scale=0.0, eval_images=20,
-        lora_ranks=(4, 32), head_width=64, num_data=160, num_images=20, num_sets=2, num_members=2, nll_images=4, nll_steps=2,
+        lora_ranks=(4, 32), head_width=64, pixel_widths=(32, 64), num_data=160, num_images=20, num_sets=2, num_members=2, nll_images=4, nll_steps=2,
         batch_size=20, published={})
