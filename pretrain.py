@@ -1,6 +1,6 @@
 """Train what has no public checkpoint: a score network, the noise-aware classifier that discriminators look through, a
-classifier whose features measure small images; and what EDM is compared against, a DDPM and a VAE. Also: convert a published
-network to this project's format.
+classifier whose features measure small images; and what EDM is compared against, a DDPM and a VAE. Also: encode images into
+a VAE's latents, and convert a published network to this project's format.
 
 \b
 Examples:
@@ -9,6 +9,8 @@ Examples:
   python pretrain.py classifier --preset mnist --data mnist:train --test mnist:test --outdir runs/mnist-classifier
   python pretrain.py ddpm --preset mnist-ddpm --data mnist:train --outdir runs/mnist-ddpm
   python pretrain.py vae --preset mnist-vae --data mnist:train --outdir runs/mnist-vae
+  python pretrain.py latents --data ImageNet2012/train --outdir real_latents
+  python pretrain.py classifier --preset imagenet-latent --data real_latents --outdir runs/latent-classifier
   python pretrain.py features --data digits:train --outdir runs/by-hand/features
   python pretrain.py convert --network edm-cifar10-32x32-uncond-vp --out cifar10.safetensors
 """
@@ -133,7 +135,7 @@ def classifier(data, outdir, preset, test, batch_gpu, bf16, fp16, save_seconds, 
     changes |= {"precision": _precision(bf16, fp16)}
     settings = replace(CLASSIFIER_PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
     with process_group(on_gpus=True) as ranks:
-        device, images = console.pick_device(device, ranks.rank), _images(data, ranks)
+        device, images = console.pick_device(device, ranks.rank), _images(data, ranks, latents=True)
         heldout, folder = _heldout(test, images), writable_folder(outdir)
         model, log = train_noisy_classifier(images, settings, device, _progress(ranks), folder / "state.pt", save_seconds,
                                             ranks, batch_gpu)
@@ -210,25 +212,27 @@ def _precision(bf16, fp16):
     return "bfloat16" if bf16 else "float16" if fp16 else "float32"
 
 
-def _images(data, ranks):
-    """The training images; the first process loads them before the others, for it may have to download them."""
+def _images(data, ranks, latents=False):
+    """The training images, or latents if allowed; the first process loads them before the others, for it may have to
+    download them."""
     from dg.runtime.datasets import load_images
+    from dg.runtime.latents import load_set
 
     if not ranks.first:
         ranks.wait()
-    images = load_images(data)
+    images = load_set(data) if latents else load_images(data)
     if ranks.first:
         ranks.wait()
     return images
 
 
 def _heldout(source, images):
-    """Labelled images of the size of the training images, or None."""
-    from dg.runtime.datasets import load_images
+    """Labelled images or latents of the size of the training images, or None."""
+    from dg.runtime.latents import load_set
 
-    heldout = load_images(source) if source else None
-    if heldout and (heldout.labels is None or heldout.images.shape[1:] != images.images.shape[1:]):
-        raise ValueError(f"{heldout.name}: --test takes images of the size of {images.name}, with labels")
+    heldout = load_set(source) if source else None
+    if heldout and (heldout.labels is None or heldout.items.shape[1:] != images.items.shape[1:]):
+        raise ValueError(f"{heldout.name}: --test takes {images.what} of the size of {images.name}, with labels")
     return heldout
 
 
@@ -243,6 +247,46 @@ def _describe(folder, images, settings, **more):
     from dg.runtime.files import write_json
 
     write_json(folder / "training.json", {"data": images.name, "settings": asdict(settings), **more})
+
+
+@main.command(help="""Encode images into a VAE's latents, for train.py and `pretrain.py classifier`; writes npz shards to OUTDIR.
+
+Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command again goes on where it
+stopped, and with --flip it adds the mirrored copies. Under torchrun the processes share the images.""")
+@click.option("--data", required=True, metavar="PATH|NAME", help="Images of any sizes: class folders, or what train.py takes.")
+@click.option("--vae", default="sd-vae-ft-mse", metavar="PATH|NAME", help="VAE of the latents.")
+@click.option("--outdir", required=True, metavar="DIR", help="Where to write.")
+@click.option("--resolution", type=click.IntRange(min=1), default=256, help="Side of the crops in pixels.")
+@click.option("--batch", "--batch_size", "batch_size", type=click.IntRange(min=1), default=64,
+              help="Images encoded at once; a shard holds their latents.")
+@click.option("--xflip", "--flip", "flip", **FLAG, default=False, help="Encode a mirrored copy of every image too.")
+@click.option("--sample", **FLAG, default=True, help="Draw from the VAE's posterior; 0: its mean.")
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32",
+              help="Precision of the shards. The last line compares what float16 rounds off with the posterior's spread.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of the draws.")
+@click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
+def latents(data, vae, outdir, batch_size, device, **settings):
+    from dg.dit import load_vae
+    from dg.latent_encoding import Encoding, encode, latent_store
+    from dg.runtime.downloads import resolve
+    from dg.runtime.pictures import open_pictures
+    from dg.runtime.ranks import process_group
+
+    settings = Encoding(**settings)
+    with process_group() as ranks:
+        device = console.pick_device(device, ranks.rank)
+        console.compute_exactly()  # the posterior is narrow
+        images = open_pictures(data)
+        vae = load_vae(resolve(vae, console.progress, console.notify), device)
+        store = latent_store(outdir, images, vae, settings, batch_size)
+        progress = console.stoppable(console.progress if ranks.first else console.silent)
+        made = encode(vae, images, store, settings, device, progress, ranks)
+        if not ranks.first:
+            return
+    for name in store.damaged:
+        console.notify(f"{name} was damaged and has been made again")
+    measured = f"; float16 rounds off {made.rounding:.1e}, the posterior's spread is {made.spread:.1e}" if made.rounding else ""
+    console.notify(f"{len(store.seeds)} latents in {outdir}{measured}")
 
 
 @main.command(help="Train the classifier that gives the features of `fid.py`; writes OUTDIR/classifier.safetensors.")

@@ -8,6 +8,7 @@ Examples:
   python reproduce.py ensemble --world mnist-14 --data mnist.npz    # a study in another world, on a CPU
   python reproduce.py mnist --data mnist.npz  # EDM against DDPM and VAE; mnist-cond: the same with classes
   python reproduce.py two-gaussians           # every loss of the discriminator against the closed form
+  python reproduce.py imagenet-dit --data ImageNet2012/train --stage sample-guided --shard 3/8   # one of eight machines
 
 A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora, ensemble) runs in a world
 (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14); the name of a world alone means its recipes,
@@ -31,6 +32,7 @@ EXPERIMENTS = {  # name: module of dg.experiments, and what its `run` is told be
 }
 STUDIES = ("recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps", "significance", "lora",
            "ensemble")
+IMAGENET = ("imagenet-dit", "imagenet-adm")
 WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "cifar10-jpeg-16", "mnist", "mnist-14")
 
 
@@ -44,19 +46,32 @@ WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "cifar10-jpeg-16", "
 @click.option("--samples", type=click.IntRange(min=2), metavar="N", help="Images of every system in all.  [default: the world's]")
 @click.option("--seeds-per-set", type=click.IntRange(min=2), metavar="N",
               help="Images of a measured set; --samples / N sets.  [default: the world's]")
+@click.option("--shard", metavar="I/N", help="Of imagenet: make only every N-th part of the images of --stage, from part I on, "
+              "counted from 0. Without it afterwards the rest is made and measured.")
 @click.option("--fresh", is_flag=True, help="Forget what earlier runs made; of a study: everything in its world.")
 @click.option("--data", metavar="PATH", help="Data set of the experiment, where it is not embedded or downloaded.")
 @click.option("--runs", default="runs", metavar="DIR", help="Where intermediate files stay.")
 @click.option("--results", default="results", metavar="DIR", help="Where results.json, pictures and report go.")
 @click.option("--publish", is_flag=True, help="Copy results and pictures to docs/results/NAME, fill the README.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
-def main(name, world, profile, dry_run, stage, samples, seeds_per_set, fresh, data, runs, results, publish, device):
+def main(name, world, profile, dry_run, stage, samples, seeds_per_set, shard, fresh, data, runs, results, publish, device):
     if publish and profile != "full":
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
     suffix = "" if profile == "full" else f"-{profile}"
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     common = dict(command=command, device=console.pick_device(device), progress=console.progress, notify=console.notify)
-    if name in EXPERIMENTS:
+    if shard and name not in IMAGENET:
+        raise click.UsageError(f"--shard belongs to {' and '.join(IMAGENET)}, not to {name}.")
+    if name in IMAGENET:
+        if world or seeds_per_set or profile == "smoke":
+            raise click.UsageError(f"--world, --seeds-per-set and --profile smoke are not for {name}.")
+        imagenet = _imagenet(name, data, samples, shard, common)
+        run_folder, folder, target = Path(runs) / name, Path(results) / name, name
+        if dry_run:
+            click.echo(_overview(imagenet.plan(), run_folder, RATES["imagenet"]))
+            return
+        outcome, table = _run_imagenet(imagenet, run_folder, folder, fresh, stage, command)
+    elif name in EXPERIMENTS:
         if dry_run or stage or samples or seeds_per_set or world:
             raise click.UsageError(f"--world, --dry-run, --stage, --samples, --seeds-per-set belong to studies, not to {name}.")
         outcome, folder, table = _experiment(name, profile, Path(runs) / (name + suffix), Path(results) / (name + suffix), fresh,
@@ -66,7 +81,11 @@ def main(name, world, profile, dry_run, stage, samples, seeds_per_set, fresh, da
         request = _request(name, world, profile, data, samples, seeds_per_set)
         run_folder = Path(runs) / (request.world_name + suffix)
         if dry_run:
-            click.echo(_overview(request, run_folder, common["device"]))
+            from dg.experiments.stages import Stages
+            from dg.experiments.study import StudyRun
+
+            plan = StudyRun(request, Stages(run_folder), common["device"]).plan()
+            click.echo(_overview(plan, run_folder, RATES["studies"]))
             return
         folder, target = Path(results) / (request.folder + suffix), request.folder
         outcome, table = _study(request, run_folder, folder, fresh, stage, common)
@@ -140,23 +159,60 @@ def _study(request, run_folder, result_folder, fresh, stage, common):
     return outcome, outcome and study_report.text_table(outcome)
 
 
-def _overview(request, run_folder, device):
+def _imagenet(name, data, samples, shard, common):
+    """The experiment that the options ask for."""
+    from dataclasses import replace
+
+    from dg.experiments.imagenet import SETTINGS, ImageNetRun
+
+    if data is None:
+        raise click.UsageError(f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for each class.")
+    setting = replace(SETTINGS[name], num_images=samples) if samples else SETTINGS[name]
+    return ImageNetRun(name, setting, data, common["progress"], common["notify"], common["device"], shard and _shard(shard))
+
+
+def _shard(text):
+    """(i, n) of "i/n"."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not int(parts[0]) < int(parts[1]):
+        raise click.UsageError(f"--shard {text}: give I/N with I from 0 to N - 1, for example 3/8.")
+    return int(parts[0]), int(parts[1])
+
+
+def _run_imagenet(imagenet, run_folder, result_folder, fresh, stage, command):
+    from dg.experiments import imagenet as experiment
+    from dg.experiments import imagenet_report
+    from dg.experiments.stages import Stages
+    from dg.runtime.files import writable_folder
+
+    for folder in (run_folder, result_folder):
+        writable_folder(folder)
+    if fresh:
+        Stages(run_folder).clear()
+    outcome = experiment.run(imagenet, run_folder, result_folder, command, stage)
+    return outcome, outcome and imagenet_report.text_table(outcome)
+
+
+RATES = {
+    "studies": "GPU hours are rough: scaled from the paper's one A100-hour for 50,000 CIFAR-10 images.",
+    "imagenet": "GPU hours are rough: of images alone, by their operations at 50 TFLOP/s, a third of an A100's peak in TF32.",
+}
+
+
+def _overview(plan, run_folder, rate):
     """A line for every stage: done or what it would cost."""
     from dg.experiments.costs import Cost
     from dg.experiments.stages import Stages
-    from dg.experiments.study import StudyRun
 
-    stages = Stages(run_folder)
     lines, total = [f"{'stage':<24} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"], Cost()
-    for stage, done in stages.overview(StudyRun(request, stages, device).plan()):
+    for stage, done in Stages(run_folder).overview(plan):
         cost = stage.cost
         total = total if done else total + cost
         figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f} {cost.bytes / 1e6:>9,.0f}"
         lines.append(f"{stage.name:<24} {figures}  {'done; ' if done else ''}{stage.title}".rstrip("; "))
     lines.append(f"{'still to do':<24} {total.images:>10,} {total.evaluations:>13,} {total.gpu_hours:>10.2f} "
                  f"{total.bytes / 1e6:>9,.0f}")
-    lines.append("GPU hours are rough: scaled from the paper's one A100-hour for 50,000 CIFAR-10 images.")
-    return "\n".join(lines)
+    return "\n".join([*lines, rate])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ Examples:
       --sample_dir out --save_dir disc --num_data 50000
   python train.py --preset lora-16 --pretrained_classifier_ckpt 32x32_classifier.pt --data cifar10 \\
       --sample_dir out --save_dir disc-lora --num_data 50000
+  # on latents, which pretrain.py latents has made of ImageNet and of generated images
+  python train.py --preset imagenet-latent --pretrained_classifier_ckpt latent_classifier.pt --data real_latents \\
+      --sample_dir gen_latents --save_dir disc-latent
 
 The frozen classifier or score network sees the noisy image; a small head on its features learns. SAVE_DIR gets
 best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json (what the test images say) and
@@ -31,9 +34,9 @@ INPUT = console.InputPath()
 
 @click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
 @click.option("--data", "--datadir", "data", type=INPUT, required=True, metavar="PATH|NAME",
-              help="Real images: digits:train, cifar10, mnist, a folder, zip or npz.")
+              help="Real images: digits:train, cifar10, mnist, a folder, zip or npz; or latents.")
 @click.option("--sample_dir", "--gendir", "sample_dir", type=INPUT, required=True, metavar="PATH",
-              help="Generated images: what generate.py wrote, or any folder, zip or npz.")
+              help="Generated images: what generate.py wrote, or any folder, zip or npz; or latents.")
 @click.option("--save_dir", "--savedir", "save_dir", required=True, metavar="DIR",
               help="Where to keep checkpoints and curves; a rerun goes on there.")
 @click.option("--num_data", type=click.IntRange(min=1), metavar="N", help="Use N real and N generated images, drawn by the seed.")
@@ -89,15 +92,15 @@ def main(data, sample_dir, save_dir, num_data, img_resolution, extractor, pretra
 
     from dg.discriminator import build_discriminator
     from dg.evaluation.figures import training_curves
-    from dg.runtime.datasets import load_images
+    from dg.runtime.latents import load_set
     from dg.training import check_sets, train_discriminator
     from dg.training_data import drawn
 
     device = console.pick_device(device)
     settings = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
-    real, fake = (drawn(load_images(source), num_data, settings.seed) for source in (data, sample_dir))
+    real, fake = (drawn(load_set(source), num_data, settings.seed) for source in (data, sample_dir))
     if img_resolution not in (None, real.resolution):
-        raise ValueError(f"{real.name}: images of {real.resolution} pixels, but --img_resolution is {img_resolution}")
+        raise ValueError(f"{real.name}: {real.what} of {real.resolution} pixels, but --img_resolution is {img_resolution}")
     check_sets(real, fake, settings)
     net = _network(network, device)
     discriminator = build_discriminator(extractor, real, net, _file(pretrained_classifier_ckpt),

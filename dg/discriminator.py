@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
 from dg.heads import ScoreHead
 from dg.lora import fingerprint, load_lora, merge_lora
-from dg.runtime.datasets import ImageSet
 from dg.runtime.files import atomic_write
+from dg.runtime.latents import AnySet
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from edm.precond import Encoding
 from guided_diffusion import create_classifier, load_encoder
@@ -90,9 +90,9 @@ def log_ratio(discriminator: Discriminator, x: Tensor, sigma: Tensor, class_labe
     return clipped(discriminator(x, sigma, class_labels), clip)
 
 
-def build_discriminator(kind: str, data: ImageSet, net=None, classifier_path=None, conditional: bool = False,
+def build_discriminator(kind: str, data: AnySet, net=None, classifier_path=None, conditional: bool = False,
                         width: int | None = None, seed: int = 0, device="cpu") -> Discriminator:
-    """A discriminator with an untrained head for images like `data`; its initial weights depend on `seed` alone.
+    """A discriminator with an untrained head for images or latents like `data`; its initial weights depend on `seed` alone.
 
     kind   "score" (needs `net`), "classifier" (needs `classifier_path`) or "none" (a U-Net encoder from scratch)
     width  channels of the head; None: 32 on a score network, the authors' 128 otherwise
@@ -123,9 +123,9 @@ def _multipliers(size: int) -> tuple[int, ...]:
     return (1, 2, 4)[:levels]
 
 
-def _check_fit(net, data: ImageSet) -> None:
+def _check_fit(net, data: AnySet) -> None:
     if (net.img_resolution, net.img_channels) != (data.resolution, data.channels):
-        raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels, but the score "
+        raise ValueError(f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, but the score "
                          f"network makes {net.img_resolution} pixels and {net.img_channels} channels")
 
 
@@ -197,8 +197,9 @@ def _build_extractor(config: dict, classifier_path, net, path) -> nn.Module:
     if classifier_path is None:
         raise ValueError(f"{path}: works on a classifier's features; give --pretrained_classifier_ckpt")
     encoder = load_encoder(classifier_path)
-    # The authors' 64 x 64 classifier was trained with the cosine schedule, the others with the linear one.
-    return ClassifierExtractor(encoder, config.get("schedule") or ("cosine" if encoder.image_size == 64 else "linear"))
+    # The authors' classifier of 64 x 64 images was trained with the cosine schedule, the others with the linear one.
+    cosine = (encoder.image_size, encoder.in_channels) == (64, 3)
+    return ClassifierExtractor(encoder, config.get("schedule") or ("cosine" if cosine else "linear"))
 
 
 def _adapt(extractor, lora_path, ranks: list, head_path) -> None:

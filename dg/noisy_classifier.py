@@ -1,7 +1,7 @@
 """The noise-aware ADM classifier, the extractor of Kim et al. 2023, trained here where none is published.
 
-An encoder of `guided_diffusion` learns the classes of noisy images at VP scale (Dhariwal & Nichol 2021, section 4); its
-middle-block features are what a discriminator's head then sees.
+An encoder of `guided_diffusion` learns the classes of noisy images, or latents, at VP scale (Dhariwal & Nichol 2021,
+section 4); its middle-block features are what a discriminator's head then sees.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from dg import vp
 from dg.pretraining_recipes import CLASSIFIER_PRESETS, NoisyClassifierTraining
-from dg.runtime.datasets import ImageSet, to_float
 from dg.runtime.files import plain
+from dg.runtime.latents import AnySet, LatentSet
 from dg.runtime.progress import Progress, silent
 from dg.runtime.ranks import Ranks
 from dg.runtime.training_state import step_generator
@@ -27,7 +27,7 @@ __all__ = ["CLASSIFIER_PRESETS", "NoisyClassifierTraining", "build_noisy_classif
 
 def build_noisy_classifier(resolution: int, channels: int, num_classes: int,
                            settings: NoisyClassifierTraining) -> EncoderUNetModel:
-    """A classifier for such images, its initial weights drawn from the seed."""
+    """A classifier for such images or latents, its initial weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)  # not those of GPUs, which are not forked
         return EncoderUNetModel(
@@ -36,15 +36,18 @@ def build_noisy_classifier(resolution: int, channels: int, num_classes: int,
             attention_resolutions=settings.attention_resolutions)
 
 
-def train_noisy_classifier(data: ImageSet, settings: NoisyClassifierTraining, device="cpu", progress: Progress = silent,
+def train_noisy_classifier(data: AnySet, settings: NoisyClassifierTraining, device="cpu", progress: Progress = silent,
                            state_path=None, save_seconds: float = 20, ranks: Ranks = ALONE,
                            microbatch: int | None = None) -> tuple[EncoderUNetModel, list[dict]]:
-    """Train on labelled images; returns (classifier in evaluation mode, log). ValueError without labels.
+    """Train on labelled images or latents; returns (classifier in evaluation mode, log). ValueError without labels, and for
+    latents that are to be mirrored, which are not the latents of mirrored images.
 
     state_path, save_seconds, ranks, microbatch  as of `dg.pretraining.train_score_network`
     """
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
+    if settings.flip and isinstance(data, LatentSet):
+        raise ValueError(f"{data.name}: latents cannot be mirrored; encode mirrored copies with pretrain.py latents --flip")
     s = settings
     model = build_noisy_classifier(data.resolution, data.channels, data.num_classes, s).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr, weight_decay=0.05)
@@ -58,7 +61,7 @@ def train_noisy_classifier(data: ImageSet, settings: NoisyClassifierTraining, de
     return model.eval().requires_grad_(False), run.log
 
 
-def _drawn(model, data: ImageSet, settings: NoisyClassifierTraining, step: int, device) -> Callable[[slice], Values]:
+def _drawn(model, data: AnySet, settings: NoisyClassifierTraining, step: int, device) -> Callable[[slice], Values]:
     """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
     size, generator = settings.batch_size, step_generator(settings.seed, "noisy classifier", step)
     index = torch.randint(len(data), [size], generator=generator)
@@ -68,7 +71,7 @@ def _drawn(model, data: ImageSet, settings: NoisyClassifierTraining, step: int, 
 
     def values(part: slice) -> Values:
         chosen = index[part].numpy()
-        images, labels = to_float(data.images[chosen]), torch.from_numpy(data.labels[chosen]).to(device)
+        images, labels = data.floats(chosen), torch.from_numpy(data.labels[chosen]).to(device)
         if settings.flip:
             images = torch.where(mirrored[part], images.flip(-1), images)
         logits = model(_noisy(images, tau[part], noise[part]).to(device), tau[part].to(device))
@@ -78,13 +81,13 @@ def _drawn(model, data: ImageSet, settings: NoisyClassifierTraining, step: int, 
 
 
 @torch.no_grad()
-def noisy_accuracy(model, data: ImageSet, time: float, seed: int = 0, batch_size: int = 256) -> float:
+def noisy_accuracy(model, data: AnySet, time: float, seed: int = 0, batch_size: int = 256) -> float:
     """Part of labelled images whose class is named at VP time `time`; noise from `seed`."""
     generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
     correct = 0
     for start in range(0, len(data), batch_size):
         batch = data.subset(slice(start, start + batch_size))
-        images, tau = to_float(batch.images), torch.full([len(batch)], time)
+        images, tau = batch.floats(slice(None)), torch.full([len(batch)], time)
         logits = model(_noisy(images, tau, torch.randn(images.shape, generator=generator)).to(device), tau.to(device))
         correct += int((logits.argmax(1).cpu() == torch.from_numpy(batch.labels)).sum())
     return correct / len(data)

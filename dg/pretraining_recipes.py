@@ -106,6 +106,11 @@ CLASSIFIER_PRESETS = {
     # The architecture of Kim et al. 2023; how to train it on CIFAR-10 is this project's choice.
     "cifar10": NoisyClassifierTraining(model_channels=128, num_res_blocks=4, attention_resolutions=(32, 16, 8), steps=20_000,
                                        batch_size=256, lr=3e-4, flip=True, precision="bfloat16"),
+    # The authors' architecture for latents of ImageNet at 256 pixels; how to train it is this project's choice. With
+    # `pretrain.py latents --flip` the mirrored images are among them.
+    "imagenet-latent": NoisyClassifierTraining(model_channels=128, num_res_blocks=2, channel_mult=(1, 2, 3),
+                                               attention_resolutions=(32, 16, 8), steps=150_000, batch_size=512, lr=3e-4,
+                                               precision="bfloat16"),
 }
 
 

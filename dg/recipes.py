@@ -85,6 +85,9 @@ PRESETS = {
     **{name: replace(AUTHORS, epochs=epochs, lr=lr, weight_decay=weight_decay, time_min=time_min, split=(0.8, 0.1, 0.1),
                      keep_every=0)
        for name, (epochs, lr, weight_decay, time_min) in KTH.items()},
+    # The authors' for latents of DiT-XL/2: half of a batch is real, and the smaller set is passed over again and again. Their
+    # clip of the probability to [1e-5, 1 - 1e-5] in the loss is left out: it acts on log ratios beyond 11.5 alone.
+    "imagenet-latent": replace(AUTHORS, epochs=7, batch_size=1024, batches="balanced", conditional=True, unequal=True),
     # Reproduction A (Abdellaoui, Persson, Santos Escriche), who do not state another training length than the authors'.
     "lora-16": replace(AUTHORS, lora_rank=16),
     "lora-128": replace(AUTHORS, lora_rank=128),

@@ -11,37 +11,54 @@ from dg import vp
 from dg.losses import Noisy
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.datasets import ImageSet
+from dg.runtime.latents import AnySet, LatentSet
 from dg.runtime.training_state import step_generator
 
 
-def drawn(data: ImageSet, n: int | None, seed: int) -> ImageSet:
-    """`n` images of a set, None for all, drawn by the seed: a set may be sorted by class. ValueError if it has fewer."""
+def drawn(data: AnySet, n: int | None, seed: int) -> AnySet:
+    """`n` items of a set, None for all, drawn by the seed: a set may be sorted by class. ValueError if it has fewer."""
     if n is None:
         return data
     data.take(n)  # refuses what is not there
     return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:n]))
 
 
-def check_sets(real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining, conditional: bool | None = None) -> None:
+def check_sets(real: AnySet, fake: AnySet, settings: DiscriminatorTraining, conditional: bool | None = None) -> None:
     """Refuse sets that cannot be told apart fairly, before anything is computed."""
+    if real.what != fake.what:
+        raise ValueError(f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the images with "
+                         "pretrain.py latents, or give images alone")
     if (real.resolution, real.channels) != (fake.resolution, fake.channels):
-        raise ValueError(f"{fake.name}: images of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
+        raise ValueError(f"{fake.name}: {fake.what} of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
                          f"has {real.resolution} pixels and {real.channels} channels; give sets of one kind")
+    if isinstance(real, LatentSet):
+        _check_latents(real, fake, settings)
     if len(real) != len(fake) and not settings.unequal:
-        raise ValueError(f"{real.name} has {len(real)} images and {fake.name} has {len(fake)}: take the same number of "
+        raise ValueError(f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}: take the same number of "
                          f"both with --num_data {min(len(real), len(fake))}, or all with --unequal")
     for data in (real, fake):
         sizes = [len(part) for part in _parts(len(data), settings)]
         if sizes[0] * 2 < settings.batch_size:
-            raise ValueError(f"{data.name}: {sizes[0]} training images are fewer than half a batch of "
-                             f"{settings.batch_size}; give more images or a smaller --batch_size")
+            raise ValueError(f"{data.name}: {sizes[0]} training {data.what} are fewer than half a batch of "
+                             f"{settings.batch_size}; give more {data.what} or a smaller --batch_size")
         if any(fraction and not size for fraction, size in zip(settings.split, sizes, strict=True)):
-            raise ValueError(f"{data.name}: {len(data)} images are too few for the split {settings.split}")
+            raise ValueError(f"{data.name}: {len(data)} {data.what} are too few for the split {settings.split}")
     if settings.conditional if conditional is None else conditional:
         _check_labels(real, fake)
 
 
-def _check_labels(real: ImageSet, fake: ImageSet) -> None:
+def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTraining) -> None:
+    if settings.flip:
+        raise ValueError(f"{real.name}: a mirrored latent is not the latent of a mirrored image; leave --flip out, and encode "
+                         "mirrored copies with pretrain.py latents --flip")
+    real_made, fake_made = ({"precision": str(data.latents.dtype)} | (data.encoding or {}) for data in (real, fake))
+    for name in real_made.keys() & fake_made.keys():  # a discriminator would see this difference, and nothing else
+        if real_made[name] != fake_made[name]:
+            raise ValueError(f"{fake.name}: was encoded with {name} {fake_made[name]}, but {real.name} with "
+                             f"{real_made[name]}; encode both alike")
+
+
+def _check_labels(real: AnySet, fake: AnySet) -> None:
     for data in (real, fake):
         if data.labels is None:
             raise ValueError(f"{data.name}: has no class labels, which a conditional discriminator needs")
@@ -50,13 +67,13 @@ def _check_labels(real: ImageSet, fake: ImageSet) -> None:
                          f"0 to {real.num_classes - 1}; give sets of the same classes")
 
 
-def check_discriminator(discriminator, data: ImageSet, settings: DiscriminatorTraining) -> None:
+def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTraining) -> None:
     """Refuse a frozen network that was made for other images, or would see classes only while sampling."""
     kind, extractor = discriminator.extractor.kind, discriminator.extractor
     if kind == "classifier":
         encoder = extractor.encoder
         if (encoder.image_size, encoder.in_channels) != (data.resolution, data.channels):
-            raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels, but the "
+            raise ValueError(f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, but the "
                              f"classifier takes {encoder.image_size} pixels and {encoder.in_channels} channels")
     classes = extractor.net.label_dim if kind == "score" else 0
     if classes and not settings.conditional:
@@ -68,10 +85,33 @@ def check_discriminator(discriminator, data: ImageSet, settings: DiscriminatorTr
                          f"{'' if settings.conditional else 'not '}; build it with the same --cond")
 
 
-class Split(NamedTuple):
-    """Images of one split on the training device, the real ones first."""
+class Rows:
+    """Latents of two sets, where these have them, in the computer's memory; those that are asked for go to `device`.
 
-    images: Tensor  # uint8 [n, C, H, W]
+    len(), and rows[index] for index [N] -> [N, C, h, w] in the precision of the sets.
+    """
+
+    def __init__(self, sets: list[LatentSet], indices: list[np.ndarray], device):
+        self.device = torch.device(device)
+        self.latents = [torch.from_numpy(data.latents) for data in sets]
+        self.places = [torch.from_numpy(index) for index in indices]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.places))
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        index, first = index.cpu(), len(self.places[0])
+        rows = torch.empty(len(index), *self.latents[0].shape[1:], dtype=self.latents[0].dtype)
+        for latents, places, chosen, start in zip(self.latents, self.places, (index < first, index >= first), (0, first),
+                                                  strict=True):
+            rows[chosen] = latents[places[index[chosen] - start]]
+        return rows.to(self.device)
+
+
+class Split(NamedTuple):
+    """Images or latents of one split, the real ones first. Labels and batches are on the training device, and images too."""
+
+    images: Tensor | Rows  # uint8 [n, C, H, W], or latents
     labels: Tensor | None  # int64 [n]
     num_real: int
     num_classes: int
@@ -81,23 +121,29 @@ class Split(NamedTuple):
         return len(self.images) - self.num_real
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(images float32 [N, C, H, W] in [-1, 1], labels [N, K] one-hot or None, targets [N]) at `index` [N]."""
-        images = self.images[index].to(torch.float32) / 127.5 - 1
+        """(float32 [N, C, H, W], images in [-1, 1]; labels [N, K] one-hot or None; targets [N]) at `index` [N]."""
+        images = self.images[index]
+        images = images.to(torch.float32) / 127.5 - 1 if images.dtype == torch.uint8 else images.to(torch.float32)
         labels = None if self.labels is None else F.one_hot(self.labels[index], self.num_classes).to(torch.float32)
         return images, labels, (index < self.num_real).to(torch.float32)
 
 
-def split_sets(real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining, device="cpu") -> list[Split]:
-    """Disjoint train, validation and test splits; which image goes where depends on the seed and the set's size."""
+def split_sets(real: AnySet, fake: AnySet, settings: DiscriminatorTraining, device="cpu") -> list[Split]:
+    """Disjoint train, validation and test splits; which item goes where depends on the seed and the set's size."""
     splits = []
     for indices in zip(*(_parts(len(data), settings) for data in (real, fake)), strict=True):
         pairs = list(zip((real, fake), indices, strict=True))
-        images = np.concatenate([data.images[index] for data, index in pairs])  # uint8 [n, H, W, C]
         labels = np.concatenate([data.labels[index] for data, index in pairs]) if settings.conditional else None
-        splits.append(Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device),
-                            None if labels is None else torch.from_numpy(labels).to(device),
-                            len(indices[0]), real.num_classes))
+        items = Rows([real, fake], indices, device) if isinstance(real, LatentSet) else _images(pairs, device)
+        splits.append(Split(items, None if labels is None else torch.from_numpy(labels).to(device), len(indices[0]),
+                            real.num_classes))
     return splits
+
+
+def _images(pairs: list[tuple[ImageSet, np.ndarray]], device) -> Tensor:
+    """uint8 [n, C, H, W]"""
+    images = np.concatenate([data.images[index] for data, index in pairs])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
 
 
 def _parts(n: int, settings: DiscriminatorTraining) -> list[np.ndarray]:

@@ -23,7 +23,8 @@ TERMINAL = {"click", "tqdm"}
 CONSOLE = "dg/runtime/console.py"
 # Heavy third parties, imported inside functions and by these modules only.
 HEAVY = {
-    "PIL": {"dg/evaluation/figures/pictures.py", "dg/experiments/publish.py", "dg/runtime/image_files.py", "dg/runtime/store.py"},
+    "PIL": {"dg/evaluation/figures/pictures.py", "dg/experiments/publish.py", "dg/runtime/image_files.py",
+            "dg/runtime/pictures.py", "dg/runtime/store.py"},
     "diffusers": {"dg/diffusers_models.py"},
     "gdown": {"dg/runtime/downloads.py"},
     "matplotlib": {"dg/evaluation/figures/discriminators.py", "dg/evaluation/figures/style.py"},

@@ -14,6 +14,8 @@ from tests.scripts import pixels, run, succeed
 from tests.tiny_dit import tiny_transformer
 from tests.tiny_vae import tiny_vae
 
+pytestmark = pytest.mark.diffusers
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):

@@ -86,8 +86,12 @@ class Stages:
         """Every stage of a plan once, and whether it is done already."""
         rows = []
         for stage in {stage.name: stage for stage in plan}.values():
-            rows.append((stage, (self._folder(stage.name, stage.settings, stage.needs) / "done.json").exists()))
+            rows.append((stage, (self.path(stage) / "done.json").exists()))
         return rows
+
+    def path(self, stage: Stage) -> Path:
+        """The folder of a stage, after those that it needs have been asked for."""
+        return self._folder(stage.name, stage.settings, stage.needs)
 
     def _folder(self, name, settings, needs) -> Path:
         self.keys[name] = settings_hash({"stage": name, "settings": settings, "needs": [self.keys[need] for need in needs]})

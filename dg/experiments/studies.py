@@ -108,7 +108,9 @@ def extractors(world):
     """What the head sees: features of a classifier, of the score network itself, or the noisy images alone."""
     narrow, wide = world.pixel_widths
     systems = {"score": System("score network's encoder", (Head("score"),)),
+               "score-4": System("score network's encoder, weight 4", (Head("score"),), (4.0, 0.0)),
                "as-long": System("noisy-image classifier", (Head("as-long"),)),
+               "as-long-4": System("noisy-image classifier, weight 4", (Head("as-long"),), (4.0, 0.0)),
                "pixels": System(f"from scratch, {narrow} channels", (Head("pixels"),)),
                "pixels-wide": System(f"from scratch, {wide} channels", (Head("pixels-wide"),))}
     return Study("What the discriminator sees", "Is the score network's own encoder as good a basis as a network of its own? "

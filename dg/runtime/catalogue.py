@@ -60,6 +60,7 @@ def _catalogue():
     for size in (64, 128, 256, 512):
         add(f"adm-{size}", ".pt", f"{ADM}{size}x{size}_diffusion.pt", openai)
         add(f"adm-{size}-classifier", ".pt", f"{ADM}{size}x{size}_classifier.pt", openai)
+    add("adm-ref-imagenet-256", ".npz", f"{ADM}ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz", openai)
     add("adm-256-uncond", ".pt", f"{ADM}256x256_diffusion_uncond.pt", openai)
     add("inception-2015-12-05", ".pkl", INCEPTION, "unknown, see https://github.com/NVlabs/stylegan3")
     add("inception-torch-fidelity", ".pth", FIDELITY, "unknown, see https://github.com/toshas/torch-fidelity")

@@ -76,7 +76,8 @@ def order_and_labels(files, names):
     if "dataset.json" in files.names:
         return names, _dataset_json(files, names)
     if len(folders) > 1 and not by_thousands:
-        return names, np.array([folders.index(name.split("/")[0]) for name in names])
+        numbers = {folder: number for number, folder in enumerate(folders)}
+        return names, np.array([numbers[name.split("/")[0]] for name in names])
     return names, None
 
 

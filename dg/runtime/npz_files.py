@@ -35,11 +35,20 @@ def holds_images(path):
         return any(f"{key}.npy" in archive.namelist() for key, _ in KEYS)
 
 
+def read_header(file):
+    """(shape, whether by columns, dtype) of a .npy file; leaves the file where its data begin."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
 class NpzImages:
     """The images of one npz file, read in ascending pieces; memory does not grow with the file.
 
-    shape  (H, W, C)
-    seeds  int64 [N] or None
+    shape        (H, W, C)
+    seeds        int64 [N] or None
+    labels       integers [N] or None
+    num_classes  where the file tells it, else None
 
     ValueError as from `load_npz`, for damage too when it is met.
     """
@@ -47,14 +56,13 @@ class NpzImages:
     def __init__(self, path):
         _check_zip(path)
         with np.load(path, allow_pickle=False) as arrays:
-            key, _ = _keys(path, arrays.files, None)
+            key, label_key = _keys(path, arrays.files, None)
+            self.labels, self.num_classes = _integer_labels(path, _array(path, arrays, label_key))
             self.seeds = _array(path, arrays, "seeds" if key == "samples" and "seeds" in arrays.files else None)
         self.path, self.key, self._file = path, key, None
         try:
             with self._open() as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                self._shape, by_columns, dtype = read(file)
+                self._shape, by_columns, dtype = read_header(file)
                 self._start = file.tell()
         except Exception as error:  # zip, zlib, numpy and the operating system each raise their own for damage
             raise self._damaged(error) from error
@@ -138,6 +146,8 @@ def _keys(path, keys, split):
     for image_key, label_keys in KEYS:
         if image_key in keys:
             return image_key, next((key for key in label_keys if key in keys), None)
+    if "latents" in keys:
+        raise ValueError(f"{path} holds latents, not images; train.py and pretrain.py classifier take them")
     if "mu" in keys and "sigma" in keys:
         raise ValueError(f"{path} holds reference statistics (mu, sigma), not images; give the images themselves")
     raise ValueError(f"{path} holds {held}; save the images under the key 'samples' or 'images'")

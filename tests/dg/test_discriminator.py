@@ -9,11 +9,13 @@ from torch import nn
 
 import edm
 from dg import vp
+from dg.adapters import cond_fn
 from dg.discriminator import Discriminator, build_discriminator, fingerprint, load_discriminator, save_head
 from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
 from dg.guidance import DiscriminatorGuidance
 from dg.heads import ScoreHead
 from dg.runtime.datasets import ImageSet
+from dg.runtime.latents import LatentSet
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import create_classifier
 from tests import golden_fill
@@ -356,3 +358,46 @@ def test_a_score_head_is_shaped_by_its_arguments():
     assert not torch.equal(head(features, emb + 1, condition=labels), logits), "the noise level modulates it"
     shared = head(features, emb[:1], condition=labels)
     torch.testing.assert_close(shared, head(features, emb[:1].expand(3, -1), condition=labels))
+
+
+# Latents ------------------------------------------------------------------------------------------------------------------
+
+def test_the_authors_latent_files(tmp_path):
+    """32x32_classifier.pt and discriminator_7.pt of their ImageNet code, with synthetic weights; golden case b."""
+    arrays, config = golden_fill.load("b_imagenet_latent_stack")
+    encoder = golden_fill.fill(create_classifier(**config["classifier_kwargs"], channel_mult=config["channel_mult_32"]),
+                               config["classifier_salt"])
+    head = golden_fill.fill(create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"])
+    with torch.no_grad():
+        head.out[2].c_proj.weight *= config["out_scale"]
+        head.out[2].c_proj.bias.fill_(config["out_bias"])
+    torch.save(encoder.state_dict(), tmp_path / "32x32_classifier.pt")
+    torch.save(head.state_dict(), tmp_path / "discriminator_7.pt")
+    discriminator = load_discriminator(tmp_path / "32x32_classifier.pt", tmp_path / "discriminator_7.pt")
+    assert discriminator.conditional and discriminator.extractor.schedule == "linear"
+    x, t, classes = (torch.from_numpy(arrays[name]) for name in ("x", "t", "labels"))
+    assert np.abs(discriminator.at_vp(x, t / 999, classes).detach().numpy() - arrays["log_ratio"]).max() <= 2e-5
+    gradient = cond_fn(discriminator)(x, t, classes)
+    assert np.abs(gradient.numpy() - arrays["grad"]).max() <= 1e-4 * np.abs(arrays["grad"]).max()
+
+
+def test_a_head_for_latents_of_the_published_classifier(tmp_path):
+    """3,248,385 parameters in the layout of discriminator_7.pt, on features of the 20,832,488 of the classifier."""
+    classifier = create_classifier(image_size=32, in_channels=4, channel_mult=(1, 2, 3))
+    torch.save(classifier.state_dict(), tmp_path / "32x32_classifier.pt")
+    data = LatentSet(np.zeros([4, 4, 32, 32], np.float16), np.array([0, 1, 2, 999]), "latents")
+    discriminator = build_discriminator("classifier", data, None, tmp_path / "32x32_classifier.pt", conditional=True)
+    assert sum(p.numel() for p in discriminator.extractor.encoder.parameters()) == 20_832_488
+    assert sum(p.numel() for p in discriminator.heads[0].parameters()) == 3_248_385
+    expected = golden_fill.layouts()["DG_imagenet discriminator cond (in_channels=384)"]["entries"]
+    found = {name: list(tensor.shape) for name, tensor in discriminator.heads[0].state_dict().items()}
+    assert found == {entry[0]: list(entry[1]) for entry in expected}
+
+
+@pytest.mark.parametrize(("channels", "schedule"), [(3, "cosine"), (4, "linear")])
+def test_the_cosine_schedule_is_of_images_of_64_pixels(tmp_path, channels, schedule):
+    torch.save(create_classifier(image_size=64, in_channels=channels, classifier_width=64, classifier_depth=1,
+                                 classifier_attention_resolutions="8").state_dict(), tmp_path / "classifier.pt")
+    data = LatentSet(np.zeros([1, channels, 64, 64], np.float32), None, "latents")
+    built = build_discriminator("classifier", data, None, tmp_path / "classifier.pt", width=64)
+    assert built.extractor.schedule == schedule

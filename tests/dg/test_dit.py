@@ -21,6 +21,8 @@ from tests.tiny_vae import tiny_vae
 
 pytest.importorskip("diffusers")
 
+pytestmark = pytest.mark.diffusers
+
 
 @pytest.fixture
 def original(tmp_path):

@@ -22,6 +22,8 @@ from tests.tiny_dit import tiny_transformer
 from tests.tiny_vae import tiny_vae
 
 diffusers = pytest.importorskip("diffusers")
+
+pytestmark = pytest.mark.diffusers
 STEPS = 10  # 0, 100, ..., 900, which diffusers calls "leading"
 
 

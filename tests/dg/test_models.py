@@ -11,6 +11,8 @@ from guided_diffusion import UNetModel
 from tests import golden_fill
 from tests.tiny_dit import original_state, tiny_transformer
 
+pytestmark = pytest.mark.diffusers
+
 UNET = dict(image_size=8, in_channels=3, model_channels=64, channel_mult=[1], num_res_blocks=1, attention_resolutions=[])
 
 

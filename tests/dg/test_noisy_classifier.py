@@ -15,6 +15,7 @@ from dg.noisy_classifier import (
     train_noisy_classifier,
 )
 from dg.runtime.datasets import ImageSet
+from dg.runtime.latents import LatentSet
 from dg.runtime.training_state import load_state
 from guided_diffusion import load_encoder
 from guided_diffusion.loading import infer_settings, shapes_of
@@ -41,6 +42,16 @@ def test_it_learns_and_depends_on_its_seed_alone():
     assert model(x, torch.full([8], 0.01)).argmax(1).tolist() == [0] * 4 + [1] * 4
     assert noisy_accuracy(model, bright_or_dark(), 0.01) == 1 and noisy_accuracy(model, bright_or_dark(300), 1.0) < 0.7
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_it_learns_latents_which_it_does_not_mirror():
+    labels = np.arange(64) % 2
+    values = np.random.default_rng(0).standard_normal([64, 4, 8, 8]) + 4 * labels[:, None, None, None] - 2
+    data = LatentSet(values.astype(np.float16), labels, "two")
+    model, _ = train_noisy_classifier(data, SETTINGS)
+    assert model.in_channels == 4 and noisy_accuracy(model, data, 0.01) > 0.95
+    with pytest.raises(ValueError, match="latents cannot be mirrored"):
+        train_noisy_classifier(data, replace(SETTINGS, flip=True))
 
 
 def test_its_file_serves_as_extractor(tmp_path):
@@ -105,7 +116,16 @@ def test_the_classifier_of_the_paper():
     assert {name: list(shape) for name, shape in shapes_of(model.state_dict()).items()} == {e[0]: list(e[1]) for e in expected}
 
 
-@pytest.mark.parametrize(("preset", "size", "channels"), [("mnist", 28, 1), ("cifar10-small", 32, 3), ("cifar10", 32, 3)])
+def test_the_latent_classifier_of_the_paper():
+    with torch.device("meta"):
+        model = build_noisy_classifier(32, 4, 1000, CLASSIFIER_PRESETS["imagenet-latent"])
+    assert sum(p.numel() for p in model.parameters()) == 20_832_488
+    expected = layouts()["DG_imagenet classifier (32x32 latents, channel_mult (1,2,3))"]["entries"]
+    assert {name: list(shape) for name, shape in shapes_of(model.state_dict()).items()} == {e[0]: list(e[1]) for e in expected}
+
+
+@pytest.mark.parametrize(("preset", "size", "channels"), [("mnist", 28, 1), ("cifar10-small", 32, 3), ("cifar10", 32, 3),
+                                                          ("imagenet-latent", 32, 4)])
 def test_a_bare_state_dict_tells_what_a_preset_is(preset, size, channels):
     with torch.device("meta"):
         model = build_noisy_classifier(size, channels, 10, CLASSIFIER_PRESETS[preset])

@@ -1,0 +1,325 @@
+"""ImageNet at 256 pixels: DiT-XL/2-G++ and ADM-G++ (Kim et al. 2023, section 5), from published files to a table.
+
+The discriminator of DiT learns on latents, that of ADM on pixels; each stands on a frozen noisy-image classifier, ADM's being
+the one that guides as well. Everything that generates is cut into parts of consecutive seeds, so that machines which share
+nothing but a file system can take every n-th part.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from dg.discrete_sampling import DDPMSampling
+from dg.discriminator import build_discriminator, load_discriminator
+from dg.dit import load_vae
+from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
+from dg.evaluation.features import load_extractor
+from dg.evaluation.measure import available, evaluate
+from dg.experiments import imagenet_report
+from dg.experiments.common import sample, training_log
+from dg.experiments.costs import Cost
+from dg.experiments.provenance import provenance
+from dg.experiments.stages import Stage, Stages
+from dg.guidance import DiscriminatorGuidance
+from dg.latent_encoding import Encoding, encode, latent_store
+from dg.models import load_model
+from dg.recipes import PRESETS, DiscriminatorTraining
+from dg.runtime.datasets import load_images
+from dg.runtime.downloads import resolve
+from dg.runtime.files import plain, read_json, write_json
+from dg.runtime.image_stream import open_images
+from dg.runtime.npz_files import holds_images
+from dg.runtime.pictures import open_pictures
+from dg.runtime.progress import Progress
+from dg.runtime.store import SampleStore
+from dg.training import train_discriminator
+from guided_diffusion import load_encoder
+
+FAKE_SEED = 10_000_000  # of the discriminator's training images, far from the measured ones
+METRICS = ("fd", "sfid", "is", "precision", "recall")
+SUSTAINED = 50e12  # operations per second of an A100 in float32 with TF32: a third of its peak; a guess
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to sample; measured on the same seeds as every other.
+
+    head      None, "trained" here, or the name of a published one
+    time_min  VP time below which the discriminator does not guide
+    """
+
+    title: str
+    sampling: DDPMSampling
+    head: str | None = None
+    weight: float = 1.0
+    time_min: float = 0.01
+    published: str | None = None  # a system in stats/published.json
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Published files, by the names of `dg.runtime.catalogue` or as paths, and what is done with them.
+
+    vae         None: images are diffused, not latents
+    classifier  of noisy images or latents, under the discriminator and, of ADM, for classifier guidance
+    fake        how the discriminator's generated images are drawn
+    part        images of a part, which one process makes alone
+    operations  multiply-adds of one evaluation of the network for one image, and of the classifier forth and back
+    """
+
+    title: str
+    network: str
+    vae: str | None
+    classifier: str
+    systems: dict[str, System]
+    fake: DDPMSampling
+    recipe: DiscriminatorTraining
+    num_data: int = 50_000
+    num_images: int = 50_000
+    part: int = 1000
+    batch_size: int = 25
+    resolution: int = 256
+    reference: str = "adm-ref-imagenet-256"
+    features: str = "inception"
+    operations: tuple[float, float] = (0.0, 0.0)
+    deviations: tuple[str, ...] = field(default_factory=tuple)
+
+
+def _dit(**changes) -> DDPMSampling:
+    return DDPMSampling("ancestral", 250, clip_denoised=False, **changes)
+
+
+SWITCHED = dict(LT_cfg=1.25, ST_cfg=3.0, branch_time=200)
+AFTER = 100 / 999  # the authors guide at timesteps above 100
+DIT = Setting(
+    title="DiT-XL/2 on ImageNet at 256 pixels", network="dit-xl-2-256", vae="sd-vae-ft-mse",
+    classifier="dg-imagenet256-classifier", fake=_dit(LT_cfg=1.5, ST_cfg=1.5), recipe=PRESETS["imagenet-latent"],
+    operations=(114e9, 3 * 2.4e9),
+    systems={
+        "unguided": System("DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"),
+        "switched": System("scale 1.25 above t = 200, 3 below, no discriminator", _dit(**SWITCHED)),
+        "released": System("DiT-XL/2-G++, the authors' discriminator", _dit(**SWITCHED, dg_time="step"),
+                           "dg-imagenet256-discriminator", time_min=AFTER, published="DiT-XL/2-G++"),
+        "guided": System("DiT-XL/2-G++, discriminator trained here", _dit(**SWITCHED), "trained", time_min=AFTER,
+                         published="DiT-XL/2-G++"),
+    },
+    deviations=("How many generated images the authors trained on is not published; here 50,000.",))
+ADM_G = DDPMSampling("ancestral", 250, classifier_scale=1.0)
+ADM = Setting(
+    title="ADM on ImageNet at 256 pixels", network="adm-256", vae=None, classifier="adm-256-classifier",
+    fake=ADM_G, num_data=25_000, operations=(1114e9, 3 * 72e9),
+    recipe=replace(PRESETS["authors-cond"], epochs=20, batch_size=128, split=(0.9, 0.1, 0.0)),
+    systems={
+        "unguided": System("ADM", DDPMSampling("ancestral", 250), published="ADM"),
+        "classifier": System("ADM-G, classifier scale 1", ADM_G, published="ADM-G"),
+        "guided": System("ADM-G++, discriminator trained here", ADM_G, "trained", published="ADM-G++"),
+    },
+    deviations=("The authors' code for ADM-G++ was never released: extractor (the classifier that guides), 25,000 images of each "
+                "kind, 20 epochs and a weight of 1 are choices of this project.",))
+SETTINGS = {"imagenet-dit": DIT, "imagenet-adm": ADM}
+
+
+class ImageNetRun:
+    """The stages, each a method that fills a folder through the same library calls as the scripts.
+
+    data   the training images: class folders, or what `open_pictures` takes
+    shard  (i, n): make every n-th part of what is generated, from the i-th on, and no more; None: make all
+    """
+
+    def __init__(self, name: str, setting: Setting, data, progress: Progress, notify, device,
+                 shard: tuple[int, int] | None = None):
+        self.name, self.setting, self.data, self.device, self.shard = name, setting, data, device, shard
+        self.progress, self.notify = progress, notify
+
+    # The plan -------------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> list[Stage]:
+        """All stages in an order in which they can be run; nothing is loaded for it."""
+        s = self.setting
+        files = {"network": s.network, "vae": s.vae}
+
+        def drawn(count, sampling):
+            return files | {"sampling": plain(sampling.kwargs()), "num_images": count, "part": s.part, "batch_size": s.batch_size}
+
+        real = {"data": Path(self.data).name, "vae": s.vae, "resolution": s.resolution}
+        real |= {} if s.vae else {"num_images": s.num_data}
+        plan = [Stage("real", real, [], self.make_real, title="training images, cropped" + (" and encoded" if s.vae else "")),
+                Stage("fake-images", drawn(s.num_data, s.fake) | ({} if s.vae else {"classifier": s.classifier}), [],
+                      lambda path, paths: self.make_images(path, paths, "fake-images"), self._cost(s.num_data, s.fake),
+                      "images for the discriminator")]
+        if s.vae:
+            plan.append(Stage("fake", files | {"resolution": s.resolution}, ["fake-images"], self.make_fake_latents,
+                              title="encoded again"))
+        fake = "fake" if s.vae else "fake-images"
+        plan += [Stage("train", plain(s.recipe) | {"classifier": s.classifier}, ["real", fake], self.make_discriminator,
+                       title="discriminator"),
+                 Stage("reference", {"reference": s.reference, "features": s.features}, [], self.make_reference)]
+        for name, system in s.systems.items():
+            needs = ["train"] if system.head == "trained" else []
+            settings = drawn(s.num_images, system.sampling) | {"classifier": s.classifier}
+            settings |= {"head": system.head, "weight": system.weight, "time_min": system.time_min}
+            plan += [Stage(f"sample-{name}", settings, needs, lambda path, paths, name=name: self.make_images(path, paths, name),
+                           self._cost(s.num_images, system.sampling, system.head is not None), system.title),
+                     Stage(f"measure-{name}", {"metrics": METRICS}, [f"sample-{name}", "reference"],
+                           lambda path, paths, name=name: self.measure(path, paths, name))]
+        return plan
+
+    def _cost(self, images: int, sampling: DDPMSampling, guided: bool = False) -> Cost:
+        """Of images at so many steps: classifier-free guidance evaluates the network twice, gradients are the classifier's."""
+        network, gradient = self.setting.operations
+        per_step = network * (2 if {sampling.LT_cfg, sampling.ST_cfg} - {None, 1.0} else 1)
+        per_step += gradient * (bool(sampling.classifier_scale) + guided)
+        evaluations = images * (sampling.num_steps or 1000)
+        hours = 2 * evaluations * per_step / SUSTAINED / 3600
+        return Cost(images, evaluations, hours, images * 3 * self.setting.resolution**2)
+
+    # Making ---------------------------------------------------------------------------------------------------------------
+
+    def resolve(self, name):
+        return resolve(name, self.progress, self.notify)
+
+    def model(self):
+        """The diffusion model with its decoder or the classifier that guides it."""
+        s, model = self.setting, load_model(self.resolve(self.setting.network), self.device)
+        if s.vae:
+            model.vae = load_vae(self.resolve(s.vae), self.device)
+        else:
+            model.classifier = load_encoder(self.resolve(s.classifier), self.device)
+        return model
+
+    def make_real(self, path, paths):
+        """Latents of all training images, or crops of so many of them, drawn at random."""
+        pictures = open_pictures(self.data)
+        if self.setting.vae:
+            self.encode(path / "latents", pictures)
+            return
+        s = self.setting
+        order = np.random.default_rng(0).permutation(len(pictures))[: s.num_data]
+        if len(order) < s.num_data:
+            raise ValueError(f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the whole training set")
+        store = SampleStore(path / "images", {"images": pictures.fingerprint(), "resolution": s.resolution}, range(s.num_data),
+                            s.part)
+        for index in self.progress(store.pending(), desc="real images", unit="part"):
+            places = order[store.batches()[index]]
+            store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
+
+    def make_fake_latents(self, path, paths):
+        self.encode(path / "latents", open_pictures(merged(paths["fake-images"])))
+
+    def encode(self, path, pictures):
+        vae, settings = load_vae(self.resolve(self.setting.vae), self.device), Encoding(self.setting.resolution)
+        store = latent_store(path, pictures, vae, settings, self.setting.batch_size)
+        encode(vae, pictures, store, settings, self.device, self.progress)
+
+    def make_discriminator(self, path, paths):
+        from dg.runtime.latents import load_set
+
+        s = self.setting
+        real = load_set(paths["real"] / ("latents" if s.vae else "images"))
+        fake = load_set(paths["fake"] / "latents") if s.vae else load_images(merged(paths["fake-images"]))
+        discriminator = build_discriminator("classifier", real, None, self.resolve(s.classifier), s.recipe.conditional,
+                                            seed=s.recipe.seed, device=self.device)
+        train_discriminator(discriminator, real, fake, s.recipe, path, progress=self.progress)
+
+    def guidance(self, paths, system: System) -> DiscriminatorGuidance | None:
+        if system.head is None:
+            return None
+        head = paths["train"] / "last.safetensors" if system.head == "trained" else self.resolve(system.head)
+        discriminator = load_discriminator(self.resolve(self.setting.classifier), head, device=self.device)
+        return DiscriminatorGuidance(discriminator, (system.weight, 0.0), system.time_min)
+
+    def make_images(self, path, paths, name):
+        """The parts of a set of images that this process is to make."""
+        s, model = self.setting, self.model()
+        fake = name == "fake-images"
+        system = System("", s.fake) if fake else s.systems[name]
+        count, seed = (s.num_data, FAKE_SEED) if fake else (s.num_images, 0)
+        guidance, (first, step) = self.guidance(paths, system), self.shard or (0, 1)
+        for part in range(first, -(-count // s.part), step):
+            start = part * s.part
+            sample(path / f"part-{part:04d}", model, system.sampling, seed + start, min(s.part, count - start), s.batch_size,
+                   guidance, self.device, progress=self.progress)
+
+    # Measuring ------------------------------------------------------------------------------------------------------------
+
+    def extractor(self):
+        return load_extractor(self.setting.features, device=self.device, progress=self.progress, notify=self.notify)
+
+    def features(self, source):
+        stream = open_images(source)
+        return collect(self.extractor(), stream, stream.positions(None), 64, progress=self.progress)
+
+    def make_reference(self, path, paths):
+        """ADM's reference batch: statistics of the whole training set, and 10,000 images for precision and recall."""
+        source = self.resolve(self.setting.reference)
+        if is_statistics(source):
+            found = load_features(source, self.extractor())
+            if found.features is None and holds_images(source):
+                found = replace(found, features=self.features(source).features)
+        else:
+            found = self.features(source)
+        save_features(path / "reference.npz", found)
+        write_json(path / "about.json", self.extractor().describe() | {"num_reference": found.num_images})
+
+    def measure(self, path, paths, name):
+        generated, reference = self.features(merged(paths[f"sample-{name}"])), load_features(paths["reference"] / "reference.npz")
+        wanted = [metric for metric in available(generated, reference) if metric in METRICS]
+        write_json(path / "metrics.json", evaluate(generated, reference, wanted))
+
+    # Results --------------------------------------------------------------------------------------------------------------
+
+    def results(self, paths) -> dict:
+        """The results file, but for what it ran on."""
+        metrics = {name: {metric: {"mean": value["value"], "sd": 0.0, "n": 1, "values": [value["value"]]}
+                          for metric, value in read_json(paths[f"measure-{name}"] / "metrics.json").items()}
+                   for name in self.setting.systems}
+        return {"experiment": self.name, "title": self.setting.title, "metrics": metrics, "settings": plain(self.setting),
+                "extractor": read_json(paths["reference"] / "about.json"), "training": training_log(paths["train"])}
+
+
+def merged(folder: Path) -> Path:
+    """A folder `all` beside the parts of a set of images, with links to all their shards, whose names tell them apart."""
+    together = folder / "all"
+    together.mkdir(exist_ok=True)
+    for shard in sorted(folder.glob("part-*/samples_*.npz")):
+        link = together / shard.name
+        if not link.exists():
+            link.symlink_to(Path("..") / shard.parent.name / shard.name)
+    return together
+
+
+def run(imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: str | None = None) -> dict | None:
+    """Run what is not cached in `folder`; write results.json and report to `results`; return the results.
+
+    only  the name of a stage: run it and what it needs, and nothing else; returns None
+    """
+    stages = Stages(folder, imagenet.progress, imagenet.notify)
+    plan = imagenet.plan()
+    if imagenet.shard:
+        _run_shard(imagenet, stages, plan, only)
+        return None
+    paths = stages.run_all(plan, only)
+    if only:
+        return None
+    outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
+    write_json(results / "results.json", outcome)
+    grids = {name: load_images(paths[f"sample-{name}"] / "part-0000").images for name in imagenet.setting.systems}
+    imagenet_report.write(results, outcome, grids)
+    return outcome
+
+
+def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: str | None) -> None:
+    """This machine's parts of one stage; the stage is done when it is run without --shard afterwards, which finds all parts.
+
+    ValueError for a stage that makes no images, or needs one that is not done: machines would do the same work at once.
+    """
+    chosen = {stage.name: stage for stage in plan if stage.name == "fake-images" or stage.name.startswith("sample-")}
+    if only not in chosen:
+        raise ValueError(f"--shard is for stages that generate; give --stage with one of {', '.join(chosen)}")
+    overview = {stage.name: (done, stages.path(stage)) for stage, done in stages.overview(plan)}
+    if missing := [need for need in chosen[only].needs if not overview[need][0]]:
+        raise ValueError(f"--stage {only} needs {missing[0]}, which is not done; run --stage {missing[0]} first, on one machine")
+    path = overview[only][1]
+    path.mkdir(parents=True, exist_ok=True)
+    chosen[only].make(path, {name: folder for name, (_, folder) in overview.items()})
