@@ -12,7 +12,7 @@ import numpy as np
 
 from dg.discrete_sampling import DDPMSampling
 from dg.discriminator import build_discriminator, load_discriminator
-from dg.dit import load_vae
+from dg.dit import DG_TIME_MIN, load_vae
 from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, evaluate
@@ -91,7 +91,6 @@ def _dit(**changes) -> DDPMSampling:
 
 
 SWITCHED = dict(LT_cfg=1.25, ST_cfg=3.0, branch_time=200)
-AFTER = 100 / 999  # the authors guide at timesteps above 100
 DIT = Setting(
     title="DiT-XL/2 on ImageNet at 256 pixels", network="dit-xl-2-256", vae="sd-vae-ft-mse",
     classifier="dg-imagenet256-classifier", fake=_dit(LT_cfg=1.5, ST_cfg=1.5), recipe=PRESETS["imagenet-latent"],
@@ -100,8 +99,8 @@ DIT = Setting(
         "unguided": System("DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"),
         "switched": System("scale 1.25 above t = 200, 3 below, no discriminator", _dit(**SWITCHED)),
         "released": System("DiT-XL/2-G++, the authors' discriminator", _dit(**SWITCHED, dg_time="step"),
-                           "dg-imagenet256-discriminator", time_min=AFTER, published="DiT-XL/2-G++"),
-        "guided": System("DiT-XL/2-G++, discriminator trained here", _dit(**SWITCHED), "trained", time_min=AFTER,
+                           "dg-imagenet256-discriminator", time_min=DG_TIME_MIN, published="DiT-XL/2-G++"),
+        "guided": System("DiT-XL/2-G++, discriminator trained here", _dit(**SWITCHED), "trained", time_min=DG_TIME_MIN,
                          published="DiT-XL/2-G++"),
     },
     deviations=("How many generated images the authors trained on is not published; here 50,000.",))
