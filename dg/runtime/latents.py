@@ -4,8 +4,6 @@ A set lies in the computer's memory once, in the precision of its files: all of 
 10.5 GB of float16, in every process of a run. Batches go to the device one by one.
 """
 
-import hashlib
-import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from dg.runtime.datasets import load_images
-from dg.runtime.files import atomic_write, read_json, write_json
+from dg.runtime.files import read_json
 from dg.runtime.images import ImageSet, Labelled, kind, one_line
 from dg.runtime.npz_files import read_header
 from dg.runtime.store import SampleStore
@@ -73,24 +71,10 @@ class LatentStore(SampleStore):
     The seeds are places in the set of images; those from the number of images on are of the mirrored copies.
     """
 
+    kind, keys = LatentSet, ("latents", "labels")
+
     def _names(self, seeds):
         return [f"samples_{seeds[0]:08d}-{seeds[-1]:08d}.npz"]
-
-    def write(self, index, latents, labels=None):
-        """Store batch `index`: latents [N, C, h, w] in the order of its seeds, labels int64 [N] if there are any."""
-        seeds = self.batches()[index]
-        batch = LatentSet(latents, labels, f"batch {index}")
-        if len(batch) != len(seeds):
-            raise ValueError(f"batch {index} has {len(seeds)} seeds, not {len(batch)} latents; give one latent per seed")
-        arrays = {"latents": latents, "seeds": np.array(seeds, dtype=np.int64)}
-        if labels is not None:
-            arrays["labels"] = batch.labels
-        buffer, (name,) = io.BytesIO(), self._names(seeds)
-        np.savez(buffer, **arrays)
-        with atomic_write(self.outdir / name) as file:
-            file.write(buffer.getvalue())
-        digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-        write_json(self._record(seeds), {"seeds": f"{seeds[0]}-{seeds[-1]}", "labels": labels, "files": {name: digest}})
 
     def load(self):
         """All latents as a LatentSet; ValueError if any is missing."""

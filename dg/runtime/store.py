@@ -39,6 +39,8 @@ class SampleStore:
     that was being written and no more, and writers of different batches share no file.
     """
 
+    kind, keys = ImageSet, ("samples", "label")  # of a batch, and what its arrays are called in an npz file
+
     def __init__(self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False):
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
@@ -71,9 +73,9 @@ class SampleStore:
     def write(self, index, images, labels=None):
         """Store batch `index`: images uint8 [N, H, W, C] in the order of its seeds, labels int64 [N] if conditional."""
         seeds = self._batches[index]
-        batch = ImageSet(np.asarray(images), None if labels is None else np.asarray(labels), f"batch {index}")
+        batch = self.kind(np.asarray(images), None if labels is None else np.asarray(labels), f"batch {index}")
         if len(batch) != len(seeds):
-            raise ValueError(f"batch {index} has {len(seeds)} seeds, not {len(batch)} images; give one image per seed")
+            raise ValueError(f"batch {index} has {len(seeds)} seeds, not {len(batch)} {batch.what}; give one for each seed")
         hashes = {}
         for name, content in self._encode(seeds, batch):
             path = self.outdir / name
@@ -123,9 +125,10 @@ class SampleStore:
         """Yield (file name, content) for every image file of a batch; the same bytes for the same images, always."""
         names = self._names(seeds)
         if self.save_type == "npz":
-            arrays = {"samples": batch.images, "seeds": np.array(seeds, dtype=np.int64)}
+            items, labels = self.keys
+            arrays = {items: batch.items, "seeds": np.array(seeds, dtype=np.int64)}
             if batch.labels is not None:
-                arrays["label"] = batch.labels
+                arrays[labels] = batch.labels
             buffer = io.BytesIO()
             np.savez(buffer, **arrays)
             yield names[0], buffer.getvalue()
