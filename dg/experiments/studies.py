@@ -82,12 +82,13 @@ def trainings(world: World) -> dict[str, Training]:
     found = {name: Training("classifier", settings) for name, settings in made.items()}
     score = replace(PRESETS["score"], conditional=world.conditional, eval_images=world.eval_images,
                     epochs=PRESETS["score"].epochs if world.epoch_scale else 1)
-    as_long, (narrow, wide) = replace(default, epochs=score.epochs), world.pixel_widths
+    as_long = replace(default, epochs=score.epochs)
     return found | {"default-score": Training("score", default), "score": Training("score", score),
-                    "as-long": Training("classifier", as_long), "pixels": Training("none", as_long, narrow),
-                    "pixels-wide": Training("none", as_long, wide)}
+                    "as-long": Training("classifier", as_long)} | {
+        name: Training("none", as_long, width) for name, width in zip(FROM_SCRATCH, world.pixel_widths, strict=False)}
 
 
+FROM_SCRATCH = ("pixels", "pixels-wide")  # one for each of a world's widths
 UNGUIDED = {"unguided": System("unguided")}
 
 
@@ -106,13 +107,12 @@ def recipes(world):
 
 def extractors(world):
     """What the head sees: features of a classifier, of the score network itself, or the noisy images alone."""
-    narrow, wide = world.pixel_widths
     systems = {"score": System("score network's encoder", (Head("score"),)),
                "score-4": System("score network's encoder, weight 4", (Head("score"),), (4.0, 0.0)),
                "as-long": System("noisy-image classifier", (Head("as-long"),)),
-               "as-long-4": System("noisy-image classifier, weight 4", (Head("as-long"),), (4.0, 0.0)),
-               "pixels": System(f"from scratch, {narrow} channels", (Head("pixels"),)),
-               "pixels-wide": System(f"from scratch, {wide} channels", (Head("pixels-wide"),))}
+               "as-long-4": System("noisy-image classifier, weight 4", (Head("as-long"),), (4.0, 0.0))}
+    systems |= {name: System(f"from scratch, {width} channels", (Head(name),))
+                for name, width in zip(FROM_SCRATCH, world.pixel_widths, strict=False)}
     return Study("What the discriminator sees", "Is the score network's own encoder as good a basis as a network of its own? "
                  "(All heads see equally many images; the classifier was trained on labels before.)", UNGUIDED | systems)
 

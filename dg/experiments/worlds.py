@@ -36,7 +36,7 @@ class World:
     eval_images: int = 5000
     lora_ranks: tuple[int, int] = (16, 128)  # an eighth of the classifier's width, and all of it
     head_width: int | None = None  # of heads on the classifier, None: the authors'
-    pixel_widths: tuple[int, int] = (64, 128)  # of discriminators from scratch
+    pixel_widths: tuple[int, ...] = (64, 128)  # of one or two discriminators from scratch
     num_data: int = 50_000  # real and as many generated images for the discriminators
     num_images: int = 50_000  # images of a measured set
     num_sets: int = 3
@@ -99,7 +99,7 @@ WORLDS = {
         noisy_classifier=NoisyClassifierTraining(steps=600, batch_size=64, channel_mult=(1, 2), flip=True),
         feature_training=ClassifierTraining(epochs=3, batch_size=128, max_shift=2), num_features=20_000,
         sampling=Sampling(num_steps=12), epoch_scale=1 / 3, eval_images=300, lora_ranks=(4, 32), head_width=64,
-        num_data=2000, num_images=500, num_members=3, nll_images=100, churns=(0.0, 1.0, 2.0, 4.0, 10.0),
+        pixel_widths=(64,), num_data=2000, num_images=500, num_members=3, nll_images=100, churns=(0.0, 1.0, 2.0, 4.0, 10.0),
         deviations=("The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels to 16 × 16, and the published "
                     "numbers of epochs are cut to a third, to fit two CPU cores.",)),
 }
