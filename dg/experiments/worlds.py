@@ -112,5 +112,5 @@ def smoke(world: World) -> World:
         score=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)), reference=None,
         noisy_classifier=NoisyClassifierTraining(steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,)),
         features="pixels", reference_split="heldout", sampling=Sampling(num_steps=3), epoch_scale=0.0, eval_images=20,
-        lora_ranks=(4, 32), head_width=64, pixel_widths=(32, 64), num_data=160, num_images=20, num_sets=2, num_members=2,
+        lora_ranks=(4, 32), head_width=64, pixel_widths=(64,), num_data=160, num_images=20, num_sets=2, num_members=2,
         nll_images=4, nll_steps=2, batch_size=20, published={})
