@@ -183,7 +183,7 @@ class Measurement:
     def collect(self, stream, positions, keep):
         from dg.evaluation.feature_sets import collect
 
-        return collect(self.extractor, stream, positions, self.batch, keep, self.progress, self.ranks)
+        return collect(self.extractor, stream, positions, self.batch, keep, self.progress, self.ranks, self.notify)
 
     def __call__(self, source, parts, reference):
         """What is known of one set of images, for the results; None at all processes but the first."""
@@ -451,4 +451,4 @@ def _one_hot(net, images, part, device):
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, resumes=False)

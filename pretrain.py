@@ -237,7 +237,7 @@ def _heldout(source, images):
 
 
 def _progress(ranks):
-    return console.stoppable(console.progress if ranks.first else console.silent, leading=ranks.first)
+    return console.stoppable(console.progress if ranks.first else console.silent, ranks.any)
 
 
 def _describe(folder, images, settings, **more):
@@ -275,12 +275,11 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     settings = Encoding(**settings)
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        console.compute_exactly()  # the posterior is narrow
         images = open_pictures(data)
         vae = load_vae(resolve(vae, console.progress, console.notify), device)
         store = latent_store(outdir, images, vae, settings, batch_size)
         progress = console.stoppable(console.progress if ranks.first else console.silent)
-        made = encode(vae, images, store, settings, device, progress, ranks)
+        made = encode(vae, images, store, settings, device, progress, ranks, console.notify)
         if not ranks.first:
             return
     for name in store.damaged:

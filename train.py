@@ -16,7 +16,7 @@ Examples:
 
 The frozen classifier or score network sees the noisy image; a small head on its features learns. SAVE_DIR gets
 best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json (what the test images say) and
-curves.png. Stopped and started again, the same command goes on.
+curves.png. Stopped and started again, the same command goes on. Under torchrun the processes share every batch.
 """
 
 from pathlib import Path
@@ -93,22 +93,36 @@ def main(data, sample_dir, save_dir, num_data, img_resolution, extractor, pretra
     from dg.discriminator import build_discriminator
     from dg.evaluation.figures import training_curves
     from dg.runtime.latents import load_set
+    from dg.runtime.ranks import process_group
     from dg.training import check_sets, train_discriminator
     from dg.training_data import drawn
 
-    device = console.pick_device(device)
     settings = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
-    real, fake = (drawn(load_set(source), num_data, settings.seed) for source in (data, sample_dir))
-    if img_resolution not in (None, real.resolution):
-        raise ValueError(f"{real.name}: {real.what} of {real.resolution} pixels, but --img_resolution is {img_resolution}")
-    check_sets(real, fake, settings)
-    net = _network(network, device)
-    discriminator = build_discriminator(extractor, real, net, _file(pretrained_classifier_ckpt),
-                                        settings.conditional, width, settings.seed, device)
-    log = train_discriminator(discriminator, real, fake, settings, save_dir, net=net, tensorboard=tensorboard,
-                              progress=console.stoppable(console.progress))
+    with process_group(on_gpus=True) as ranks:
+        device = console.pick_device(device, ranks.rank)
+        real, fake = (drawn(load_set(source), num_data, settings.seed) for source in _first_alone((data, sample_dir), ranks))
+        if img_resolution not in (None, real.resolution):
+            raise ValueError(f"{real.name}: {real.what} of {real.resolution} pixels, but --img_resolution is {img_resolution}")
+        check_sets(real, fake, settings)
+        net = _network(network, device)
+        discriminator = build_discriminator(extractor, real, net, _file(pretrained_classifier_ckpt),
+                                            settings.conditional, width, settings.seed, device)
+        progress = console.stoppable(console.progress if ranks.first else console.silent, ranks.any)
+        log = train_discriminator(discriminator, real, fake, settings, save_dir, net=net, tensorboard=tensorboard,
+                                  progress=progress, ranks=ranks)
+        if not ranks.first:
+            return
     training_curves(Path(save_dir) / "curves.png", log)
     _tell(Path(save_dir), log)
+
+
+def _first_alone(items, ranks):
+    """The items, at the first process before the others: it may have to download them."""
+    if not ranks.first:
+        ranks.wait()
+    yield from items
+    if ranks.first:
+        ranks.wait()
 
 
 def _file(name):

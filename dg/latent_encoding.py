@@ -1,8 +1,8 @@
 """From images to latents: any source of images through a VAE's encoder into a resumable store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from dg.discriminator import fingerprint
 from dg.runtime.images import to_float
 from dg.runtime.latents import LatentStore
+from dg.runtime.memory import in_parts
 from dg.runtime.pictures import Pictures
 from dg.runtime.progress import Progress, Stopped, silent
 from dg.runtime.ranks import Ranks, WorkList
@@ -57,7 +58,7 @@ def latent_store(outdir, images: Pictures, vae, settings: Encoding, batch_size: 
 
 
 def encode(vae, images: Pictures, store: LatentStore, settings: Encoding, device="cpu", progress: Progress = silent,
-           ranks: Ranks = ALONE) -> Made:
+           ranks: Ranks = ALONE, notify: Callable[[str], None] = lambda line: None) -> Made:
     """Fill the store with the batches it still lacks. Of several processes each takes the next one when it is free.
 
     vae  as of `dg.autoencoder.load_vae`: its posterior's mean or a draw, times its scaling factor, is the latent
@@ -67,27 +68,30 @@ def encode(vae, images: Pictures, store: LatentStore, settings: Encoding, device
     """
     work = WorkList(ranks, store.pending() if ranks.first else [])
     bar = iter(progress(range(len(work.items)), desc="latents", unit="batch", total=len(work.items)))
-    next(bar, None)
-    shown, squares = 0, []
+    shown, mine, most, squares = 0, 0, store.batch_size, []
 
     def read(index):
         places = np.array(store.batches()[index]) % len(images)
         return places, images.crops(places, settings.resolution)
 
     with suppress(Stopped):
+        next(bar, None)
         for (place, index), (places, crops) in _read_ahead(work, read):
             mirrored = np.array(store.batches()[index]) >= len(images)
-            latents, std = _encoded(vae, crops, places, mirrored, settings, device)
+            pieces, most = in_parts(
+                lambda part: _encoded(vae, crops[part], places[part], mirrored[part], settings, device),  # noqa: B023
+                len(places), most, notify)
+            latents, std = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
             half = latents.astype(np.float16)
             squares.append([len(places) * float(np.mean(np.square(x))) for x in (latents - half, std)] + [len(places)])
             store.write(index, half if settings.dtype == "float16" else latents,
                         None if images.labels is None else images.labels[places])
+            mine += 1
             for _ in range(shown, place + 1):
                 next(bar, None)
             shown = place + 1
     work.close()
-    ranks.wait()
-    if store.missing():
+    if not work.done(mine):
         raise Stopped
     with suppress(Stopped):
         for _ in bar:  # to its end: other processes may have made the last ones
@@ -110,17 +114,28 @@ def _read_ahead(work: WorkList, read) -> Iterator[tuple]:
             yield before[0], before[1].result()
 
 
+@contextmanager
+def _without_tf32():
+    """GPUs compute in float32 within: the posterior is narrow."""
+    holders = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [holder.allow_tf32 for holder in holders]
+    for holder in holders:
+        holder.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for holder, allowed in zip(holders, before, strict=True):
+            holder.allow_tf32 = allowed
+
+
 @torch.no_grad()
 def _encoded(vae, crops: np.ndarray, places: np.ndarray, mirrored: np.ndarray, settings: Encoding,
              device) -> tuple[np.ndarray, np.ndarray]:
     """(latents, posterior's standard deviation) of crops uint8 [N, R, R, 3], both scaled, float32 [N, C, h, w]."""
     x = to_float(crops)
     x = torch.where(torch.from_numpy(mirrored).reshape(-1, 1, 1, 1), x.flip(-1), x)
-    try:
+    with _without_tf32():
         posterior = vae.encode(x.to(device)).latent_dist
-    except torch.OutOfMemoryError:
-        raise ValueError(f"{len(x)} images at a time are too many for the memory of {device}; encode fewer with "
-                         "--batch") from None
     mean, std = (vae.config.scaling_factor * tensor.to("cpu", torch.float32) for tensor in (posterior.mean, posterior.std))
     latents = mean + std * _noise(mean.shape[1:], places, mirrored, settings.seed) if settings.sample else mean
     if not latents.isfinite().all():

@@ -18,6 +18,7 @@ from dg.discriminator import fingerprint
 from dg.guidance import DiscriminatorGuidance
 from dg.precision import Careful, autocast
 from dg.runtime.datasets import to_uint8
+from dg.runtime.memory import in_parts
 from dg.runtime.progress import Progress, Stopped, silent
 from dg.runtime.ranks import Ranks, WorkList
 from dg.runtime.store import SampleStore
@@ -152,17 +153,17 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
     ends = list(accumulate(len(store.batches()[index]) for index in work.items))  # images up to a batch's end
     total = ends[-1] if ends else 0
     bar = iter(progress(range(total), desc="images", unit="img", total=total))
-    next(bar, None)
-    shown, part, saving, start = 0, store.batch_size, None, time.perf_counter()
+    shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
+            next(bar, None)
             for place, index in work:
-                images, classes, part = _drawn(
+                images, classes, most = _drawn(
                     lambda seeds: draw_images(net, seeds, sampling, guidance, class_idx, device, precision),
-                    store.batches()[index], part, notify)
+                    store.batches()[index], most, notify)
                 if saving is not None:
                     saving.result()
-                saving = thread.submit(store.write, index, images, classes)
+                saving, mine = thread.submit(store.write, index, images, classes), mine + 1
                 for _ in range(shown, ends[place]):
                     next(bar, None)
                 shown = ends[place]
@@ -171,8 +172,7 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
         if saving is not None:
             saving.result()
     seconds = time.perf_counter() - start if total else 0.0
-    ranks.wait()
-    if store.missing():
+    if not work.done(mine):
         raise Stopped
     with suppress(Stopped):
         for _ in bar:  # to its end: other processes may have made the last images
@@ -182,19 +182,10 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
     return Made(total, seconds)
 
 
-def _drawn(draw, seeds: Sequence[int], part: int, notify) -> tuple[np.ndarray, np.ndarray | None, int]:
+def _drawn(draw, seeds: Sequence[int], most: int, notify) -> tuple[np.ndarray, np.ndarray | None, int]:
     """(images uint8 [N, R, R, C], class numbers int64 [N] or None) of a batch, and how many seeds fit into memory at once."""
-    while True:
-        try:
-            pieces = [draw(seeds[first : first + part]) for first in range(0, len(seeds), part)]
-            break
-        except torch.OutOfMemoryError:
-            if part == 1:
-                raise ValueError("the memory of the GPU does not suffice for one image; free it or use --device cpu") from None
-        part = (min(part, len(seeds)) + 1) // 2  # outside of the handler, which still holds the tensors
-        torch.cuda.empty_cache()
-        notify(f"out of memory; going on with {part} images at once, the rest of the batch after them")
+    pieces, most = in_parts(lambda part: draw(seeds[part]), len(seeds), most, notify)
     images = np.concatenate([to_uint8(images) for images, _ in pieces])
     if pieces[0][1] is None:
-        return images, None, part
-    return images, np.concatenate([classes.cpu().numpy() for _, classes in pieces]).astype(np.int64), part
+        return images, None, most
+    return images, np.concatenate([classes.cpu().numpy() for _, classes in pieces]).astype(np.int64), most

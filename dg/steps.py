@@ -77,7 +77,7 @@ class Stepper:
                     totals[name] = totals.get(name, 0) + value
         except torch.OutOfMemoryError:
             return None
-        if self.halved:  # for the log
+        if self.halved or self.ranks.world > 1:  # for the log; all processes have the same names
             totals["microbatch"] = torch.tensor(float(self.microbatch) / self.ranks.world, device=self.device)
         return totals
 
@@ -146,7 +146,7 @@ class Run:
                         self.log[-1] |= self.observe()
                 if due():
                     self.save()
-        except Stopped:
+        except (Stopped, ConnectionError):  # asked to end, or left alone before the step was taken
             self.save()
             raise
         self.save()

@@ -18,22 +18,26 @@ from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.datasets import ImageSet
 from dg.runtime.files import plain, writable_folder, write_json, write_text
 from dg.runtime.progress import Progress, Stopped, silent
+from dg.runtime.ranks import Ranks
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
 from dg.training_data import check_discriminator, check_sets, epoch_order, noisy_batch, split_sets
 from dg.training_metrics import evaluate
 
+ALONE = Ranks()
 __all__ = ["PRESETS", "DiscriminatorTraining", "Trainer", "best_entry", "check_sets", "train_discriminator"]
 
 
 def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining,
                         folder, conditional: bool | None = None, progress: Progress = silent, save_seconds: float = 20,
-                        net=None, tensorboard: bool = False) -> list[dict]:
+                        net=None, tensorboard: bool = False, ranks: Ranks = ALONE) -> list[dict]:
     """Train the only head of `discriminator` in place, keep checkpoints in `folder`, return the log (a dict per epoch).
 
     conditional   overrides the settings'
     save_seconds  how often the state is saved, besides at the end
     net           the score network, for the loss "matching"; default: the one under the discriminator
     tensorboard   also write the log to folder/tensorboard
+    ranks         processes that share every batch; all call this alike and get the same result. Their number changes it by
+                  rounding only (and dropout's masks)
 
     `best.safetensors` has the lowest validation loss (without validation images there is none), `last.safetensors` is the
     final one, `epoch_NNN.safetensors` every `keep_every`; `lora_*` beside them where an adapter is trained; `log.jsonl` one
@@ -45,10 +49,11 @@ def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: Imag
     check_sets(real, fake, settings)
     check_discriminator(discriminator, real, settings)
     identity = _identity(discriminator, real, fake, settings)
-    trainer, folder = Trainer(discriminator, settings, net), writable_folder(folder)
+    trainer, folder = Trainer(discriminator, settings, net, ranks), writable_folder(folder)
     train, valid, test = split_sets(real, fake, settings, trainer.device)
     run = Run(trainer, folder, identity)
-    writer = _tensorboard(folder, run.step) if tensorboard else None
+    ranks.wait()  # all have read the state before the first replaces it
+    writer = _tensorboard(folder, run.step) if tensorboard and ranks.first else None
     steps = len(epoch_order(train, settings, 0))
     total, due, order = settings.epochs * steps, Every(save_seconds), None
     try:
@@ -68,8 +73,9 @@ def train_discriminator(discriminator: Discriminator, real: ImageSet, fake: Imag
                     _write_scalars(writer, run.log[-1])
             if due():
                 run.save_state()
-    except Stopped:
-        run.save_state()
+    except (Stopped, ConnectionError):  # asked to end, or left alone
+        if len(run.log) == run.step // steps:  # else left alone within the end of an epoch, which is to be repeated
+            run.save_state()
         raise
     run.finish({"valid": valid, "test": test}, {"real": len(real), "fake": len(fake)})
     return run.log
@@ -83,11 +89,15 @@ def best_entry(log: list[dict]) -> dict:
 class Trainer:
     """One optimisation step after the other on the head of a discriminator, and on its classifier's LoRA if asked for.
 
-    net  the score network, for the loss "matching"
+    net    the score network, for the loss "matching"
+    ranks  processes that share every batch
     """
 
-    def __init__(self, discriminator: Discriminator, settings: DiscriminatorTraining, net=None):
+    def __init__(self, discriminator: Discriminator, settings: DiscriminatorTraining, net=None, ranks: Ranks = ALONE):
         self.discriminator, self.settings, self.head = discriminator, settings, discriminator.heads[0]
+        self.ranks = ranks
+        if settings.batch_size < ranks.world:
+            raise ValueError(f"a batch of {settings.batch_size} cannot be shared by {ranks.world} processes; use fewer of them")
         self.device = discriminator.weights.device
         self.net = net if net is not None else getattr(discriminator.extractor, "net", None)
         if settings.loss == "matching" and self.net is None:
@@ -101,33 +111,37 @@ class Trainer:
         self.parts = settings.accumulate  # of a batch; twice as many where they do not fit into memory
 
     def step(self, batch: Noisy, index: int = 0, total: int = 1) -> tuple[Tensor, Tensor]:
-        """Update number `index` of `total`; returns the batch's (loss [], logits [N]) before it."""
+        """Update number `index` of `total`; returns (loss [] of the batch, logits of this process's part of it) before it."""
         s = self.settings
         cosine = 0.5 * (1 + math.cos(math.pi * index / total)) if s.lr_schedule == "cosine" else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = s.lr * cosine
         self.head.train()
-        while (found := self._gradients(batch, index)) is None:
-            self.parts = min(2 * self.parts, len(batch.x))
+        mine, size = batch.parts(self.ranks.world)[self.ranks.rank], len(batch.x)
+        while (found := self._gradients(mine, size, index)) is None:
+            self.parts = min(2 * self.parts, len(mine.x))
             torch.cuda.empty_cache()
+        loss, logits = found
+        self.ranks.sum_([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         self.optimizer.step()
-        self._update_average(len(batch.x), index)
-        return found
+        self._update_average(size, index)
+        return loss, logits
 
-    def _gradients(self, batch: Noisy, index: int) -> tuple[Tensor, Tensor] | None:
-        """(loss [], logits [N]) of a batch, computed in parts; None if one of them does not fit into memory."""
+    def _gradients(self, mine: Noisy, size: int, index: int) -> tuple[Tensor, Tensor] | None:
+        """(loss [], logits [N]) of this process's part of a batch of `size`, of which the loss is its share, computed in smaller
+        parts; None if one of them does not fit into memory."""
         s, losses = self.settings, []
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with _seeded(self.device, s.seed + index):
-                for part in batch.parts(self.parts):
+                for part in mine.parts(self.parts):
                     with torch.autocast(self.device.type, torch.bfloat16, enabled=s.bf16):
                         loss, logits = LOSSES[s.loss](self.discriminator, part, s.penalty, self.net)
-                    loss = loss * (len(logits) / len(batch.x))
+                    loss = loss * (len(logits) / size)
                     loss.backward()
                     losses.append((loss.detach(), logits.detach()))
         except torch.OutOfMemoryError:
-            if self.parts < len(batch.x):
+            if self.parts < len(mine.x):
                 return None
             raise ValueError(f"the memory of {self.device} does not suffice for one image; free it first") from None
         return torch.stack([loss for loss, _ in losses]).sum(), torch.cat([logits for _, logits in losses])
@@ -193,20 +207,17 @@ class Run:
         self.step, self.log = state["step"], state["log"]
 
     def save_state(self) -> None:
+        if not self.trainer.ranks.first:
+            return
         parameters = [parameter.detach() for parameter in self.trainer.parameters]
         save_state(self.folder / "state.pt", dict(
             identity=self.identity, step=self.step, log=self.log, parameters=parameters, average=self.trainer.average,
             best=self.best, optimizer=self.trainer.optimizer.state_dict()))
 
     def end_epoch(self, splits: dict) -> None:
-        """Measure the averaged discriminator, which is in place now, and keep what is due."""
-        entry = {"epoch": len(self.log) + 1, "step": self.step}
-        if self.trainer.parts != self.trainer.settings.accumulate:
-            entry["accumulate"] = self.trainer.parts  # memory was too small for what the settings ask for
-        for name, split in splits.items():
-            if len(split.images):
-                measured = evaluate(self.trainer.discriminator, split, self.trainer.settings)
-                entry |= {f"{name}_{key}": value for key, value in measured.items()}
+        """Measure the averaged discriminator, which is in place now, and keep what is due. The first process measures for all."""
+        ranks = self.trainer.ranks
+        entry = ranks.tell(self._measured(splits) if ranks.first else None)
         if not all(np.isfinite(entry.get(f"{name}_loss", 0)) for name in splits):
             raise ValueError(f"{self.folder}: the loss is not finite at epoch {entry['epoch']}; lower the learning rate and "
                              "start in another folder")
@@ -214,11 +225,23 @@ class Run:
         epoch, keep_every = entry["epoch"], self.trainer.settings.keep_every
         if best_entry(self.log) is entry:
             self.best = [parameter.detach().clone() for parameter in self.trainer.parameters]
-            if "valid_loss" in entry:
+            if "valid_loss" in entry and ranks.first:
                 self.trainer.save(self.folder, "best", epoch)
-        if keep_every and epoch % keep_every == 0:
+        if keep_every and epoch % keep_every == 0 and ranks.first:
             self.trainer.save(self.folder, f"epoch_{epoch:03d}", epoch)
-        self.write_log()
+        if ranks.first:
+            self.write_log()
+
+    def _measured(self, splits: dict) -> dict:
+        """The log's entry of the epoch that has just ended."""
+        trainer, entry = self.trainer, {"epoch": len(self.log) + 1, "step": self.step}
+        if trainer.parts != trainer.settings.accumulate:
+            entry["accumulate"] = trainer.parts  # memory was too small for what the settings ask for
+        for name, split in splits.items():
+            if len(split.images):
+                entry |= {f"{name}_{key}": value for key, value in
+                          evaluate(trainer.discriminator, split, trainer.settings).items()}
+        return entry
 
     def stopped_early(self) -> bool:
         patience = self.trainer.settings.patience
@@ -229,6 +252,9 @@ class Run:
 
     def finish(self, splits: dict, images: dict) -> None:
         """Leave the averaged weights in the discriminator and the last files in the folder."""
+        if not self.trainer.ranks.first:
+            self.trainer.assign(self.trainer.average)
+            return
         trainer, summary = self.trainer, {"images": images, "settings": asdict(self.trainer.settings)}
         chosen = {"best": (best_entry(self.log)["epoch"], self.best)} if "valid_loss" in self.log[-1] else {}
         for name, (epoch, values) in (chosen | {"last": (len(self.log), trainer.average)}).items():

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from dg.runtime.files import sha256_of
 from tests.scripts import GENERATE, ROOT, TRAIN, TWELVE, contents, run, run_apart, succeed, words
@@ -223,3 +224,41 @@ def test_sigterm_saves_a_training_and_ends_in_good_order(command, at):
     succeed(command, **at)
     succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
     assert weights(at["out"]) == weights(at["tmp"] / "undisturbed") != {}
+
+
+def test_two_processes_train_what_one_trains(at):
+    command = HEAD.replace("--epoch 12", "--epoch 2")
+    succeed(command, **at)
+    processes = start(command, at | {"out": at["tmp"] / "two"})
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert "last.safetensors" in errors[0] and errors[1] == ""
+    assert sorted(path.name for path in at["out"].iterdir()) == sorted(path.name for path in (at["tmp"] / "two").iterdir())
+    for name in ("best", "last"):
+        one, two = (load_file(folder / f"{name}.safetensors") for folder in (at["out"], at["tmp"] / "two"))
+        assert all((one[key] - two[key]).abs().max() < 1e-4 for key in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [SCORE.replace("60", "2000").replace("_seconds 0", "_seconds 600"),
+                                     HEAD.replace("--epoch 12", "--epoch 4000")], ids=["pretrain", "train"])
+@pytest.mark.parametrize("asked", [0, 1])
+def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
+    processes = start(command, at)
+    time.sleep(12)  # it trains now, or will find the request when it begins
+    processes[asked].terminate()
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert "stopped in good order" in errors[0] and "stopped" not in errors[1]
+    assert (at["out"] / "state.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_left_alone_keeps_what_it_has(at):
+    processes = start(SCORE.replace("60", "20000").replace("_seconds 0", "_seconds 600"), at)
+    time.sleep(12)
+    processes[1].kill()
+    error = processes[0].communicate(timeout=120)[1]
+    processes[1].communicate()
+    assert processes[0].returncode == 1 and "another process of this run has ended; the same command again goes on" in error
+    assert (at["out"] / "state.pt").exists()

@@ -3,18 +3,19 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dg.evaluation.features import Extractor
 from dg.evaluation.metrics import FeatureStatistics
 from dg.runtime.files import atomic_write
 from dg.runtime.image_stream import ImageStream
 from dg.runtime.images import one_line
+from dg.runtime.memory import in_parts
 from dg.runtime.progress import Progress, silent
 from dg.runtime.ranks import Ranks
 
@@ -51,22 +52,25 @@ class FeatureSet:
 
 
 def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, batch_size: int = 64, keep: bool = True,
-            progress: Progress = silent, ranks: Ranks = ALONE) -> FeatureSet | None:
+            progress: Progress = silent, ranks: Ranks = ALONE,
+            notify: Callable[[str], None] = lambda line: None) -> FeatureSet | None:
     """Features of the images at `positions` of a stream; None at all processes but the first.
 
     keep  hold features and logits of every image; else memory does not depend on their number
 
-    Which process computes what changes nothing but the order of float64 sums.
+    Which process computes what changes nothing but the order of float64 sums. Batches that do not fit into memory are halved,
+    of which `notify` is told.
     """
     extractor.check(stream.name, stream.shape)
     if len(positions) < 2:
         raise ValueError(f"{stream.name}: {len(positions)} image; statistics need at least 2")
     sums = {"features": FeatureStatistics(), "spatial": FeatureStatistics()}
-    kept, digests = {"features": {}, "logits": {}}, {}
+    kept, digests, most = {"features": {}, "logits": {}}, {}, batch_size
     batches = -(-len(positions) // batch_size)
     bar = iter(progress(range(len(range(ranks.rank, batches, ranks.world))), desc=Path(stream.name).name, unit="batch"))
     for index, images in stream.batches(positions, batch_size, ranks.rank, ranks.world):
-        named = _extracted(extractor, images)
+        pieces, most = in_parts(lambda part: extractor(images[part]), len(images), most, notify)  # noqa: B023
+        named = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         digests[index] = [hashlib.sha256(image.tobytes()).digest() for image in images]
         for name, statistics in sums.items():
             if name in named:
@@ -88,18 +92,6 @@ def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, ba
     spatial = sums["spatial"]
     return FeatureSet(stream.name, len(positions), fingerprint, extractor.describe(), sums["features"].mu,
                       sums["features"].sigma, (spatial.mu, spatial.sigma) if spatial.num_x else None, **joined)
-
-
-def _extracted(extractor: Extractor, images: np.ndarray) -> dict[str, Tensor]:
-    """Features of a batch, in halves where it does not fit into memory."""
-    try:
-        return extractor(images)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise ValueError(f"the memory of {extractor.device} does not suffice for one image; use --device cpu") from None
-    torch.cuda.empty_cache()
-    halves = [_extracted(extractor, half) for half in np.array_split(images, 2)]
-    return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
 
 
 def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:

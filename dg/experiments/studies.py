@@ -84,7 +84,7 @@ def trainings(world: World) -> dict[str, Training]:
                     epochs=PRESETS["score"].epochs if world.epoch_scale else 1)
     as_long = replace(default, epochs=score.epochs)
     return found | {"default-score": Training("score", default), "score": Training("score", score),
-                    "as-long": Training("classifier", as_long)} | {
+                    "score-wide": Training("score", score, 128), "as-long": Training("classifier", as_long)} | {
         name: Training("none", as_long, width) for name, width in zip(FROM_SCRATCH, world.pixel_widths, strict=False)}
 
 
@@ -109,6 +109,7 @@ def extractors(world):
     """What the head sees: features of a classifier, of the score network itself, or the noisy images alone."""
     systems = {"score": System("score network's encoder", (Head("score"),)),
                "score-4": System("score network's encoder, weight 4", (Head("score"),), (4.0, 0.0)),
+               "score-wide": System("score network's encoder, head of 128 channels", (Head("score-wide"),)),
                "as-long": System("noisy-image classifier", (Head("as-long"),)),
                "as-long-4": System("noisy-image classifier, weight 4", (Head("as-long"),), (4.0, 0.0))}
     systems |= {name: System(f"from scratch, {width} channels", (Head(name),))

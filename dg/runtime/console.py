@@ -8,13 +8,15 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from dg.runtime.progress import Progress, Stopped, silent
 
-__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "compute_exactly", "given", "keep_memory", "notify", "pick_device",
+__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "allow_tf32", "compute_exactly", "given", "keep_memory", "notify",
+           "pick_device",
            "progress", "refuse", "run", "silent", "stoppable"]
 
 
@@ -101,17 +103,19 @@ def progress(iterable, **kwargs):
     return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, disable=kwargs.get("total") == 0, **kwargs)
 
 
-def stoppable(progress: Progress, leading: bool = True) -> Progress:
+def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progress:
     """A progress whose loop ends in good order on SIGTERM: the item in work is finished, then `Stopped` is raised.
 
-    A second SIGTERM ends at once. Of processes that work in step one leads; the others go on until it has left them.
+    agree  of processes that work in step: whether any of them has been asked (`Ranks.any`), so that all end together
+
+    A second SIGTERM ends at once.
     """
     def iterate(iterable, **kwargs):
         _asked.clear()
         before = signal.signal(signal.SIGTERM, _ask)
         try:
             for item in progress(iterable, **kwargs):
-                if _asked and leading:
+                if agree(bool(_asked)):
                     raise Stopped
                 yield item
         finally:
@@ -156,6 +160,13 @@ def compute_exactly() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def allow_tf32() -> None:
+    """Let GPUs round the factors of matrix products and convolutions to TF32, as the authors' code for ImageNet does."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
 def keep_memory() -> None:
     """Let glibc keep the memory of freed tensors: the pages of large ones would be asked for anew by every operation."""
     import ctypes
@@ -169,25 +180,27 @@ def keep_memory() -> None:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def run(command: click.Command) -> None:
-    """Run a script's command and leave with its exit code; a user sees one line for whatever he can mend."""
+def run(command: click.Command, resumes: bool = True) -> None:
+    """Run a script's command and leave with its exit code; a user sees one line for whatever he can mend.
+
+    resumes  whether the command goes on where it was interrupted
+    """
     signal.signal(signal.SIGTERM, _terminate)
     keep_memory()
     name = os.path.basename(sys.argv[0])
+    again = "the same command again goes on where this one stopped" if resumes else "give the command again"
     try:
         sys.exit(command.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         _leave(f"{name}: {error.format_message()}", 2)
     except (KeyboardInterrupt, click.Abort):
-        _leave(f"{name}: interrupted; the same command again goes on where this one stopped", 130)
+        _leave(f"{name}: interrupted; {again}", 130)
     except Terminated:
-        _leave(f"{name}: terminated; the same command again goes on where this one stopped", 143)
+        _leave(f"{name}: terminated; {again}", 143)
     except Stopped:
         first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
         _leave(f"{name}: stopped in good order; the same command again goes on where this one stopped" if first else "", 0)
     except (ValueError, OSError) as error:
-        if isinstance(error, ConnectionError) and _asked:
-            _leave("", 0)  # the leading process has stopped in good order
         if os.environ.get("DG_DEBUG"):
             raise
         _leave(f"{name}: {error}", 2 if isinstance(error, ValueError) else 1)

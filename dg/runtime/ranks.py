@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+PATIENCE = timedelta(days=7)  # with a slow process; one that has ended is noticed at once
 CLOSED = 2**40  # what closing adds to the counter of a `WorkList`: more than any list has items
 
 
@@ -48,6 +50,16 @@ class Ranks:
         for tensor, total in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true at any process; all ask at once."""
+        if self.world == 1:
+            return flag
+        import torch
+
+        number = torch.tensor([int(flag)])
+        self.sum_([number])
+        return bool(number)
+
     def gather(self, item) -> list | None:
         """Every process's `item`, in the order of ranks, at the first process; None at the others."""
         if self.world == 1:
@@ -78,7 +90,7 @@ class WorkList:
     """
 
     def __init__(self, ranks: Ranks, items: list):
-        self.store = ranks.store
+        self.ranks, self.store = ranks, ranks.store
         self.key, self.items = ranks.tell((secrets.token_hex(8), items))
         self.taken = 0  # by a process that is alone
 
@@ -89,6 +101,14 @@ class WorkList:
     def close(self) -> None:
         """Let no process take another item."""
         self._add(CLOSED)
+
+    def done(self, mine: int) -> bool:
+        """Whether all items have been done, `mine` of them by this process; all processes meet here."""
+        import torch
+
+        number = torch.tensor([mine])
+        self.ranks.sum_([number])
+        return int(number) == len(self.items)
 
     def _add(self, number: int) -> int:
         if self.store is None:
@@ -122,7 +142,8 @@ def process_group(on_gpus: bool = False) -> Iterator[Ranks]:
     with _quiet_stdout():
         store, rank, _ = next(torch.distributed.rendezvous("env://"))
         group, work = (torch.distributed.PrefixStore(name, store) for name in ("group", "work"))
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", store=group, rank=rank, world_size=world)
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", store=group, rank=rank, world_size=world,
+                                             timeout=PATIENCE)
     try:
         yield Ranks(rank, world, work)
     finally:

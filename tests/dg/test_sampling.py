@@ -277,7 +277,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_drawn_in_halves(tmp_path, monk
     monkeypatch.setattr("dg.sampling.draw_images", failing_at(1, torch.OutOfMemoryError("CUDA out of memory"), drawn))
     generate(net, store, QUICK, notify=told.append)
     assert drawn == [[0, 1, 2], [0, 1], [2], [3, 4], [5], [6]]
-    assert told == ["out of memory; going on with 2 images at once, the rest of the batch after them"]
+    assert told == ["out of memory; going on with 2 images at once"]
     parts, whole = load_images(tmp_path / "parts"), load_images(tmp_path / "whole")
     assert np.abs(parts.images.astype(int) - whole.images).max() <= 1 and np.array_equal(parts.labels, whole.labels)
 
@@ -313,6 +313,18 @@ def test_a_run_that_is_asked_to_end_saves_what_it_has(tmp_path):
         "samples_000000-000002.npz", "samples_000003-000005.npz"]
     fill(tmp_path / "parts", net, stopping_after(7))  # there is nothing left to be asked for
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_is_asked_to_end_does_not_take_damaged_shards_for_done(tmp_path):
+    net = network()
+    fill(tmp_path, net)
+    before = contents(tmp_path)
+    for shard in tmp_path.glob("*.npz"):
+        shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(Stopped):
+        fill(tmp_path, net, stopping_after(4))
+    fill(tmp_path, net)
+    assert contents(tmp_path) == before
 
 
 def test_an_error_in_saving_is_raised_and_no_batch_after_the_next_is_drawn(tmp_path, monkeypatch):

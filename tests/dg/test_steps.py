@@ -47,6 +47,7 @@ def test_processes_sum_gradients_and_values():
         weight = torch.nn.Parameter(torch.tensor(3.0))
         values = stepper(weight, ranks=Half(rank, 2), microbatch=2).step(0, values_of(weight, data))
     assert weight.item() == pytest.approx(3.5) and values["mean"] == 3.5
+    assert values["microbatch"] == 2, "always told where there are several, for messages must be of one size"
     assert [part for rank in range(2) for part in stepper(weight, ranks=Ranks(rank, 2), microbatch=2).parts()] == [
         slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
 

@@ -57,15 +57,19 @@ def test_a_second_sigterm_ends_at_once():
             terminate()
 
 
-def test_processes_that_do_not_lead_go_on_until_the_leader_has_left(monkeypatch, capsys):
-    def follow():
-        for item in console.stoppable(silent, leading=False)(range(5)):
-            if item == 1:
-                terminate()
-            if item == 3:
-                raise ConnectionError("another process of this run has ended")
+def test_processes_that_work_in_step_end_where_any_of_them_was_asked():
+    asked, done = [], []
 
-    assert leave(follow, monkeypatch, capsys) == (0, "")
+    def agree(mine):
+        asked.append(mine)
+        return len(asked) == 4  # another process says so
+
+    with pytest.raises(Stopped):
+        for item in console.stoppable(silent, agree)(range(9)):
+            if item == 2:
+                terminate()
+            done.append(item)
+    assert asked == [False, False, False, True] and done == [0, 1, 2]
 
 
 def fail(error):

@@ -15,6 +15,8 @@ SPAWN = multiprocessing.get_context("spawn")
 def test_one_process_takes_everything_in_order():
     assert list(WorkList(Ranks(), ["a", "b", "c"])) == [(0, "a"), (1, "b"), (2, "c")]
     assert list(WorkList(Ranks(), [])) == [] and Ranks().tell("item") == "item"
+    assert WorkList(Ranks(), ["a", "b"]).done(2) and not WorkList(Ranks(), ["a", "b"]).done(1)
+    assert Ranks().any(True) and not Ranks().any(False)
 
 
 def test_a_closed_list_gives_nothing_more():
@@ -60,8 +62,7 @@ def take_slowly(ranks):
         taken.append((place, item))
         if not ranks.first:
             time.sleep(3)
-    ranks.wait()
-    return taken
+    return taken if work.done(len(taken)) else None
 
 
 def take_until_closed(ranks):
@@ -71,7 +72,8 @@ def take_until_closed(ranks):
         time.sleep(0.01)
         if len(taken) == 5 and not ranks.first:
             work.close()
-    return len(taken), ranks.tell("from the first" if ranks.first else "from another")
+    told = ranks.tell("from the first" if ranks.first else "from another")
+    return len(taken), told, work.done(len(taken)), ranks.any(ranks.rank == 1), ranks.any(False)
 
 
 def leave_the_first_alone(ranks):
@@ -88,7 +90,7 @@ def test_a_slow_process_does_not_hold_the_others():
 def test_closing_ends_the_list_for_all_and_the_first_tells():
     found = together(take_until_closed)
     assert found[1][0] == 5 and found[0][0] < 900
-    assert found[0][1] == found[1][1] == "from the first"
+    assert found[0][1:] == found[1][1:] == ("from the first", False, True, False)
 
 
 def test_a_process_that_has_gone_is_one_line():
