@@ -146,7 +146,7 @@ class Run:
                         self.log[-1] |= self.observe()
                 if due():
                     self.save()
-        except (Stopped, ConnectionError):  # asked to end, or left alone before the step was taken
+        except Stopped:
             self.save()
             raise
         self.save()
