@@ -22,6 +22,9 @@ Examples:
   # DiT-XL/2-G++
   python generate.py --network dit-xl-2-256 --outdir out-dit-dg --seeds 0-63 --batch 16 --LT_cfg 1.25 --ST_cfg 3 \\
       --pretrained_classifier_ckpt latents/32x32_classifier.pt --discriminator_ckpt discriminator_7.pt --dg_time step
+  # ADM-G++: led by the classifier, and by a discriminator that train.py has trained on its features
+  python generate.py --network adm-256 --outdir out-adm-dg --seeds 0-63 --batch 16 --classifier_scale 1 \\
+      --pretrained_classifier_ckpt adm-256-classifier --discriminator_ckpt disc-adm/last.safetensors
 """
 
 import click
@@ -73,13 +76,13 @@ from dg.runtime.console import FLAG
 @click.option("--subdirs", **FLAG, default=False, help="One folder per thousand PNGs.")
 @click.option("--save_type", "--save_format", type=click.Choice(["npz", "png"]), default="npz", help="File format.")
 @click.option("--discriminator_ckpt", "--discriminator_checkpoint", multiple=True, type=console.InputPath(),
-              metavar="PATH",
+              metavar="PATH|URL|NAME",
               help="Discriminator head; repeat it for an ensemble. Without one there is no guidance.")
 @click.option("--member_weights", type=console.Numbers(), metavar="W,W,...",
               help="Weight of each member of an ensemble.  [default: equal]")
-@click.option("--pretrained_classifier_ckpt", type=console.InputPath(), metavar="PATH",
+@click.option("--pretrained_classifier_ckpt", type=console.InputPath(), metavar="PATH|URL|NAME",
               help="ADM classifier under the discriminator, if it has one.")
-@click.option("--lora_checkpoint", type=console.InputPath(), metavar="PATH",
+@click.option("--lora_checkpoint", type=console.InputPath(), metavar="PATH|URL|NAME",
               help="LoRA of the classifier, where the head was trained with one.")
 @click.option("--lora_rank", type=int, help="Its rank, which the file tells too; 0 or less: no LoRA.")
 @click.option("--cond", "--conditional", "cond", **FLAG, default=None,
@@ -112,15 +115,15 @@ def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, s
         raise click.UsageError(f"--precise is float32, not {precision}; give one of the two options.")
     from dg.models import load_model
     from dg.precision import compile_networks, fastest
-    from dg.runtime.downloads import resolve
     from dg.runtime.ranks import process_group
     from dg.runtime.store import SampleStore
     from dg.sampling import check_class, describe, generate
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        path = resolve(network, console.progress, console.notify)
+        path = _file(network)
         net = load_model(path, device)
+        console.allow_tf32()
         if precise:
             console.compute_exactly()
         sampling = _sampling(net, options)
@@ -129,8 +132,10 @@ def main(network, outdir, seeds, num_samples, seed, batch, class_idx, subdirs, s
             net.use_fp16 = False  # which some checkpoints ask for
         _add_parts(net, path, device, options)
         check_class(net, class_idx, sampling)
-        guidance = _guidance(net, device, options)
+        guidance = _guidance(net, sampling, device, options)
         settings = describe(net, sampling, guidance, class_idx, precision)
+        if precise and device.type == "cuda":
+            settings["exact"] = True  # TF32 makes other images
         store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
         if compiled:
             compile_networks(net, guidance and guidance.discriminator)
@@ -150,6 +155,13 @@ def _seeds(seeds, num_samples, seed):
     if seeds is None and num_samples is None:
         raise click.UsageError("how many images? Give --seeds 0-63 or --num_samples 64.")
     return seeds if seeds is not None else list(range(seed, seed + num_samples))
+
+
+def _file(name):
+    """The file that a path, URL or published name stands for; None for None."""
+    from dg.runtime.downloads import resolve
+
+    return name and resolve(name, console.progress, console.notify)
 
 
 def _sampling(net, options):
@@ -172,17 +184,15 @@ def _add_parts(net, path, device, options):
     """Give a network what it is sampled with: the decoder of latents, the classifier that leads it."""
     from dg.autoencoder import load_vae
     from dg.classifier_guidance import check_classifier
-    from dg.runtime.downloads import resolve
     from guided_diffusion import load_encoder
 
     if hasattr(net, "to_images"):
         vae = options["vae"] or (path / "vae" if (path / "vae").is_dir() else "sd-vae-ft-mse")
-        net.vae = load_vae(resolve(vae, console.progress, console.notify), device)
+        net.vae = load_vae(_file(vae), device)
     else:
         console.refuse({"vae"}, "a network that diffuses images")
     if options["classifier_scale"]:
-        classifier = options["classifier_ckpt"] or f"adm-{net.img_resolution}-classifier"
-        net.classifier = load_encoder(resolve(classifier, console.progress, console.notify), device)
+        net.classifier = load_encoder(_file(options["classifier_ckpt"] or f"adm-{net.img_resolution}-classifier"), device)
         check_classifier(net.classifier, net)
     else:
         console.refuse({"classifier_ckpt"}, "a run without --classifier_scale")
@@ -192,8 +202,8 @@ GUIDANCE_OPTIONS = ("w1", "w2", "boosting", "S_churn_manual", "time_min", "time_
                     "pretrained_classifier_ckpt", "lora_checkpoint", "member_weights")
 
 
-def _guidance(net, device, options):
-    """The discriminator guidance that the options ask for, or None."""
+def _guidance(net, sampling, device, options):
+    """The discriminator guidance that the options ask for, or None; for a network that has its parts."""
     from dg.baselines.vae import VAE
     from dg.discrete_sampling import DDPMSampling
     from dg.dit import DG_TIME_MIN, LatentDiffusion
@@ -218,13 +228,14 @@ def _guidance(net, device, options):
 
     from dg.discriminator import load_discriminator
     from dg.guidance import BOOSTING, DiscriminatorGuidance
+    from dg.sampling import classes_of
 
-    discriminator = load_discriminator(options["pretrained_classifier_ckpt"], list(paths), net, device=device,
-                                       lora_path=_lora_path(options), weights=options["member_weights"])
+    discriminator = load_discriminator(_file(options["pretrained_classifier_ckpt"]), [_file(path) for path in paths], net,
+                                       device=device, lora_path=_file(_lora_path(options)), weights=options["member_weights"])
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
-    if discriminator.conditional and not net.label_dim:
+    if discriminator.conditional and not classes_of(net, sampling):
         raise click.UsageError("the discriminator is conditional but the network draws no classes.")
     boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"]) if options["boosting"] else None
     time_min = options["time_min"]
@@ -246,11 +257,12 @@ def _lora_path(options):
 def _write_grid(store, most=64):
     """A picture of the first images beside the folder, so that the folder holds samples alone."""
     from dg.evaluation.figures import image_grid
-    from dg.runtime.datasets import load_images
+    from dg.runtime.image_stream import open_images
 
+    stream = open_images(store.outdir)
+    _, images = next(stream.batches(stream.positions(min(most, len(store.seeds))), most))
     folder = store.outdir.resolve()  # "." has no name to put -grid.png behind
-    path = folder.with_name(f"{folder.name}-grid.png")
-    image_grid(path, load_images(store.outdir, min(most, len(store.seeds))).images)
+    image_grid(folder.with_name(f"{folder.name}-grid.png"), images)
 
 
 if __name__ == "__main__":

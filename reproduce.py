@@ -62,6 +62,8 @@ def main(name, world, profile, dry_run, stage, samples, seeds_per_set, shard, fr
     common = dict(command=command, device=console.pick_device(device), progress=console.progress, notify=console.notify)
     if shard and name not in IMAGENET:
         raise click.UsageError(f"--shard belongs to {' and '.join(IMAGENET)}, not to {name}.")
+    if shard and fresh:
+        raise click.UsageError("--fresh would forget what other machines have made with --shard; leave one of the two out.")
     if name in IMAGENET:
         if world or seeds_per_set or profile == "smoke":
             raise click.UsageError(f"--world, --seeds-per-set and --profile smoke are not for {name}.")
@@ -185,6 +187,7 @@ def _run_imagenet(imagenet, run_folder, result_folder, fresh, stage, command):
     from dg.experiments.stages import Stages
     from dg.runtime.files import writable_folder
 
+    console.allow_tf32()
     for folder in (run_folder, result_folder):
         writable_folder(folder)
     if fresh:

@@ -10,7 +10,7 @@ from dg.runtime.datasets import load_images
 from guided_diffusion import EncoderUNetModel, create_classifier
 from tests import golden_fill
 from tests.dg.test_models import unet
-from tests.scripts import pixels, run, succeed
+from tests.scripts import contents, pixels, run, succeed
 from tests.tiny_dit import tiny_transformer
 from tests.tiny_vae import tiny_vae
 
@@ -83,6 +83,30 @@ def test_adm_is_led_by_a_classifier(at):
     assert led["sampling"]["classifier_scale"] == 50 and len(led["classifier"]) == 16
     assert (pixels(at["tmp"] / "led") != pixels(at["tmp"] / "plain")).any()
     assert load_images(at["tmp"] / "uncond").labels.tolist() == [3] * 4
+
+
+def test_an_unconditional_adm_that_is_led_to_classes_takes_a_discriminator_of_classes(at):
+    guided = ("generate --network {uncond} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt {classifier} "
+              "--discriminator_ckpt {head} ")
+    led = guided + "--classifier_ckpt {classifier} --classifier_scale 1 "
+    for name, weight in (("weak", 1), ("strong", 1000)):
+        succeed(led + f"--w_dg_1 {weight} --outdir {{tmp}}/{name}", **at)
+    assert (pixels(at["tmp"] / "strong") != pixels(at["tmp"] / "weak")).any()
+    refused = run(guided + "--outdir {out}", **at)
+    assert refused.code == 2 and "the discriminator is conditional but the network draws no classes" in refused.err
+
+
+def test_a_discriminator_and_its_classifier_go_by_published_names(at, monkeypatch):
+    """As in the help's command for ADM-G++."""
+    named = {"adm-256": at["adm"], "adm-256-classifier": at["classifier"], "adm-8-classifier": at["classifier"],
+             "dg-head": at["head"]}
+    command = ("generate --seeds 0-1 --steps 3 --classifier_scale 1 --network {adm} --pretrained_classifier_ckpt {classifier} "
+               "--discriminator_ckpt {head} --outdir {out} ")
+    succeed(command + "--classifier_ckpt {classifier}", **at)
+    expected = contents(at["out"])
+    monkeypatch.setattr("dg.runtime.downloads.resolve", lambda name, *args: named[name])
+    succeed(command, **at | {"adm": "adm-256", "classifier": "adm-256-classifier", "head": "dg-head", "out": at["tmp"] / "named"})
+    assert contents(at["tmp"] / "named") == expected
 
 
 def test_250_steps_are_the_default(at):

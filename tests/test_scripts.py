@@ -16,9 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+import dg.models
 import edm
+import generate
 from dg.runtime import console
 from dg.runtime.datasets import load_images
+from dg.runtime.npz_files import NpzImages
+from dg.runtime.store import SampleStore
+from dg.sampling import Made
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import create_classifier
 from tests.golden_fill import fill
@@ -102,6 +107,41 @@ def test_sampler_options_change_the_images_and_defaults_do_not(at):
                  "--S_churn 3 --S_min 1", "--S_churn 3 --S_max 1"]
     distinct = [default, *map(images, different)]
     assert len(np.unique(np.stack(distinct).reshape(len(distinct), -1), axis=0)) == len(distinct)
+
+
+@pytest.mark.parametrize(("options", "exact"), [("", False), (" --precise", True)])
+def test_images_without_tf32_are_others_on_gpus(at, monkeypatch, options, exact):
+    """As told by a store that is opened for a GPU, whether or not there is one."""
+    holders, load = (torch.backends.cuda.matmul, torch.backends.cudnn), dg.models.load_model
+    for holder in holders:
+        monkeypatch.setattr(holder, "allow_tf32", exact)
+    monkeypatch.setattr(console, "pick_device", lambda *args: torch.device("cuda"))
+    monkeypatch.setattr("dg.models.load_model", lambda path, device: load(path))
+    monkeypatch.setattr("dg.sampling.generate", lambda *args: Made(0, 0.0))
+    succeed(GENERATE + "--seeds 0-3 --grid 0" + options, **at)
+    assert [holder.allow_tf32 for holder in holders] == [not exact] * 2
+    assert stored_settings(at["out"]).get("exact", False) == exact
+
+
+def test_on_a_cpu_there_is_nothing_to_be_exact_about(at):
+    done = succeed("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precise", **at)
+    assert done.lines == [f"12 images in {at['fake']}, all of them were there already"]
+
+
+@pytest.mark.parametrize(("most", "shards"), [(4, 1), (5, 2), (64, 3)])
+def test_the_grid_reads_no_more_shards_than_it_shows(at, monkeypatch, most, shards):
+    succeed(GENERATE + "--seeds 0-11 --batch 4 --grid 0", **at)
+    read, shown, really = [], [], NpzImages.read
+    monkeypatch.setattr(NpzImages, "read", lambda self, *where: read.append(self) or really(self, *where))
+    monkeypatch.setattr("dg.evaluation.figures.image_grid", lambda path, images: shown.append((path, images)))
+    generate._write_grid(SampleStore(at["out"], stored_settings(at["out"]), range(12), 4), most)
+    ((path, images),) = shown
+    assert path == at["tmp"] / "out-grid.png" and len(read) == shards
+    assert np.array_equal(images, pixels(at["fake"])[:most])
+
+
+def stored_settings(folder):
+    return json.loads((folder / "manifest.json").read_text())["settings"]
 
 
 def test_classes_are_drawn_per_seed_or_given(at):
@@ -192,7 +232,8 @@ def test_sigterm_finishes_the_batch_and_ends_in_good_order(at):
     done = run_apart(command, ["-c", STOPPED, str(int(signal.SIGTERM))], **at)
     assert done.code == 0
     assert done.lines == ["generate.py: stopped in good order; the same command again goes on where this one stopped"]
-    assert len(list(at["out"].glob("*.npz"))) == 3, "the batch that was being saved, and the one that was being drawn"
+    shards = len(list(at["out"].glob("*.npz")))
+    assert shards in (2, 3), "the batch that was being saved, and the next one where it had been begun"
     succeed(command, **at)
     succeed(command, **at | {"out": at["tmp"] / "whole"})
     assert contents(at["out"]) == contents(at["tmp"] / "whole")
@@ -360,6 +401,9 @@ REFUSALS = [
     (GENERATE + "--seeds 0-3 --w_dg_1 2", "--discriminator_ckpt"),
     (GENERATE + "--seeds 0-3 --boosting", "--discriminator_ckpt"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/none", "none"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt dg-cifar10-uncond-discriminatr", "did you mean dg-cifar10-uncond-discrim"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --pretrained_classifier_ckpt dg-cifar10-classifer", "did you mean"),
+    (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --lora_checkpoint {broken}/none", "none does not exist"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/empty", "empty"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/text", "text"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/short_head", "short_head"),

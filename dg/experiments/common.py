@@ -14,10 +14,13 @@ from dg.training import best_entry
 
 
 def sample(path, net, sampling: Sampling, first_seed: int, num_images: int, batch_size: int, guidance=None, device="cpu",
-           **kwargs) -> None:
-    """Fill the store at `path` with the images of `num_images` consecutive seeds; `kwargs` as for `generate`."""
+           described: dict | None = None, **kwargs) -> None:
+    """Fill the store at `path` with the images of `num_images` consecutive seeds; `kwargs` as for `generate`.
+
+    described  of all this, where `describe` has been asked before: it hashes all networks
+    """
     seeds = list(range(first_seed, first_seed + num_images))
-    store = SampleStore(path, describe(net, sampling, guidance), seeds, batch_size)
+    store = SampleStore(path, described or describe(net, sampling, guidance), seeds, batch_size)
     generate(net, store, sampling, guidance, device=device, **kwargs)
 
 

@@ -33,11 +33,14 @@ from dg.runtime.npz_files import holds_images
 from dg.runtime.pictures import open_pictures
 from dg.runtime.progress import Progress
 from dg.runtime.store import SampleStore
+from dg.sampling import describe
 from dg.training import train_discriminator
 from guided_diffusion import load_encoder
 
 FAKE_SEED = 10_000_000  # of the discriminator's training images, far from the measured ones
+PICTURES = "pictures.json"  # what stage `real` was made of
 METRICS = ("fd", "sfid", "is", "precision", "recall")
+ENCODED = 256  # images of a batch of latents
 SUSTAINED = 50e12  # operations per second of an A100 in float32 with TF32: a third of its peak; a guess
 
 
@@ -65,7 +68,8 @@ class Setting:
     classifier  of noisy images or latents, under the discriminator and, of ADM, for classifier guidance
     fake        how the discriminator's generated images are drawn
     part        images of a part, which one process makes alone
-    operations  multiply-adds of one evaluation of the network for one image, and of the classifier forth and back
+    operations  multiply-adds of one evaluation of the network for one image, and of the classifier forth and back,
+                which is twice forth: frozen weights have no gradients
     """
 
     title: str
@@ -94,7 +98,7 @@ SWITCHED = dict(LT_cfg=1.25, ST_cfg=3.0, branch_time=200)
 DIT = Setting(
     title="DiT-XL/2 on ImageNet at 256 pixels", network="dit-xl-2-256", vae="sd-vae-ft-mse",
     classifier="dg-imagenet256-classifier", fake=_dit(LT_cfg=1.5, ST_cfg=1.5), recipe=PRESETS["imagenet-latent"],
-    operations=(114e9, 3 * 2.4e9),
+    operations=(114e9, 2 * 2.4e9),
     systems={
         "unguided": System("DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"),
         "switched": System("scale 1.25 above t = 200, 3 below, no discriminator", _dit(**SWITCHED)),
@@ -103,11 +107,13 @@ DIT = Setting(
         "guided": System("DiT-XL/2-G++, discriminator trained here", _dit(**SWITCHED), "trained", time_min=DG_TIME_MIN,
                          published="DiT-XL/2-G++"),
     },
-    deviations=("How many generated images the authors trained on is not published; here 50,000.",))
+    deviations=("How many generated images the authors trained on is not published; here 50,000.",
+                "The authors save generated images as JPEG before they encode them; here they are encoded as they were drawn.",
+                "Images are encoded by the autoencoder that decodes, sd-vae-ft-mse; the authors encode with sd-vae-ft-ema."))
 ADM_G = DDPMSampling("ancestral", 250, classifier_scale=1.0)
 ADM = Setting(
     title="ADM on ImageNet at 256 pixels", network="adm-256", vae=None, classifier="adm-256-classifier",
-    fake=ADM_G, num_data=25_000, operations=(1114e9, 3 * 72e9),
+    fake=ADM_G, num_data=25_000, operations=(1114e9, 2 * 72e9),
     recipe=replace(PRESETS["authors-cond"], epochs=20, batch_size=128, split=(0.9, 0.1, 0.0)),
     systems={
         "unguided": System("ADM", DDPMSampling("ancestral", 250), published="ADM"),
@@ -188,17 +194,27 @@ class ImageNetRun:
         return model
 
     def make_real(self, path, paths):
-        """Latents of all training images, or crops of so many of them, drawn at random."""
+        """Latents of all training images, or crops of so many of them, drawn at random; and which images these are."""
         pictures = open_pictures(self.data)
+        if pictures.labels is None:
+            raise ValueError(f"{pictures.name}: has no labels; give a folder with a sub-folder for each class")
         if self.setting.vae:
             self.encode(path / "latents", pictures)
-            return
+        else:
+            self.crop(path / "images", pictures)
+        write_json(path / PICTURES, {"fingerprint": pictures.fingerprint()})
+
+    def check_real(self, path):
+        """ValueError where the training images of a finished stage are not those given: its key knows the folder's name alone."""
+        if (path / PICTURES).exists() and read_json(path / PICTURES)["fingerprint"] != open_pictures(self.data).fingerprint():
+            raise ValueError(f"{path} was made of other images than those of {self.data}; give those, or another --runs folder")
+
+    def crop(self, path, pictures):
         s = self.setting
         order = np.random.default_rng(0).permutation(len(pictures))[: s.num_data]
         if len(order) < s.num_data:
             raise ValueError(f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the whole training set")
-        store = SampleStore(path / "images", {"images": pictures.fingerprint(), "resolution": s.resolution}, range(s.num_data),
-                            s.part)
+        store = SampleStore(path, {"images": pictures.fingerprint(), "resolution": s.resolution}, range(s.num_data), s.part)
         for index in self.progress(store.pending(), desc="real images", unit="part"):
             places = order[store.batches()[index]]
             store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
@@ -208,8 +224,8 @@ class ImageNetRun:
 
     def encode(self, path, pictures):
         vae, settings = load_vae(self.resolve(self.setting.vae), self.device), Encoding(self.setting.resolution)
-        store = latent_store(path, pictures, vae, settings, self.setting.batch_size)
-        encode(vae, pictures, store, settings, self.device, self.progress)
+        store = latent_store(path, pictures, vae, settings, ENCODED)
+        encode(vae, pictures, store, settings, self.device, self.progress, notify=self.notify)
 
     def make_discriminator(self, path, paths):
         from dg.runtime.latents import load_set
@@ -224,7 +240,7 @@ class ImageNetRun:
     def guidance(self, paths, system: System) -> DiscriminatorGuidance | None:
         if system.head is None:
             return None
-        head = paths["train"] / "last.safetensors" if system.head == "trained" else self.resolve(system.head)
+        head = trained_head(paths["train"]) if system.head == "trained" else self.resolve(system.head)
         discriminator = load_discriminator(self.resolve(self.setting.classifier), head, device=self.device)
         return DiscriminatorGuidance(discriminator, (system.weight, 0.0), system.time_min)
 
@@ -235,10 +251,11 @@ class ImageNetRun:
         system = System("", s.fake) if fake else s.systems[name]
         count, seed = (s.num_data, FAKE_SEED) if fake else (s.num_images, 0)
         guidance, (first, step) = self.guidance(paths, system), self.shard or (0, 1)
+        described = describe(model, system.sampling, guidance)
         for part in range(first, -(-count // s.part), step):
             start = part * s.part
             sample(path / f"part-{part:04d}", model, system.sampling, seed + start, min(s.part, count - start), s.batch_size,
-                   guidance, self.device, progress=self.progress)
+                   guidance, self.device, described, progress=self.progress)
 
     # Measuring ------------------------------------------------------------------------------------------------------------
 
@@ -277,6 +294,12 @@ class ImageNetRun:
                 "extractor": read_json(paths["reference"] / "about.json"), "training": training_log(paths["train"])}
 
 
+def trained_head(folder: Path) -> Path:
+    """The head of lowest validation loss; the last where no images are kept for validation."""
+    best = folder / "best.safetensors"
+    return best if best.exists() else folder / "last.safetensors"
+
+
 def merged(folder: Path) -> Path:
     """A folder `all` beside the parts of a set of images, with links to all their shards, whose names tell them apart."""
     together = folder / "all"
@@ -298,6 +321,8 @@ def run(imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: 
     if imagenet.shard:
         _run_shard(imagenet, stages, plan, only)
         return None
+    if only is None or _builds_on(plan, only, "real"):
+        imagenet.check_real(stages.path(plan[0]))
     paths = stages.run_all(plan, only)
     if only:
         return None
@@ -306,6 +331,12 @@ def run(imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: 
     grids = {name: load_images(paths[f"sample-{name}"] / "part-0000").images for name in imagenet.setting.systems}
     imagenet_report.write(results, outcome, grids)
     return outcome
+
+
+def _builds_on(plan: list[Stage], name: str, other: str) -> bool:
+    """Whether a stage is the other one, or needs it."""
+    needs = {stage.name: stage.needs for stage in plan}
+    return name == other or any(_builds_on(plan, need, other) for need in needs.get(name, []))
 
 
 def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: str | None) -> None:

@@ -187,12 +187,13 @@ class SampleStore:
             raise ValueError(f"{self.outdir} holds {seeds}; use another folder, or extend the list that is there")
 
     def _retire_tail(self, count):
-        """Remove the last, short batch of a store of `count` seeds that is extended: a full one takes its place."""
-        for seeds in _partition(self.seeds[:count], self.batch_size):
-            if seeds not in self._batches:
-                for name in self._names(seeds) if self.save_type == "npz" else []:
-                    (self.outdir / name).unlink(missing_ok=True)
-                self._record(seeds).unlink(missing_ok=True)
+        """Remove the last batch of a store of `count` seeds that is extended, if it is short: a longer one takes its place."""
+        last = (count - 1) // self.batch_size
+        seeds = self.seeds[last * self.batch_size : count]
+        if seeds != self._batches[last]:
+            for name in self._names(seeds) if self.save_type == "npz" else []:
+                (self.outdir / name).unlink(missing_ok=True)
+            self._record(seeds).unlink(missing_ok=True)
         if count < len(self.seeds):
             (self.outdir / "dataset.json").unlink(missing_ok=True)
 

@@ -12,13 +12,14 @@ from PIL import Image
 from dg.dit import load_dit
 from dg.evaluation.features import load_extractor
 from dg.evaluation.metrics import statistics
-from dg.experiments.imagenet import SETTINGS, ImageNetRun, _run_shard, run
+from dg.experiments.imagenet import SETTINGS, ImageNetRun, _run_shard, run, trained_head
 from dg.experiments.imagenet_report import text_table
 from dg.experiments.stages import Stages
 from dg.runtime.catalogue import CATALOGUE
 from dg.runtime.datasets import load_images
-from dg.runtime.files import read_json
+from dg.runtime.files import plain, read_json
 from dg.runtime.progress import silent
+from dg.sampling import describe
 from guided_diffusion import EncoderUNetModel, create_classifier
 from tests import golden_fill
 from tests.dg.test_models import unet
@@ -133,6 +134,63 @@ def test_machines_take_parts_and_the_rest_is_made_afterwards(files, tmp_path):
         assert path.read_bytes() == (stage / path.parent.name / path.name).read_bytes()
 
 
+def test_networks_are_hashed_once_for_all_parts(files, tmp_path, monkeypatch):
+    """They are gigabytes."""
+    asked = []
+    monkeypatch.setattr("dg.experiments.imagenet.describe", lambda *args: asked.append(describe(*args)) or asked[-1])
+    monkeypatch.setattr("dg.experiments.common.describe", None)
+    monkeypatch.setattr("dg.experiments.common.generate", lambda *args, **kwargs: None)
+    experiment("imagenet-adm", files).make_images(tmp_path, {}, "classifier")
+    assert len(asked) == 1 and "classifier" in asked[0]
+    manifests = [read_json(path)["settings"] for path in sorted(tmp_path.glob("part-*/manifest.json"))]
+    assert manifests == [plain(asked[0])] * 2
+
+
+def test_training_images_of_the_same_folder_name_are_told_apart(files, tmp_path):
+    run(experiment("imagenet-adm", files), tmp_path / "runs", tmp_path, "", only="real")
+    other = experiment("imagenet-adm", files)
+    other.data = tmp_path / "elsewhere" / "train"
+    shutil.copytree(files / "train", other.data)
+    run(other, tmp_path / "runs", tmp_path, "", only="real")  # the same images
+    next(other.data.rglob("*.JPEG")).unlink()
+    assert other.plan()[0].settings == experiment("imagenet-adm", files).plan()[0].settings
+    for only in (None, "real", "train", "sample-guided", "measure-guided"):
+        with pytest.raises(ValueError, match=r"was made of other images than those of .*elsewhere/train; give those") as caught:
+            run(other, tmp_path / "runs", tmp_path, "", only=only)
+        assert "\n" not in str(caught.value)
+    run(other, tmp_path / "runs", tmp_path, "", only="reference")  # needs none
+    with pytest.raises(ValueError, match="there is no stage 'none'"):
+        run(other, tmp_path / "runs", tmp_path, "", only="none")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_training_images_without_labels_are_refused_before_anything_is_computed(name, tmp_path):
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (300, 300)).save(tmp_path / "flat" / "a.png")
+    flat = ImageNetRun(name, SETTINGS[name], tmp_path / "flat", silent, None, "cpu")
+    with pytest.raises(ValueError, match="flat: has no labels; give a folder with a sub-folder for each class"):
+        run(flat, tmp_path / "runs", tmp_path, "")
+    assert [path.name for path in (tmp_path / "runs").glob("*/*")] == ["seconds.json"]
+
+
+def test_latents_are_encoded_in_large_batches(files, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("dg.experiments.imagenet.load_vae", lambda *args: None)
+    monkeypatch.setattr("dg.experiments.imagenet.latent_store", lambda *args: sizes.append(args[-1]))
+    monkeypatch.setattr("dg.experiments.imagenet.encode", lambda *args, **kwargs: None)
+    dit = ImageNetRun("", replace(SETTINGS["imagenet-dit"], vae=str(files)), files / "train", silent, None, "cpu")
+    dit.make_real(tmp_path, {})
+    assert sizes == [256] and len(read_json(tmp_path / "pictures.json")["fingerprint"]) == 16
+
+
+def test_the_head_of_lowest_validation_loss_guides(tmp_path):
+    (tmp_path / "last.safetensors").touch()
+    assert trained_head(tmp_path).name == "last.safetensors"
+    (tmp_path / "best.safetensors").touch()
+    assert trained_head(tmp_path).name == "best.safetensors"
+    assert SETTINGS["imagenet-adm"].recipe.split[1], "keeps images for validation"
+
+
 def test_shards_are_for_what_generates_and_wait_for_what_they_need(files, tmp_path):
     adm = experiment("imagenet-adm", files, (0, 2))
     for only, told in ((None, "--shard is for stages that generate"), ("train", "--shard is for stages that generate"),
@@ -161,6 +219,21 @@ def test_the_cost_counts_both_passes_of_classifier_free_guidance_and_gradients()
     assert adm["sample-unguided"].gpu_hours < adm["sample-classifier"].gpu_hours < adm["sample-guided"].gpu_hours
 
 
+def test_a_gradient_through_frozen_weights_costs_as_much_as_the_evaluation():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = EncoderUNetModel(in_channels=3, out_channels=3, image_size=8, model_channels=64, num_res_blocks=1, channel_mult=[1],
+                           attention_resolutions=[]).eval().requires_grad_(False)
+    counted = []
+    for with_gradient in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            logits = net(torch.zeros(1, 3, 8, 8, requires_grad=with_gradient), torch.zeros(1))
+            if with_gradient:
+                logits.sum().backward()
+        counted.append(counter.get_total_flops())
+    assert counted[1] == pytest.approx(2 * counted[0], rel=0.05)
+
+
 def test_the_operations_are_those_of_the_networks():
     from torch._subclasses import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -175,7 +248,7 @@ def test_the_operations_are_those_of_the_networks():
                 call()
             counted.append(counter.get_total_flops() / 2)
     network, gradient = SETTINGS["imagenet-adm"].operations
-    assert counted == pytest.approx([network, gradient / 3], rel=0.01)
+    assert counted == pytest.approx([network, gradient / 2], rel=0.01)
 
 
 @pytest.mark.parametrize(("command", "told"), [
@@ -183,11 +256,22 @@ def test_the_operations_are_those_of_the_networks():
     ("imagenet-adm --data . --shard 2/2", "--shard 2/2: give I/N with I from 0 to N - 1"),
     ("imagenet-adm --data . --shard x", "--shard x: give I/N"),
     ("imagenet-adm --data . --profile smoke", "are not for imagenet-adm"),
+    ("imagenet-adm --data . --shard 0/2 --stage sample-guided --fresh", "--fresh would forget what other machines have made"),
     ("digits --shard 0/2", "--shard belongs to imagenet-dit and imagenet-adm, not to digits"),
 ])
 def test_what_does_not_fit_is_one_line(command, told):
     done = run_script("reproduce " + command)
     assert done.code == 2 and told in done.err and len(done.lines) == 1
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_gpus_may_round_to_tf32_as_the_authors_let_them(name, tmp_path, monkeypatch):
+    holders = torch.backends.cuda.matmul, torch.backends.cudnn
+    for holder in holders:
+        monkeypatch.setattr(holder, "allow_tf32", False)
+    done = run_script(f"reproduce {name} --data . --stage none --runs {{tmp}}/runs --results {{tmp}}/results", tmp=tmp_path)
+    assert done.code == 2 and "there is no stage 'none'" in done.err
+    assert all(holder.allow_tf32 for holder in holders)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -8,6 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from dg.runtime import store as store_module
 from dg.runtime.datasets import load_images
 from dg.runtime.files import sha256_of
 from dg.runtime.store import SampleStore
@@ -153,6 +154,29 @@ def test_a_longer_list_extends_the_store(tmp_path, monkeypatch, how):
     store.finish()
     new = contents(tmp_path / "new")
     assert {k: v for k, v in contents(tmp_path).items() if not k.startswith("new")} == new
+
+
+@pytest.mark.parametrize(("before", "after", "pending"), [
+    (8, 12, [2]), (8, 9, [2]),  # a full batch stays
+    (10, 11, [2]), (10, 12, [2]), (3, 4, [0]), (1, 9, [0, 1, 2]),  # a short one goes
+])
+def test_only_a_short_last_batch_is_made_again(tmp_path, before, after, pending):
+    fill(SampleStore(tmp_path / "grown", SETTINGS, range(before), 4))
+    assert fill(store := SampleStore(tmp_path / "grown", SETTINGS, range(after), 4)).pending() == [] and store.damaged == []
+    fill(SampleStore(tmp_path / "new", SETTINGS, range(after), 4))
+    assert contents(tmp_path / "grown") == contents(tmp_path / "new")
+    fill(SampleStore(tmp_path / "again", SETTINGS, range(before), 4))
+    assert SampleStore(tmp_path / "again", SETTINGS, range(after), 4).pending() == pending
+
+
+def test_a_store_of_many_batches_is_extended_without_looking_through_them(tmp_path, monkeypatch):
+    class Batches(list):
+        def __contains__(self, batch):
+            raise AssertionError("looks for a batch among all")
+
+    monkeypatch.setattr("dg.runtime.store._partition", lambda *args, cut=store_module._partition: Batches(cut(*args)))
+    fill(SampleStore(tmp_path, SETTINGS, range(10), 4))
+    assert SampleStore(tmp_path, SETTINGS, range(18), 4).pending() == [2, 3, 4]
 
 
 def test_other_settings_seeds_and_files_are_refused(tmp_path):
