@@ -41,7 +41,9 @@ from dg.evaluation.measure import measure
 from dg.evaluation.metrics import frechet_distance
 from dg.evaluation.report import text_of
 from dg.evaluation.uncertainty import summarise_repeats
+from dg.experiments import mnist_report
 from dg.experiments.common import compare, one_thread, sample, training_log
+from dg.experiments.mnist_report import MODELS, SYSTEMS
 from dg.experiments.provenance import provenance
 from dg.experiments.stages import Stage, Stages
 from dg.guidance import DiscriminatorGuidance
@@ -49,7 +51,7 @@ from dg.pretraining import build_score_network, train_score_network
 from dg.pretraining_recipes import SCORE_PRESETS, ScoreTraining
 from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.catalogue import CATALOGUE
-from dg.runtime.datasets import ImageSet, load_images, to_float
+from dg.runtime.datasets import load_images, to_float
 from dg.runtime.files import atomic_write, cache_folder, plain, read_json, write_json
 from dg.runtime.image_stream import stream_of
 from dg.runtime.training_state import step_generator
@@ -58,8 +60,6 @@ from dg.training import train_discriminator
 from guided_diffusion import training_losses
 
 METRICS = ("fd", "kid", "precision", "recall")
-MODELS = {"edm": "EDM", "ddpm": "DDPM", "vae": "VAE"}
-SYSTEMS = {"edm": "EDM", "edm_guided": "EDM, guided", "ddpm": "DDPM", "ddpm_guided": "DDPM, guided", "vae": "VAE"}
 FAKE_SEED, ORDER_SEED, TEST_LOSS_IMAGES = 10_000_000, 0, 256
 
 
@@ -119,8 +119,6 @@ def run(settings: Settings | None, folder: Path, results: Path, command: str, de
     settings  None: for a GPU or for a CPU, as the device is
     data      MNIST as `load_images` takes it; None: torchvision's download, or the embedded digits where that fails
     """
-    from dg.experiments import mnist_report
-
     gpu = torch.device(device).type == "cuda"
     settings = settings or (Settings() if gpu else CPU)
     settings = replace(settings, conditional=conditional)
@@ -399,12 +397,4 @@ class Comparison:
 
 def text_table(outcome: dict) -> str:
     """The metrics for a terminal."""
-    from dg.experiments import mnist_report
-
     return text_of([mnist_report.COLUMNS, *mnist_report.rows(outcome)])
-
-
-def images_of(paths, system, count: int | None = None) -> ImageSet:
-    """The first samples of a system."""
-    images = load_images(paths[f"sample-{system}"] / "set0")
-    return images.take(min(count, len(images))) if count else images

@@ -12,11 +12,12 @@ from dg.evaluation import figures
 from dg.evaluation.figures.style import mean_sd
 from dg.evaluation.report import Card, Code, Document, Note, Picture, Section, Table, write_markdown, write_report
 from dg.evaluation.significance import paired_t
-from dg.experiments.mnist import MODELS, SYSTEMS, images_of
-from dg.runtime.datasets import to_uint8
+from dg.runtime.datasets import ImageSet, load_images, to_uint8
 from dg.sampling import draw_images
 from dg.trace import Trace
 
+MODELS = {"edm": "EDM", "ddpm": "DDPM", "vae": "VAE"}
+SYSTEMS = {"edm": "EDM", "edm_guided": "EDM, guided", "ddpm": "DDPM", "ddpm_guided": "DDPM, guided", "vae": "VAE"}
 COLUMNS = ["", "FD", "KID", "precision", "recall", "bits/dim"]
 COST_COLUMNS = ["", "parameters", "training", "evaluations", "s / 1,000 images"]
 KIND = {"edm": "probability flow", "ddpm": "bound", "vae": "bound"}
@@ -253,3 +254,9 @@ def _deviations(outcome) -> list:
     found.append(Note("The VAE is no strong one (published ones with more latents and flows do better); it is here as the "
                       "comparison that MNIST projects usually make."))
     return found
+
+
+def images_of(paths, system, count: int | None = None) -> ImageSet:
+    """The first samples of a system."""
+    images = load_images(paths[f"sample-{system}"] / "set0")
+    return images.take(min(count, len(images))) if count else images
