@@ -20,7 +20,8 @@ SCORE = "pretrain score " + TINY + "--batch 150 --cond --augment 0.3 --dropout 0
 CLASSIFIER = "pretrain classifier --preset mnist --data digits:train --outdir {out} --batch 8 "
 # Runs a script that gets a signal in the middle of its seventh step.
 STOPPED = """
-import os, runpy, sys, torch
+import os, runpy, signal, sys, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
 number, sys.argv = int(sys.argv[1]), sys.argv[2:]
 def stopping(optimizer):
     step, calls = optimizer.step, []

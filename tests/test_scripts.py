@@ -179,7 +179,8 @@ def test_an_extended_run_equals_a_longer_one(at):
 
 # Runs a script and sends it a signal when its second shard is written but does not bear its name yet.
 STOPPED = """
-import os, runpy, sys
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
 number, *sys.argv = sys.argv[1:]
 replace, shards = os.replace, []
 
