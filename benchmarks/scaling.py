@@ -41,11 +41,12 @@ def run(network: str, processes: int, batch: int, images: int, steps: int, devic
         ended = [os.wait4(process.pid, 0) for process in started]
         for process, (_, status, _) in zip(started, ended, strict=True):
             process.returncode = os.waitstatus_to_exitcode(status)
-        log = Path(folder, "0.log").read_text()
-    if any(process.returncode for process in started):
-        raise ValueError(log.splitlines()[-1])
+        told = [Path(log.name).read_text() for log in logs]
+    for process, log in zip(started, told, strict=True):
+        if process.returncode:
+            raise ValueError(f"a process ended with exit code {process.returncode}: {(log.splitlines() or ['no message'])[-1]}")
     peak = max(usage.ru_maxrss for _, _, usage in ended) / 2 ** (30 if sys.platform == "darwin" else 20)
-    return {"processes": processes, "batch": batch, "images": images, "images/s": float(SPEED.findall(log)[-1]),
+    return {"processes": processes, "batch": batch, "images": images, "images/s": float(SPEED.findall(told[0])[-1]),
             "GiB of a process": peak}
 
 

@@ -190,7 +190,7 @@ def run(command: click.Command, resumes: bool = True) -> None:
     name = os.path.basename(sys.argv[0])
     again = "the same command again goes on where this one stopped" if resumes else "give the command again"
     try:
-        sys.exit(command.main(standalone_mode=False) or 0)
+        code = command.main(standalone_mode=False) or 0
     except click.ClickException as error:
         _leave(f"{name}: {error.format_message()}", 2)
     except (KeyboardInterrupt, click.Abort):
@@ -204,6 +204,7 @@ def run(command: click.Command, resumes: bool = True) -> None:
         if os.environ.get("DG_DEBUG"):
             raise
         _leave(f"{name}: {error}", 2 if isinstance(error, ValueError) else 1)
+    _exit(code)
 
 
 def _terminate(number, frame):
@@ -216,4 +217,13 @@ def _leave(message: str, code: int) -> None:
             bar.close()  # ends its line, so that the message has its own
     if message:
         click.echo(" ".join(message.split()), err=True)
-    sys.exit(code)
+    _exit(code)
+
+
+def _exit(code: int) -> None:
+    """Of several processes each ends at once: a thread of gloo that outlives the interpreter would abort it now and then."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
