@@ -2,10 +2,13 @@
 
 import itertools
 import math
+from textwrap import fill
 
 import numpy as np
 
 from dg.evaluation.figures.style import GUIDED, INK, MUTED, OTHER, REAL, UNGUIDED, WIDTH, drawing, mean_sd, note
+
+LABEL = 26  # letters in a line of a bar's label
 
 
 def distance_sweep(path, settings, mean, sd, baseline=None, floor=None, chosen=None, xlabel="guidance weight",
@@ -55,7 +58,7 @@ def metric_bars(path, metrics, names, floor="floor", title="Mean and standard de
                               va="center", fontsize=10)
             if metric in metrics.get(floor, {}):
                 line = axes.axvline(metrics[floor][metric]["mean"], color=REAL, linewidth=2.2)
-            axes.set_yticks(range(len(systems[metric])), systems[metric])
+            axes.set_yticks(range(len(systems[metric])), [fill(system, LABEL) for system in systems[metric]])
             axes.set_ylim(len(systems[metric]) - 0.5, -0.5)
             axes.margins(x=0.42)
             axes.locator_params(axis="x", nbins=6)
