@@ -213,17 +213,12 @@ def _precision(bf16, fp16):
 
 
 def _images(data, ranks, latents=False):
-    """The training images, or latents if allowed; the first process loads them before the others, for it may have to
-    download them."""
+    """The training images, or latents if allowed."""
     from dg.runtime.datasets import load_images
     from dg.runtime.latents import load_set
 
-    if not ranks.first:
-        ranks.wait()
-    images = load_set(data) if latents else load_images(data)
-    if ranks.first:
-        ranks.wait()
-    return images
+    with ranks.first_alone():
+        return load_set(data) if latents else load_images(data)
 
 
 def _heldout(source, images):

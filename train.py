@@ -100,7 +100,8 @@ def main(data, sample_dir, save_dir, num_data, img_resolution, extractor, pretra
     settings = replace(PRESETS[preset], **{name: value for name, value in changes.items() if value is not None})
     with process_group(on_gpus=True) as ranks:
         device = console.pick_device(device, ranks.rank)
-        real, fake = (drawn(load_set(source), num_data, settings.seed) for source in _first_alone((data, sample_dir), ranks))
+        with ranks.first_alone():
+            real, fake = (drawn(load_set(source), num_data, settings.seed) for source in (data, sample_dir))
         if img_resolution not in (None, real.resolution):
             raise ValueError(f"{real.name}: {real.what} of {real.resolution} pixels, but --img_resolution is {img_resolution}")
         check_sets(real, fake, settings)
@@ -114,15 +115,6 @@ def main(data, sample_dir, save_dir, num_data, img_resolution, extractor, pretra
             return
     training_curves(Path(save_dir) / "curves.png", log)
     _tell(Path(save_dir), log)
-
-
-def _first_alone(items, ranks):
-    """The items, at the first process before the others: it may have to download them."""
-    if not ranks.first:
-        ranks.wait()
-    yield from items
-    if ranks.first:
-        ranks.wait()
 
 
 def _file(name):

@@ -11,9 +11,9 @@ from dg.ddpm_recipes import DDPMTraining
 from dg.runtime.datasets import ImageSet, to_float
 from dg.runtime.files import plain
 from dg.runtime.progress import Progress, silent
-from dg.runtime.ranks import Ranks
+from dg.runtime.ranks import ALONE, Ranks
 from dg.runtime.training_state import step_generator
-from dg.steps import ALONE, Run, Stepper, Values, update_average
+from dg.steps import Run, Stepper, Values, update_average
 from guided_diffusion import training_losses
 
 RISE = 0.25  # part of the steps over which the learning rate rises, as in MNISTDiffusion

@@ -16,10 +16,8 @@ from dg.runtime.latents import LatentStore
 from dg.runtime.memory import in_parts
 from dg.runtime.pictures import Pictures
 from dg.runtime.progress import Progress, Stopped, silent
-from dg.runtime.ranks import Ranks, WorkList
+from dg.runtime.ranks import ALONE, Ranks, WorkList
 from dg.runtime.training_state import step_generator
-
-ALONE = Ranks()
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from dg.pretraining_recipes import CLASSIFIER_PRESETS, NoisyClassifierTraining
 from dg.runtime.files import plain
 from dg.runtime.latents import AnySet, LatentSet
 from dg.runtime.progress import Progress, silent
-from dg.runtime.ranks import Ranks
+from dg.runtime.ranks import ALONE, Ranks
 from dg.runtime.training_state import step_generator
-from dg.steps import ALONE, Run, Stepper, Values
+from dg.steps import Run, Stepper, Values
 from guided_diffusion import EncoderUNetModel
 
 __all__ = ["CLASSIFIER_PRESETS", "NoisyClassifierTraining", "build_noisy_classifier", "noisy_accuracy",

@@ -25,7 +25,7 @@ def fastest(net, device, num_steps: int = 18) -> str:
     """The fastest precision whose images are within 2 levels of 255 of float32's for 99.9% of their values.
 
     float16 on GPUs; bfloat16 on CPUs that have instructions for it, for EDM's networks unless they are narrow; else, and for
-    few sampling steps, float32. How far images are off: docs/speed.md; float16 has not been measured on trained networks.
+    few sampling steps, float32. How far images are off: docs/speed.md; float16 has been measured on a CPU alone.
     """
     if not isinstance(net, edm.Preconditioner) or num_steps < MIN_STEPS:
         return "float32"

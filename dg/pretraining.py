@@ -12,9 +12,9 @@ from dg.pretraining_recipes import PRECONDITIONING, SCORE_PRESETS, ScoreTraining
 from dg.runtime.datasets import ImageSet, to_float
 from dg.runtime.files import atomic_write, plain
 from dg.runtime.progress import Progress, silent
-from dg.runtime.ranks import Ranks
+from dg.runtime.ranks import ALONE, Ranks
 from dg.runtime.training_state import step_generator
-from dg.steps import ALONE, Run, Stepper, Values, update_average
+from dg.steps import Run, Stepper, Values, update_average
 
 __all__ = ["SCORE_PRESETS", "ScoreTraining", "build_score_network", "score_recipe", "train_score_network"]
 

@@ -20,10 +20,9 @@ from dg.precision import Careful, autocast
 from dg.runtime.datasets import to_uint8
 from dg.runtime.memory import in_parts
 from dg.runtime.progress import Progress, Stopped, silent
-from dg.runtime.ranks import Ranks, WorkList
+from dg.runtime.ranks import ALONE, Ranks, WorkList
 from dg.runtime.store import SampleStore
 
-ALONE = Ranks()
 ABLATION = ("solver", "discretization", "schedule", "scaling")
 
 

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from dg.runtime.files import write_text
 from dg.runtime.progress import Progress, Stopped
-from dg.runtime.ranks import Ranks
+from dg.runtime.ranks import ALONE, Ranks
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
 
-ALONE = Ranks()
 LOG_STEPS = 50  # an entry of the log is the mean over so many steps
 OBSERVE_STEPS = 250  # between two looks at what a training has learned, a multiple of LOG_STEPS
 Values = dict[str, Tensor]  # scalars of a step; the gradient is that of "loss"

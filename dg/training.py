@@ -18,12 +18,11 @@ from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.datasets import ImageSet
 from dg.runtime.files import plain, writable_folder, write_json, write_text
 from dg.runtime.progress import Progress, Stopped, silent
-from dg.runtime.ranks import Ranks
+from dg.runtime.ranks import ALONE, Ranks
 from dg.runtime.training_state import Every, load_state, save_state, step_generator
 from dg.training_data import check_discriminator, check_sets, epoch_order, noisy_batch, split_sets
 from dg.training_metrics import evaluate
 
-ALONE = Ranks()
 __all__ = ["PRESETS", "DiscriminatorTraining", "Trainer", "best_entry", "check_sets", "train_discriminator"]
 
 

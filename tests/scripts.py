@@ -3,9 +3,11 @@
 import contextlib
 import importlib
 import io
+import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,16 @@ def succeed(command, **places):
     done = run(command, **places)
     assert done.code == 0, done.err
     return done
+
+
+def start_together(command, places, python=(), world=2, **streams):
+    """A script in several processes, as torchrun starts them; standard error is kept, and what `streams` names."""
+    script, *arguments = words(command, places)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+    return [subprocess.Popen([sys.executable, *python, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, **group, "RANK": str(rank)}, **streams) for rank in range(world)]
 
 
 def run_apart(command, python=(), **places):

@@ -1,11 +1,8 @@
 """fid.py by its command lines: what it measures, writes, draws and refuses."""
 
 import json
-import os
 import re
-import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from PIL import Image
 
 from benchmarks.random_weights import write_random_weights
 from dg.runtime.datasets import load_images
-from tests.scripts import ROOT, run, succeed, words
+from tests.scripts import run, start_together, succeed
 
 IN = "--features {features} "
 PIXELS = "--features pixels "
@@ -148,13 +145,7 @@ def test_published_spellings_of_options(at, digits, tmp_path):
 
 def test_two_processes_measure_what_one_measures(at, digits):
     command = "fid --images {digits} --ref digits:heldout --batch 16 --json " + IN
-    script, *arguments = words(command, {**at, "digits": digits})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, text=True, env={**os.environ, **group, "RANK": str(rank)})
-                 for rank in range(2)]
+    processes = start_together(command, {**at, "digits": digits}, stdout=subprocess.PIPE)
     texts = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
     assert texts[1] == ("", "")

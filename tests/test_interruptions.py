@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -17,21 +16,11 @@ import pytest
 from safetensors.torch import load_file
 
 from dg.runtime.files import sha256_of
-from tests.scripts import GENERATE, ROOT, TRAIN, TWELVE, contents, run, run_apart, succeed, words
+from tests.scripts import GENERATE, ROOT, TRAIN, TWELVE, contents, run, run_apart, start_together, succeed, words
 
 # ---- generate.py
 
 MANY = "generate --network {net} --outdir {out} --num_samples 512 --batch 8 --steps 6 --grid 0"
-
-
-def start(command, places, world=2):
-    """A script in several processes, as torchrun starts them."""
-    script, *arguments = words(command, places)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
-    return [subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, **group, "RANK": str(rank)}) for rank in range(world)]
 
 
 def complete(folder):
@@ -56,7 +45,7 @@ def wait_for_more(folder, count, processes, seconds=60):
 def test_twenty_kills_of_two_processes_leave_the_bytes_of_an_undisturbed_run(at):
     moments, done, kills = random.Random(20), 0, 0
     while kills < 20:
-        processes = start(MANY, at)
+        processes = start_together(MANY, at)
         if moments.random() < 0.75:  # else while it starts
             wait_for_more(at["out"], done, processes)
         for process in moments.sample(processes, 2):
@@ -76,7 +65,7 @@ def test_twenty_kills_of_two_processes_leave_the_bytes_of_an_undisturbed_run(at)
 
 @pytest.mark.slow
 def test_when_one_process_is_killed_the_other_says_so_and_a_rerun_finishes(at):
-    processes = start(MANY, at)
+    processes = start_together(MANY, at)
     wait_for_more(at["out"], 4, processes)
     processes[1].kill()
     errors = [process.communicate()[1] for process in processes]
@@ -89,7 +78,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_a_rerun_finishes(at):
 
 @pytest.mark.slow
 def test_sigterm_ends_all_processes_in_good_order(at):
-    processes = start(MANY, at)
+    processes = start_together(MANY, at)
     wait_for_more(at["out"], 4, processes)
     processes[1].terminate()  # one is enough: it tells the others
     errors = [process.communicate()[1] for process in processes]
@@ -229,7 +218,7 @@ def test_sigterm_saves_a_training_and_ends_in_good_order(command, at):
 def test_two_processes_train_what_one_trains(at):
     command = HEAD.replace("--epoch 12", "--epoch 2")
     succeed(command, **at)
-    processes = start(command, at | {"out": at["tmp"] / "two"})
+    processes = start_together(command, at | {"out": at["tmp"] / "two"})
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert "last.safetensors" in errors[0] and errors[1] == ""
@@ -244,7 +233,7 @@ def test_two_processes_train_what_one_trains(at):
                                      HEAD.replace("--epoch 12", "--epoch 4000")], ids=["pretrain", "train"])
 @pytest.mark.parametrize("asked", [0, 1])
 def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
-    processes = start(command, at)
+    processes = start_together(command, at)
     time.sleep(12)  # it trains now, or will find the request when it begins
     processes[asked].terminate()
     errors = [process.communicate(timeout=120)[1] for process in processes]
@@ -257,7 +246,7 @@ def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
 @pytest.mark.parametrize("command", [SCORE.replace("60", "20000"), HEAD.replace("--epoch 12", "--epoch 4000")],
                          ids=["pretrain", "train"])
 def test_a_training_that_is_left_alone_says_so(command, at):
-    processes = start(command, at)
+    processes = start_together(command, at)
     time.sleep(12)
     processes[1].kill()
     error = processes[0].communicate(timeout=120)[1]

@@ -1,11 +1,7 @@
 """Latents by the command line: encoded, killed, shared, learned on, and what is refused."""
 
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,7 +14,7 @@ from dg.discriminator import load_discriminator
 from dg.runtime.files import sha256_of
 from dg.runtime.latents import load_latents
 from guided_diffusion import load_encoder
-from tests.scripts import ROOT, contents, run, run_apart, succeed, words
+from tests.scripts import contents, run, run_apart, start_together, succeed
 from tests.tiny_vae import tiny_vae
 
 pytestmark = pytest.mark.diffusers
@@ -90,19 +86,9 @@ def test_encoding_tells_what_it_did(at, latents):
     assert done.code == 2 and "other settings (sample true there, false here)" in done.lines[-1]
 
 
-def start(command, places, python=(), world=2):
-    """A script in several processes, as torchrun starts them."""
-    script, *arguments = words(command, places)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
-    return [subprocess.Popen([sys.executable, *python, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, **group, "RANK": str(rank)}) for rank in range(world)]
-
-
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(at, latents):
-    processes = start(ENCODE, at)
+    processes = start_together(ENCODE, at)
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert contents(at["out"]) == contents(latents["real"])
@@ -122,7 +108,7 @@ def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(at):
     command, moments = ENCODE.replace("--batch 4", "--batch 1") + "--flip", random.Random(3)
     for _ in range(3):
         before = len(list(at["out"].glob("*.npz")))
-        processes = start(command, at, ["-c", SLOW])
+        processes = start_together(command, at, ["-c", SLOW])
         while all(process.poll() is None for process in processes) and len(list(at["out"].glob("*.npz"))) <= before + 1:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))

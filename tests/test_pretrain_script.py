@@ -1,19 +1,15 @@
 """pretrain.py by its command line: trainings that are shared, killed and gone on with, and what is refused."""
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 
 import pytest
 
 import edm
 from dg.pretraining_recipes import CLASSIFIER_PRESETS, SCORE_PRESETS
 from guided_diffusion import load_encoder
-from tests.test_scripts import ROOT, contents, run, run_apart, succeed, words
+from tests.scripts import contents, run, run_apart, start_together, succeed
 
 TINY = "--data digits:train --outdir {out} --batch 8 --cbase 8 --cres 1,2 "
 SCORE = "pretrain score " + TINY + "--batch 150 --cond --augment 0.3 --dropout 0.2 --snap 1 --steps 8 "
@@ -73,12 +69,7 @@ def test_a_stopped_classifier_goes_on_to_the_same_bytes(tmp_path):
 
 def together(command, **places):
     """The errors of two processes of one run, as torchrun starts them."""
-    script, *arguments = words(command, places)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                                  env={**os.environ, **group, "RANK": str(rank)}) for rank in range(2)]
+    processes = start_together(command, places)
     errors = [process.communicate(timeout=120)[1] for process in processes]
     return [process.returncode for process in processes], errors
 

@@ -5,9 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import zlib
 from unittest import mock
 
@@ -27,7 +24,7 @@ from dg.sampling import Made
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import create_classifier
 from tests.golden_fill import fill
-from tests.scripts import GENERATE, ROOT, TRAIN, TWELVE, contents, pixels, run, run_apart, succeed, words
+from tests.scripts import GENERATE, TRAIN, TWELVE, contents, pixels, run, run_apart, start_together, succeed
 
 # ---- pretrain.py
 
@@ -198,12 +195,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_two_processes_make_what_one_makes(at):
     """As torchrun starts them."""
-    script, *arguments = words(GENERATE + "--seeds 0-11 --batch 4", at)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                                  env={**os.environ, **group, "RANK": str(rank)}) for rank in range(2)]
+    processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at)
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert f"12 images in {at['out']}" in errors[0] and errors[1] == ""

@@ -11,9 +11,9 @@ from dg.baselines.vae import VAE, elbo
 from dg.runtime.datasets import ImageSet, to_float
 from dg.runtime.files import plain
 from dg.runtime.progress import Progress, silent
-from dg.runtime.ranks import Ranks
+from dg.runtime.ranks import ALONE, Ranks
 from dg.runtime.training_state import step_generator
-from dg.steps import ALONE, Run, Stepper, Values
+from dg.steps import Run, Stepper, Values
 
 
 def build_vae(data: ImageSet, network: dict, seed: int) -> VAE:

@@ -17,9 +17,7 @@ from dg.runtime.image_stream import ImageStream
 from dg.runtime.images import one_line
 from dg.runtime.memory import in_parts
 from dg.runtime.progress import Progress, silent
-from dg.runtime.ranks import Ranks
-
-ALONE = Ranks()
+from dg.runtime.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

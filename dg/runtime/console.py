@@ -16,8 +16,7 @@ import click
 from dg.runtime.progress import Progress, Stopped, silent
 
 __all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "allow_tf32", "compute_exactly", "given", "keep_memory", "notify",
-           "pick_device",
-           "progress", "refuse", "run", "silent", "stoppable"]
+           "pick_device", "progress", "refuse", "run", "silent", "stoppable"]
 
 
 class Flag(click.Option):

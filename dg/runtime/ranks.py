@@ -38,6 +38,15 @@ class Ranks:
             with _all_there():
                 torch.distributed.barrier()
 
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """What is done within is done by the first process before the others: it may have to download."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
     def sum_(self, tensors: list) -> None:
         """Replace every tensor by its sum over the processes, the same bits in all of them; one message for all tensors."""
         if self.world == 1:
@@ -81,6 +90,9 @@ class Ranks:
         with _all_there():
             torch.distributed.broadcast_object_list(items)
         return items[0]
+
+
+ALONE = Ranks()
 
 
 class WorkList:
