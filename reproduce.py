@@ -30,43 +30,124 @@ EXPERIMENTS = {  # name: module of dg.experiments, and what its `run` is told be
     "mnist": ("mnist", {"conditional": False}),
     "mnist-cond": ("mnist", {"conditional": True}),
 }
-STUDIES = ("recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps", "significance", "lora",
-           "ensemble")
+STUDIES = (
+    "recipes",
+    "extractors",
+    "epochs",
+    "selection",
+    "weights",
+    "window",
+    "churn",
+    "steps",
+    "significance",
+    "lora",
+    "ensemble",
+)
 IMAGENET = ("imagenet-dit", "imagenet-adm")
 WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "cifar10-jpeg-16", "mnist", "mnist-14")
 
 
 @click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
 @click.argument("name", default="digits", metavar="[NAME]")
-@click.option("--world", type=click.Choice(WORLDS), help="Where to run a study.  [default: cifar10-uncond, churn: cifar10-cond]")
-@click.option("--profile", type=click.Choice(["full", "smoke"]), default="full",
-              help="smoke: tiny and meaningless, to see that everything runs.")
-@click.option("--dry-run", is_flag=True, help="Print the stages of a study and what they would cost, and run nothing.")
-@click.option("--stage", metavar="STAGE", help="Run this stage of a study and what it needs, and nothing else.")
-@click.option("--samples", type=click.IntRange(min=2), metavar="N", help="Images of every system in all.  [default: the world's]")
-@click.option("--seeds-per-set", type=click.IntRange(min=2), metavar="N",
-              help="Images of a measured set; --samples / N sets.  [default: the world's]")
-@click.option("--shard", metavar="I/N", help="Of imagenet: make only every N-th part of the images of --stage, from part I on, "
-              "counted from 0. Without it afterwards the rest is made and measured.")
-@click.option("--fresh", is_flag=True, help="Forget what earlier runs made; of a study: everything in its world.")
-@click.option("--data", metavar="PATH", help="Data set of the experiment, where it is not embedded or downloaded.")
+@click.option(
+    "--world",
+    type=click.Choice(WORLDS),
+    help="Where to run a study.  [default: cifar10-uncond, churn: cifar10-cond]",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["full", "smoke"]),
+    default="full",
+    help="smoke: tiny and meaningless, to see that everything runs.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the stages of a study and what they would cost, and run nothing.",
+)
+@click.option(
+    "--stage",
+    metavar="STAGE",
+    help="Run this stage of a study and what it needs, and nothing else.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Images of every system in all.  [default: the world's]",
+)
+@click.option(
+    "--seeds-per-set",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Images of a measured set; --samples / N sets.  [default: the world's]",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Of imagenet: make only every N-th part of the images of --stage, from part I on, "
+    "counted from 0. Without it afterwards the rest is made and measured.",
+)
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Forget what earlier runs made; of a study: everything in its world.",
+)
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Data set of the experiment, where it is not embedded or downloaded.",
+)
 @click.option("--runs", default="runs", metavar="DIR", help="Where intermediate files stay.")
-@click.option("--results", default="results", metavar="DIR", help="Where results.json, pictures and report go.")
-@click.option("--publish", is_flag=True, help="Copy results and pictures to docs/results/NAME, fill the README.")
+@click.option(
+    "--results",
+    default="results",
+    metavar="DIR",
+    help="Where results.json, pictures and report go.",
+)
+@click.option(
+    "--publish",
+    is_flag=True,
+    help="Copy results and pictures to docs/results/NAME, fill the README.",
+)
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
-def main(name, world, profile, dry_run, stage, samples, seeds_per_set, shard, fresh, data, runs, results, publish, device):
+def main(
+    name,
+    world,
+    profile,
+    dry_run,
+    stage,
+    samples,
+    seeds_per_set,
+    shard,
+    fresh,
+    data,
+    runs,
+    results,
+    publish,
+    device,
+):
     if publish and profile != "full":
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
     suffix = "" if profile == "full" else f"-{profile}"
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    common = dict(command=command, device=console.pick_device(device), progress=console.progress, notify=console.notify)
+    common = dict(
+        command=command,
+        device=console.pick_device(device),
+        progress=console.progress,
+        notify=console.notify,
+    )
     if shard and name not in IMAGENET:
         raise click.UsageError(f"--shard belongs to {' and '.join(IMAGENET)}, not to {name}.")
     if shard and fresh:
-        raise click.UsageError("--fresh would forget what other machines have made with --shard; leave one of the two out.")
+        raise click.UsageError(
+            "--fresh would forget what other machines have made with --shard; leave one of the two out."
+        )
     if name in IMAGENET:
         if world or seeds_per_set or profile == "smoke":
-            raise click.UsageError(f"--world, --seeds-per-set and --profile smoke are not for {name}.")
+            raise click.UsageError(
+                f"--world, --seeds-per-set and --profile smoke are not for {name}."
+            )
         imagenet = _imagenet(name, data, samples, shard, common)
         run_folder, folder, target = Path(runs) / name, Path(results) / name, name
         if dry_run:
@@ -75,15 +156,23 @@ def main(name, world, profile, dry_run, stage, samples, seeds_per_set, shard, fr
         outcome, table = _run_imagenet(imagenet, run_folder, folder, fresh, stage, command)
     elif name in EXPERIMENTS:
         if dry_run or stage or samples or seeds_per_set or world:
-            raise click.UsageError(f"--world, --dry-run, --stage, --samples, --seeds-per-set belong to studies, not to {name}.")
-        outcome, folder, table = _experiment(name, profile, Path(runs) / (name + suffix), Path(results) / (name + suffix), fresh,
-                                             dict(common, data=data))
+            raise click.UsageError(
+                f"--world, --dry-run, --stage, --samples, --seeds-per-set belong to studies, not to {name}."
+            )
+        outcome, folder, table = _experiment(
+            name,
+            profile,
+            Path(runs) / (name + suffix),
+            Path(results) / (name + suffix),
+            fresh,
+            dict(common, data=data),
+        )
         target = name
     else:
         request = _request(name, world, profile, data, samples, seeds_per_set)
         run_folder = Path(runs) / (request.world_name + suffix)
         if dry_run:
-            from dg.experiments.stages import Stages
+            from dg.experiments.pipeline import Stages
             from dg.experiments.study import StudyRun
 
             plan = StudyRun(request, Stages(run_folder), common["device"]).plan()
@@ -97,7 +186,7 @@ def main(name, world, profile, dry_run, stage, samples, seeds_per_set, shard, fr
     click.echo(f"report: {folder / 'report.html'}")
     if publish:
         from dg.experiments import publish as publishing
-        from dg.experiments import readme
+        from dg.experiments import readme_tables as readme
 
         click.echo(f"published to {publishing.publish(folder, target)}")
         readme.fill()
@@ -107,7 +196,7 @@ def _experiment(name, profile, run_folder, result_folder, fresh, common):
     """Run an experiment that has a module of its own."""
     from importlib import import_module
 
-    from dg.experiments.stages import Stages
+    from dg.experiments.pipeline import Stages
     from dg.runtime.files import writable_folder
 
     module, told = EXPERIMENTS[name]
@@ -116,7 +205,9 @@ def _experiment(name, profile, run_folder, result_folder, fresh, common):
         writable_folder(folder)
     if fresh:
         Stages(run_folder).clear()
-    outcome = experiment.run(experiment.PROFILES[profile], run_folder, result_folder, **common, **told)
+    outcome = experiment.run(
+        experiment.PROFILES[profile], run_folder, result_folder, **common, **told
+    )
     return outcome, result_folder, experiment.text_table(outcome)
 
 
@@ -131,9 +222,9 @@ def _request(name, world, profile, data, samples, seeds_per_set):
         raise click.UsageError(f"there is no experiment {name!r}; there are: {known}.")
     from dataclasses import replace
 
+    from dg.experiments.settings import WORLDS as SETTINGS
+    from dg.experiments.settings import smoke
     from dg.experiments.study import Request
-    from dg.experiments.worlds import WORLDS as SETTINGS
-    from dg.experiments.worlds import smoke
 
     world = world or ("cifar10-cond" if name == "churn" else "cifar10-uncond")
     settings = SETTINGS[world]
@@ -143,14 +234,16 @@ def _request(name, world, profile, data, samples, seeds_per_set):
         settings = smoke(settings)
     size = seeds_per_set or (min(settings.num_images, samples) if samples else settings.num_images)
     if samples is not None and samples % size:
-        raise click.UsageError(f"--samples {samples} is no multiple of the {size} images of a set; change one of them.")
+        raise click.UsageError(
+            f"--samples {samples} is no multiple of the {size} images of a set; change one of them."
+        )
     sets = samples // size if samples else settings.num_sets
     return Request(name, world, replace(settings, num_images=size, num_sets=sets), data)
 
 
 def _study(request, run_folder, result_folder, fresh, stage, common):
     from dg.experiments import study, study_report
-    from dg.experiments.stages import Stages
+    from dg.experiments.pipeline import Stages
     from dg.runtime.files import writable_folder
 
     for folder in (run_folder, result_folder):
@@ -168,15 +261,29 @@ def _imagenet(name, data, samples, shard, common):
     from dg.experiments.imagenet import SETTINGS, ImageNetRun
 
     if data is None:
-        raise click.UsageError(f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for each class.")
+        raise click.UsageError(
+            f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for each class."
+        )
     setting = replace(SETTINGS[name], num_images=samples) if samples else SETTINGS[name]
-    return ImageNetRun(name, setting, data, common["progress"], common["notify"], common["device"], shard and _shard(shard))
+    return ImageNetRun(
+        name,
+        setting,
+        data,
+        common["progress"],
+        common["notify"],
+        common["device"],
+        shard and _shard(shard),
+    )
 
 
 def _shard(text):
     """(i, n) of "i/n"."""
     parts = text.split("/")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not int(parts[0]) < int(parts[1]):
+    if (
+        len(parts) != 2
+        or not all(part.isdecimal() for part in parts)
+        or not int(parts[0]) < int(parts[1])
+    ):
         raise click.UsageError(f"--shard {text}: give I/N with I from 0 to N - 1, for example 3/8.")
     return int(parts[0]), int(parts[1])
 
@@ -184,7 +291,7 @@ def _shard(text):
 def _run_imagenet(imagenet, run_folder, result_folder, fresh, stage, command):
     from dg.experiments import imagenet as experiment
     from dg.experiments import imagenet_report
-    from dg.experiments.stages import Stages
+    from dg.experiments.pipeline import Stages
     from dg.runtime.files import writable_folder
 
     console.allow_tf32()
@@ -205,16 +312,23 @@ RATES = {
 def _overview(plan, run_folder, rate):
     """A line for every stage: done or what it would cost."""
     from dg.experiments.costs import Cost
-    from dg.experiments.stages import Stages
+    from dg.experiments.pipeline import Stages
 
-    lines, total = [f"{'stage':<24} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"], Cost()
+    lines, total = (
+        [f"{'stage':<24} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"],
+        Cost(),
+    )
     for stage, done in Stages(run_folder).overview(plan):
         cost = stage.cost
         total = total if done else total + cost
         figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f} {cost.bytes / 1e6:>9,.0f}"
-        lines.append(f"{stage.name:<24} {figures}  {'done; ' if done else ''}{stage.title}".rstrip("; "))
-    lines.append(f"{'still to do':<24} {total.images:>10,} {total.evaluations:>13,} {total.gpu_hours:>10.2f} "
-                 f"{total.bytes / 1e6:>9,.0f}")
+        lines.append(
+            f"{stage.name:<24} {figures}  {'done; ' if done else ''}{stage.title}".rstrip("; ")
+        )
+    lines.append(
+        f"{'still to do':<24} {total.images:>10,} {total.evaluations:>13,} {total.gpu_hours:>10.2f} "
+        f"{total.bytes / 1e6:>9,.0f}"
+    )
     return "\n".join([*lines, rate])
 
 

@@ -49,5 +49,8 @@ def as_published() -> Iterator[None]:
             return attention(block, x)
         return RunAgain.apply(lambda x: attention(block, x), x, *block.parameters())
 
-    with mock.patch.object(layers, "attend", plain_attention), mock.patch.object(layers.AttentionBlock, "forward", run_again):
+    with (
+        mock.patch.object(layers, "attend", plain_attention),
+        mock.patch.object(layers.AttentionBlock, "forward", run_again),
+    ):
         yield

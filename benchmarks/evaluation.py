@@ -16,11 +16,11 @@ import numpy as np
 
 from benchmarks.random_weights import write_random_weights
 from benchmarks.timing import finish, peak_gib
+from dg.data.image_stream import ImageStream
 from dg.evaluation.feature_sets import collect
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import evaluate
 from dg.runtime.console import pick_device
-from dg.runtime.image_stream import ImageStream
 
 COLUMNS = ("step", "seconds", "images/s", "GiB")
 
@@ -28,8 +28,14 @@ COLUMNS = ("step", "seconds", "images/s", "GiB")
 def random_images(count, seed, piece=500):
     """A stream of noise images; no more than `piece` of them exist at once."""
     counts = [min(piece, count - start) for start in range(0, count, piece)]
-    return ImageStream(f"noise {seed}", (32, 32, 3), tuple(counts), lambda part: np.random.default_rng([seed, part]).integers(
-        0, 256, (counts[part], 32, 32, 3), dtype=np.uint8))
+    return ImageStream(
+        f"noise {seed}",
+        (32, 32, 3),
+        tuple(counts),
+        lambda part: np.random.default_rng([seed, part]).integers(
+            0, 256, (counts[part], 32, 32, 3), dtype=np.uint8
+        ),
+    )
 
 
 def timed(rows, name, count, device, work):
@@ -42,7 +48,9 @@ def timed(rows, name, count, device, work):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--features", default="inception", choices=["inception", "vgg16"])
     parser.add_argument("--weights")
@@ -63,13 +71,40 @@ def main():
     sets = []
     for name, seed in (("generated", 1), ("reference", 2)):
         stream = random_images(options.images, seed)
-        sets.append(timed(rows, f"{options.features} features, {name}", options.images, device,
-                          lambda stream=stream: collect(extractor, stream, stream.positions(None), options.batch)))
-    for group in (["fd"], ["sfid"], ["kid"], ["precision", "recall", "density", "coverage"], ["is"]):
+        sets.append(
+            timed(
+                rows,
+                f"{options.features} features, {name}",
+                options.images,
+                device,
+                lambda stream=stream: collect(
+                    extractor, stream, stream.positions(None), options.batch
+                ),
+            )
+        )
+    for group in (
+        ["fd"],
+        ["sfid"],
+        ["kid"],
+        ["precision", "recall", "density", "coverage"],
+        ["is"],
+    ):
         if wanted := [name for name in group if name in metrics]:
-            timed(rows, f"{', '.join(wanted)} of {options.images:,} x {sets[0].features.shape[1]}", options.images, device,
-                  lambda wanted=wanted: evaluate(*sets, wanted))
-    finish("benchmarks.evaluation", rows, COLUMNS, device, options.out, random_weights=not options.weights)
+            timed(
+                rows,
+                f"{', '.join(wanted)} of {options.images:,} x {sets[0].features.shape[1]}",
+                options.images,
+                device,
+                lambda wanted=wanted: evaluate(*sets, wanted),
+            )
+    finish(
+        "benchmarks.evaluation",
+        rows,
+        COLUMNS,
+        device,
+        options.out,
+        random_weights=not options.weights,
+    )
 
 
 if __name__ == "__main__":

@@ -6,16 +6,32 @@ import edm
 from dg.discriminator import Discriminator
 from dg.extractors import ClassifierExtractor, ScoreExtractor
 from dg.heads import ScoreHead
-from dg.pretraining_recipes import SCORE_PRESETS
+from dg.pretraining.presets import SCORE_PRESETS
 from guided_diffusion import create_classifier
 
 # Published sizes: 55.7 M parameters of the score network, 47.8 M of the classifier, 2.9 M of the head.
-CIFAR10 = dict(score="cifar10-edm", shape=(32, 3), network=dict(augment_dim=9),
-               classifier=dict(image_size=32, in_channels=3, classifier_width=128, classifier_depth=4, out_channels=1000),
-               head=dict(image_size=8, in_channels=512, classifier_width=128, classifier_depth=2, out_channels=1))
-DIGITS = dict(score="digits", shape=(8, 1), network={},
-              classifier=dict(image_size=8, in_channels=1, classifier_width=64, classifier_depth=1, out_channels=10),
-              head=dict(image_size=8, in_channels=64, classifier_width=64, classifier_depth=1, out_channels=1))
+CIFAR10 = dict(
+    score="cifar10-edm",
+    shape=(32, 3),
+    network=dict(augment_dim=9),
+    classifier=dict(
+        image_size=32, in_channels=3, classifier_width=128, classifier_depth=4, out_channels=1000
+    ),
+    head=dict(
+        image_size=8, in_channels=512, classifier_width=128, classifier_depth=2, out_channels=1
+    ),
+)
+DIGITS = dict(
+    score="digits",
+    shape=(8, 1),
+    network={},
+    classifier=dict(
+        image_size=8, in_channels=1, classifier_width=64, classifier_depth=1, out_channels=10
+    ),
+    head=dict(
+        image_size=8, in_channels=64, classifier_width=64, classifier_depth=1, out_channels=1
+    ),
+)
 SIZES = {"digits": DIGITS, "cifar10": CIFAR10}
 
 
@@ -44,6 +60,8 @@ def build_discriminator(size: str, kind: str, net) -> Discriminator:
         extractor = ScoreExtractor(net)
         head = ScoreHead(*extractor.dims())
     else:
-        extractor = ClassifierExtractor(random_weights(create_classifier(**SIZES[size]["classifier"]), seed=1))
+        extractor = ClassifierExtractor(
+            random_weights(create_classifier(**SIZES[size]["classifier"]), seed=1)
+        )
         head = create_classifier(**SIZES[size]["head"])
     return Discriminator(extractor, [random_weights(head, seed=2)]).eval().requires_grad_(False)

@@ -30,14 +30,30 @@ class Original:
 
     def __init__(self, edm_repo, dg_repo, net, discriminator, latents, device):
         self.folder = tempfile.TemporaryDirectory()
-        self.systems = ("unguided", "classifier") if dg_repo and discriminator is not None else ("unguided",)
-        state = {"class": type(net).__name__, "kwargs": net.init_kwargs, "net": net.state_dict(), "latents": latents,
-                 "device": str(device), "threads": torch.get_num_threads(), "repos": [dg_repo and str(dg_repo), str(edm_repo)]}
+        self.systems = (
+            ("unguided", "classifier") if dg_repo and discriminator is not None else ("unguided",)
+        )
+        state = {
+            "class": type(net).__name__,
+            "kwargs": net.init_kwargs,
+            "net": net.state_dict(),
+            "latents": latents,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "repos": [dg_repo and str(dg_repo), str(edm_repo)],
+        }
         if "classifier" in self.systems:
-            state |= {"classifier": discriminator.extractor.encoder.state_dict(), "head": discriminator.heads[0].state_dict()}
+            state |= {
+                "classifier": discriminator.extractor.encoder.state_dict(),
+                "head": discriminator.heads[0].state_dict(),
+            }
         torch.save(state, self.folder.name + "/state.pt")
-        self.process = subprocess.Popen([sys.executable, __file__, self.folder.name], text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, self.folder.name],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def draw(self, system: str, num_steps: int) -> dict:
         """{"total": seconds, "peak": GiB, "pixels": uint8 [N, R, R, C]} of the sampler's call alone."""
@@ -63,11 +79,16 @@ def serve(folder: str) -> None:
     net, latents = net.eval().requires_grad_(False).to(device), state["latents"].to(device)
     samplers = {"unguided": (_script(edm_repo, "edm_generate").edm_sampler, ())}
     if dg_repo and "classifier" in state:
-        samplers["classifier"] = (_script(dg_repo, "dg_generate").edm_sampler, _guidance(state, device))
+        samplers["classifier"] = (
+            _script(dg_repo, "dg_generate").edm_sampler,
+            _guidance(state, device),
+        )
     for line in sys.stdin:
         system, num_steps = line.split()
         sampler, arguments = samplers[system]
-        answer = _measured(device, lambda: sampler(*arguments, net, latents, num_steps=int(num_steps)))  # noqa: B023
+        answer = _measured(
+            device, lambda: sampler(*arguments, net, latents, num_steps=int(num_steps))
+        )
         np.save(f"{folder}/images.npy", answer.pop("images").cpu().numpy())
         print(json.dumps(answer), file=answers, flush=True)
 
@@ -75,7 +96,9 @@ def serve(folder: str) -> None:
 def stand_in() -> None:
     """Let the unused packages be imported; with a spec, which torch looks at."""
     for name in UNUSED:
-        sys.modules[name] = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None))
+        sys.modules[name] = importlib.util.module_from_spec(
+            importlib.machinery.ModuleSpec(name, None)
+        )
 
 
 def _script(repo, name):
@@ -95,8 +118,12 @@ def _guidance(state, device) -> tuple:
         network.load_state_dict(state[name])
         return network
 
-    library.load_classifier = lambda path, size, device, eval: loaded(load_classifier(None, size, device, eval), "classifier")
-    library.load_discriminator = lambda path, device, cond, eval: loaded(load_discriminator(None, device, cond, eval), "head")
+    library.load_classifier = lambda path, size, device, eval: loaded(
+        load_classifier(None, size, device, eval), "classifier"
+    )
+    library.load_discriminator = lambda path, device, cond, eval: loaded(
+        load_discriminator(None, device, cond, eval), "head"
+    )
     evaluate = library.get_discriminator(None, None, 0, state["kwargs"]["img_resolution"], device)
     return 0, 0.01, 1.0, library.vpsde(), 2.0, 0.0, evaluate
 
@@ -115,7 +142,11 @@ def _measured(device, draw) -> dict:
     if on_gpu:
         peak = torch.cuda.max_memory_allocated(device) / 2**30
     else:
-        peak = int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20 if status.exists() else None
+        peak = (
+            int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
+            if status.exists()
+            else None
+        )
     return {"images": images, "total": total, "peak": peak}
 
 
@@ -128,10 +159,25 @@ def original_training_steps(dg_repo, batch: int, classifier, device, steps: int 
         np.savez(Path(folder, "gen", "samples_0.npz"), samples=images)
         np.savez(Path(folder, "real.npz"), arr_0=images)
         torch.save(classifier.state_dict(), Path(folder, "classifier.pt"))
-        arguments = dict(savedir="/saved", gendir="/gen", datadir="/real.npz", cond=0, img_resolution=32, epoch=1,
-                         pretrained_classifier_ckpt="/classifier.pt", num_data=count, batch_size=batch, device=device)
-        command = [sys.executable, __file__, str(Path(dg_repo).resolve()), str(torch.get_num_threads()),
-                   *(f"--{name}={value}" for name, value in arguments.items())]
+        arguments = dict(
+            savedir="/saved",
+            gendir="/gen",
+            datadir="/real.npz",
+            cond=0,
+            img_resolution=32,
+            epoch=1,
+            pretrained_classifier_ckpt="/classifier.pt",
+            num_data=count,
+            batch_size=batch,
+            device=device,
+        )
+        command = [
+            sys.executable,
+            __file__,
+            str(Path(dg_repo).resolve()),
+            str(torch.get_num_threads()),
+            *(f"--{name}={value}" for name, value in arguments.items()),
+        ]
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 

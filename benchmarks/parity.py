@@ -44,7 +44,10 @@ def networks() -> list[Row]:
 
 def samplers() -> list[Row]:
     rows = []
-    for case, measure, tolerance in (("e_edm_sampler", absolute, "2e-4"), ("e_ablation_sampler", relative, "1e-4")):
+    for case, measure, tolerance in (
+        ("e_edm_sampler", absolute, "2e-4"),
+        ("e_ablation_sampler", relative, "1e-4"),
+    ):
         arrays, config = golden_fill.load(case)
         nets = {n: build(c, arrays, gain=0.6, prefix=f"{n}:") for n, c in config["nets"].items()}
         errors, pixels = [], []
@@ -56,22 +59,35 @@ def samplers() -> list[Row]:
             pixels.append(_pixels_off(images, arrays[f"{name}:uint8"]))
         kind = "abs" if measure is absolute else "rel"
         rows.append((f"{case} ({len(errors)} runs)", f"images, {kind}", max(errors), tolerance))
-        rows.append((f"{case} ({len(errors)} runs)", "8-bit values off by one, share", max(pixels), "2e-3"))
+        rows.append(
+            (f"{case} ({len(errors)} runs)", "8-bit values off by one, share", max(pixels), "2e-3")
+        )
     return rows
 
 
 def guidance() -> list[Row]:
     rows = []
-    for case in ("d_grad32_uncond", "d_grad32_cond_onehot", "d_grad32_saturated", "d_grad64_uncond"):
+    for case in (
+        "d_grad32_uncond",
+        "d_grad32_cond_onehot",
+        "d_grad32_saturated",
+        "d_grad64_uncond",
+    ):
         arrays, config = golden_fill.load(case)
         discriminator = stack(config, "cosine" if config["img_resolution"] == 64 else "linear")
-        labels = torch.from_numpy(arrays["class_labels"]) if "class_labels" in arrays.files else None
+        labels = (
+            torch.from_numpy(arrays["class_labels"]) if "class_labels" in arrays.files else None
+        )
         steered = DiscriminatorGuidance(discriminator, (1.0, 0.0), 0.0, 1.0, clip=1e-5)
         gradients, ratios = [], []
         for k, sigma in enumerate(torch.from_numpy(arrays["sigma"])):
             if arrays["active"][k]:
-                x = torch.from_numpy(arrays["image"]) + sigma.reshape(-1, 1, 1, 1) * torch.from_numpy(arrays["noise"])
-                gradients.append(relative(-steered.correction(x, sigma, labels), arrays["guidance"][k]))
+                x = torch.from_numpy(arrays["image"]) + sigma.reshape(
+                    -1, 1, 1, 1
+                ) * torch.from_numpy(arrays["noise"])
+                gradients.append(
+                    relative(-steered.correction(x, sigma, labels), arrays["guidance"][k])
+                )
                 ratios.append(absolute(steered.log_ratio(x, sigma, labels), arrays["log_ratio"][k]))
         rows.append((case, "guidance, rel", max(gradients), "1e-4"))
         rows.append((case, "log ratio, abs", max(ratios), "4e-5"))
@@ -87,21 +103,34 @@ def guided_sampler() -> list[Row]:
         for name, run in config["runs"].items():
             kwargs = dict(run)
             boosting = BOOSTING["authors"] if kwargs.pop("boosting") else None
-            weights, window = (kwargs.pop("w1"), kwargs.pop("w2")), (kwargs.pop("time_min"), kwargs.pop("time_max"))
-            steered = DiscriminatorGuidance(discriminator, weights, *window, boosting=boosting, clip=1e-5)
+            weights, window = (
+                (kwargs.pop("w1"), kwargs.pop("w2")),
+                (kwargs.pop("time_min"), kwargs.pop("time_max")),
+            )
+            steered = DiscriminatorGuidance(
+                discriminator, weights, *window, boosting=boosting, clip=1e-5
+            )
             rnd = edm.StackedRandomGenerator("cpu", config["seeds"])
-            images = _sample(net, rnd, partial(edm.edm_sampler, randn_like=rnd.randn_like, guidance=steered, **kwargs))
+            images = _sample(
+                net,
+                rnd,
+                partial(edm.edm_sampler, randn_like=rnd.randn_like, guidance=steered, **kwargs),
+            )
             errors.append(absolute(images, arrays[f"{name}:images"]))
             pixels.append(_pixels_off(images, arrays[f"{name}:uint8"]))
         rows.append((f"{case} ({len(errors)} runs)", "images, abs", max(errors), "2e-4"))
-        rows.append((f"{case} ({len(errors)} runs)", "8-bit values off by one, share", max(pixels), "2e-3"))
+        rows.append(
+            (f"{case} ({len(errors)} runs)", "8-bit values off by one, share", max(pixels), "2e-3")
+        )
     return rows
 
 
 def _sample(net, rnd, sampler):
     n = len(rnd.generators)
     latents = rnd.randn([n, net.img_channels, net.img_resolution, net.img_resolution])
-    labels = torch.eye(net.label_dim)[rnd.randint(net.label_dim, size=[n])] if net.label_dim else None
+    labels = (
+        torch.eye(net.label_dim)[rnd.randint(net.label_dim, size=[n])] if net.label_dim else None
+    )
     return sampler(net, latents, labels)
 
 
@@ -113,8 +142,14 @@ def _pixels_off(images, expected) -> float:
 def main() -> None:
     rows = [*networks(), *samplers(), *guidance(), *guided_sampler()]
     lines = ["| case | quantity | measured error | tolerance |", "|---|---|---|---|"]
-    lines += [f"| {case} | {quantity} | {error:.1e} | {tolerance} |" for case, quantity, error, tolerance in rows]
-    lines += ["", f"torch {torch.__version__.split('+')[0]}, {platform.machine()} CPU, {torch.get_num_threads()} threads."]
+    lines += [
+        f"| {case} | {quantity} | {error:.1e} | {tolerance} |"
+        for case, quantity, error, tolerance in rows
+    ]
+    lines += [
+        "",
+        f"torch {torch.__version__.split('+')[0]}, {platform.machine()} CPU, {torch.get_num_threads()} threads.",
+    ]
     print("\n".join(lines))
     if "--write" in sys.argv:
         path = Path("docs/parity.md")

@@ -16,11 +16,18 @@ def write_random_weights(path, name="inception", seed=0):
     empty = io.BytesIO()
     torch.save({}, empty)
     empty.seek(0)
-    with torch.random.fork_rng(devices=[]), mock.patch("torch.nn.Module.load_state_dict"):  # it insists on loading a file
+    with (
+        torch.random.fork_rng(devices=[]),
+        mock.patch("torch.nn.Module.load_state_dict"),
+    ):  # it insists on loading a file
         torch.manual_seed(seed)
         network = getattr(importlib.import_module(f"torch_fidelity.{module}"), class_name)(
-            name, [feature], feature_extractor_weights_path=empty)
+            name, [feature], feature_extractor_weights_path=empty
+        )
     state = network.model.state_dict() if hasattr(network, "model") else network.state_dict()
     if name == "vgg16":  # the last layer is in the file, and cut off after loading
-        state |= {"classifier.6.weight": torch.zeros(1000, 4096), "classifier.6.bias": torch.zeros(1000)}
+        state |= {
+            "classifier.6.weight": torch.zeros(1000, 4096),
+            "classifier.6.bias": torch.zeros(1000),
+        }
     torch.save(state, path)

@@ -26,26 +26,49 @@ from benchmarks.as_published import as_published
 from benchmarks.networks import SIZES, build_discriminator, build_score_network
 from benchmarks.original import Original
 from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak
-from dg.discriminator import load_discriminator
+from dg.checkpoints import load_discriminator
+from dg.data.datasets import to_uint8
+from dg.data.sample_store import SampleStore
 from dg.guidance import DiscriminatorGuidance
 from dg.precision import compile_networks, fastest
 from dg.runtime.console import keep_memory, notify, pick_device, progress
-from dg.runtime.datasets import to_uint8
 from dg.runtime.downloads import resolve
-from dg.runtime.store import SampleStore
 from dg.sampling import Sampling, draw_images
 
-SETTINGS = ("as published", "float32", "default", "bfloat16", "bfloat16 throughout", "float16", "channels-last", "compile")
+SETTINGS = (
+    "as published",
+    "float32",
+    "default",
+    "bfloat16",
+    "bfloat16 throughout",
+    "float16",
+    "channels-last",
+    "compile",
+)
 SHARES = ("score network", "discriminator", "gradient", "saving", "sampler")
-COLUMNS = ("system", "setting", "images/s", "x reference", "x unguided", "warm-up s", "GiB", *SHARES, "off by > 2")
+COLUMNS = (
+    "system",
+    "setting",
+    "images/s",
+    "x reference",
+    "x unguided",
+    "warm-up s",
+    "GiB",
+    *SHARES,
+    "off by > 2",
+)
 
 
 class Row:
     """One way to draw a batch: a system (unguided, or a discriminator by its extractor) in a setting."""
 
-    def __init__(self, system: str, setting: str, net, discriminator, batch: int, device, num_steps: int = 18):
+    def __init__(
+        self, system: str, setting: str, net, discriminator, batch: int, device, num_steps: int = 18
+    ):
         if setting in ("as published", "channels-last", "compile"):
-            net, discriminator = copy.deepcopy((net, discriminator))  # together, so that a shared encoder stays shared
+            net, discriminator = copy.deepcopy(
+                (net, discriminator)
+            )  # together, so that a shared encoder stays shared
         if setting == "as published":
             discriminator.requires_grad_()
         if setting == "channels-last":
@@ -54,8 +77,11 @@ class Row:
         if setting == "compile":
             compile_networks(net, discriminator)
         best, as_float32 = fastest(net, device, num_steps), ("as published", "float32")
-        self.precision = setting.split()[0] if setting.startswith(("bfloat16", "float16")) else (
-            "float32" if setting in as_float32 else best)
+        self.precision = (
+            setting.split()[0]
+            if setting.startswith(("bfloat16", "float16"))
+            else ("float32" if setting in as_float32 else best)
+        )
         self.system, self.setting = system, f"default ({best})" if setting == "default" else setting
         self.net, self.discriminator = net, discriminator
         self.guidance = discriminator and DiscriminatorGuidance(discriminator)
@@ -65,10 +91,22 @@ class Row:
         """uint8 images [N, R, R, C], which were also saved."""
         published = self.setting == "as published"
         throughout = self.setting == "bfloat16 throughout"
-        with (as_published() if published else nullcontext(),
-              mock.patch("dg.sampling.Careful", lambda guidance: guidance) if throughout else nullcontext(),
-              tempfile.TemporaryDirectory() as folder):
-            images, _ = draw_images(self.net, self.seeds, Sampling(num_steps), self.guidance, None, self.device, self.precision)
+        with (
+            as_published() if published else nullcontext(),
+            mock.patch("dg.sampling.MixedPrecisionGuidance", lambda guidance: guidance)
+            if throughout
+            else nullcontext(),
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            images, _ = draw_images(
+                self.net,
+                self.seeds,
+                Sampling(num_steps),
+                self.guidance,
+                None,
+                self.device,
+                self.precision,
+            )
             with self.clock("saving"):
                 pixels = to_uint8(images)
                 SampleStore(folder, {}, self.seeds, len(self.seeds)).write(0, pixels)
@@ -79,8 +117,11 @@ class Row:
         are waited for."""
         calls = [(self.net, "encode", "score network"), (self.net, "decode", "score network")]
         if self.discriminator is not None:
-            calls += [(self.discriminator, "forward", "discriminator"), (self.discriminator, "from_encoding", "discriminator"),
-                      (torch.autograd, "grad", "gradient")]
+            calls += [
+                (self.discriminator, "forward", "discriminator"),
+                (self.discriminator, "from_encoding", "discriminator"),
+                (torch.autograd, "grad", "gradient"),
+            ]
         reset_peak(self.device)
         self.clock.seconds.clear()
         with self.clock.watching(*calls), self.clock("sampler"):
@@ -111,11 +152,16 @@ def load(options, device) -> tuple:
     """(score network, {extractor: discriminator}) from the files that are given, else of random weights."""
     if options.network:
         net = edm.load_network(resolve(options.network, progress, notify), device)
-        heads = [load_discriminator(options.pretrained_classifier_ckpt, path, net, device=device)
-                 for path in options.discriminator_ckpt]
+        heads = [
+            load_discriminator(options.pretrained_classifier_ckpt, path, net, device=device)
+            for path in options.discriminator_ckpt
+        ]
         return net, {head.extractor.kind: head for head in heads}
     net = build_score_network(options.size).to(device)
-    return net, {kind: build_discriminator(options.size, kind, net).to(device) for kind in ("classifier", "score")}
+    return net, {
+        kind: build_discriminator(options.size, kind, net).to(device)
+        for kind in ("classifier", "score")
+    }
 
 
 def rows_of(options, device) -> list:
@@ -123,19 +169,31 @@ def rows_of(options, device) -> list:
     net, discriminators = load(options, device)
     settings = options.settings.split(",")
     settings = [name for name in SETTINGS if name in settings or name == "float32"]
-    rows = [Row(system, setting, net, discriminator, options.batch, device, options.steps)
-            for system, discriminator in [("unguided", None), *discriminators.items()] for setting in settings
-            if setting != "as published" or system == "classifier"]
+    rows = [
+        Row(system, setting, net, discriminator, options.batch, device, options.steps)
+        for system, discriminator in [("unguided", None), *discriminators.items()]
+        for setting in settings
+        if setting != "as published" or system == "classifier"
+    ]
     if options.edm_repo:
         latents = edm.StackedRandomGenerator(device, range(options.batch)).randn(
-            [options.batch, net.img_channels, net.img_resolution, net.img_resolution], device=device)
-        original = Original(options.edm_repo, options.dg_repo, net, discriminators.get("classifier"), latents, device)
+            [options.batch, net.img_channels, net.img_resolution, net.img_resolution], device=device
+        )
+        original = Original(
+            options.edm_repo,
+            options.dg_repo,
+            net,
+            discriminators.get("classifier"),
+            latents,
+            device,
+        )
         rows = [OriginalRow(system, original) for system in original.systems] + rows
     return sorted(rows, key=lambda row: ["unguided", *discriminators].index(row.system))  # stable
 
 
 def line(row, passes: dict, warm_up: float) -> dict:
     """A row's line of the table, from the passes of all rows."""
+
     def of(system, *settings):
         return next(passes[system, setting] for setting in settings if (system, setting) in passes)
 
@@ -144,36 +202,56 @@ def line(row, passes: dict, warm_up: float) -> dict:
 
     mine, exact = passes[row.system, row.setting], of(row.system, "float32")
     off = np.abs(mine[0]["pixels"].astype(int) - exact[0]["pixels"]) > 2
-    shares = {name: f"{statistics.median(one['shares'].get(name, 0) for one in mine):.1%}"
-              for name in SHARES if "shares" in mine[0]}
-    return {"system": row.system, "setting": row.setting,
-            "images/s": len(off) / statistics.median(one["total"] for one in mine),
-            "x reference": ratio(of(row.system, "original", "as published", "float32")),
-            "x unguided": 1 / ratio(of("unguided", row.setting, "original", "float32")), "warm-up s": warm_up,
-            "GiB": max(one["peak"] for one in mine), **shares, "off by > 2": f"{off.mean():.3%}",
-            "seconds": [one["total"] for one in mine]}
+    shares = {
+        name: f"{statistics.median(one['shares'].get(name, 0) for one in mine):.1%}"
+        for name in SHARES
+        if "shares" in mine[0]
+    }
+    return {
+        "system": row.system,
+        "setting": row.setting,
+        "images/s": len(off) / statistics.median(one["total"] for one in mine),
+        "x reference": ratio(of(row.system, "original", "as published", "float32")),
+        "x unguided": 1 / ratio(of("unguided", row.setting, "original", "float32")),
+        "warm-up s": warm_up,
+        "GiB": max(one["peak"] for one in mine),
+        **shares,
+        "off by > 2": f"{off.mean():.3%}",
+        "seconds": [one["total"] for one in mine],
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", default="cifar10", choices=list(SIZES))
-    parser.add_argument("--settings", default="as published,float32,default", help=f"some of: {', '.join(SETTINGS)}")
+    parser.add_argument(
+        "--settings", default="as published,float32,default", help=f"some of: {', '.join(SETTINGS)}"
+    )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device")
     parser.add_argument("--network", help="a trained score network in place of --size")
     parser.add_argument("--pretrained_classifier_ckpt")
-    parser.add_argument("--discriminator_ckpt", action="append", default=[], help="repeat it for one per extractor")
+    parser.add_argument(
+        "--discriminator_ckpt", action="append", default=[], help="repeat it for one per extractor"
+    )
     parser.add_argument("--edm-repo", help="checkout of NVlabs/edm, for the rows original")
-    parser.add_argument("--dg-repo", help="checkout of alsdudrla10/DG, for its guided sampling; needs the other one too")
+    parser.add_argument(
+        "--dg-repo",
+        help="checkout of alsdudrla10/DG, for its guided sampling; needs the other one too",
+    )
     parser.add_argument("--out", help="also write the rows as JSON")
     options = parser.parse_args()
     keep_memory()
     device = pick_device(options.device)
     rows, warm_ups, passes = rows_of(options, device), {}, {}
     for row in rows:
-        warm_ups[row.system, row.setting] = row.measure(3)["total"]  # three steps touch every kind of evaluation
+        warm_ups[row.system, row.setting] = row.measure(3)[
+            "total"
+        ]  # three steps touch every kind of evaluation
     for row in in_turns(rows, options.rounds):
         passes.setdefault((row.system, row.setting), []).append(row.measure(options.steps))
         print(".", end="", flush=True)

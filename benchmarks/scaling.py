@@ -32,29 +32,61 @@ def run(network: str, processes: int, batch: int, images: int, steps: int, devic
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(processes)}
-        command = [sys.executable, "generate.py", f"--network={network}", f"--outdir={folder}/out", f"--num_samples={images}",
-                   f"--batch={batch}", f"--steps={steps}", f"--device={device}", "--grid=0"]
-        logs = [stack.enter_context(open(f"{folder}/{rank}.log", "wb")) for rank in range(processes)]
-        started = [subprocess.Popen(command, env={"OMP_NUM_THREADS": "1", **os.environ, **group, "RANK": str(rank)}, stderr=log)
-                   for rank, log in enumerate(logs)]
+            group = {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free.getsockname()[1]),
+                "WORLD_SIZE": str(processes),
+            }
+        command = [
+            sys.executable,
+            "generate.py",
+            f"--network={network}",
+            f"--outdir={folder}/out",
+            f"--num_samples={images}",
+            f"--batch={batch}",
+            f"--steps={steps}",
+            f"--device={device}",
+            "--grid=0",
+        ]
+        logs = [
+            stack.enter_context(open(f"{folder}/{rank}.log", "wb")) for rank in range(processes)
+        ]
+        started = [
+            subprocess.Popen(
+                command,
+                env={"OMP_NUM_THREADS": "1", **os.environ, **group, "RANK": str(rank)},
+                stderr=log,
+            )
+            for rank, log in enumerate(logs)
+        ]
         ended = [os.wait4(process.pid, 0) for process in started]
         for process, (_, status, _) in zip(started, ended, strict=True):
             process.returncode = os.waitstatus_to_exitcode(status)
         told = [Path(log.name).read_text() for log in logs]
     for process, log in zip(started, told, strict=True):
         if process.returncode:
-            raise ValueError(f"a process ended with exit code {process.returncode}: {(log.splitlines() or ['no message'])[-1]}")
-    peak = max(usage.ru_maxrss for _, _, usage in ended) / 2 ** (30 if sys.platform == "darwin" else 20)
-    return {"processes": processes, "batch": batch, "images": images, "images/s": float(SPEED.findall(told[0])[-1]),
-            "GiB of a process": peak}
+            raise ValueError(
+                f"a process ended with exit code {process.returncode}: {(log.splitlines() or ['no message'])[-1]}"
+            )
+    peak = max(usage.ru_maxrss for _, _, usage in ended) / 2 ** (
+        30 if sys.platform == "darwin" else 20
+    )
+    return {
+        "processes": processes,
+        "batch": batch,
+        "images": images,
+        "images/s": float(SPEED.findall(told[0])[-1]),
+        "GiB of a process": peak,
+    }
 
 
 def main():
     def integers(text):
         return [int(part) for part in text.split(",")]
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", default="digits", choices=list(SIZES))
     parser.add_argument("--processes", type=integers, default=[1])
     parser.add_argument("--batch", type=integers, default=[64])
@@ -70,14 +102,30 @@ def main():
         edm.save_network(f"{folder}/network.safetensors", build_score_network(options.size))
         for config in in_turns(configs, options.rounds):
             images, batch, processes = config
-            runs[config].append(run(f"{folder}/network.safetensors", processes, batch, images, options.steps, options.device))
+            runs[config].append(
+                run(
+                    f"{folder}/network.safetensors",
+                    processes,
+                    batch,
+                    images,
+                    options.steps,
+                    options.device,
+                )
+            )
     first, rows = runs[configs[0]], []
     for mine in runs.values():
         speeds = [one["images/s"] for one in mine]
-        rows.append(mine[0] | {
-            "images/s": statistics.median(speeds), "values": speeds,
-            "GiB of a process": max(one["GiB of a process"] for one in mine),
-            "x first row": statistics.median(one / other["images/s"] for one, other in zip(speeds, first, strict=True))})
+        rows.append(
+            mine[0]
+            | {
+                "images/s": statistics.median(speeds),
+                "values": speeds,
+                "GiB of a process": max(one["GiB of a process"] for one in mine),
+                "x first row": statistics.median(
+                    one / other["images/s"] for one, other in zip(speeds, first, strict=True)
+                ),
+            }
+        )
     finish("benchmarks.scaling", rows, COLUMNS, options.device, options.out)
 
 

@@ -1,6 +1,6 @@
 """What the benchmarks of speed share: paired timing, where the time goes, memory, tables, results as JSON.
 
-    python -m benchmarks.timing          # fills the tables of docs/speed.md from docs/results/speed/*.json
+python -m benchmarks.timing          # fills the tables of docs/speed.md from docs/results/speed/*.json
 """
 
 import json
@@ -53,7 +53,9 @@ class Clock:
         """Within it, calls of the attributes are timed: (object, attribute, label) each."""
         with ExitStack() as stack:
             for owner, name, label in calls:
-                stack.enter_context(mock.patch.object(owner, name, self._timed(getattr(owner, name), label)))
+                stack.enter_context(
+                    mock.patch.object(owner, name, self._timed(getattr(owner, name), label))
+                )
             yield
 
     def _timed(self, function, label):
@@ -79,7 +81,9 @@ def peak_gib(device="cpu") -> float:
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (
+        30 if sys.platform == "darwin" else 20
+    )
 
 
 def table(rows: list[dict], columns: Iterable[str]) -> str:
@@ -87,8 +91,12 @@ def table(rows: list[dict], columns: Iterable[str]) -> str:
     lines = [list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-                     for line in lines)
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
+    )
 
 
 def _cell(value) -> str:
@@ -109,8 +117,10 @@ def shown(results: dict) -> str:
     """The table of a results file, and on what it was measured."""
     hardware = results["hardware"]
     machine = hardware.get("gpu", hardware["cpu"])
-    return (f"{table(results['rows'], results['columns'])}\n\n`{results['command']}`, {machine}, {hardware['threads']} "
-            f"threads, torch {results['versions']['torch']}")
+    return (
+        f"{table(results['rows'], results['columns'])}\n\n`{results['command']}`, {machine}, {hardware['threads']} "
+        f"threads, torch {results['versions']['torch']}"
+    )
 
 
 def fill(page=Path("docs/speed.md"), results=Path("docs/results/speed")) -> None:
@@ -119,7 +129,12 @@ def fill(page=Path("docs/speed.md"), results=Path("docs/results/speed")) -> None
     for path in sorted(results.glob("*.json")):
         content = shown(json.loads(path.read_text()))
         marks = rf"(<!-- benchmark:{path.stem} -->\n).*?(<!-- /benchmark:{path.stem} -->)"
-        text = re.sub(marks, lambda match, content=content: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
+        text = re.sub(
+            marks,
+            lambda match, content=content: f"{match[1]}{content}\n{match[2]}",
+            text,
+            flags=re.DOTALL,
+        )
     page.write_text(text, encoding="utf-8")
 
 

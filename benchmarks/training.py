@@ -19,9 +19,9 @@ from benchmarks.as_published import as_published
 from benchmarks.networks import SIZES, build_discriminator, build_score_network
 from benchmarks.original import original_training_steps
 from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak
+from dg.data.images import ImageSet
 from dg.recipes import PRESETS
 from dg.runtime.console import keep_memory, pick_device
-from dg.runtime.images import ImageSet
 from dg.training import Trainer
 from dg.training_data import noisy_batch, split_sets
 
@@ -33,11 +33,20 @@ class Row:
     """Training steps of one extractor's head in one setting."""
 
     def __init__(self, size: str, extractor: str, setting: str, net, batch: int, device):
-        self.extractor, self.setting, self.device, self.clock = extractor, setting, device, Clock(device)
+        self.extractor, self.setting, self.device, self.clock = (
+            extractor,
+            setting,
+            device,
+            Clock(device),
+        )
         resolution, channels = SIZES[size]["shape"]
-        images = np.random.default_rng(0).integers(0, 256, (batch, resolution, resolution, channels), dtype=np.uint8)
+        images = np.random.default_rng(0).integers(
+            0, 256, (batch, resolution, resolution, channels), dtype=np.uint8
+        )
         noise = ImageSet(images, None, "noise")
-        self.settings = replace(PRESETS["default"], batch_size=batch, split=(1, 0, 0), bf16=setting == "bfloat16")
+        self.settings = replace(
+            PRESETS["default"], batch_size=batch, split=(1, 0, 0), bf16=setting == "bfloat16"
+        )
         self.trainer = Trainer(build_discriminator(size, extractor, net).to(device), self.settings)
         self.data = split_sets(noise, noise, self.settings, device)[0]
         self.index, self.step = torch.arange(batch, device=device) * 2, 0  # half of them real
@@ -46,9 +55,14 @@ class Row:
         """Seconds of one step, the drawing of its noise included, and peak memory."""
         reset_peak(self.device)
         self.clock.seconds.clear()
-        with as_published() if self.setting == "as published" else nullcontext(), self.clock("step"):
+        with (
+            as_published() if self.setting == "as published" else nullcontext(),
+            self.clock("step"),
+        ):
             generator = torch.Generator(self.device).manual_seed(self.step)
-            self.trainer.step(noisy_batch(self.data, self.index, self.settings, generator), self.step, 1000)
+            self.trainer.step(
+                noisy_batch(self.data, self.index, self.settings, generator), self.step, 1000
+            )
         self.step += 1
         return {"total": self.clock.seconds["step"], "peak": peak_gib(self.device)}
 
@@ -67,19 +81,27 @@ class OriginalRow:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", default="cifar10", choices=list(SIZES))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device")
-    parser.add_argument("--dg-repo", help="checkout of alsdudrla10/DG, for the row original; size cifar10 only")
+    parser.add_argument(
+        "--dg-repo", help="checkout of alsdudrla10/DG, for the row original; size cifar10 only"
+    )
     parser.add_argument("--out", help="also write the rows as JSON")
     options = parser.parse_args()
     keep_memory()
     device = pick_device(options.device)
     net = build_score_network(options.size).to(device)
-    rows = [Row(options.size, extractor, setting, net, options.batch, device) for extractor in ("classifier", "score")
-            for setting in SETTINGS if (extractor, setting) != ("score", "as published")]
+    rows = [
+        Row(options.size, extractor, setting, net, options.batch, device)
+        for extractor in ("classifier", "score")
+        for setting in SETTINGS
+        if (extractor, setting) != ("score", "as published")
+    ]
     if options.dg_repo:
         encoder = rows[0].trainer.discriminator.extractor.encoder
         rows.insert(0, OriginalRow(options.dg_repo, options.batch, encoder, device))
@@ -90,12 +112,23 @@ def main():
     print()
     lines = []
     for row, warm_up in zip(rows, warm_ups, strict=True):
-        mine, reference = passes[id(row)], passes[id(next(other for other in rows if other.extractor == row.extractor))]
-        lines.append({
-            "extractor": row.extractor, "setting": row.setting, "warm-up s": warm_up,
-            "images/s": options.batch / statistics.median(one["total"] for one in mine),
-            "x reference": statistics.median(a["total"] / b["total"] for a, b in zip(reference, mine, strict=True)),
-            "GiB": mine[-1]["peak"], "seconds": [one["total"] for one in mine]})
+        mine, reference = (
+            passes[id(row)],
+            passes[id(next(other for other in rows if other.extractor == row.extractor))],
+        )
+        lines.append(
+            {
+                "extractor": row.extractor,
+                "setting": row.setting,
+                "warm-up s": warm_up,
+                "images/s": options.batch / statistics.median(one["total"] for one in mine),
+                "x reference": statistics.median(
+                    a["total"] / b["total"] for a, b in zip(reference, mine, strict=True)
+                ),
+                "GiB": mine[-1]["peak"],
+                "seconds": [one["total"] for one in mine],
+            }
+        )
     finish("benchmarks.training", lines, COLUMNS, device, options.out)
 
 

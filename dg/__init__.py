@@ -3,10 +3,16 @@
 from importlib import import_module
 
 _HOME = {
-    "BOOSTING": "guidance", "Boosting": "guidance", "DiscriminatorGuidance": "guidance",
-    "Discriminator": "discriminator", "build_discriminator": "discriminator", "load_discriminator": "discriminator",
-    "log_ratio": "discriminator", "save_head": "discriminator",
-    "GuidedDenoiser": "adapters", "cond_fn": "adapters",
+    "BOOSTING": "guidance",
+    "Boosting": "guidance",
+    "DiscriminatorGuidance": "guidance",
+    "Discriminator": "discriminator",
+    "build_discriminator": "discriminator",
+    "log_ratio": "discriminator",
+    "load_discriminator": "checkpoints",
+    "save_head": "checkpoints",
+    "GuidedDenoiser": "adapters",
+    "cond_fn": "adapters",
 }
 __all__ = sorted(_HOME)
 

@@ -19,20 +19,33 @@ class GuidedDenoiser:
     The sampler does not tell its step or stage, so every call counts as a first-order one and boosting stays off.
     """
 
-    def __init__(self, model: Callable[[Tensor, Tensor], Tensor], guidance: Guidance, class_labels: Tensor | None = None):
+    def __init__(
+        self,
+        model: Callable[[Tensor, Tensor], Tensor],
+        guidance: Guidance,
+        class_labels: Tensor | None = None,
+    ):
         if getattr(guidance, "boosting", None) is not None:
-            raise ValueError("boosting needs the sampler's step, which this kind of sampler does not tell; leave it out")
+            raise ValueError(
+                "boosting needs the sampler's step, which this kind of sampler does not tell; leave it out"
+            )
         self.model, self.guidance, self.class_labels = model, guidance, class_labels
 
     def __call__(self, x: Tensor, sigma: Tensor, **kwargs) -> Tensor:
         """Denoised images like x [N, C, H, W] at noise level sigma [N]; `kwargs` go to the model."""
+
         def net(x, sigma, class_labels):
             return self.model(x, sigma, **kwargs)
 
         return self.guidance.denoise(net, x, sigma, self.class_labels, step=1, order=1)
 
 
-def cond_fn(discriminator: Discriminator, scale: float = 1.0, time_min: float = 0.0, clip: float | None = None) -> Callable:
+def cond_fn(
+    discriminator: Discriminator,
+    scale: float = 1.0,
+    time_min: float = 0.0,
+    clip: float | None = None,
+) -> Callable:
     """A `cond_fn(x, t, y)` for discrete VP samplers (guided-diffusion, DiT): scale * grad_x log ratio, like x.
 
     x  [N, C, H, W]  noisy images or latents at VP scale

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dg import vp
 from edm.precond import Encoding, Preconditioner
+from guided_diffusion import load_encoder
 
 
 class PixelExtractor(nn.Module):
@@ -18,7 +19,9 @@ class PixelExtractor(nn.Module):
     kind = "none"
     frozen = None  # the network underneath, which a head's file names by its fingerprint
 
-    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W], sigma [] or [N] -> (mean * x [N, C, H, W] float32, tau [] or [N])."""
         tau, scale = vp.from_sigma(sigma)
         return self.at_vp((scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), tau)
@@ -46,7 +49,9 @@ class ClassifierExtractor(nn.Module):
     def frozen(self) -> nn.Module:
         return self.encoder
 
-    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W], sigma [] or [N] -> (features [N, F, h, w], time [] or [N] of the classifier's schedule)."""
         tau, scale = vp.from_sigma(sigma)
         time = vp.cosine_time(tau) if self.schedule == "cosine" else tau
@@ -78,16 +83,52 @@ class ScoreExtractor(nn.Module):
     def dims(self) -> tuple[int, int]:
         """(channels of the features, dimension of the embedding)."""
         device = next(self.net.parameters()).device
-        x = torch.zeros(1, self.net.img_channels, self.net.img_resolution, self.net.img_resolution, device=device)
+        x = torch.zeros(
+            1,
+            self.net.img_channels,
+            self.net.img_resolution,
+            self.net.img_resolution,
+            device=device,
+        )
         features, emb = self(x, torch.ones((), device=device))
         return features.shape[1], emb.shape[1]
 
-    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1, E])."""
         return self.from_encoding(self.net.encode(x, sigma, class_labels))
 
     def from_encoding(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
         """The same from a shared encoder pass."""
         size = encoding.skips[-1].shape[-1]
-        stages = [h if h.shape[-1] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips]
+        stages = [
+            h if h.shape[-1] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips
+        ]
         return torch.cat(stages, dim=1).to(torch.float32), encoding.emb
+
+
+def build_extractor(
+    kind: str, net: Preconditioner | None = None, classifier_path=None, schedule: str | None = None
+) -> nn.Module:
+    """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`) or "none".
+
+    schedule  of a classifier's VP time; None: "cosine" for images of 64 x 64, as the authors trained it, else "linear"
+
+    ValueError for an unknown kind, or where the network that it needs is missing.
+    """
+    if kind == "none":
+        return PixelExtractor()
+    if kind == "score":
+        if net is None:
+            raise ValueError("the extractor score is a score network's encoder; give that network")
+        return ScoreExtractor(net)
+    if kind != "classifier":
+        raise ValueError(f"extractor is {kind!r}; use score, classifier or none")
+    if classifier_path is None:
+        raise ValueError(
+            "the extractor classifier is an ADM classifier of noisy images; give its file"
+        )
+    encoder = load_encoder(classifier_path)
+    cosine = (encoder.image_size, encoder.in_channels) == (64, 3)
+    return ClassifierExtractor(encoder, schedule or ("cosine" if cosine else "linear"))

@@ -47,15 +47,24 @@ class DiscriminatorGuidance(Guidance):
                    the most obviously generated samples without guidance
     """
 
-    def __init__(self, discriminator: Discriminator, weights: tuple[float, float] = (2.0, 0.0), time_min: float = 0.01,
-                 time_max: float = 1.0, boosting: Boosting | None = None, clip: float | None = None):
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        weights: tuple[float, float] = (2.0, 0.0),
+        time_min: float = 0.01,
+        time_max: float = 1.0,
+        boosting: Boosting | None = None,
+        clip: float | None = None,
+    ):
         if not 0 <= time_min <= time_max <= 1:
             raise ValueError(f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]")
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"guidance weights {weights} must be finite")
         self.discriminator, self.weights = discriminator, tuple(weights)
         self.time_min, self.time_max, self.boosting, self.clip = time_min, time_max, boosting, clip
-        self.last_log_ratio: Tensor | None = None  # [N], of the last first-order stage; inf where not guided
+        self.last_log_ratio: Tensor | None = (
+            None  # [N], of the last first-order stage; inf where not guided
+        )
 
     def begin(self, x: Tensor) -> None:
         self.last_log_ratio = torch.full([len(x)], math.inf, device=x.device)
@@ -67,7 +76,9 @@ class DiscriminatorGuidance(Guidance):
         low = self.last_log_ratio < 0
         if not low.any():
             return S_churn, S_noise
-        choices = torch.tensor([[S_churn, boosting.S_churn], [S_noise, boosting.S_noise]], dtype=torch.float64)
+        choices = torch.tensor(
+            [[S_churn, boosting.S_churn], [S_noise, boosting.S_noise]], dtype=torch.float64
+        )
         churn, noise = choices.to(low.device)[:, low.long()]  # [N] each
         return churn, noise
 
@@ -83,8 +94,14 @@ class DiscriminatorGuidance(Guidance):
         """
         return log_ratio(self.discriminator, x, sigma, class_labels, self.clip)
 
-    def correction(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, step: int = 0,
-                   order: int = 1) -> Tensor | None:
+    def correction(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        class_labels: Tensor | None = None,
+        step: int = 0,
+        order: int = 1,
+    ) -> Tensor | None:
         """w sigma^2 grad_x log_ratio, like x [N, C, H, W] in image units; zero outside the window.
 
         Where x requires a gradient the correction carries one: the divergence of the corrected flow needs it.
@@ -97,14 +114,18 @@ class DiscriminatorGuidance(Guidance):
         part = slice(None) if guided.all() else guided.nonzero().flatten()
         labels = None if class_labels is None else class_labels[part]
         sigma_part = sigma[part] if sigma.ndim else sigma
-        ratio_part, gradient_part = self._gradient(x[part], lambda leaf: self.discriminator(leaf, sigma_part, labels))
+        ratio_part, gradient_part = self._gradient(
+            x[part], lambda leaf: self.discriminator(leaf, sigma_part, labels)
+        )
         log_ratio = torch.full([len(x)], math.inf, device=x.device, dtype=ratio_part.dtype)
         log_ratio[part] = ratio_part
         gradient = torch.zeros_like(x)
         gradient[part] = gradient_part
         return self._scaled(gradient, log_ratio, sigma, step, order)
 
-    def denoise(self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int) -> Tensor:
+    def denoise(
+        self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
+    ) -> Tensor:
         """Denoised images plus correction; where the extractor is the network's own encoder, in one encoder pass."""
         sigma = torch.as_tensor(sigma, device=x.device)
         guided = self._in_window(sigma, len(x))
@@ -138,7 +159,9 @@ class DiscriminatorGuidance(Guidance):
             (gradient,) = torch.autograd.grad(log_ratio.sum(), leaf, create_graph=twice)
         return log_ratio.detach(), gradient
 
-    def _scaled(self, gradient: Tensor, log_ratio: Tensor, sigma: Tensor, step: int, order: int) -> Tensor:
+    def _scaled(
+        self, gradient: Tensor, log_ratio: Tensor, sigma: Tensor, step: int, order: int
+    ) -> Tensor:
         self._remember(log_ratio, order)
         weight = torch.full_like(log_ratio, self.weights[order - 1])
         if self.boosting is not None and order == 1 and step % self.boosting.factor_period == 0:

@@ -21,7 +21,9 @@ class HeadBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [N, width, h, w], emb [N or 1, emb_dim] -> [N, width, h, w]."""
         h = self.conv0(F.silu(self.norm0(x)))
-        scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)  # [N or 1, width, 1, 1] each
+        scale, shift = self.film(emb)[:, :, None, None].chunk(
+            2, dim=1
+        )  # [N or 1, width, 1, 1] each
         h = F.silu(self.norm1(h) * (1 + scale) + shift)
         return x + self.conv1(F.dropout(h, self.dropout, self.training))
 
@@ -35,11 +37,24 @@ class ScoreHead(nn.Module):
     width        channels inside, a multiple of 8; small, because a few thousand images are soon learned by heart
     """
 
-    def __init__(self, feature_dim: int, emb_dim: int, num_classes: int = 0, width: int = 32, num_blocks: int = 1,
-                 dropout: float = 0.0):
+    def __init__(
+        self,
+        feature_dim: int,
+        emb_dim: int,
+        num_classes: int = 0,
+        width: int = 32,
+        num_blocks: int = 1,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        self.config = dict(feature_dim=feature_dim, emb_dim=emb_dim, num_classes=num_classes, width=width,
-                           num_blocks=num_blocks, dropout=dropout)
+        self.config = dict(
+            feature_dim=feature_dim,
+            emb_dim=emb_dim,
+            num_classes=num_classes,
+            width=width,
+            num_blocks=num_blocks,
+            dropout=dropout,
+        )
         self.num_classes = num_classes
         self.norm = nn.GroupNorm(1, feature_dim)
         self.enter = nn.Conv2d(feature_dim, width, 1)
@@ -47,7 +62,9 @@ class ScoreHead(nn.Module):
         self.blocks = nn.ModuleList([HeadBlock(width, emb_dim, dropout) for _ in range(num_blocks)])
         self.leave = nn.GroupNorm(8, width)
         self.logit = nn.Linear(width, 1)
-        nn.init.zeros_(self.logit.weight)  # the log ratio of an untrained head is 0: guidance starts from none
+        nn.init.zeros_(
+            self.logit.weight
+        )  # the log ratio of an untrained head is 0: guidance starts from none
         nn.init.zeros_(self.logit.bias)
 
     def forward(self, features: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -55,7 +72,9 @@ class ScoreHead(nn.Module):
         h = self.enter(self.norm(features))  # [N, width, h, w]
         if self.label is not None:
             if condition is None or condition.ndim != 2 or condition.shape[1] != self.num_classes:
-                raise ValueError(f"this head is conditional: pass one-hot labels [N, {self.num_classes}] as condition")
+                raise ValueError(
+                    f"this head is conditional: pass one-hot labels [N, {self.num_classes}] as condition"
+                )
             h = h + self.label(condition.to(h.dtype))[:, :, None, None]
         for block in self.blocks:
             h = block(h, time)

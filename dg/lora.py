@@ -4,7 +4,6 @@ Abdellaoui, Persson and Santos Escriche's reproduction of Discriminator Guidance
 residual block of the ADM classifier in this way, together with the head, at ranks 16 and 128.
 """
 
-import hashlib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,13 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dg.runtime.files import atomic_write, settings_hash
+from dg.fingerprints import base_state_dict, fingerprint
+from dg.runtime.files import atomic_write
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion.loading import check_tensors, read_file, without_prefix
 
 FORMAT = "lora"
 ALPHA = 1.0  # the reproduction's, loralib's default: at rank 16 the update is B A / 16
-TARGETS = {"first_conv": "*.in_layers.2"}  # the first convolution of every residual block of an ADM network
+TARGETS = {
+    "first_conv": "*.in_layers.2"
+}  # the first convolution of every residual block of an ADM network
 LAYERS = (nn.Conv2d, nn.Conv1d, nn.Linear)
 
 
@@ -48,8 +50,13 @@ def factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, int], tuple[i
     return (rank * h, fan_in * w), (out // groups * h, rank * h)
 
 
-def add_lora(module: nn.Module, rank: int, alpha: float | None = None, targets: str = "first_conv",
-             seed: int = 0) -> list[nn.Parameter]:
+def add_lora(
+    module: nn.Module,
+    rank: int,
+    alpha: float | None = None,
+    targets: str = "first_conv",
+    seed: int = 0,
+) -> list[nn.Parameter]:
     """Freeze `module` and add a low-rank update to its targets, in place; outputs stay the same to the bit at first.
 
     rank     of the update, see `factor_shapes`
@@ -63,24 +70,35 @@ def add_lora(module: nn.Module, rank: int, alpha: float | None = None, targets: 
     `base_state_dict`. Add the update after the module became part of an extractor, which freezes what it is given.
     """
     alpha, pattern = ALPHA if alpha is None else float(alpha), TARGETS.get(targets, targets)
-    layers = {name: layer for name, layer in module.named_modules()
-              if name and isinstance(layer, LAYERS) and fnmatchcase(name, pattern)}
+    layers = {
+        name: layer
+        for name, layer in module.named_modules()
+        if name and isinstance(layer, LAYERS) and fnmatchcase(name, pattern)
+    }
     if not layers:
-        raise ValueError(f"LoRA targets {targets!r} match no convolution or linear layer of a {type(module).__name__}; "
-                         f"use {', '.join(TARGETS)} or a pattern of layer names")
+        raise ValueError(
+            f"LoRA targets {targets!r} match no convolution or linear layer of a {type(module).__name__}; "
+            f"use {', '.join(TARGETS)} or a pattern of layer names"
+        )
     if rank < 1 or not alpha > 0:
-        raise ValueError(f"LoRA rank is {rank} and alpha {alpha}; use a rank of at least 1 and a positive alpha")
+        raise ValueError(
+            f"LoRA rank is {rank} and alpha {alpha}; use a rank of at least 1 and a positive alpha"
+        )
     for name, layer in layers.items():
         (h, columns), (rows, _) = factor_shapes(layer, 1)
         if rank > min(rows, columns) // h:
-            raise ValueError(f"LoRA rank {rank} is more than layer {name} can use; use at most {min(rows, columns) // h}, "
-                             "or leave that layer out of the targets")
+            raise ValueError(
+                f"LoRA rank {rank} is more than layer {name} can use; use at most {min(rows, columns) // h}, "
+                "or leave that layer out of the targets"
+            )
     adapters = _attach(module, layers, rank, alpha)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for adapter in adapters:
             bound = adapter.lora_A.shape[1] ** -0.5
-            adapter.lora_A.copy_(torch.empty(adapter.lora_A.shape).uniform_(-bound, bound, generator=generator))
+            adapter.lora_A.copy_(
+                torch.empty(adapter.lora_A.shape).uniform_(-bound, bound, generator=generator)
+            )
     return [factor for adapter in adapters for factor in (adapter.lora_A, adapter.lora_B)]
 
 
@@ -96,30 +114,26 @@ def merge_lora(module: nn.Module) -> None:
 
 def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """A and B of every adapted layer by name, `<layer>.lora_A` and `<layer>.lora_B`, in the order of `add_lora`."""
-    return {f"{name}.{factor}": getattr(adapter, factor).detach()
-            for name, adapter in _adapters(module) for factor in ("lora_A", "lora_B")}
-
-
-def base_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict without the updates: original names, order and values, also of a module that never had any."""
-    state, base = module.state_dict(), {}
-    for key, tensor in state.items():
-        layer, _, last = key.rpartition(".")
-        original = f"{layer}.parametrizations.weight.original"
-        if last == "bias" and original in state:  # put the weight back in front of its bias
-            base[f"{layer}.weight"] = state[original]
-        if last not in ("lora_A", "lora_B"):
-            base[key.replace(".parametrizations.weight.original", ".weight")] = tensor
-    return base
+    return {
+        f"{name}.{factor}": getattr(adapter, factor).detach()
+        for name, adapter in _adapters(module)
+        for factor in ("lora_A", "lora_B")
+    }
 
 
 def save_lora(path, module: nn.Module, training: dict | None = None) -> None:
     """Write the updates of a module as safetensors; the metadata says for which weights they are, and how they were made."""
     adapters = _adapters(module)
     if not adapters:
-        raise ValueError(f"cannot write {path}: the network has no low-rank update; add one with add_lora first")
-    config = {"rank": adapters[0][1].rank, "alpha": adapters[0][1].alpha, "fingerprint": fingerprint(module),
-              "training": training or {}}
+        raise ValueError(
+            f"cannot write {path}: the network has no low-rank update; add one with add_lora first"
+        )
+    config = {
+        "rank": adapters[0][1].rank,
+        "alpha": adapters[0][1].alpha,
+        "fingerprint": fingerprint(module),
+        "training": training or {},
+    }
     with atomic_write(path) as file:
         write_safetensors(file, lora_state_dict(module), FORMAT, config)
 
@@ -138,8 +152,10 @@ def load_lora(path, module: nn.Module) -> dict:
     rank = _rank(path, tensors, layers)
     _check_base(path, tensors, layers, base_state_dict(module))
     if "fingerprint" in config and config["fingerprint"] != (found := fingerprint(module)):
-        raise ValueError(f"{path}: was trained on another network (fingerprint {config['fingerprint']}, given {found}); "
-                         "give the one it was trained on")
+        raise ValueError(
+            f"{path}: was trained on another network (fingerprint {config['fingerprint']}, given {found}); "
+            "give the one it was trained on"
+        )
     adapters = _attach(module, layers, rank, config["alpha"])
     with torch.no_grad():
         for name, adapter in zip(layers, adapters, strict=True):
@@ -163,13 +179,20 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
 def _adapted_layers(path: Path, tensors: dict, module: nn.Module) -> dict[str, nn.Module]:
     """The layers of `module` that a file has updates for, by name."""
     modules = dict(module.named_modules())
-    layers = {name: modules.get(name) for name in (key.rpartition(".lora_")[0] for key in tensors if ".lora_" in key)}
+    layers = {
+        name: modules.get(name)
+        for name in (key.rpartition(".lora_")[0] for key in tensors if ".lora_" in key)
+    }
     if not layers:
-        raise ValueError(f"{path}: holds no tensor named lora_A or lora_B; give the file of the low-rank update")
+        raise ValueError(
+            f"{path}: holds no tensor named lora_A or lora_B; give the file of the low-rank update"
+        )
     for name, layer in layers.items():
         if not isinstance(layer, LAYERS):
-            raise ValueError(f"{path}: tensor {name}.lora_A belongs to a layer that the network does not have; "
-                             "give the network it was trained on")
+            raise ValueError(
+                f"{path}: tensor {name}.lora_A belongs to a layer that the network does not have; "
+                "give the network it was trained on"
+            )
     return layers
 
 
@@ -178,34 +201,50 @@ def _rank(path: Path, tensors: dict, layers: dict[str, nn.Module]) -> int:
     rank = 0
     for name, layer in layers.items():
         (h, columns), _ = factor_shapes(layer, 1)
-        rank = rank or max(tensors.get(f"{name}.lora_A", torch.empty(0)).numel() // (h * columns), 1)
+        rank = rank or max(
+            tensors.get(f"{name}.lora_A", torch.empty(0)).numel() // (h * columns), 1
+        )
         for factor, shape in zip(("lora_A", "lora_B"), factor_shapes(layer, rank), strict=True):
             key = f"{name}.{factor}"
             if key not in tensors:
-                raise ValueError(f"{path}: tensor {key} is missing; the file is damaged, make or download it again")
+                raise ValueError(
+                    f"{path}: tensor {key} is missing; the file is damaged, make or download it again"
+                )
             if (found := tuple(tensors[key].shape)) != shape:
-                raise ValueError(f"{path}: tensor {key} has shape {found} where the network needs {shape}")
+                raise ValueError(
+                    f"{path}: tensor {key} has shape {found} where the network needs {shape}"
+                )
     return rank
 
 
-def _check_base(path: Path, tensors: dict, layers: dict[str, nn.Module], base: dict[str, Tensor]) -> None:
+def _check_base(
+    path: Path, tensors: dict, layers: dict[str, nn.Module], base: dict[str, Tensor]
+) -> None:
     """ValueError for the first tensor beside the factors that is not the network's own."""
     for key, tensor in tensors.items():
         layer, _, last = key.rpartition(".")
         if layer in layers and last in ("lora_A", "lora_B"):
             continue
-        if layer.removesuffix(".conv") in layers:  # loralib keeps the convolution itself inside its own
+        if (
+            layer.removesuffix(".conv") in layers
+        ):  # loralib keeps the convolution itself inside its own
             layer = layer.removesuffix(".conv")
         own = base.get(f"{layer}.{last}" if layer else last)
         # loralib merges in evaluation mode: weights saved then hold the update, and adding it again would double it.
         if own is None or not torch.equal(own.cpu(), tensor.to(own.dtype)):
-            raise ValueError(f"{path}: tensor {key} is not the network's own; the update was trained on another network, "
-                             "or is merged into these weights already")
+            raise ValueError(
+                f"{path}: tensor {key} is not the network's own; the update was trained on another network, "
+                "or is merged into these weights already"
+            )
 
 
-def _attach(module: nn.Module, layers: dict[str, nn.Module], rank: int, alpha: float) -> list[LowRank]:
+def _attach(
+    module: nn.Module, layers: dict[str, nn.Module], rank: int, alpha: float
+) -> list[LowRank]:
     if _adapters(module):
-        raise ValueError("the network already has a low-rank update; merge it before adding another")
+        raise ValueError(
+            "the network already has a low-rank update; merge it before adding another"
+        )
     module.requires_grad_(False)
     adapters = [LowRank(layer, rank, alpha) for layer in layers.values()]
     for layer, adapter in zip(layers.values(), adapters, strict=True):
@@ -216,15 +255,8 @@ def _attach(module: nn.Module, layers: dict[str, nn.Module], rank: int, alpha: f
 def _adapters(module: nn.Module) -> list[tuple[str, LowRank]]:
     """(name of the layer, its update) of every adapted layer."""
     suffix = ".parametrizations.weight.0"
-    return [(name.removesuffix(suffix), part) for name, part in module.named_modules() if isinstance(part, LowRank)]
-
-
-def fingerprint(module: nn.Module) -> str:
-    """16 hex digits that depend on every frozen weight, not on LoRA, and on a score network's arguments."""
-    digest = hashlib.sha256()
-    if hasattr(module, "init_kwargs"):
-        digest.update(settings_hash([type(module).__name__, module.init_kwargs]).encode())
-    for name, tensor in base_state_dict(module).items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return [
+        (name.removesuffix(suffix), part)
+        for name, part in module.named_modules()
+        if isinstance(part, LowRank)
+    ]

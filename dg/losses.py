@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-class Noisy(NamedTuple):
+class NoisyBatch(NamedTuple):
     """A perturbed batch, x = clean + sigma z."""
 
     clean: Tensor  # [N, C, H, W] in [-1, 1]
@@ -21,20 +21,22 @@ class Noisy(NamedTuple):
     labels: Tensor | None  # [N, K] one-hot
     targets: Tensor  # [N] 1 real, 0 generated
 
-    def parts(self, n: int) -> list["Noisy"]:
+    def parts(self, n: int) -> list["NoisyBatch"]:
         """The same batch in n parts."""
         columns = [[None] * n if column is None else column.tensor_split(n) for column in self]
-        return [Noisy(*row) for row in zip(*columns, strict=True)]
+        return [NoisyBatch(*row) for row in zip(*columns, strict=True)]
 
 
-def bce(discriminator, batch: Noisy, weight: float = 0.0, net=None) -> tuple[Tensor, Tensor]:
+def bce(discriminator, batch: NoisyBatch, weight: float = 0.0, net=None) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy [nats]: Kim et al. 2023, Eq. 7. Its minimum is the log density ratio."""
     logits = discriminator(batch.x, batch.sigma, batch.labels)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # [N], half precision is too coarse for the sum
+    logits = logits.to(
+        torch.promote_types(logits.dtype, torch.float32)
+    )  # [N], half precision is too coarse for the sum
     return F.binary_cross_entropy_with_logits(logits, batch.targets.to(logits.dtype)), logits
 
 
-def matching(discriminator, batch: Noisy, weight: float, net) -> tuple[Tensor, Tensor]:
+def matching(discriminator, batch: NoisyBatch, weight: float, net) -> tuple[Tensor, Tensor]:
     """Cross-entropy plus weight * E_real ||(x_0 - D(x)) / sigma - sigma grad d||^2, D the score network `net`.
 
     Verine et al. 2025 (arXiv 2503.16117) at EDM scale: (x_0 - D) / sigma^2 is log p(x | x_0)'s gradient less the model's
@@ -43,12 +45,14 @@ def matching(discriminator, batch: Noisy, weight: float, net) -> tuple[Tensor, T
     loss, logits, gradient = _with_gradient(discriminator, batch)
     sigma = batch.sigma.to(gradient.dtype).reshape(-1, 1, 1, 1)
     with torch.no_grad():
-        denoised = net(batch.x, batch.sigma, batch.labels if net.label_dim else None).to(gradient.dtype)
+        denoised = net(batch.x, batch.sigma, batch.labels if net.label_dim else None).to(
+            gradient.dtype
+        )
     error = ((batch.clean - denoised) / sigma - sigma * gradient).square().sum(dim=(1, 2, 3))  # [N]
     return loss + weight * 2 * (batch.targets * error).mean(), logits
 
 
-def sobolev(discriminator, batch: Noisy, weight: float, net=None) -> tuple[Tensor, Tensor]:
+def sobolev(discriminator, batch: NoisyBatch, weight: float, net=None) -> tuple[Tensor, Tensor]:
     """Cross-entropy plus weight * E ||grad d||^2 (arXiv 2608.18237), the gradient with respect to the VP-scaled image.
 
     That is sqrt(1 + sigma^2) times the gradient at EDM scale: the input as the discriminator sees it.
@@ -61,7 +65,7 @@ def sobolev(discriminator, batch: Noisy, weight: float, net=None) -> tuple[Tenso
 LOSSES = {"bce": bce, "matching": matching, "sobolev": sobolev}
 
 
-def _with_gradient(discriminator, batch: Noisy) -> tuple[Tensor, Tensor, Tensor]:
+def _with_gradient(discriminator, batch: NoisyBatch) -> tuple[Tensor, Tensor, Tensor]:
     """(cross-entropy [], logits [N], gradient of the logits [N, C, H, W]), differentiable once more."""
     batch = batch._replace(x=batch.x.detach().requires_grad_())
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative

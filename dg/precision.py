@@ -40,10 +40,12 @@ def autocast(precision: str, device) -> torch.autocast:
     """Within it, networks on `device` compute so. ValueError for an unknown precision."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; use {', '.join(PRECISIONS)}")
-    return torch.autocast(torch.device(device).type, getattr(torch, precision), enabled=precision != "float32")
+    return torch.autocast(
+        torch.device(device).type, getattr(torch, precision), enabled=precision != "float32"
+    )
 
 
-class Careful(edm.Guidance):
+class MixedPrecisionGuidance(edm.Guidance):
     """Computes the noise levels `exact` in float32, whatever `autocast` is around it; leaves everything else to `guidance`."""
 
     def __init__(self, guidance: edm.Guidance | None = None, exact: tuple[float, float] = DECIDING):
@@ -68,12 +70,21 @@ def compile_networks(net: nn.Module, discriminator: nn.Module | None = None) -> 
     Images change by the rounding of fused operations. ValueError where there is no C++ compiler, which it needs.
     """
     if shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ValueError("--compile needs a C++ compiler, and there is no g++ here; install one or leave the option out")
+        raise ValueError(
+            "--compile needs a C++ compiler, and there is no g++ here; install one or leave the option out"
+        )
     mode = "reduce-overhead" if next(net.parameters()).is_cuda else "default"
-    if isinstance(net, edm.Preconditioner):  # in the halves that guidance on the network's own encoder calls
-        net.encode, net.decode = torch.compile(net.encode, mode=mode), torch.compile(net.decode, mode=mode)
+    if isinstance(
+        net, edm.Preconditioner
+    ):  # in the halves that guidance on the network's own encoder calls
+        net.encode, net.decode = (
+            torch.compile(net.encode, mode=mode),
+            torch.compile(net.decode, mode=mode),
+        )
     else:
-        getattr(net, "net", net).compile(mode=mode)  # what samplers call of a discrete diffusion model
+        getattr(net, "net", net).compile(
+            mode=mode
+        )  # what samplers call of a discrete diffusion model
     if discriminator is not None:
         for module in (discriminator.extractor, *discriminator.heads):
             module.compile(mode=mode)

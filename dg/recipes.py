@@ -19,7 +19,9 @@ class DiscriminatorTraining:
 
     epochs: int = 20
     batch_size: int = 128
-    batches: str = "balanced"  # half real, half generated, an epoch being a pass over the larger set;
+    batches: str = (
+        "balanced"  # half real, half generated, an epoch being a pass over the larger set;
+    )
     # or "mixed": drawn from one shuffled set of both, as the authors do
     accumulate: int = 1  # compute every batch in so many parts, for less memory and the same result
     lr: float = 3e-4  # of Adam
@@ -31,9 +33,13 @@ class DiscriminatorTraining:
     loss_weight: float | None = None  # of what those two add; None: LOSS_WEIGHTS
     lora_rank: int = 0  # of an adapter on the frozen classifier, trained with the head; 0 = none
     lora_alpha: float | None = None  # its scale is alpha / rank; None: 1
-    time_sampling: str = "lognormal"  # ln(sigma) ~ N(P_mean, P_std^2), or "importance" or "uniform" in VP time
+    time_sampling: str = (
+        "lognormal"  # ln(sigma) ~ N(P_mean, P_std^2), or "importance" or "uniform" in VP time
+    )
     time_min: float = 1e-5  # smallest VP time of the last two
-    time_dtype: str = "float64"  # of the last two; "float32" rounds small times as the authors' code does
+    time_dtype: str = (
+        "float64"  # of the last two; "float32" rounds small times as the authors' code does
+    )
     P_mean: float = -1.2
     P_std: float = 1.2
     flip: bool = False  # mirror half of the images, real and generated
@@ -56,38 +62,84 @@ class DiscriminatorTraining:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
-        if len(self.split) != 3 or self.split[0] <= 0 or min(self.split) < 0 or not abs(sum(self.split) - 1) < 1e-6:
-            raise ValueError(f"the split {self.split} must be three fractions of sum 1, the first above 0: 0.8,0.1,0.1")
+        if (
+            len(self.split) != 3
+            or self.split[0] <= 0
+            or min(self.split) < 0
+            or not abs(sum(self.split) - 1) < 1e-6
+        ):
+            raise ValueError(
+                f"the split {self.split} must be three fractions of sum 1, the first above 0: 0.8,0.1,0.1"
+            )
         if self.batches == "balanced" and self.batch_size % 2:
-            raise ValueError(f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so make it even")
+            raise ValueError(
+                f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so make it even"
+            )
         if not 1 <= self.accumulate <= self.batch_size:
-            raise ValueError(f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts")
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts"
+            )
         if self.patience and not self.split[1]:
-            raise ValueError("early stopping needs validation images; leave --patience out or give --split 0.8,0.1,0.1")
+            raise ValueError(
+                "early stopping needs validation images; leave --patience out or give --split 0.8,0.1,0.1"
+            )
 
 
 # Kim et al. 2023 and their code: all images train, one shuffled set, no average, a checkpoint per epoch.
-AUTHORS = DiscriminatorTraining(epochs=60, batches="mixed", lr_schedule="constant", ema_halflife=0, time_dtype="float32",
-                                time_sampling="importance", split=(1.0, 0.0, 0.0), keep_every=1)
+AUTHORS = DiscriminatorTraining(
+    epochs=60,
+    batches="mixed",
+    lr_schedule="constant",
+    ema_halflife=0,
+    time_dtype="float32",
+    time_sampling="importance",
+    split=(1.0, 0.0, 0.0),
+    keep_every=1,
+)
 # Reproduction B (Kleger and Sartor): the same on 80% of the images; epochs, learning rate, weight decay, smallest time.
-KTH = {"kth-d0": (60, 3e-4, 1e-7, 1e-5), "kth-d1": (40, 1e-3, 1e-7, 1e-5), "kth-d2": (40, 1e-4, 0.0, 0.01),
-       "kth-d3": (40, 1e-4, 1e-3, 1e-3), "kth-d4": (40, 5e-5, 1e-9, 1e-3), "kth-d5": (200, 1e-5, 1e-11, 1e-5)}
+KTH = {
+    "kth-d0": (60, 3e-4, 1e-7, 1e-5),
+    "kth-d1": (40, 1e-3, 1e-7, 1e-5),
+    "kth-d2": (40, 1e-4, 0.0, 0.01),
+    "kth-d3": (40, 1e-4, 1e-3, 1e-3),
+    "kth-d4": (40, 5e-5, 1e-9, 1e-3),
+    "kth-d5": (200, 1e-5, 1e-11, 1e-5),
+}
 
 PRESETS = {
     "default": DiscriminatorTraining(),
     # The small head on a score network's encoder takes a higher learning rate, and longer.
     "score": DiscriminatorTraining(epochs=30, lr=2e-3, lr_schedule="constant"),
     # The same for few images: the 1,437 real ones are soon learned by heart.
-    "digits": DiscriminatorTraining(epochs=36, lr=2e-3, lr_schedule="constant", ema_halflife=8800, ema_rampup=0.0,
-                                    split=(0.9, 0.1, 0.0), unequal=True, eval_images=1000),
+    "digits": DiscriminatorTraining(
+        epochs=36,
+        lr=2e-3,
+        lr_schedule="constant",
+        ema_halflife=8800,
+        ema_rampup=0.0,
+        split=(0.9, 0.1, 0.0),
+        unequal=True,
+        eval_images=1000,
+    ),
     "authors-uncond": AUTHORS,
     "authors-cond": replace(AUTHORS, epochs=250, conditional=True),
-    **{name: replace(AUTHORS, epochs=epochs, lr=lr, weight_decay=weight_decay, time_min=time_min, split=(0.8, 0.1, 0.1),
-                     keep_every=0)
-       for name, (epochs, lr, weight_decay, time_min) in KTH.items()},
+    **{
+        name: replace(
+            AUTHORS,
+            epochs=epochs,
+            lr=lr,
+            weight_decay=weight_decay,
+            time_min=time_min,
+            split=(0.8, 0.1, 0.1),
+            keep_every=0,
+        )
+        for name, (epochs, lr, weight_decay, time_min) in KTH.items()
+    },
     # The authors' for latents of DiT-XL/2: half of a batch is real, and the smaller set is passed over again and again. Their
     # clip of the probability to [1e-5, 1 - 1e-5] in the loss is left out: it acts on log ratios beyond 11.5 alone.
-    "imagenet-latent": replace(AUTHORS, epochs=7, batch_size=1024, batches="balanced", conditional=True, unequal=True),
+    "imagenet-latent": replace(
+        AUTHORS, epochs=7, batch_size=1024, batches="balanced", conditional=True, unequal=True
+    ),
     # Reproduction A (Abdellaoui, Persson, Santos Escriche), who do not state another training length than the authors'.
     "lora-16": replace(AUTHORS, lora_rank=16),
     "lora-128": replace(AUTHORS, lora_rank=128),

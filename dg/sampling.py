@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 import edm
-from dg.discriminator import fingerprint
+from dg.data.datasets import to_uint8
+from dg.data.sample_store import SampleStore
+from dg.fingerprints import fingerprint
 from dg.guidance import DiscriminatorGuidance
-from dg.precision import Careful, autocast
-from dg.runtime.datasets import to_uint8
-from dg.runtime.memory import in_parts
+from dg.precision import MixedPrecisionGuidance, autocast
+from dg.runtime.memory import in_chunks
+from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
 from dg.runtime.progress import Progress, Stopped, silent
-from dg.runtime.ranks import ALONE, Ranks, WorkList
-from dg.runtime.store import SampleStore
 
 ABLATION = ("solver", "discretization", "schedule", "scaling")
 
@@ -48,16 +48,24 @@ class Sampling:
             raise ValueError(f"{self.num_steps} sampling steps; give at least 1")
         for name in ("sigma_min", "sigma_max", "S_churn", "S_min", "S_max", "S_noise"):
             value = getattr(self, name)
-            if value is not None and (math.isnan(value) or (math.isinf(value) and name not in ("S_churn", "S_max"))):
+            if value is not None and (
+                math.isnan(value) or (math.isinf(value) and name not in ("S_churn", "S_max"))
+            ):
                 raise ValueError(f"{name} is {value}; give a finite number")
         if not 0.1 <= self.rho <= 1000:
             raise ValueError(f"rho is {self.rho}; give a number from 0.1 to 1000")
         if None not in (self.sigma_min, self.sigma_max) and self.sigma_min >= self.sigma_max:
-            raise ValueError(f"no noise level is between sigma_min {self.sigma_min} and sigma_max {self.sigma_max}")
+            raise ValueError(
+                f"no noise level is between sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
+            )
 
     @property
     def sampler(self):
-        return edm.ablation_sampler if any(getattr(self, name) for name in ABLATION) else edm.edm_sampler
+        return (
+            edm.ablation_sampler
+            if any(getattr(self, name) for name in ABLATION)
+            else edm.edm_sampler
+        )
 
     @property
     def num_evaluations(self) -> int:
@@ -68,15 +76,24 @@ class Sampling:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def draw_images(net, seeds: Sequence[int], sampling: Sampling, guidance: edm.Guidance | None = None,
-                class_idx: int | None = None, device="cpu", precision: str = "float32") -> tuple[Tensor, Tensor | None]:
+def draw_images(
+    net,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    guidance: edm.Guidance | None = None,
+    class_idx: int | None = None,
+    device="cpu",
+    precision: str = "float32",
+) -> tuple[Tensor, Tensor | None]:
     """Images of one batch of seeds: (float [N, C, R, R] on `device`, class numbers [N] or None).
 
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
     `precision` is that of the networks, see `dg.precision`; a model's own decoder of what it has drawn keeps float32.
     """
     rnd = edm.StackedRandomGenerator(device, seeds)
-    latents = rnd.randn([len(seeds), net.img_channels, net.img_resolution, net.img_resolution], device=device)
+    latents = rnd.randn(
+        [len(seeds), net.img_channels, net.img_resolution, net.img_resolution], device=device
+    )
     classes = one_hot = None
     if num_classes := classes_of(net, sampling):
         classes = rnd.randint(num_classes, size=[len(seeds)], device=device)
@@ -84,9 +101,11 @@ def draw_images(net, seeds: Sequence[int], sampling: Sampling, guidance: edm.Gui
             classes = torch.full_like(classes, class_idx)
         one_hot = torch.eye(num_classes, device=device)[classes]
     if precision == "bfloat16" and isinstance(net, edm.Preconditioner):
-        guidance = Careful(guidance)
+        guidance = MixedPrecisionGuidance(guidance)
     with autocast(precision, device):
-        images = sampling.sampler(net, latents, one_hot, randn_like=rnd.randn_like, guidance=guidance, **sampling.kwargs())
+        images = sampling.sampler(
+            net, latents, one_hot, randn_like=rnd.randn_like, guidance=guidance, **sampling.kwargs()
+        )
     if hasattr(net, "to_images"):
         images = net.to_images(images)
     return images, classes
@@ -108,18 +127,36 @@ def check_class(net, class_idx: int | None, sampling=None) -> None:
         raise ValueError(f"--class {class_idx}: this network has classes 0 to {num_classes - 1}")
 
 
-def describe(net, sampling: Sampling, guidance: DiscriminatorGuidance | None = None, class_idx=None,
-             precision: str = "float32") -> dict:
+def describe(
+    net,
+    sampling: Sampling,
+    guidance: DiscriminatorGuidance | None = None,
+    class_idx=None,
+    precision: str = "float32",
+) -> dict:
     """Everything besides the seeds that images depend on; a store refuses to mix two of these."""
-    described = {"network": fingerprint(net), "sampling": sampling.kwargs(), "class": class_idx, "guidance": None}
-    described |= {part: fingerprint(getattr(net, part)) for part in ("vae", "classifier") if getattr(net, part, None) is not None}
+    described = {
+        "network": fingerprint(net),
+        "sampling": sampling.kwargs(),
+        "class": class_idx,
+        "guidance": None,
+    }
+    described |= {
+        part: fingerprint(getattr(net, part))
+        for part in ("vae", "classifier")
+        if getattr(net, part, None) is not None
+    }
     if guidance is not None:
         discriminator = guidance.discriminator
         described["guidance"] = {
-            "heads": [fingerprint(head) for head in discriminator.heads], "member_weights": discriminator.weights.tolist(),
-            "extractor": _describe_extractor(discriminator.extractor), "weights": guidance.weights,
-            "window": [guidance.time_min, guidance.time_max], "clip": guidance.clip,
-            "boosting": guidance.boosting and asdict(guidance.boosting)}
+            "heads": [fingerprint(head) for head in discriminator.heads],
+            "member_weights": discriminator.weights.tolist(),
+            "extractor": _describe_extractor(discriminator.extractor),
+            "weights": guidance.weights,
+            "window": [guidance.time_min, guidance.time_max],
+            "clip": guidance.clip,
+            "boosting": guidance.boosting and asdict(guidance.boosting),
+        }
         if discriminator.average != "logits":
             described["guidance"]["average"] = discriminator.average
     if precision != "float32":
@@ -131,16 +168,25 @@ def _describe_extractor(extractor) -> list:
     return [extractor.kind, getattr(extractor, "schedule", None), fingerprint(extractor)]
 
 
-class Made(NamedTuple):
+class GenerationResult(NamedTuple):
     """What `generate` has done: images of all processes together, and seconds of this one."""
 
     images: int
     seconds: float
 
 
-def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance | None = None,
-             class_idx: int | None = None, device="cpu", progress: Progress = silent, ranks: Ranks = ALONE,
-             precision: str = "float32", notify: Callable[[str], None] = lambda line: None) -> Made:
+def generate(
+    net,
+    store: SampleStore,
+    sampling: Sampling,
+    guidance: edm.Guidance | None = None,
+    class_idx: int | None = None,
+    device="cpu",
+    progress: Progress = silent,
+    ranks: Ranks = SINGLE_PROCESS,
+    precision: str = "float32",
+    notify: Callable[[str], None] = lambda line: None,
+) -> GenerationResult:
     """Fill the store with the batches it still lacks. Of several processes each takes the next one when it is free.
 
     A batch is saved while the next is drawn. One that does not fit into a GPU's memory is drawn in halves, of which
@@ -149,7 +195,9 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
     """
     check_class(net, class_idx, sampling)
     work = WorkList(ranks, store.pending() if ranks.first else [])
-    ends = list(accumulate(len(store.batches()[index]) for index in work.items))  # images up to a batch's end
+    ends = list(
+        accumulate(len(store.batches()[index]) for index in work.items)
+    )  # images up to a batch's end
     total = ends[-1] if ends else 0
     bar = iter(progress(range(total), desc="images", unit="img", total=total))
     shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
@@ -158,8 +206,13 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
             next(bar, None)
             for place, index in work:
                 images, classes, most = _drawn(
-                    lambda seeds: draw_images(net, seeds, sampling, guidance, class_idx, device, precision),
-                    store.batches()[index], most, notify)
+                    lambda seeds: draw_images(
+                        net, seeds, sampling, guidance, class_idx, device, precision
+                    ),
+                    store.batches()[index],
+                    most,
+                    notify,
+                )
                 if saving is not None:
                     saving.result()
                 saving, mine = thread.submit(store.write, index, images, classes), mine + 1
@@ -178,13 +231,19 @@ def generate(net, store: SampleStore, sampling: Sampling, guidance: edm.Guidance
             pass
     if ranks.first:
         store.finish()
-    return Made(total, seconds)
+    return GenerationResult(total, seconds)
 
 
-def _drawn(draw, seeds: Sequence[int], most: int, notify) -> tuple[np.ndarray, np.ndarray | None, int]:
+def _drawn(
+    draw, seeds: Sequence[int], most: int, notify
+) -> tuple[np.ndarray, np.ndarray | None, int]:
     """(images uint8 [N, R, R, C], class numbers int64 [N] or None) of a batch, and how many seeds fit into memory at once."""
-    pieces, most = in_parts(lambda part: draw(seeds[part]), len(seeds), most, notify)
+    pieces, most = in_chunks(lambda part: draw(seeds[part]), len(seeds), most, notify)
     images = np.concatenate([to_uint8(images) for images, _ in pieces])
     if pieces[0][1] is None:
         return images, None, most
-    return images, np.concatenate([classes.cpu().numpy() for _, classes in pieces]).astype(np.int64), most
+    return (
+        images,
+        np.concatenate([classes.cpu().numpy() for _, classes in pieces]).astype(np.int64),
+        most,
+    )

@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dg import vp
-from dg.losses import Noisy
+from dg.data.datasets import ImageSet
+from dg.data.latents import AnySet, LatentSet
+from dg.losses import NoisyBatch
 from dg.recipes import DiscriminatorTraining
-from dg.runtime.datasets import ImageSet
-from dg.runtime.latents import AnySet, LatentSet
 from dg.runtime.training_state import step_generator
 
 
-def drawn(data: AnySet, n: int | None, seed: int) -> AnySet:
+def random_subset(data: AnySet, n: int | None, seed: int) -> AnySet:
     """`n` items of a set, None for all, drawn by the seed: a set may be sorted by class. ValueError if it has fewer."""
     if n is None:
         return data
@@ -23,48 +23,72 @@ def drawn(data: AnySet, n: int | None, seed: int) -> AnySet:
     return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:n]))
 
 
-def check_sets(real: AnySet, fake: AnySet, settings: DiscriminatorTraining, conditional: bool | None = None) -> None:
+def check_sets(
+    real: AnySet, fake: AnySet, settings: DiscriminatorTraining, conditional: bool | None = None
+) -> None:
     """Refuse sets that cannot be told apart fairly, before anything is computed."""
     if real.what != fake.what:
-        raise ValueError(f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the images with "
-                         "pretrain.py latents, or give images alone")
+        raise ValueError(
+            f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the images with "
+            "pretrain.py latents, or give images alone"
+        )
     if (real.resolution, real.channels) != (fake.resolution, fake.channels):
-        raise ValueError(f"{fake.name}: {fake.what} of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
-                         f"has {real.resolution} pixels and {real.channels} channels; give sets of one kind")
+        raise ValueError(
+            f"{fake.name}: {fake.what} of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
+            f"has {real.resolution} pixels and {real.channels} channels; give sets of one kind"
+        )
     if isinstance(real, LatentSet):
         _check_latents(real, fake, settings)
     if len(real) != len(fake) and not settings.unequal:
-        raise ValueError(f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}: take the same number of "
-                         f"both with --num_data {min(len(real), len(fake))}, or all with --unequal")
+        raise ValueError(
+            f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}: take the same number of "
+            f"both with --num_data {min(len(real), len(fake))}, or all with --unequal"
+        )
     for data in (real, fake):
         sizes = [len(part) for part in _parts(len(data), settings)]
         if sizes[0] * 2 < settings.batch_size:
-            raise ValueError(f"{data.name}: {sizes[0]} training {data.what} are fewer than half a batch of "
-                             f"{settings.batch_size}; give more {data.what} or a smaller --batch_size")
+            raise ValueError(
+                f"{data.name}: {sizes[0]} training {data.what} are fewer than half a batch of "
+                f"{settings.batch_size}; give more {data.what} or a smaller --batch_size"
+            )
         if any(fraction and not size for fraction, size in zip(settings.split, sizes, strict=True)):
-            raise ValueError(f"{data.name}: {len(data)} {data.what} are too few for the split {settings.split}")
+            raise ValueError(
+                f"{data.name}: {len(data)} {data.what} are too few for the split {settings.split}"
+            )
     if settings.conditional if conditional is None else conditional:
         _check_labels(real, fake)
 
 
 def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTraining) -> None:
     if settings.flip:
-        raise ValueError(f"{real.name}: a mirrored latent is not the latent of a mirrored image; leave --flip out, and encode "
-                         "mirrored copies with pretrain.py latents --flip")
-    real_made, fake_made = ({"precision": str(data.latents.dtype)} | (data.encoding or {}) for data in (real, fake))
-    for name in real_made.keys() & fake_made.keys():  # a discriminator would see this difference, and nothing else
+        raise ValueError(
+            f"{real.name}: a mirrored latent is not the latent of a mirrored image; leave --flip out, and encode "
+            "mirrored copies with pretrain.py latents --flip"
+        )
+    real_made, fake_made = (
+        {"precision": str(data.latents.dtype)} | (data.encoding or {}) for data in (real, fake)
+    )
+    for name in (
+        real_made.keys() & fake_made.keys()
+    ):  # a discriminator would see this difference, and nothing else
         if real_made[name] != fake_made[name]:
-            raise ValueError(f"{fake.name}: was encoded with {name} {fake_made[name]}, but {real.name} with "
-                             f"{real_made[name]}; encode both alike")
+            raise ValueError(
+                f"{fake.name}: was encoded with {name} {fake_made[name]}, but {real.name} with "
+                f"{real_made[name]}; encode both alike"
+            )
 
 
 def _check_labels(real: AnySet, fake: AnySet) -> None:
     for data in (real, fake):
         if data.labels is None:
-            raise ValueError(f"{data.name}: has no class labels, which a conditional discriminator needs")
+            raise ValueError(
+                f"{data.name}: has no class labels, which a conditional discriminator needs"
+            )
     if fake.labels.max() >= real.num_classes:
-        raise ValueError(f"{fake.name}: has label {fake.labels.max()}, but the labels of {real.name} are "
-                         f"0 to {real.num_classes - 1}; give sets of the same classes")
+        raise ValueError(
+            f"{fake.name}: has label {fake.labels.max()}, but the labels of {real.name} are "
+            f"0 to {real.num_classes - 1}; give sets of the same classes"
+        )
 
 
 def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTraining) -> None:
@@ -73,16 +97,24 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
     if kind == "classifier":
         encoder = extractor.encoder
         if (encoder.image_size, encoder.in_channels) != (data.resolution, data.channels):
-            raise ValueError(f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, but the "
-                             f"classifier takes {encoder.image_size} pixels and {encoder.in_channels} channels")
+            raise ValueError(
+                f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, but the "
+                f"classifier takes {encoder.image_size} pixels and {encoder.in_channels} channels"
+            )
     classes = extractor.net.label_dim if kind == "score" else 0
     if classes and not settings.conditional:
-        raise ValueError("the score network is class-conditional, so its features are; train with --cond 1")
+        raise ValueError(
+            "the score network is class-conditional, so its features are; train with --cond 1"
+        )
     if classes and classes != data.num_classes:
-        raise ValueError(f"{data.name}: has {data.num_classes} classes and the score network {classes}")
+        raise ValueError(
+            f"{data.name}: has {data.num_classes} classes and the score network {classes}"
+        )
     if discriminator.conditional != settings.conditional:
-        raise ValueError(f"the head is {'' if discriminator.conditional else 'not '}conditional and the training is "
-                         f"{'' if settings.conditional else 'not '}; build it with the same --cond")
+        raise ValueError(
+            f"the head is {'' if discriminator.conditional else 'not '}conditional and the training is "
+            f"{'' if settings.conditional else 'not '}; build it with the same --cond"
+        )
 
 
 class Rows:
@@ -102,8 +134,9 @@ class Rows:
     def __getitem__(self, index: Tensor) -> Tensor:
         index, first = index.cpu(), len(self.places[0])
         rows = torch.empty(len(index), *self.latents[0].shape[1:], dtype=self.latents[0].dtype)
-        for latents, places, chosen, start in zip(self.latents, self.places, (index < first, index >= first), (0, first),
-                                                  strict=True):
+        for latents, places, chosen, start in zip(
+            self.latents, self.places, (index < first, index >= first), (0, first), strict=True
+        ):
             rows[chosen] = latents[places[index[chosen] - start]]
         return rows.to(self.device)
 
@@ -123,20 +156,44 @@ class Split(NamedTuple):
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """(float32 [N, C, H, W], images in [-1, 1]; labels [N, K] one-hot or None; targets [N]) at `index` [N]."""
         images = self.images[index]
-        images = images.to(torch.float32) / 127.5 - 1 if images.dtype == torch.uint8 else images.to(torch.float32)
-        labels = None if self.labels is None else F.one_hot(self.labels[index], self.num_classes).to(torch.float32)
+        images = (
+            images.to(torch.float32) / 127.5 - 1
+            if images.dtype == torch.uint8
+            else images.to(torch.float32)
+        )
+        labels = (
+            None
+            if self.labels is None
+            else F.one_hot(self.labels[index], self.num_classes).to(torch.float32)
+        )
         return images, labels, (index < self.num_real).to(torch.float32)
 
 
-def split_sets(real: AnySet, fake: AnySet, settings: DiscriminatorTraining, device="cpu") -> list[Split]:
+def split_sets(
+    real: AnySet, fake: AnySet, settings: DiscriminatorTraining, device="cpu"
+) -> list[Split]:
     """Disjoint train, validation and test splits; which item goes where depends on the seed and the set's size."""
     splits = []
     for indices in zip(*(_parts(len(data), settings) for data in (real, fake)), strict=True):
         pairs = list(zip((real, fake), indices, strict=True))
-        labels = np.concatenate([data.labels[index] for data, index in pairs]) if settings.conditional else None
-        items = Rows([real, fake], indices, device) if isinstance(real, LatentSet) else _images(pairs, device)
-        splits.append(Split(items, None if labels is None else torch.from_numpy(labels).to(device), len(indices[0]),
-                            real.num_classes))
+        labels = (
+            np.concatenate([data.labels[index] for data, index in pairs])
+            if settings.conditional
+            else None
+        )
+        items = (
+            Rows([real, fake], indices, device)
+            if isinstance(real, LatentSet)
+            else _images(pairs, device)
+        )
+        splits.append(
+            Split(
+                items,
+                None if labels is None else torch.from_numpy(labels).to(device),
+                len(indices[0]),
+                real.num_classes,
+            )
+        )
     return splits
 
 
@@ -161,14 +218,18 @@ def epoch_order(train: Split, settings: DiscriminatorTraining, epoch: int) -> Te
         return order[: steps * settings.batch_size].reshape(steps, -1).to(train.images.device)
     longest, half = max(train.num_real, train.num_fake), settings.batch_size // 2
     steps = longest // half
-    halves = [_endless_permutation(n, longest, generator)[: steps * half].reshape(steps, half)
-              for n in (train.num_real, train.num_fake)]
+    halves = [
+        _endless_permutation(n, longest, generator)[: steps * half].reshape(steps, half)
+        for n in (train.num_real, train.num_fake)
+    ]
     return torch.cat([halves[0], halves[1] + train.num_real], dim=1).to(train.images.device)
 
 
 def _endless_permutation(n: int, length: int, generator) -> Tensor:
     """`length` indices below n: whole permutations, one after the other."""
-    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-length // n))])[:length]
+    return torch.cat([torch.randperm(n, generator=generator) for _ in range(-(-length // n))])[
+        :length
+    ]
 
 
 def noise_level(u: Tensor, settings: DiscriminatorTraining) -> Tensor:
@@ -177,21 +238,35 @@ def noise_level(u: Tensor, settings: DiscriminatorTraining) -> Tensor:
         return vp.to_sigma(vp.importance_time(u, settings.time_min)[0].double())
     if settings.time_sampling == "uniform":
         return vp.to_sigma(vp.uniform_time(u, settings.time_min).double())
-    return (torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9)) * settings.P_std + settings.P_mean).exp()
+    return (
+        torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9)) * settings.P_std + settings.P_mean
+    ).exp()
 
 
-def perturb(images: Tensor, labels: Tensor | None, targets: Tensor, u: Tensor, z: Tensor,
-            settings: DiscriminatorTraining) -> Noisy:
+def perturb(
+    images: Tensor,
+    labels: Tensor | None,
+    targets: Tensor,
+    u: Tensor,
+    z: Tensor,
+    settings: DiscriminatorTraining,
+) -> NoisyBatch:
     """Clean images [N, C, H, W] with noise z of the levels that u [N] stands for."""
     sigma = noise_level(u, settings)
-    return Noisy(images, images + sigma.to(images.dtype).reshape(-1, 1, 1, 1) * z, sigma, labels, targets)
+    return NoisyBatch(
+        images, images + sigma.to(images.dtype).reshape(-1, 1, 1, 1) * z, sigma, labels, targets
+    )
 
 
-def noisy_batch(split: Split, index: Tensor, settings: DiscriminatorTraining, generator: torch.Generator) -> Noisy:
+def noisy_batch(
+    split: Split, index: Tensor, settings: DiscriminatorTraining, generator: torch.Generator
+) -> NoisyBatch:
     """The images at `index` [N], perturbed and perhaps mirrored by random numbers of `generator`."""
     images, labels, targets = split.batch(index)
     device = images.device
-    u = torch.rand(len(index), generator=generator, dtype=getattr(torch, settings.time_dtype), device=device)
+    u = torch.rand(
+        len(index), generator=generator, dtype=getattr(torch, settings.time_dtype), device=device
+    )
     z = torch.randn(images.shape, generator=generator, device=device)
     if settings.flip:
         mirrored = torch.rand(len(index), 1, 1, 1, generator=generator, device=device) < 0.5

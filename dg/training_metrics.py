@@ -10,7 +10,14 @@ from dg.recipes import DiscriminatorTraining
 from dg.runtime.training_state import step_generator
 from dg.training_data import Split, perturb
 
-LEVELS = (0.0, 0.1, 0.3, 1.0, 3.0, float("inf"))  # edges of the noise levels that are looked at apart
+LEVELS = (
+    0.0,
+    0.1,
+    0.3,
+    1.0,
+    3.0,
+    float("inf"),
+)  # edges of the noise levels that are looked at apart
 BINS = 10  # of the calibration error
 MOST_NOISES = 20  # that one image is looked at with
 DRAWS = 20  # noises that one image is looked at with, at most
@@ -18,7 +25,7 @@ DRAWS = 20  # noises that one image is looked at with, at most
 
 @torch.no_grad()
 def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> dict:
-    """What `judge` says of noisy images of a split, and `levels`: the same by noise level.
+    """What `binary_metrics` says of noisy images of a split, and `levels`: the same by noise level.
 
     Looks at `eval_images` of each kind, spread over a large set and taken with up to 20 noises each from a small one. The
     noise is the same at every call; its levels are stratified, so that they hardly differ between splits either.
@@ -28,22 +35,33 @@ def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> di
     for low, high in pairwise(LEVELS):
         inside = (sigma >= low) & (sigma < high)
         if inside.any():
-            levels.append({"sigma": [low, None if high == LEVELS[-1] else high], "n": int(inside.sum())}
-                          | judge(logits[inside], targets[inside]))
-    return judge(logits, targets) | {"levels": levels}
+            levels.append(
+                {"sigma": [low, None if high == LEVELS[-1] else high], "n": int(inside.sum())}
+                | binary_metrics(logits[inside], targets[inside])
+            )
+    return binary_metrics(logits, targets) | {"levels": levels}
 
 
 @torch.no_grad()
-def predict(discriminator, split: Split, settings: DiscriminatorTraining) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predict(
+    discriminator, split: Split, settings: DiscriminatorTraining
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(logits, targets, sigma) of 2 * eval_images noisy images or fewer, each float64 [n]."""
-    device, n = split.images.device, min(settings.eval_images, DRAWS * max(split.num_real, split.num_fake))
+    device, n = (
+        split.images.device,
+        min(settings.eval_images, DRAWS * max(split.num_real, split.num_fake)),
+    )
     generator = step_generator(settings.seed, "evaluate", 0, device)
     real, fake = (_spread(count, n, device) for count in (split.num_real, split.num_fake))
-    index = torch.stack([real, fake + split.num_real], dim=1).flatten()  # [2 n], real and generated in turn
+    index = torch.stack(
+        [real, fake + split.num_real], dim=1
+    ).flatten()  # [2 n], real and generated in turn
     u = torch.stack([_stratified(n, generator, device) for _ in range(2)], dim=1).flatten()
     u = u.to(getattr(torch, settings.time_dtype))
     columns = []
-    for part in torch.arange(2 * n, device=device).split(max(settings.batch_size // settings.accumulate, 1)):
+    for part in torch.arange(2 * n, device=device).split(
+        max(settings.batch_size // settings.accumulate, 1)
+    ):
         images, labels, targets = split.batch(index[part])
         z = torch.randn(images.shape, generator=generator, device=device)
         batch = perturb(images, labels, targets, u[part], z, settings)
@@ -53,7 +71,7 @@ def predict(discriminator, split: Split, settings: DiscriminatorTraining) -> tup
     return tuple(torch.cat(columns, dim=1).cpu().numpy())
 
 
-def judge(logits: np.ndarray, targets: np.ndarray) -> dict:
+def binary_metrics(logits: np.ndarray, targets: np.ndarray) -> dict:
     """Loss (cross-entropy, nats), accuracy, ROC-AUC, calibration error; precision and recall of the answer "real".
 
     logits   [n]  log ratios; "real" where positive
@@ -70,7 +88,9 @@ def judge(logits: np.ndarray, targets: np.ndarray) -> dict:
     return {
         "loss": loss,
         "accuracy": float(np.mean(real == called)),
-        "auc": float(roc_auc_score(real, logits)) if finite and 0 < real.sum() < len(real) else None,
+        "auc": float(roc_auc_score(real, logits))
+        if finite and 0 < real.sum() < len(real)
+        else None,
         "ece": calibration_error(logits, real),
         "precision": hits / int(called.sum()) if called.any() else None,
         "recall": hits / int(real.sum()) if real.any() else None,
@@ -79,8 +99,14 @@ def judge(logits: np.ndarray, targets: np.ndarray) -> dict:
 
 def calibration_error(logits: np.ndarray, real: np.ndarray) -> float:
     """Mean distance between predicted probability and share of real images, over bins of equally many images."""
-    probability, order = 1 / (1 + np.exp(-np.clip(logits, -500, 500))), np.argsort(logits, kind="stable")
-    return float(sum(abs((probability[part] - real[part]).sum()) for part in np.array_split(order, BINS)) / len(order))
+    probability, order = (
+        1 / (1 + np.exp(-np.clip(logits, -500, 500))),
+        np.argsort(logits, kind="stable"),
+    )
+    return float(
+        sum(abs((probability[part] - real[part]).sum()) for part in np.array_split(order, BINS))
+        / len(order)
+    )
 
 
 def _spread(count: int, n: int, device) -> Tensor:

@@ -10,6 +10,23 @@ from edm.precond import EDMPrecond, Preconditioner, VEPrecond, VPPrecond, iDDPMP
 from edm.random import StackedRandomGenerator
 from edm.sampler import edm_sampler
 
-__all__ = ["AugmentPipe", "DenoisingLoss", "DhariwalUNet", "EDMLoss", "EDMPrecond", "Guidance", "Preconditioner", "SongUNet",
-           "StackedRandomGenerator", "VELoss", "VEPrecond", "VPLoss", "VPPrecond", "ablation_sampler", "edm_sampler",
-           "iDDPMPrecond", "load_network", "save_network"]
+__all__ = [
+    "AugmentPipe",
+    "DenoisingLoss",
+    "DhariwalUNet",
+    "EDMLoss",
+    "EDMPrecond",
+    "Guidance",
+    "Preconditioner",
+    "SongUNet",
+    "StackedRandomGenerator",
+    "VELoss",
+    "VEPrecond",
+    "VPLoss",
+    "VPPrecond",
+    "ablation_sampler",
+    "edm_sampler",
+    "iDDPMPrecond",
+    "load_network",
+    "save_network",
+]

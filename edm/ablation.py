@@ -37,7 +37,8 @@ def vp_schedule(beta_d: float, beta_min: float) -> Schedule:
     return Schedule(
         sigma=sigma,
         derivative=lambda t: 0.5 * (beta_min + beta_d * t) * (sigma(t) + 1 / sigma(t)),
-        inverse=lambda sigma: ((beta_min**2 + 2 * beta_d * (sigma**2 + 1).log()).sqrt() - beta_min) / beta_d,
+        inverse=lambda sigma: ((beta_min**2 + 2 * beta_d * (sigma**2 + 1).log()).sqrt() - beta_min)
+        / beta_d,
     )
 
 
@@ -46,12 +47,30 @@ LINEAR_SCHEDULE = Schedule(lambda t: t, torch.ones_like, lambda sigma: sigma)
 
 
 @torch.no_grad()
-def ablation_sampler(net, latents: Tensor, class_labels: Tensor | None = None, randn_like=torch.randn_like,
-                     guidance: Guidance | None = None, num_steps: int = 18, sigma_min: float | None = None,
-                     sigma_max: float | None = None, rho: float = 7, solver: str = "heun",
-                     discretization: str = "edm", schedule: str = "linear", scaling: str = "none",
-                     epsilon_s: float = 1e-3, C_1: float = 0.001, C_2: float = 0.008, M: int = 1000, alpha: float = 1,
-                     S_churn: float = 0, S_min: float = 0, S_max: float = math.inf, S_noise: float = 1) -> Tensor:
+def ablation_sampler(
+    net,
+    latents: Tensor,
+    class_labels: Tensor | None = None,
+    randn_like=torch.randn_like,
+    guidance: Guidance | None = None,
+    num_steps: int = 18,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    rho: float = 7,
+    solver: str = "heun",
+    discretization: str = "edm",
+    schedule: str = "linear",
+    scaling: str = "none",
+    epsilon_s: float = 1e-3,
+    C_1: float = 0.001,
+    C_2: float = 0.008,
+    M: int = 1000,
+    alpha: float = 1,
+    S_churn: float = 0,
+    S_min: float = 0,
+    S_max: float = math.inf,
+    S_noise: float = 1,
+) -> Tensor:
     """Draw images from noise; arguments and result as `edm_sampler`, and
 
     solver          "euler" or "heun"; `alpha` places the second stage of the latter
@@ -61,8 +80,12 @@ def ablation_sampler(net, latents: Tensor, class_labels: Tensor | None = None, r
     sigma_min, sigma_max  None takes the discretisation's own range
     Raises ValueError for an unknown choice.
     """
-    for name, value, choices in (("solver", solver, SOLVERS), ("discretization", discretization, DISCRETIZATIONS),
-                                 ("schedule", schedule, SCHEDULES), ("scaling", scaling, SCALINGS)):
+    for name, value, choices in (
+        ("solver", solver, SOLVERS),
+        ("discretization", discretization, DISCRETIZATIONS),
+        ("schedule", schedule, SCHEDULES),
+        ("scaling", scaling, SCALINGS),
+    ):
         if value not in choices:
             raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}")
     guidance = guidance or Guidance()
@@ -71,20 +94,31 @@ def ablation_sampler(net, latents: Tensor, class_labels: Tensor | None = None, r
     sigma_max = min(high if sigma_max is None else sigma_max, net.sigma_max)
     check_range(sigma_min, sigma_max)
     vp = _fitted_vp_schedule(sigma_min, sigma_max, epsilon_s)
-    sigma_of, sigma_slope, time_of = {"vp": vp, "ve": VE_SCHEDULE, "linear": LINEAR_SCHEDULE}[schedule]
-    sigmas = _noise_levels(discretization, num_steps, sigma_min, sigma_max, rho, vp, epsilon_s, C_1, C_2, M)
+    sigma_of, sigma_slope, time_of = {"vp": vp, "ve": VE_SCHEDULE, "linear": LINEAR_SCHEDULE}[
+        schedule
+    ]
+    sigmas = _noise_levels(
+        discretization, num_steps, sigma_min, sigma_max, rho, vp, epsilon_s, C_1, C_2, M
+    )
 
     def scale(t):
         return (1 + sigma_of(t) ** 2).rsqrt() if scaling == "vp" else torch.ones_like(t)
 
     def scale_slope(t):
-        return -sigma_of(t) * sigma_slope(t) * scale(t) ** 3 if scaling == "vp" else torch.zeros_like(t)
+        return (
+            -sigma_of(t) * sigma_slope(t) * scale(t) ** 3
+            if scaling == "vp"
+            else torch.zeros_like(t)
+        )
 
     def slope(x, t, step, order):
         """dx/dt of the probability flow, Karras et al. 2022, Eq. 4."""
         sigma, sigma_dot, s = sigma_of(t), sigma_slope(t), scale(t)
         denoised = guidance.denoise(net, x / per_image(s, x), sigma, class_labels, step, order)
-        return per_image(sigma_dot / sigma + scale_slope(t) / s, x) * x - per_image(sigma_dot * s / sigma, x) * denoised
+        return (
+            per_image(sigma_dot / sigma + scale_slope(t) / s, x) * x
+            - per_image(sigma_dot * s / sigma, x) * denoised
+        )
 
     times = time_of(net.round_sigma(sigmas.to(latents.device)))
     times = torch.cat([times, torch.zeros_like(times[:1])])  # [num_steps + 1]
@@ -107,7 +141,9 @@ def ablation_sampler(net, latents: Tensor, class_labels: Tensor | None = None, r
         if solver == "heun" and step < num_steps - 1:
             t_prime = t_hat + alpha * (t_next - t_hat)
             slope_prime = slope(x_hat + alpha * length * slope_hat, t_prime, step, order=2)
-            x_next = x_hat + length * ((1 - 1 / (2 * alpha)) * slope_hat + 1 / (2 * alpha) * slope_prime)
+            x_next = x_hat + length * (
+                (1 - 1 / (2 * alpha)) * slope_hat + 1 / (2 * alpha) * slope_prime
+            )
     return x_next
 
 

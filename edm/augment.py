@@ -32,21 +32,39 @@ class AugmentPipe:
 
     dim = 9
 
-    def __init__(self, p: float = 1, xflip: float = 1e8, yflip: float = 1, scale: float = 1, rotate_frac: float = 1,
-                 aniso: float = 1, translate_frac: float = 1, scale_std: float = 0.2, rotate_frac_max: float = 1,
-                 aniso_std: float = 0.2, aniso_rotate_prob: float = 0.5, translate_frac_std: float = 0.125):
-        self.probabilities = p * torch.tensor([xflip, yflip, scale, rotate_frac, aniso, translate_frac])
+    def __init__(
+        self,
+        p: float = 1,
+        xflip: float = 1e8,
+        yflip: float = 1,
+        scale: float = 1,
+        rotate_frac: float = 1,
+        aniso: float = 1,
+        translate_frac: float = 1,
+        scale_std: float = 0.2,
+        rotate_frac_max: float = 1,
+        aniso_std: float = 0.2,
+        aniso_rotate_prob: float = 0.5,
+        translate_frac_std: float = 0.125,
+    ):
+        self.probabilities = p * torch.tensor(
+            [xflip, yflip, scale, rotate_frac, aniso, translate_frac]
+        )
         self.scale_std, self.rotate_frac_max, self.aniso_std = scale_std, rotate_frac_max, aniso_std
         self.aniso_rotate_prob, self.translate_frac_std = aniso_rotate_prob, translate_frac_std
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Square images [N, C, R, R] -> (transformed [N, C, R, R], labels [N, 9]); `generator` is a CPU's."""
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """The parameters a_0 .. a_7 of table 6 for `count` images, [count, 8] on the CPU; 0 where a transform is left out."""
         bits = torch.randint(2, [count, 2], generator=generator)  # mirror, turn upside down
-        angles = math.pi * (2 * torch.rand(count, 2, generator=generator) - 1)  # of the rotation, of the stretch
+        angles = math.pi * (
+            2 * torch.rand(count, 2, generator=generator) - 1
+        )  # of the rotation, of the stretch
         normal = torch.randn(count, 4, generator=generator)  # scale, stretch, shift in x and y
         chance = torch.rand(count, 7, generator=generator)
         rotation = angles[:, 0] * self.rotate_frac_max
@@ -64,18 +82,32 @@ class AugmentPipe:
         device, mirrored, upside_down = images.device, parameters[:, 0] != 0, parameters[:, 1] != 0
         images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images)
         images = torch.where(upside_down.to(device)[:, None, None, None], images.flip(2), images)
-        rows = parameters[:, GEOMETRIC].any(dim=1).nonzero().flatten()  # found on the CPU: no waiting for a GPU
+        rows = (
+            parameters[:, GEOMETRIC].any(dim=1).nonzero().flatten()
+        )  # found on the CPU: no waiting for a GPU
         if len(rows):
-            moved = self._resample(images[rows.to(device)], self.inverse(parameters[rows]).to(device))
+            moved = self._resample(
+                images[rows.to(device)], self.inverse(parameters[rows]).to(device)
+            )
             images = images.index_copy(0, rows.to(device), moved)
         return images
 
     @staticmethod
     def labels(parameters: Tensor) -> Tensor:
-        """What the network is told, [N, 9]: the last column of table 6."""
+        """Labels that tell the network of the transforms, [N, 9]: the last column of table 6."""
         a = parameters.unbind(dim=1)
-        told = [a[0], a[1], a[2], a[3].cos() - 1, a[3].sin(), a[5] * a[4].cos(), a[5] * a[4].sin(), a[6], a[7]]
-        return torch.stack(told, dim=1)
+        augment_labels = [
+            a[0],
+            a[1],
+            a[2],
+            a[3].cos() - 1,
+            a[3].sin(),
+            a[5] * a[4].cos(),
+            a[5] * a[4].sin(),
+            a[6],
+            a[7],
+        ]
+        return torch.stack(augment_labels, dim=1)
 
     def inverse(self, parameters: Tensor) -> Tensor:
         """Affine maps [N, 2, 3] from a place in the transformed image to one in the original; edges at -1 and 1, y down.
@@ -84,9 +116,17 @@ class AugmentPipe:
         """
         _, _, scale, rotation, direction, stretch, *shift = parameters.unbind(dim=1)
         factors = (stretch * self.aniso_std).exp2()
-        unstretch = _rotated(direction) @ torch.diag_embed(torch.stack([1 / factors, factors], 1)) @ _rotated(-direction)
-        linear = _rotated(rotation) @ unstretch / (scale * self.scale_std).exp2()[:, None, None]  # [N, 2, 2]
-        offset = 2 * self.translate_frac_std * torch.stack(shift, dim=1)[:, :, None]  # [N, 2, 1]; the image is 2 wide
+        unstretch = (
+            _rotated(direction)
+            @ torch.diag_embed(torch.stack([1 / factors, factors], 1))
+            @ _rotated(-direction)
+        )
+        linear = (
+            _rotated(rotation) @ unstretch / (scale * self.scale_std).exp2()[:, None, None]
+        )  # [N, 2, 2]
+        offset = (
+            2 * self.translate_frac_std * torch.stack(shift, dim=1)[:, :, None]
+        )  # [N, 2, 1]; the image is 2 wide
         return torch.cat([linear, -linear @ offset], dim=2)
 
     @staticmethod
@@ -96,11 +136,17 @@ class AugmentPipe:
         taps = _lanczos().to(images)
         kernel = taps.outer(taps).expand(channels, 1, -1, -1)  # sum 1
         # Pixel i of the image has its centre at 2i + 0.5 of the doubled one, as grid_sample counts.
-        doubled = F.conv_transpose2d(_reflected(images, LOBES), 4 * kernel, stride=2, padding=TAPS - 1, groups=channels)
+        doubled = F.conv_transpose2d(
+            _reflected(images, LOBES), 4 * kernel, stride=2, padding=TAPS - 1, groups=channels
+        )
         border = LOBES * 2 - 1  # doubled pixels that the last filter reaches beyond the image
         wide = 2 * size + 2 * border
-        stretch = torch.tensor([wide / (2 * size), wide / (2 * size), 1.0]).to(images)  # from the edges of the wide grid
-        grid = F.affine_grid(inverse.to(images) * stretch, [count, channels, wide, wide], align_corners=False)
+        stretch = torch.tensor([wide / (2 * size), wide / (2 * size), 1.0]).to(
+            images
+        )  # from the edges of the wide grid
+        grid = F.affine_grid(
+            inverse.to(images) * stretch, [count, channels, wide, wide], align_corners=False
+        )
         doubled = F.grid_sample(doubled, grid, padding_mode="reflection", align_corners=False)
         return F.conv2d(doubled, kernel, stride=2, groups=channels)
 

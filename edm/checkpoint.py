@@ -29,14 +29,20 @@ def load_network(path, device="cpu") -> Preconditioner:
         class_name, init_kwargs = config["class_name"], config["init_kwargs"]
     else:
         record = read_network(path)
-        class_name, init_kwargs, state_dict = record.class_name, record.init_kwargs, record.state_dict
+        class_name, init_kwargs, state_dict = (
+            record.class_name,
+            record.init_kwargs,
+            record.state_dict,
+        )
     return build_network(class_name, init_kwargs, state_dict, path).to(device)
 
 
 def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) -> Preconditioner:
     """The network that a checkpoint describes, with its weights; `path` is named in errors."""
     if class_name not in PRECONDITIONERS:
-        raise ValueError(f"{path}: holds a {class_name}, not a score network ({', '.join(PRECONDITIONERS)})")
+        raise ValueError(
+            f"{path}: holds a {class_name}, not a score network ({', '.join(PRECONDITIONERS)})"
+        )
     try:
         with torch.device("meta"):
             net = PRECONDITIONERS[class_name](**init_kwargs)
@@ -81,13 +87,19 @@ def read_safetensors(path, format: str, *keys: str) -> tuple[dict, dict]:
             metadata = file.metadata() or {}
             if metadata.get("format") != format:
                 found = metadata.get("format", "no format")
-                raise ValueError(f"{path}: is not a file of format {format} (its metadata says {found})")
+                raise ValueError(
+                    f"{path}: is not a file of format {format} (its metadata says {found})"
+                )
             config = json.loads(metadata["config"])
             if not isinstance(config, dict) or not set(keys) <= set(config):
-                raise ValueError(f"{path}: its metadata does not say {' and '.join(keys)}; make the file again")
+                raise ValueError(
+                    f"{path}: its metadata does not say {' and '.join(keys)}; make the file again"
+                )
             return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}); make or download it again") from None
+        raise ValueError(
+            f"{path}: not a readable safetensors file ({error}); make or download it again"
+        ) from None
 
 
 def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
@@ -95,15 +107,23 @@ def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, shape in expected.items():
         if name not in state_dict:
-            raise ValueError(f"{path}: tensor {name} is missing; the file does not fit the network it describes")
+            raise ValueError(
+                f"{path}: tensor {name} is missing; the file does not fit the network it describes"
+            )
         if tuple(state_dict[name].shape) != shape:
             found = tuple(state_dict[name].shape)
-            raise ValueError(f"{path}: tensor {name} has shape {found} where the network needs {shape}")
+            raise ValueError(
+                f"{path}: tensor {name} has shape {found} where the network needs {shape}"
+            )
         if not torch.isfinite(state_dict[name]).all():
-            raise ValueError(f"{path}: tensor {name} holds NaN or infinity; the file is damaged, make it again")
+            raise ValueError(
+                f"{path}: tensor {name} holds NaN or infinity; the file is damaged, make it again"
+            )
     for name in state_dict:
         if name not in expected:
-            raise ValueError(f"{path}: tensor {name} is unknown to the network that the file describes")
+            raise ValueError(
+                f"{path}: tensor {name} is unknown to the network that the file describes"
+            )
     # Cast and copy: a tensor that shared its storage with the file would keep the whole file in memory.
     float_state = {name: tensor.clone().to(torch.float32) for name, tensor in state_dict.items()}
     module.load_state_dict(float_state, strict=True, assign=True)

@@ -13,11 +13,15 @@ class Guidance:
     def begin(self, x: Tensor) -> None:
         """Called once per batch with the initial state x [N, C, H, W], before the first step."""
 
-    def churn(self, S_churn: float, S_noise: float, step: int) -> tuple[float | Tensor, float | Tensor]:
+    def churn(
+        self, S_churn: float, S_noise: float, step: int
+    ) -> tuple[float | Tensor, float | Tensor]:
         """Stochasticity of one step: the sampler's (S_churn, S_noise), or a tensor [N] each to set it per sample."""
         return S_churn, S_noise
 
-    def correction(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int) -> Tensor | None:
+    def correction(
+        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
+    ) -> Tensor | None:
         """What to add to the denoised image, like x [N, C, H, W] in image units, or None for nothing.
 
         x             [N, C, H, W]  noisy images
@@ -27,7 +31,9 @@ class Guidance:
         """
         return None
 
-    def denoise(self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int) -> Tensor:
+    def denoise(
+        self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
+    ) -> Tensor:
         """Denoised images in the dtype of x: `net(x, sigma, class_labels)` plus `correction`."""
         denoised = net(x, sigma, class_labels).to(x.dtype)
         correction = self.correction(x, sigma, class_labels, step, order)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def _initial(shape: tuple[int, ...], mode: str, fan_in: int, fan_out: int, gain: float) -> nn.Parameter:
+def _initial(
+    shape: tuple[int, ...], mode: str, fan_in: int, fan_out: int, gain: float
+) -> nn.Parameter:
     """A freshly drawn parameter of the given shape."""
     if mode == "xavier_uniform":
         value = math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(shape) * 2 - 1)
@@ -20,14 +22,24 @@ def _initial(shape: tuple[int, ...], mode: str, fan_in: int, fan_out: int, gain:
     elif mode == "kaiming_normal":
         value = math.sqrt(1 / fan_in) * torch.randn(shape)
     else:
-        raise ValueError(f"unknown initialisation {mode!r}; use xavier_uniform, kaiming_uniform or kaiming_normal")
+        raise ValueError(
+            f"unknown initialisation {mode!r}; use xavier_uniform, kaiming_uniform or kaiming_normal"
+        )
     return nn.Parameter(value * gain)
 
 
 class Linear(nn.Module):
     """Fully connected layer, [N, in_features] -> [N, out_features]."""
 
-    def __init__(self, in_features, out_features, bias=True, init_mode="kaiming_normal", init_weight=1, init_bias=0):
+    def __init__(
+        self,
+        in_features,
+        out_features,
+        bias=True,
+        init_mode="kaiming_normal",
+        init_weight=1,
+        init_bias=0,
+    ):
         super().__init__()
         self.in_features = in_features
         fans = dict(mode=init_mode, fan_in=in_features, fan_out=out_features)
@@ -35,7 +47,9 @@ class Linear(nn.Module):
         self.bias = _initial((out_features,), gain=init_bias, **fans) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return F.linear(
+            x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
+        )
 
 
 class Conv2d(nn.Module):
@@ -45,17 +59,32 @@ class Conv2d(nn.Module):
     convolution before the downsampling filter instead of after it, as the residual encoder of NCSN++ does.
     """
 
-    def __init__(self, in_channels, out_channels, kernel, up=False, down=False, resample_filter=(1, 1),
-                 fused_resample=False, init_mode="kaiming_normal", init_weight=1, init_bias=0):
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel,
+        up=False,
+        down=False,
+        resample_filter=(1, 1),
+        fused_resample=False,
+        init_mode="kaiming_normal",
+        init_weight=1,
+        init_bias=0,
+    ):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.up, self.down, self.fused_resample = up, down, fused_resample
-        fans = dict(mode=init_mode, fan_in=in_channels * kernel**2, fan_out=out_channels * kernel**2)
+        fans = dict(
+            mode=init_mode, fan_in=in_channels * kernel**2, fan_out=out_channels * kernel**2
+        )
         shape = (out_channels, in_channels, kernel, kernel)
         self.weight = _initial(shape, gain=init_weight, **fans) if kernel else None
         self.bias = _initial((out_channels,), gain=init_bias, **fans) if kernel else None
         taps = torch.as_tensor(resample_filter, dtype=torch.float32)
-        blur = (taps.outer(taps) / taps.sum() ** 2)[None, None] if up or down else None  # [1, 1, k, k]
+        blur = (
+            (taps.outer(taps) / taps.sum() ** 2)[None, None] if up or down else None
+        )  # [1, 1, k, k]
         self.register_buffer("resample_filter", blur)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,13 +110,17 @@ class GroupNorm(nn.Module):
         super().__init__()
         self.num_groups = min(32, num_channels // 4)
         if num_channels < 4 or num_channels % self.num_groups:
-            raise ValueError(f"{num_channels} channels cannot be normalised: take a multiple of 4 (of 32 above 128)")
+            raise ValueError(
+                f"{num_channels} channels cannot be normalised: take a multiple of 4 (of 32 above 128)"
+            )
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return F.group_norm(
+            x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+        )
 
 
 class PositionalEmbedding(nn.Module):
@@ -99,7 +132,9 @@ class PositionalEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         half = self.num_channels // 2
-        exponent = torch.arange(half, dtype=torch.float32, device=x.device) / (half - int(self.endpoint))
+        exponent = torch.arange(half, dtype=torch.float32, device=x.device) / (
+            half - int(self.endpoint)
+        )
         angles = x.outer((1 / 10000) ** exponent)  # [N, C/2]
         return torch.cat([angles.cos(), angles.sin()], dim=1)  # [N, C]
 
@@ -124,9 +159,26 @@ class UNetBlock(nn.Module):
     `out_channels // channels_per_head == 0` heads is no attention, as in the published code.
     """
 
-    def __init__(self, in_channels, out_channels, emb_channels, up=False, down=False, attention=False, num_heads=None,
-                 channels_per_head=64, dropout=0.0, skip_scale=1.0, eps=1e-5, resample_filter=(1, 1),
-                 resample_proj=False, adaptive_scale=True, init=None, init_zero=None, init_attn=None):
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        emb_channels,
+        up=False,
+        down=False,
+        attention=False,
+        num_heads=None,
+        channels_per_head=64,
+        dropout=0.0,
+        skip_scale=1.0,
+        eps=1e-5,
+        resample_filter=(1, 1),
+        resample_proj=False,
+        adaptive_scale=True,
+        init=None,
+        init_zero=None,
+        init_attn=None,
+    ):
         super().__init__()
         init, init_zero = init or {}, init_zero or {"init_weight": 0}
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -162,7 +214,9 @@ class UNetBlock(nn.Module):
 
     def _attention(self, x: Tensor) -> Tensor:
         n, c, height, width = x.shape
-        qkv = self.qkv(self.norm2(x)).reshape(n, self.num_heads, c // self.num_heads, 3, height * width)
+        qkv = self.qkv(self.norm2(x)).reshape(
+            n, self.num_heads, c // self.num_heads, 3, height * width
+        )
         q, k, v = qkv.permute(3, 0, 1, 4, 2).unbind(0)  # each [N, heads, HW, C / heads]
         out = F.scaled_dot_product_attention(q, k, v)  # [N, heads, HW, C / heads]
         return self.proj(out.transpose(-1, -2).reshape(n, c, height, width))

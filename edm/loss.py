@@ -17,21 +17,38 @@ class DenoisingLoss:
         """lambda(sigma), like sigma."""
         raise NotImplementedError
 
-    def __call__(self, net, images: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None,
-                 generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        net,
+        images: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Weighted squared error of every pixel, like images [N, C, H, W] in [-1, 1]."""
         drawn = self.draw(images.shape, images.device, generator)
         return self.error(net, images, *drawn, class_labels, augment_labels)
 
-    def draw(self, shape, device=None, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, shape, device=None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(sigma [N, 1, 1, 1], unit normal noise) for images of a shape [N, C, H, W]."""
         draw = dict(device=device, generator=generator)
         return self.sigma(shape[0], **draw), torch.randn(shape, **draw)
 
-    def error(self, net, images: Tensor, sigma: Tensor, noise: Tensor, class_labels: Tensor | None = None,
-              augment_labels: Tensor | None = None) -> Tensor:
+    def error(
+        self,
+        net,
+        images: Tensor,
+        sigma: Tensor,
+        noise: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
         """What calling gives for noise that was drawn before."""
-        denoised = net(images + sigma * noise, sigma.flatten(), class_labels, augment_labels=augment_labels)
+        denoised = net(
+            images + sigma * noise, sigma.flatten(), class_labels, augment_labels=augment_labels
+        )
         return self.weight(sigma) * (denoised - images) ** 2
 
 
@@ -73,7 +90,10 @@ class VELoss(DenoisingLoss):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
 
     def sigma(self, count, **draw):
-        return self.sigma_min * (math.log(self.sigma_max / self.sigma_min) * torch.rand(count, 1, 1, 1, **draw)).exp()
+        return (
+            self.sigma_min
+            * (math.log(self.sigma_max / self.sigma_min) * torch.rand(count, 1, 1, 1, **draw)).exp()
+        )
 
     def weight(self, sigma):
         return 1 / sigma**2

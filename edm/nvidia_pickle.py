@@ -56,15 +56,23 @@ def read_network(path, key: str = "ema") -> NetworkRecord:
             file.seek(0)
             data = memoryview(file.read())
         instructions = iter(range(MAX_INSTRUCTIONS))
-        names = _NETWORK_NAMES | {"torch.storage._load_from_bytes": functools.partial(_storage, instructions)}
+        names = _NETWORK_NAMES | {
+            "torch.storage._load_from_bytes": functools.partial(_storage, instructions)
+        }
         return _record(_Machine(data, names, instructions).run(), key)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    except Exception as error:  # whatever malformed bytes make the machine stumble over is the file's fault
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path"
+        ) from None
+    except (
+        Exception
+    ) as error:  # whatever malformed bytes make the machine stumble over is the file's fault
         reason = _shown(f"{type(error).__name__}: {error}")
-        raise CheckpointError(f"{path}: is damaged or no EDM network ({reason}); download it again") from error
+        raise CheckpointError(
+            f"{path}: is damaged or no EDM network ({reason}); download it again"
+        ) from error
 
 
 def _other_kind(found: str) -> CheckpointError:
@@ -76,7 +84,9 @@ def _damaged(part: str) -> CheckpointError:
 
 
 def _hostile(act: str) -> CheckpointError:
-    return CheckpointError(f"{act}, which no EDM network does; do not open this file with any other tool")
+    return CheckpointError(
+        f"{act}, which no EDM network does; do not open this file with any other tool"
+    )
 
 
 def _shown(text: str) -> str:
@@ -100,12 +110,16 @@ def _record(content, key: str) -> NetworkRecord:
     if type(content) is dict:
         if key not in content:
             found = ", ".join(_shown(name) for name in list(content)[:MAX_ITEMS]) or "nothing"
-            raise CheckpointError(f"has no entry '{key}' but {found}; choose one of these or another file")
+            raise CheckpointError(
+                f"has no entry '{key}' but {found}; choose one of these or another file"
+            )
         content = content[key]
     if type(content) is not _Object:
         raise _other_kind("a pickle of something else")
     if content.class_name not in CLASS_NAMES:
-        raise _other_kind(f"a pickled {_shown(content.class_name)}, not one of {', '.join(CLASS_NAMES)}")
+        raise _other_kind(
+            f"a pickled {_shown(content.class_name)}, not one of {', '.join(CLASS_NAMES)}"
+        )
     init_kwargs = content.state.get("_init_kwargs")
     if type(init_kwargs) is not dict or not _is_plain(init_kwargs):
         raise _damaged("constructor arguments")
@@ -141,14 +155,22 @@ def _tensors(network: _Object) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in (*parameters.items(), *buffers.items()):
             if tensor is not None:
                 yield prefix + name, once(tensor, torch.Tensor)
-        pending += [(f"{prefix}{name}.", child) for name, child in reversed(children.items()) if child is not None]
+        pending += [
+            (f"{prefix}{name}.", child)
+            for name, child in reversed(children.items())
+            if child is not None
+        ]
 
 
 def _is_plain(value, depth: int = 3) -> bool:
     """Whether a value consists of numbers, strings, None and small, shallow containers of these."""
     if type(value) in (dict, list, tuple):
         parts = value.values() if type(value) is dict else value
-        return depth > 0 and len(value) <= MAX_ITEMS and all(_is_plain(part, depth - 1) for part in parts)
+        return (
+            depth > 0
+            and len(value) <= MAX_ITEMS
+            and all(_is_plain(part, depth - 1) for part in parts)
+        )
     return type(value) in (type(None), bool, int, float, str)
 
 
@@ -157,8 +179,13 @@ def _is_plain(value, depth: int = 3) -> bool:
 _U1, _U2, _U4, _U8 = (struct.Struct(layout) for layout in ("<B", "<H", "<I", "<Q"))
 _I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
 _MAKERS = {  # instruction -> makes the value that it pushes
-    pickle.NONE: lambda: None, pickle.NEWTRUE: lambda: True, pickle.NEWFALSE: lambda: False,
-    pickle.EMPTY_DICT: dict, pickle.EMPTY_LIST: list, pickle.EMPTY_TUPLE: tuple, pickle.EMPTY_SET: set,
+    pickle.NONE: lambda: None,
+    pickle.NEWTRUE: lambda: True,
+    pickle.NEWFALSE: lambda: False,
+    pickle.EMPTY_DICT: dict,
+    pickle.EMPTY_LIST: list,
+    pickle.EMPTY_TUPLE: tuple,
+    pickle.EMPTY_SET: set,
 }
 _NUMBERS = {pickle.BININT: _I4, pickle.BININT1: _U1, pickle.BININT2: _U2, pickle.BINFLOAT: _F8}
 _STRETCHES = {  # instruction -> layout of the length behind it, and what is made of the bytes behind that
@@ -265,7 +292,9 @@ class _Machine:
         elif code == pickle.BUILD:
             state = pop()
             _set_state(self.stack[-1], state)
-        elif code != pickle.BINPERSID or self.names is not _STORAGE_NAMES:  # a storage's description stands for it
+        elif (
+            code != pickle.BINPERSID or self.names is not _STORAGE_NAMES
+        ):  # a storage's description stands for it
             return False
         return True
 
@@ -285,7 +314,11 @@ class _Machine:
 
 
 def _persistent_object(meta) -> _Object:
-    if type(meta) is not dict or type(meta.get("class_name")) is not str or type(meta.get("state")) is not dict:
+    if (
+        type(meta) is not dict
+        or type(meta.get("class_name")) is not str
+        or type(meta.get("state")) is not dict
+    ):
         raise _damaged("a persistent object")
     return _Object(meta["class_name"], meta["state"])
 
@@ -302,7 +335,9 @@ def _set_state(target, state) -> None:
     """Give a ModuleDict its __dict__, or a numpy dtype its byte order."""
     if type(target) is _Object and target.state is None and type(state) is dict:
         target.state = state
-    elif type(target) is not struct.Struct or type(state) is not tuple or state[1] not in ("<", "|"):
+    elif (
+        type(target) is not struct.Struct or type(state) is not tuple or state[1] not in ("<", "|")
+    ):
         raise _hostile("sets the state of something that has none")
 
 
@@ -337,22 +372,40 @@ def _storage(instructions: Iterator, data) -> _Storage:
     machine = _Machine(memoryview(data), _STORAGE_NAMES, instructions)
     magic, version, system, description, keys = (machine.run() for _ in range(5))
     kind, dtype, key, device, count, view = description
-    plain = type(kind) is type(key) is type(device) is str and type(count) is int and type(dtype) is torch.dtype
-    known = plain and (magic, version, kind, view) == (0x1950A86A20F9469CFC6C, 1001, "storage", None) and keys == [key]
+    plain = (
+        type(kind) is type(key) is type(device) is str
+        and type(count) is int
+        and type(dtype) is torch.dtype
+    )
+    known = (
+        plain
+        and (magic, version, kind, view) == (0x1950A86A20F9469CFC6C, 1001, "storage", None)
+        and keys == [key]
+    )
     if not known or system.get("little_endian") is not True:
         raise _damaged("a storage")
-    if not 0 < count == machine.number(_U8) or len(data) - machine.position != count * dtype.itemsize:
+    if (
+        not 0 < count == machine.number(_U8)
+        or len(data) - machine.position != count * dtype.itemsize
+    ):
         raise _damaged("a storage has another size than it states")
     return _Storage(torch.frombuffer(bytearray(machine.data[machine.position :]), dtype=dtype))
 
 
 def _tensor(storage, offset, size, stride, requires_grad, hooks) -> torch.Tensor:
     """A view of a storage, inside its bounds and no larger than it."""
-    if type(storage) is not _Storage or storage.flat is None or type(size) is not tuple or type(stride) is not tuple:
+    if (
+        type(storage) is not _Storage
+        or storage.flat is None
+        or type(size) is not tuple
+        or type(stride) is not tuple
+    ):
         raise _damaged("a tensor")
     flat, storage.flat = storage.flat, None
     numbers = (offset, *size, *stride)
-    fits = len(size) == len(stride) <= 8 and all(type(n) is int and 0 <= n <= len(flat) for n in numbers)
+    fits = len(size) == len(stride) <= 8 and all(
+        type(n) is int and 0 <= n <= len(flat) for n in numbers
+    )
     if not fits or not 0 < math.prod(size) <= len(flat):
         raise _hostile("holds a tensor larger than its storage")
     if offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= len(flat):
@@ -377,6 +430,10 @@ _NETWORK_NAMES = {
     "numpy.dtype": _numpy_dtype,
 }
 _STORAGE_NAMES = {
-    "torch.HalfStorage": torch.float16, "torch.BFloat16Storage": torch.bfloat16, "torch.FloatStorage": torch.float32,
-    "torch.DoubleStorage": torch.float64, "torch.IntStorage": torch.int32, "torch.LongStorage": torch.int64,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.IntStorage": torch.int32,
+    "torch.LongStorage": torch.int64,
 }

@@ -23,7 +23,9 @@ class Encoding(NamedTuple):
     emb: Tensor  # [N or 1, E] embedding of noise level and class
 
     def detach(self) -> "Encoding":
-        return Encoding(self.x.detach(), self.sigma, [h.detach() for h in self.skips], self.emb.detach())
+        return Encoding(
+            self.x.detach(), self.sigma, [h.detach() for h in self.skips], self.emb.detach()
+        )
 
 
 class Preconditioner(nn.Module):
@@ -38,23 +40,53 @@ class Preconditioner(nn.Module):
     sigma_min: float = 0.0
     sigma_max: float = math.inf
 
-    def __init__(self, img_resolution, img_channels, label_dim, use_fp16, model_type, out_channels, **model_kwargs):
+    def __init__(
+        self,
+        img_resolution,
+        img_channels,
+        label_dim,
+        use_fp16,
+        model_type,
+        out_channels,
+        **model_kwargs,
+    ):
         if model_type not in UNETS:
             raise ValueError(f"model_type is {model_type!r}; use one of {', '.join(UNETS)}")
         super().__init__()
-        self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
+        self.img_resolution, self.img_channels, self.label_dim = (
+            img_resolution,
+            img_channels,
+            label_dim,
+        )
         self.use_fp16 = use_fp16
-        self.model = UNETS[model_type](img_resolution=img_resolution, in_channels=img_channels,
-                                       out_channels=out_channels, label_dim=label_dim, **model_kwargs)
-        self.init_kwargs = dict(img_resolution=img_resolution, img_channels=img_channels, label_dim=label_dim,
-                                use_fp16=use_fp16, model_type=model_type, **model_kwargs)
+        self.model = UNETS[model_type](
+            img_resolution=img_resolution,
+            in_channels=img_channels,
+            out_channels=out_channels,
+            label_dim=label_dim,
+            **model_kwargs,
+        )
+        self.init_kwargs = dict(
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            label_dim=label_dim,
+            use_fp16=use_fp16,
+            model_type=model_type,
+            **model_kwargs,
+        )
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
         """(c_skip, c_out, c_in, c_noise) for float32 sigma [N, 1, 1, 1]."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, force_fp32: bool = False,
-                augment_labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        class_labels: Tensor | None = None,
+        force_fp32: bool = False,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
         """Denoised images, float32.
 
         x               [N, C, R, R]     noisy images (any float dtype)
@@ -64,8 +96,14 @@ class Preconditioner(nn.Module):
         """
         return self.decode(self.encode(x, sigma, class_labels, force_fp32, augment_labels))
 
-    def encode(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None, force_fp32: bool = False,
-               augment_labels: Tensor | None = None) -> Encoding:
+    def encode(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        class_labels: Tensor | None = None,
+        force_fp32: bool = False,
+        augment_labels: Tensor | None = None,
+    ) -> Encoding:
         """The encoder's half of `forward`."""
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, device=x.device).to(torch.float32).reshape(-1, 1, 1, 1)
@@ -78,7 +116,9 @@ class Preconditioner(nn.Module):
         half = self.use_fp16 and not force_fp32 and x.device.type == "cuda"
         _, _, c_in, c_noise = self.coefficients(sigma)
         scaled = (c_in * x).to(torch.float16 if half else torch.float32)
-        return Encoding(x, sigma, *self.model.encode(scaled, c_noise.flatten(), class_labels, augment_labels))
+        return Encoding(
+            x, sigma, *self.model.encode(scaled, c_noise.flatten(), class_labels, augment_labels)
+        )
 
     def decode(self, encoding: Encoding) -> Tensor:
         """The decoder's half of `forward`: denoised images, float32 [N, C, R, R]."""
@@ -94,23 +134,65 @@ class Preconditioner(nn.Module):
 class EDMPrecond(Preconditioner):
     """Karras et al. 2022, Eq. 7 and table 1, column "Ours"; `sigma_data` is the standard deviation of the images."""
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, sigma_min=0, sigma_max=math.inf,
-                 sigma_data=0.5, model_type="DhariwalUNet", **model_kwargs):
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, img_channels, **model_kwargs)
+    def __init__(
+        self,
+        img_resolution,
+        img_channels,
+        label_dim=0,
+        use_fp16=False,
+        sigma_min=0,
+        sigma_max=math.inf,
+        sigma_data=0.5,
+        model_type="DhariwalUNet",
+        **model_kwargs,
+    ):
+        super().__init__(
+            img_resolution,
+            img_channels,
+            label_dim,
+            use_fp16,
+            model_type,
+            img_channels,
+            **model_kwargs,
+        )
         self.sigma_min, self.sigma_max, self.sigma_data = sigma_min, sigma_max, sigma_data
         self.init_kwargs |= dict(sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data)
 
     def coefficients(self, sigma):
         variance = sigma**2 + self.sigma_data**2
-        return self.sigma_data**2 / variance, sigma * self.sigma_data / variance.sqrt(), 1 / variance.sqrt(), sigma.log() / 4
+        return (
+            self.sigma_data**2 / variance,
+            sigma * self.sigma_data / variance.sqrt(),
+            1 / variance.sqrt(),
+            sigma.log() / 4,
+        )
 
 
 class VPPrecond(Preconditioner):
     """Variance-preserving (DDPM++ of Song et al. 2021); Karras et al. 2022, table 1, column "VP"."""
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, beta_d=19.9, beta_min=0.1, M=1000,
-                 epsilon_t=1e-5, model_type="SongUNet", **model_kwargs):
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, img_channels, **model_kwargs)
+    def __init__(
+        self,
+        img_resolution,
+        img_channels,
+        label_dim=0,
+        use_fp16=False,
+        beta_d=19.9,
+        beta_min=0.1,
+        M=1000,
+        epsilon_t=1e-5,
+        model_type="SongUNet",
+        **model_kwargs,
+    ):
+        super().__init__(
+            img_resolution,
+            img_channels,
+            label_dim,
+            use_fp16,
+            model_type,
+            img_channels,
+            **model_kwargs,
+        )
         self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
         ends = torch.tensor([epsilon_t, 1.0], device="cpu")
         self.sigma_min, self.sigma_max = self.sigma(ends).tolist()
@@ -126,15 +208,34 @@ class VPPrecond(Preconditioner):
     def sigma_inv(self, sigma: Tensor) -> Tensor:
         """VP time at a noise level."""
         log_variance = (1 + sigma**2).log()
-        return ((self.beta_min**2 + 2 * self.beta_d * log_variance).sqrt() - self.beta_min) / self.beta_d
+        return (
+            (self.beta_min**2 + 2 * self.beta_d * log_variance).sqrt() - self.beta_min
+        ) / self.beta_d
 
 
 class VEPrecond(Preconditioner):
     """Variance-exploding (NCSN++ of Song et al. 2021); Karras et al. 2022, table 1, column "VE"."""
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, sigma_min=0.02, sigma_max=100,
-                 model_type="SongUNet", **model_kwargs):
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, img_channels, **model_kwargs)
+    def __init__(
+        self,
+        img_resolution,
+        img_channels,
+        label_dim=0,
+        use_fp16=False,
+        sigma_min=0.02,
+        sigma_max=100,
+        model_type="SongUNet",
+        **model_kwargs,
+    ):
+        super().__init__(
+            img_resolution,
+            img_channels,
+            label_dim,
+            use_fp16,
+            model_type,
+            img_channels,
+            **model_kwargs,
+        )
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.init_kwargs |= dict(sigma_min=sigma_min, sigma_max=sigma_max)
 
@@ -148,9 +249,27 @@ class iDDPMPrecond(Preconditioner):
     The U-Net also predicts a variance (channels C..2C-1), which the samplers of EDM do not use.
     """
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, C_1=0.001, C_2=0.008, M=1000,
-                 model_type="DhariwalUNet", **model_kwargs):
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, 2 * img_channels, **model_kwargs)
+    def __init__(
+        self,
+        img_resolution,
+        img_channels,
+        label_dim=0,
+        use_fp16=False,
+        C_1=0.001,
+        C_2=0.008,
+        M=1000,
+        model_type="DhariwalUNet",
+        **model_kwargs,
+    ):
+        super().__init__(
+            img_resolution,
+            img_channels,
+            label_dim,
+            use_fp16,
+            model_type,
+            2 * img_channels,
+            **model_kwargs,
+        )
         self.M = M
         levels = iddpm_noise_levels(M, C_1, C_2, torch.float32)
         self.register_buffer("u", levels)
@@ -165,7 +284,9 @@ class iDDPMPrecond(Preconditioner):
         """The nearest noise level u_j, or its index j; same shape as sigma."""
         sigma = torch.as_tensor(sigma)
         u = self.u.to(sigma.device)
-        index = (sigma.to(torch.float32).reshape(-1, 1) - u).abs().argmin(dim=1).reshape(sigma.shape)
+        index = (
+            (sigma.to(torch.float32).reshape(-1, 1) - u).abs().argmin(dim=1).reshape(sigma.shape)
+        )
         return index if return_index else u[index].to(sigma.dtype)
 
 

@@ -17,7 +17,9 @@ class StackedRandomGenerator:
 
     def randn(self, size, **kwargs) -> Tensor:
         """Standard normal [N, ...]; `kwargs` as for torch.randn."""
-        return self._stack(lambda shape, generator: torch.randn(shape, generator=generator, **kwargs), size)
+        return self._stack(
+            lambda shape, generator: torch.randn(shape, generator=generator, **kwargs), size
+        )
 
     def randn_like(self, x: Tensor) -> Tensor:
         """Standard normal of the shape, dtype and device of x."""
@@ -25,5 +27,7 @@ class StackedRandomGenerator:
 
     def randint(self, *bounds, size, **kwargs) -> Tensor:
         """Integers in [0, high) or [low, high); `kwargs` as for torch.randint."""
-        draw = lambda shape, generator: torch.randint(*bounds, size=shape, generator=generator, **kwargs)  # noqa: E731
+        draw = lambda shape, generator: torch.randint(
+            *bounds, size=shape, generator=generator, **kwargs
+        )
         return self._stack(draw, size)

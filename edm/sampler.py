@@ -12,17 +12,23 @@ from torch import Tensor
 from edm.guidance import Guidance
 
 
-def noise_schedule(num_steps: int, sigma_min: float, sigma_max: float, rho: float, device=None) -> Tensor:
+def noise_schedule(
+    num_steps: int, sigma_min: float, sigma_max: float, rho: float, device=None
+) -> Tensor:
     """Decreasing noise levels, float64 [num_steps], from sigma_max to sigma_min; Karras et al. 2022, Eq. 5."""
     ramp = torch.arange(num_steps, dtype=torch.float64, device=device) / max(num_steps - 1, 1)
-    return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    return (
+        sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))
+    ) ** rho
 
 
 def check_range(sigma_min: float, sigma_max: float) -> None:
     """ValueError unless noise can fall from sigma_max to sigma_min."""
     if not 0 <= sigma_min < sigma_max:
-        raise ValueError(f"the noise levels would fall from sigma_max {sigma_max:g} to sigma_min {sigma_min:g}; "
-                         "give a larger sigma_max or a smaller sigma_min")
+        raise ValueError(
+            f"the noise levels would fall from sigma_max {sigma_max:g} to sigma_min {sigma_min:g}; "
+            "give a larger sigma_max or a smaller sigma_min"
+        )
 
 
 def churn_factor(S_churn: float | Tensor, num_steps: int) -> float | Tensor:
@@ -39,10 +45,21 @@ def per_image(value: Tensor | float, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def edm_sampler(net, latents: Tensor, class_labels: Tensor | None = None, randn_like=torch.randn_like,
-                guidance: Guidance | None = None, num_steps: int = 18, sigma_min: float = 0.002, sigma_max: float = 80,
-                rho: float = 7, S_churn: float = 0, S_min: float = 0, S_max: float = math.inf,
-                S_noise: float = 1) -> Tensor:
+def edm_sampler(
+    net,
+    latents: Tensor,
+    class_labels: Tensor | None = None,
+    randn_like=torch.randn_like,
+    guidance: Guidance | None = None,
+    num_steps: int = 18,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80,
+    rho: float = 7,
+    S_churn: float = 0,
+    S_min: float = 0,
+    S_max: float = math.inf,
+    S_noise: float = 1,
+) -> Tensor:
     """Draw images from noise.
 
     net           denoiser(x, sigma, class_labels), with `sigma_min`, `sigma_max` and `round_sigma`

@@ -7,5 +7,15 @@ from .losses import training_losses, vlb
 from .presets import create_classifier, create_unet
 from .unet import UNetModel
 
-__all__ = ["EncoderUNetModel", "GaussianDiffusion", "UNetModel", "create_classifier", "create_diffusion", "create_unet",
-           "load_encoder", "load_unet", "training_losses", "vlb"]
+__all__ = [
+    "EncoderUNetModel",
+    "GaussianDiffusion",
+    "UNetModel",
+    "create_classifier",
+    "create_diffusion",
+    "create_unet",
+    "load_encoder",
+    "load_unet",
+    "training_losses",
+    "vlb",
+]

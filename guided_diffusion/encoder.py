@@ -9,8 +9,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers import NORM_GROUPS, AttentionBlock, AttentionPool, GroupNorm, ResBlock, timestep_embedding, zeroed
-from .trunk import build_trunk
+from .encoder_trunk import build_encoder_trunk
+from .layers import (
+    NORM_GROUPS,
+    AttentionBlock,
+    AttentionPool,
+    GroupNorm,
+    ResBlock,
+    timestep_embedding,
+    zeroed,
+)
 
 TIME_SCALE = 999  # time in [0, 1] -> the 1000 steps on which the published classifiers were trained
 SPATIAL_WIDTH = 2048  # hidden width of the two "spatial" heads
@@ -38,11 +46,23 @@ class EncoderUNetModel(nn.Module):
     normalisations and the head then still run in float32. Impossible settings raise ValueError.
     """
 
-    def __init__(self, *, image_size: int, in_channels: int, out_channels: int, model_channels: int = 128,
-                 num_res_blocks: int = 2, channel_mult: Sequence[float] = (1, 2, 4),
-                 attention_resolutions: Sequence[int] = (32, 16, 8), num_head_channels: int = 64, num_classes: int = 0,
-                 use_scale_shift_norm: bool = True, resblock_updown: bool = True, pool: str = "attention",
-                 dropout: float = 0.0):
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        in_channels: int,
+        out_channels: int,
+        model_channels: int = 128,
+        num_res_blocks: int = 2,
+        channel_mult: Sequence[float] = (1, 2, 4),
+        attention_resolutions: Sequence[int] = (32, 16, 8),
+        num_head_channels: int = 64,
+        num_classes: int = 0,
+        use_scale_shift_norm: bool = True,
+        resblock_updown: bool = True,
+        pool: str = "attention",
+        dropout: float = 0.0,
+    ):
         super().__init__()
         widths = level_widths(image_size, model_channels, channel_mult)
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
@@ -50,25 +70,46 @@ class EncoderUNetModel(nn.Module):
 
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels))
+            nn.Linear(model_channels, emb_channels),
+            nn.SiLU(),
+            nn.Linear(emb_channels, emb_channels),
+        )
         if num_classes:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
 
         def residual(channels: int, width: int, down: bool = False) -> ResBlock:
-            return ResBlock(channels, width, emb_channels, use_scale_shift_norm=use_scale_shift_norm, dropout=dropout,
-                            down=down)
+            return ResBlock(
+                channels,
+                width,
+                emb_channels,
+                use_scale_shift_norm=use_scale_shift_norm,
+                dropout=dropout,
+                down=down,
+            )
 
         def attention(width: int) -> AttentionBlock:
             return AttentionBlock(width, num_head_channels)
 
-        self.input_blocks, self.middle_block, block_channels, size = build_trunk(
-            in_channels, image_size, widths, num_res_blocks, attention_resolutions, resblock_updown, residual, attention)
+        self.input_blocks, self.middle_block, block_channels, size = build_encoder_trunk(
+            in_channels,
+            image_size,
+            widths,
+            num_res_blocks,
+            attention_resolutions,
+            resblock_updown,
+            residual,
+            attention,
+        )
         channels = block_channels[-1]
         block_channels.append(channels)
         self.feature_channels, self.feature_size = channels, size
-        self.out = make_head(pool, size, channels, sum(block_channels), num_head_channels, out_channels)
+        self.out = make_head(
+            pool, size, channels, sum(block_channels), num_head_channels, out_channels
+        )
 
-    def forward(self, x: Tensor, timesteps: Tensor, feature: bool = False, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, feature: bool = False, condition: Tensor | None = None
+    ) -> Tensor:
         """Features of the middle block, or logits.
 
         x          [N, in_channels, image_size, image_size]  noisy images, VP scale, or an extractor's features
@@ -79,9 +120,13 @@ class EncoderUNetModel(nn.Module):
         ValueError for a wrong number of channels, and for a condition that is missing or has another form.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"the encoder takes [N, {self.in_channels}, H, W] inputs, not {list(x.shape)}")
+            raise ValueError(
+                f"the encoder takes [N, {self.in_channels}, H, W] inputs, not {list(x.shape)}"
+            )
         dtype = self.time_embed[0].weight.dtype
-        emb = timestep_embedding(TIME_SCALE * timesteps.reshape(-1), self.model_channels)  # [N or 1, model_channels]
+        emb = timestep_embedding(
+            TIME_SCALE * timesteps.reshape(-1), self.model_channels
+        )  # [N or 1, model_channels]
         emb = self.time_embed(emb.to(dtype))  # [N or 1, 4*model_channels]
         if self.num_classes:
             emb = emb + self.label_emb(self._class_numbers(condition))  # [N, 4*model_channels]
@@ -93,17 +138,25 @@ class EncoderUNetModel(nn.Module):
                 averages.append(h.mean(dim=(2, 3)))  # [N, width]
         if feature:
             return h
-        with torch.autocast(x.device.type, enabled=False):  # the head is cheap, and half-precision logits are coarse
-            return self.out((torch.cat(averages, dim=1) if averages else h).to(dtype))  # [N, out_channels]
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # the head is cheap, and half-precision logits are coarse
+            return self.out(
+                (torch.cat(averages, dim=1) if averages else h).to(dtype)
+            )  # [N, out_channels]
 
     def _class_numbers(self, condition: Tensor | None) -> Tensor:
         if condition is None:
-            raise ValueError("this encoder is conditional: pass class numbers or one-hot labels as condition")
+            raise ValueError(
+                "this encoder is conditional: pass class numbers or one-hot labels as condition"
+            )
         if condition.ndim == 2 and condition.shape[1] <= self.num_classes:
             return condition.argmax(dim=1)  # [N]
         if condition.ndim != 1 or condition.is_floating_point():
-            raise ValueError(f"condition must be integers [N] or one-hot [N, K] with K <= {self.num_classes}, "
-                             f"not {condition.dtype} {list(condition.shape)}")
+            raise ValueError(
+                f"condition must be integers [N] or one-hot [N, K] with K <= {self.num_classes}, "
+                f"not {condition.dtype} {list(condition.shape)}"
+            )
         return condition.long()
 
 
@@ -111,30 +164,53 @@ def level_widths(image_size: int, model_channels: int, channel_mult: Sequence[fl
     """Channels of each level; ValueError where they cannot be normalised in groups or the image cannot be halved."""
     widths = [round(mult * model_channels) for mult in channel_mult]
     if not widths or min(widths) <= 0 or any(width % NORM_GROUPS for width in widths):
-        raise ValueError(f"model_channels {model_channels} times channel_mult {tuple(channel_mult)} must give positive "
-                         f"multiples of {NORM_GROUPS}")
+        raise ValueError(
+            f"model_channels {model_channels} times channel_mult {tuple(channel_mult)} must give positive "
+            f"multiples of {NORM_GROUPS}"
+        )
     if image_size % 2 ** (len(widths) - 1):
-        raise ValueError(f"image_size {image_size} cannot be halved {len(widths) - 1} times: pad the images or shorten "
-                         "channel_mult")
+        raise ValueError(
+            f"image_size {image_size} cannot be halved {len(widths) - 1} times: pad the images or shorten "
+            "channel_mult"
+        )
     return widths
 
 
-def make_head(pool: str, size: int, channels: int, block_channels: int, num_head_channels: int,
-              out_channels: int) -> nn.Sequential:
+def make_head(
+    pool: str,
+    size: int,
+    channels: int,
+    block_channels: int,
+    num_head_channels: int,
+    out_channels: int,
+) -> nn.Sequential:
     """Head from the middle block's [N, channels, size, size], or from all blocks' averages [N, block_channels]."""
     match pool:
         case "attention":
             return nn.Sequential(
-                GroupNorm(channels), nn.SiLU(), AttentionPool(size, channels, num_head_channels, out_channels))
+                GroupNorm(channels),
+                nn.SiLU(),
+                AttentionPool(size, channels, num_head_channels, out_channels),
+            )
         case "adaptive":
             return nn.Sequential(
-                GroupNorm(channels), nn.SiLU(), nn.AdaptiveAvgPool2d(1), zeroed(nn.Conv2d(channels, out_channels, 1)),
-                nn.Flatten())
+                GroupNorm(channels),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d(1),
+                zeroed(nn.Conv2d(channels, out_channels, 1)),
+                nn.Flatten(),
+            )
         case "spatial":
             return nn.Sequential(
-                nn.Linear(block_channels, SPATIAL_WIDTH), nn.ReLU(), nn.Linear(SPATIAL_WIDTH, out_channels))
+                nn.Linear(block_channels, SPATIAL_WIDTH),
+                nn.ReLU(),
+                nn.Linear(SPATIAL_WIDTH, out_channels),
+            )
         case "spatial_v2":
             return nn.Sequential(
-                nn.Linear(block_channels, SPATIAL_WIDTH), GroupNorm(SPATIAL_WIDTH), nn.SiLU(),
-                nn.Linear(SPATIAL_WIDTH, out_channels))
+                nn.Linear(block_channels, SPATIAL_WIDTH),
+                GroupNorm(SPATIAL_WIDTH),
+                nn.SiLU(),
+                nn.Linear(SPATIAL_WIDTH, out_channels),
+            )
     raise ValueError(f"pool '{pool}' is unknown: choose attention, adaptive, spatial or spatial_v2")

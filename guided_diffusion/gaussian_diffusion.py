@@ -26,8 +26,13 @@ class ReverseStep(NamedTuple):
     pred_xstart: Tensor  # the clean image that the mean stands for
 
 
-def create_diffusion(schedule: str = "linear", num_steps: int = 1000, respacing: str | Sequence[int] | None = None,
-                     mean: str = "epsilon", variance: str = "learned_range") -> "GaussianDiffusion":
+def create_diffusion(
+    schedule: str = "linear",
+    num_steps: int = 1000,
+    respacing: str | Sequence[int] | None = None,
+    mean: str = "epsilon",
+    variance: str = "learned_range",
+) -> "GaussianDiffusion":
     """A process by name: the defaults are those of ADM and DiT.
 
     schedule        "linear" or "cosine"
@@ -40,7 +45,9 @@ def create_diffusion(schedule: str = "linear", num_steps: int = 1000, respacing:
     if num_steps < 1:
         raise ValueError(f"a diffusion of {num_steps} steps; give at least 1")
     full = NoiseSchedule(BETAS[schedule](num_steps))
-    return GaussianDiffusion(full.respaced(space_timesteps(num_steps, respacing)) if respacing else full, mean, variance)
+    return GaussianDiffusion(
+        full.respaced(space_timesteps(num_steps, respacing)) if respacing else full, mean, variance
+    )
 
 
 class GaussianDiffusion:
@@ -55,7 +62,9 @@ class GaussianDiffusion:
     num_steps - 1. Arithmetic is in the dtype of x.
     """
 
-    def __init__(self, schedule: NoiseSchedule, mean: str = "epsilon", variance: str = "learned_range"):
+    def __init__(
+        self, schedule: NoiseSchedule, mean: str = "epsilon", variance: str = "learned_range"
+    ):
         for name, value, choices in (("mean", mean, MEANS), ("variance", variance, VARIANCES)):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}")
@@ -74,7 +83,10 @@ class GaussianDiffusion:
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t [N, C, H, W] of clean images at step t [N], from standard normal noise; Ho et al. 2020, Eq. 4."""
         s = self.schedule
-        return at(s.sqrt_alphas_cumprod, t, x_start) * x_start + at(s.sqrt_one_minus_alphas_cumprod, t, x_start) * noise
+        return (
+            at(s.sqrt_alphas_cumprod, t, x_start) * x_start
+            + at(s.sqrt_one_minus_alphas_cumprod, t, x_start) * noise
+        )
 
     def q_posterior_mean(self, x_start: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0), like x [N, C, H, W]; Ho et al. 2020, Eq. 7."""
@@ -84,12 +96,17 @@ class GaussianDiffusion:
     def predict_xstart(self, x: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
         """The clean image that explains x_t with this noise."""
         s = self.schedule
-        return at(s.sqrt_recip_alphas_cumprod, t, x) * x - at(s.sqrt_recipm1_alphas_cumprod, t, x) * epsilon
+        return (
+            at(s.sqrt_recip_alphas_cumprod, t, x) * x
+            - at(s.sqrt_recipm1_alphas_cumprod, t, x) * epsilon
+        )
 
     def predict_epsilon(self, x: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
         """The noise that explains x_t with this clean image."""
         s = self.schedule
-        return (at(s.sqrt_recip_alphas_cumprod, t, x) * x - x_start) / at(s.sqrt_recipm1_alphas_cumprod, t, x)
+        return (at(s.sqrt_recip_alphas_cumprod, t, x) * x - x_start) / at(
+            s.sqrt_recipm1_alphas_cumprod, t, x
+        )
 
     # One reverse step.
 
@@ -102,29 +119,48 @@ class GaussianDiffusion:
         output = model(x, self.model_timesteps(t), **(model_kwargs or {}))
         expected = [len(x), x.shape[1] * (2 if self.learns_variance else 1), *x.shape[2:]]
         if list(output.shape) != expected:
-            raise ValueError(f"the network gives {list(output.shape)}, but mean and variance {self.variance!r} take {expected}; "
-                             "choose another variance or another network")
+            raise ValueError(
+                f"the network gives {list(output.shape)}, but mean and variance {self.variance!r} take {expected}; "
+                "choose another variance or another network"
+            )
         return output
 
-    def p_mean_variance(self, model, x: Tensor, t: Tensor, clip_denoised: bool = True,
-                        denoised_fn: Callable[[Tensor], Tensor] | None = None, model_kwargs: dict | None = None) -> ReverseStep:
+    def p_mean_variance(
+        self,
+        model,
+        x: Tensor,
+        t: Tensor,
+        clip_denoised: bool = True,
+        denoised_fn: Callable[[Tensor], Tensor] | None = None,
+        model_kwargs: dict | None = None,
+    ) -> ReverseStep:
         """p(x_{t-1} | x_t) of the network, for x [N, C, H, W] at steps t [N].
 
         clip_denoised  clip the predicted clean image to [-1, 1]; not for latents
         denoised_fn    applied to the predicted clean image before that
         """
-        return self.reverse_step(self.model_output(model, x, t, model_kwargs), x, t, clip_denoised, denoised_fn)
+        return self.reverse_step(
+            self.model_output(model, x, t, model_kwargs), x, t, clip_denoised, denoised_fn
+        )
 
-    def reverse_step(self, output: Tensor, x: Tensor, t: Tensor, clip_denoised: bool = True, denoised_fn=None) -> ReverseStep:
+    def reverse_step(
+        self, output: Tensor, x: Tensor, t: Tensor, clip_denoised: bool = True, denoised_fn=None
+    ) -> ReverseStep:
         """The same from the network's output."""
-        prediction, values = output.split(x.shape[1], dim=1) if self.learns_variance else (output, None)
-        pred_xstart = prediction if self.mean == "x_start" else self.predict_xstart(x, t, prediction)
+        prediction, values = (
+            output.split(x.shape[1], dim=1) if self.learns_variance else (output, None)
+        )
+        pred_xstart = (
+            prediction if self.mean == "x_start" else self.predict_xstart(x, t, prediction)
+        )
         if denoised_fn is not None:
             pred_xstart = denoised_fn(pred_xstart)
         if clip_denoised:
             pred_xstart = pred_xstart.clamp(-1, 1)
         variance, log_variance = self._variance(values, x, t)
-        return ReverseStep(self.q_posterior_mean(pred_xstart, x, t), variance, log_variance, pred_xstart)
+        return ReverseStep(
+            self.q_posterior_mean(pred_xstart, x, t), variance, log_variance, pred_xstart
+        )
 
     def _variance(self, values: Tensor | None, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(variance, its logarithm) like x; Nichol & Dhariwal 2021, Eq. 15 for "learned_range"."""
@@ -144,23 +180,39 @@ class GaussianDiffusion:
                 log_variance = share * high + (1 - share) * low
         return log_variance.exp(), log_variance
 
-    def condition_mean(self, cond_fn, step: ReverseStep, x: Tensor, t: Tensor, model_kwargs: dict | None = None) -> ReverseStep:
+    def condition_mean(
+        self, cond_fn, step: ReverseStep, x: Tensor, t: Tensor, model_kwargs: dict | None = None
+    ) -> ReverseStep:
         """`step` with its mean moved by variance * cond_fn; Dhariwal & Nichol 2021, algorithm 1."""
         gradient = cond_fn(x, self.model_timesteps(t), **(model_kwargs or {}))
         return step._replace(mean=step.mean + step.variance * gradient)
 
-    def condition_score(self, cond_fn, step: ReverseStep, x: Tensor, t: Tensor, model_kwargs: dict | None = None) -> ReverseStep:
+    def condition_score(
+        self, cond_fn, step: ReverseStep, x: Tensor, t: Tensor, model_kwargs: dict | None = None
+    ) -> ReverseStep:
         """`step` after sqrt(1 - alpha_bar) * cond_fn is taken off the noise; Dhariwal & Nichol 2021, algorithm 2."""
         gradient = cond_fn(x, self.model_timesteps(t), **(model_kwargs or {}))
-        epsilon = self.predict_epsilon(x, t, step.pred_xstart) - at(self.schedule.sqrt_one_minus_alphas_cumprod, t, x) * gradient
+        epsilon = (
+            self.predict_epsilon(x, t, step.pred_xstart)
+            - at(self.schedule.sqrt_one_minus_alphas_cumprod, t, x) * gradient
+        )
         pred_xstart = self.predict_xstart(x, t, epsilon)
         return step._replace(mean=self.q_posterior_mean(pred_xstart, x, t), pred_xstart=pred_xstart)
 
     # Sampling.
 
     @torch.no_grad()
-    def p_sample(self, model, x: Tensor, t: Tensor, randn_like=torch.randn_like, clip_denoised: bool = True,
-                 denoised_fn=None, cond_fn=None, model_kwargs: dict | None = None) -> Tensor:
+    def p_sample(
+        self,
+        model,
+        x: Tensor,
+        t: Tensor,
+        randn_like=torch.randn_like,
+        clip_denoised: bool = True,
+        denoised_fn=None,
+        cond_fn=None,
+        model_kwargs: dict | None = None,
+    ) -> Tensor:
         """x_{t-1} [N, C, H, W] drawn from p(x_{t-1} | x_t), with `condition_mean` if there is a cond_fn.
 
         randn_like  source of the noise; called once, also at step 0, where no noise is added
@@ -172,8 +224,18 @@ class GaussianDiffusion:
         return step.mean + scale * randn_like(x)
 
     @torch.no_grad()
-    def ddim_sample(self, model, x: Tensor, t: Tensor, eta: float = 0.0, randn_like=torch.randn_like,
-                    clip_denoised: bool = True, denoised_fn=None, cond_fn=None, model_kwargs: dict | None = None) -> Tensor:
+    def ddim_sample(
+        self,
+        model,
+        x: Tensor,
+        t: Tensor,
+        eta: float = 0.0,
+        randn_like=torch.randn_like,
+        clip_denoised: bool = True,
+        denoised_fn=None,
+        cond_fn=None,
+        model_kwargs: dict | None = None,
+    ) -> Tensor:
         """x_{t-1} [N, C, H, W] of DDIM (Song et al. 2021, Eq. 12), with `condition_score` if there is a cond_fn.
 
         eta  from 0, deterministic, to 1, which has the noise of ancestral sampling with small variances
@@ -182,8 +244,14 @@ class GaussianDiffusion:
         if cond_fn is not None:
             step = self.condition_score(cond_fn, step, x, t, model_kwargs)
         epsilon = self.predict_epsilon(x, t, step.pred_xstart)
-        alpha_bar_prev, variance = self.schedule.alphas_cumprod_prev, eta**2 * self.schedule.posterior_variance  # Eq. 16
-        mean = at(np.sqrt(alpha_bar_prev), t, x) * step.pred_xstart + at(np.sqrt(1 - alpha_bar_prev - variance), t, x) * epsilon
+        alpha_bar_prev, variance = (
+            self.schedule.alphas_cumprod_prev,
+            eta**2 * self.schedule.posterior_variance,
+        )  # Eq. 16
+        mean = (
+            at(np.sqrt(alpha_bar_prev), t, x) * step.pred_xstart
+            + at(np.sqrt(1 - alpha_bar_prev - variance), t, x) * epsilon
+        )
         return mean + at(np.sqrt(variance), t, x) * randn_like(x)  # none at step 0
 
     def p_sample_loop(self, model, noise: Tensor, **kwargs) -> Tensor:

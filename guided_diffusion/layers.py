@@ -62,8 +62,10 @@ class Pointwise(nn.Conv1d):
 def count_heads(channels: int, head_channels: int) -> int:
     """Number of attention heads of `head_channels` each; ValueError where they do not fill `channels`."""
     if channels % head_channels:
-        raise ValueError(f"{channels} channels do not split into attention heads of {head_channels}: "
-                         "set num_head_channels to a divisor")
+        raise ValueError(
+            f"{channels} channels do not split into attention heads of {head_channels}: "
+            "set num_head_channels to a divisor"
+        )
     return channels // head_channels
 
 
@@ -92,7 +94,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, H*W, C]
-        q, k, v = self.qkv(tokens).unflatten(2, (self.heads, 3, -1)).unbind(3)  # [N, H*W, heads, C/heads] each
+        q, k, v = (
+            self.qkv(tokens).unflatten(2, (self.heads, 3, -1)).unbind(3)
+        )  # [N, H*W, heads, C/heads] each
         h = self.proj_out(attend(q, k, v))  # [N, H*W, C]
         return x + h.transpose(1, 2).reshape(x.shape)  # [N, C, H, W]
 
@@ -114,11 +118,18 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != (self.size, self.size):
-            raise ValueError(f"the attention pool was built for {self.size}x{self.size} features, "
-                             f"not {x.shape[2]}x{x.shape[3]}: build the encoder with the images' image_size")
+            raise ValueError(
+                f"the attention pool was built for {self.size}x{self.size} features, "
+                f"not {x.shape[2]}x{x.shape[3]}: build the encoder with the images' image_size"
+            )
         tokens = x.flatten(2).transpose(1, 2)  # [N, size^2, C]
-        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) + self.positional_embedding.T
-        q, k, v = self.qkv_proj(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)  # [N, 1+size^2, heads, C/heads]
+        tokens = (
+            torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+            + self.positional_embedding.T
+        )
+        q, k, v = (
+            self.qkv_proj(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
+        )  # [N, 1+size^2, heads, C/heads]
         pooled = attend(q[:, :1], k, v)  # [N, 1, C], only the mean's own answer is used
         return self.c_proj(pooled)[:, 0]  # [N, out_channels]
 
@@ -130,20 +141,37 @@ class ResBlock(nn.Module):
     down                  halve the resolution [N, out, H/2, W/2] by averaging 2x2 pixels, in both branches
     """
 
-    def __init__(self, in_channels: int, out_channels: int, emb_channels: int, *, use_scale_shift_norm: bool,
-                 dropout: float, down: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        *,
+        use_scale_shift_norm: bool,
+        dropout: float,
+        down: bool = False,
+    ):
         super().__init__()
         self.use_scale_shift_norm = use_scale_shift_norm
         self.in_layers = nn.Sequential(
-            GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1))
+            GroupNorm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        )
         self.resample = nn.AvgPool2d(2) if down else nn.Identity()
         self.emb_layers = nn.Sequential(
-            nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels if use_scale_shift_norm else out_channels))
+            nn.SiLU(),
+            nn.Linear(emb_channels, 2 * out_channels if use_scale_shift_norm else out_channels),
+        )
         self.out_layers = nn.Sequential(
-            GroupNorm(out_channels), nn.SiLU(), nn.Dropout(dropout),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)))
+            GroupNorm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
         self.skip_connection = (
-            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1))
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         in_norm, in_act, in_conv = self.in_layers

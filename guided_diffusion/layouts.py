@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .presets import UNETS, published_unet
 
-FINAL_SIZE = 8  # every published network ends at 8x8 features; only the attention pool records the size
+FINAL_SIZE = (
+    8  # every published network ends at 8x8 features; only the attention pool records the size
+)
 HIDDEN = ("num_heads", "use_new_attention_order", "dropout")  # no shape depends on them
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -25,7 +27,11 @@ def infer_settings(shapes: Shapes, **overrides) -> dict:
     """
     pool, out_channels, size = read_head(shapes)
     depth = find_depth(read_blocks(shapes), overrides.get("num_res_blocks"))
-    return trunk_settings(shapes, depth, size, overrides) | dict(out_channels=out_channels, pool=pool) | overrides
+    return (
+        trunk_settings(shapes, depth, size, overrides)
+        | dict(out_channels=out_channels, pool=pool)
+        | overrides
+    )
 
 
 def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
@@ -40,7 +46,12 @@ def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
     hidden = {key: published[key] for key in HIDDEN if key in published}
     if "num_head_channels" in overrides:
         hidden.pop("num_heads", None)  # it would win
-    return trunk_settings(shapes, depth, FINAL_SIZE, overrides) | dict(out_channels=out_channels) | hidden | overrides
+    return (
+        trunk_settings(shapes, depth, FINAL_SIZE, overrides)
+        | dict(out_channels=out_channels)
+        | hidden
+        | overrides
+    )
 
 
 def trunk_settings(shapes: Shapes, depth: int, final_size: int, overrides: dict) -> dict:
@@ -52,7 +63,7 @@ def trunk_settings(shapes: Shapes, depth: int, final_size: int, overrides: dict)
     in_channels = shape_of(shapes, "input_blocks.0.0.weight", 4)[1]
     emb_rows = shape_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
     blocks = read_blocks(shapes)
-    levels = blocks[::depth + 1]  # the first block of each level
+    levels = blocks[:: depth + 1]  # the first block of each level
     image_size = overrides.get("image_size", final_size * 2 ** (len(levels) - 1))
     return dict(
         image_size=image_size,
@@ -60,8 +71,12 @@ def trunk_settings(shapes: Shapes, depth: int, final_size: int, overrides: dict)
         model_channels=width,
         num_res_blocks=depth,
         channel_mult=[level.channels / width for level in levels],
-        attention_resolutions=[image_size // 2**i for i, level in enumerate(levels) if level.attention],
-        num_classes=shape_of(shapes, "label_emb.weight", 2)[0] if "label_emb.weight" in shapes else 0,
+        attention_resolutions=[
+            image_size // 2**i for i, level in enumerate(levels) if level.attention
+        ],
+        num_classes=shape_of(shapes, "label_emb.weight", 2)[0]
+        if "label_emb.weight" in shapes
+        else 0,
         use_scale_shift_norm=emb_rows == 2 * levels[0].channels,
         resblock_updown=not any(block.strided for block in blocks),
     )
@@ -72,12 +87,15 @@ def shape_of(shapes: Shapes, key: str, ndim: int) -> tuple[int, ...]:
     shape = shapes.get(key, ())
     if len(shape) != ndim or 0 in shape:
         found = f"has shape {shape}" if key in shapes else "is missing"
-        raise ValueError(f"tensor '{key}' {found}, expected {ndim} dimensions: this is not an ADM network of that kind")
+        raise ValueError(
+            f"tensor '{key}' {found}, expected {ndim} dimensions: this is not an ADM network of that kind"
+        )
     return shape
 
 
 class Block(NamedTuple):
     """One entry of `input_blocks` after the first convolution."""
+
     channels: int
     attention: bool
     strided: bool  # a strided convolution, the other way of downsampling
@@ -105,26 +123,43 @@ def find_depth(blocks: list[Block], given: int | None = None) -> int:
     strided = any(block.strided for block in blocks)
 
     def explains(depth: int) -> bool:
-        groups = [blocks[i:i + depth + 1] for i in range(0, len(blocks), depth + 1)]
+        groups = [blocks[i : i + depth + 1] for i in range(0, len(blocks), depth + 1)]
         return len(groups[-1]) == depth and all(
-            set(group[:depth]) == {group[0]} and not group[0].strided
-            and group[depth:] in ([], [Block(group[0].channels, False, strided)]) for group in groups)
+            set(group[:depth]) == {group[0]}
+            and not group[0].strided
+            and group[depth:] in ([], [Block(group[0].channels, False, strided)])
+            for group in groups
+        )
 
-    depths = [depth for depth in ([given] if given else range(1, len(blocks) + 1)) if explains(depth)]
+    depths = [
+        depth for depth in ([given] if given else range(1, len(blocks) + 1)) if explains(depth)
+    ]
     if not depths:
-        raise ValueError(f"the input blocks do not form levels of {given or 'equally many'} residual blocks: this is "
-                         "not an ADM encoder, or num_res_blocks is wrong")
+        raise ValueError(
+            f"the input blocks do not form levels of {given or 'equally many'} residual blocks: this is "
+            "not an ADM encoder, or num_res_blocks is wrong"
+        )
     if len(depths) > 1:
-        raise ValueError(f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level alike: pass "
-                         "num_res_blocks")
+        raise ValueError(
+            f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level alike: pass "
+            "num_res_blocks"
+        )
     return depths[0]
 
 
 def find_unet_depth(shapes: Shapes) -> int:
     """Residual blocks per level of a U-Net, whose way up has one more than that before its first upsampling."""
     shape_of(shapes, "output_blocks.0.0.in_layers.2.weight", 4)
-    ups = [match[1] for key in shapes if (match := re.fullmatch(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight", key))]
-    return min(map(int, ups)) if ups else len({key.split(".")[1] for key in shapes if key.startswith("output_blocks.")}) - 1
+    ups = [
+        match[1]
+        for key in shapes
+        if (match := re.fullmatch(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight", key))
+    ]
+    return (
+        min(map(int, ups))
+        if ups
+        else len({key.split(".")[1] for key in shapes if key.startswith("output_blocks.")}) - 1
+    )
 
 
 def read_head(shapes: Shapes) -> tuple[str, int, int]:

@@ -14,8 +14,9 @@ from .layouts import Shapes, infer_settings, infer_unet_settings, shapes_of
 from .unet import UNetModel
 
 
-def load_encoder(source: str | Path | Mapping[str, Tensor], device: str | torch.device = "cpu",
-                 **overrides) -> EncoderUNetModel:
+def load_encoder(
+    source: str | Path | Mapping[str, Tensor], device: str | torch.device = "cpu", **overrides
+) -> EncoderUNetModel:
     """The encoder stored in a file or state dict, float32, on `device`, in eval mode; nothing in the file is executed.
 
     source     path of a `torch.save`d bare state dict, or the state dict itself (its tensors are copied)
@@ -30,7 +31,9 @@ def load_encoder(source: str | Path | Mapping[str, Tensor], device: str | torch.
     return load_network(EncoderUNetModel, infer_settings, source, device, overrides)
 
 
-def load_unet(source: str | Path | Mapping[str, Tensor], device: str | torch.device = "cpu", **overrides) -> UNetModel:
+def load_unet(
+    source: str | Path | Mapping[str, Tensor], device: str | torch.device = "cpu", **overrides
+) -> UNetModel:
     """The diffusion model stored in a file or state dict, as `load_encoder` loads encoders.
 
     overrides  settings of `UNetModel` that win over the inferred ones. Names and shapes do not show num_heads,
@@ -42,12 +45,19 @@ def load_unet(source: str | Path | Mapping[str, Tensor], device: str | torch.dev
     return load_network(UNetModel, infer_unet_settings, source, device, overrides)
 
 
-def load_network(network: Callable[..., nn.Module], infer: Callable[..., dict], source: str | Path | Mapping[str, Tensor],
-                 device: str | torch.device, overrides: dict) -> nn.Module:
+def load_network(
+    network: Callable[..., nn.Module],
+    infer: Callable[..., dict],
+    source: str | Path | Mapping[str, Tensor],
+    device: str | torch.device,
+    overrides: dict,
+) -> nn.Module:
     """`network` with the settings that `infer` finds; otherwise as `load_encoder`."""
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     try:
-        state = without_prefix(check_tensors(source if isinstance(source, Mapping) else read_file(Path(source))))
+        state = without_prefix(
+            check_tensors(source if isinstance(source, Mapping) else read_file(Path(source)))
+        )
         shapes = shapes_of(state)
         settings = infer(shapes, **overrides)
         with torch.device("meta"):
@@ -67,12 +77,16 @@ def read_file(path: Path) -> object:
         raise ValueError("no such file: check the path or download it first")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the reader remarks on the pickle protocol before it refuses
+            warnings.simplefilter(
+                "ignore"
+            )  # the reader remarks on the pickle protocol before it refuses
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(f"holds a pickled '{refused[1]}', refused because loading it could run code: store the "
-                             "bare weights with torch.save(model.state_dict(), path)") from None
+            raise ValueError(
+                f"holds a pickled '{refused[1]}', refused because loading it could run code: store the "
+                "bare weights with torch.save(model.state_dict(), path)"
+            ) from None
         raise ValueError("not a PyTorch file: download or save it again") from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror}): check its permissions") from None
@@ -83,14 +97,20 @@ def read_file(path: Path) -> object:
 def check_tensors(state: object) -> Mapping[str, Tensor]:
     """`state` itself if it is a state dict of finite tensors; ValueError naming the first entry that is not."""
     if not isinstance(state, Mapping):
-        raise ValueError(f"holds a {type(state).__name__}, not a state dict: store model.state_dict()")
+        raise ValueError(
+            f"holds a {type(state).__name__}, not a state dict: store model.state_dict()"
+        )
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise ValueError(f"entry '{key}' is a {type(tensor).__name__}, not a tensor: store the bare "
-                             "model.state_dict()")
+            raise ValueError(
+                f"entry '{key}' is a {type(tensor).__name__}, not a tensor: store the bare "
+                "model.state_dict()"
+            )
         if not tensor.isfinite().all():
-            raise ValueError(f"tensor '{key}' has NaN or infinite weights: use a checkpoint from before the training "
-                             "diverged, or download it again")
+            raise ValueError(
+                f"tensor '{key}' has NaN or infinite weights: use a checkpoint from before the training "
+                "diverged, or download it again"
+            )
     return state
 
 
@@ -105,5 +125,7 @@ def check_fit(found: Shapes, expected: Shapes) -> None:
     for key in [*expected, *found]:
         want, have = expected.get(key, "no such tensor"), found.get(key, "no such tensor")
         if want != have:
-            raise ValueError(f"tensor '{key}' does not fit: expected {want}, found {have}; use the original file, or "
-                             "correct the settings passed beside it")
+            raise ValueError(
+                f"tensor '{key}' does not fit: expected {want}, found {have}; use the original file, or "
+                "correct the settings passed beside it"
+            )

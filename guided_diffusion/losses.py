@@ -32,8 +32,14 @@ class Bound(NamedTuple):
     terms: Tensor  # [N, T]  L_0 (the decoder), L_1 .. L_{T-1}
 
 
-def training_losses(diffusion: GaussianDiffusion, model, x_start: Tensor, t: Tensor, noise: Tensor,
-                    model_kwargs: dict | None = None) -> Losses:
+def training_losses(
+    diffusion: GaussianDiffusion,
+    model,
+    x_start: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    model_kwargs: dict | None = None,
+) -> Losses:
     """Mean squared error of the prediction, plus, for learned variances, a share of the bound that trains them alone.
 
     x_start  [N, C, H, W]  images in [-1, 1]
@@ -48,15 +54,21 @@ def training_losses(diffusion: GaussianDiffusion, model, x_start: Tensor, t: Ten
     mse = _mean((prediction - (noise if diffusion.mean == "epsilon" else x_start)) ** 2)
     if not diffusion.learns_variance:
         return Losses(mse, mse, None)
-    frozen = torch.cat([prediction.detach(), output[:, x.shape[1]:]], dim=1)
+    frozen = torch.cat([prediction.detach(), output[:, x.shape[1] :]], dim=1)
     step = diffusion.reverse_step(frozen, x, t, clip_denoised=False)
     bound = BOUND_WEIGHT * diffusion.num_steps * bound_term(diffusion, step, x_start, x, t)
     return Losses(mse + bound, mse, bound)
 
 
 @torch.no_grad()
-def vlb(diffusion: GaussianDiffusion, model, x_start: Tensor, randn_like=torch.randn_like, clip_denoised: bool = True,
-        model_kwargs: dict | None = None) -> Bound:
+def vlb(
+    diffusion: GaussianDiffusion,
+    model,
+    x_start: Tensor,
+    randn_like=torch.randn_like,
+    clip_denoised: bool = True,
+    model_kwargs: dict | None = None,
+) -> Bound:
     """The variational bound of 8-bit images, one evaluation of the network per step of the process.
 
     x_start     [N, C, H, W]  images u / 127.5 - 1 with u in 0..255
@@ -76,15 +88,23 @@ def vlb(diffusion: GaussianDiffusion, model, x_start: Tensor, randn_like=torch.r
 def prior_term(diffusion: GaussianDiffusion, x_start: Tensor) -> Tensor:
     """L_T [N] in bits/dim: what q(x_T | x_0) still knows of the image."""
     s = diffusion.schedule
-    log_variance = torch.tensor(s.log_one_minus_alphas_cumprod[-1], dtype=x_start.dtype, device=x_start.device)
+    log_variance = torch.tensor(
+        s.log_one_minus_alphas_cumprod[-1], dtype=x_start.dtype, device=x_start.device
+    )
     zero = torch.zeros_like(log_variance)
-    return _mean(normal_kl(s.sqrt_alphas_cumprod[-1] * x_start, log_variance, zero, zero)) / math.log(2)
+    return _mean(
+        normal_kl(s.sqrt_alphas_cumprod[-1] * x_start, log_variance, zero, zero)
+    ) / math.log(2)
 
 
-def bound_term(diffusion: GaussianDiffusion, step: ReverseStep, x_start: Tensor, x: Tensor, t: Tensor) -> Tensor:
+def bound_term(
+    diffusion: GaussianDiffusion, step: ReverseStep, x_start: Tensor, x: Tensor, t: Tensor
+) -> Tensor:
     """L_t [N] in bits/dim: the step's divergence from the true posterior, at t = 0 the decoder's negative log likelihood."""
     true_log_variance = at(diffusion.schedule.posterior_log_variance_clipped, t, x)
-    divergence = normal_kl(diffusion.q_posterior_mean(x_start, x, t), true_log_variance, step.mean, step.log_variance)
+    divergence = normal_kl(
+        diffusion.q_posterior_mean(x_start, x, t), true_log_variance, step.mean, step.log_variance
+    )
     decoder = -discretized_log_likelihood(x_start, step.mean, 0.5 * step.log_variance)
     return torch.where(t == 0, _mean(decoder), _mean(divergence)) / math.log(2)
 
@@ -92,7 +112,9 @@ def bound_term(diffusion: GaussianDiffusion, step: ReverseStep, x_start: Tensor,
 def normal_kl(mean: Tensor, log_variance: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
     """Divergence of the first normal distribution from the second, elementwise, in nats."""
     difference = log_variance - log_variance_2
-    return 0.5 * (difference.exp() - 1 - difference + (mean - mean_2) ** 2 * (-log_variance_2).exp())
+    return 0.5 * (
+        difference.exp() - 1 - difference + (mean - mean_2) ** 2 * (-log_variance_2).exp()
+    )
 
 
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

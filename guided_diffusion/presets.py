@@ -22,11 +22,20 @@ CHANNEL_MULT = {
 CONDITION_ROWS = 1000  # class embedding of the published conditional discriminators, for CIFAR-10's ten classes too
 
 
-def create_classifier(image_size: int = 64, classifier_use_fp16: bool = False, classifier_width: int = 128,
-                      classifier_depth: int = 2, classifier_attention_resolutions: str = "32,16,8",
-                      classifier_use_scale_shift_norm: bool = True, classifier_resblock_updown: bool = True,
-                      classifier_pool: str = "attention", in_channels: int = 3, out_channels: int = 1000,
-                      condition: bool = False, channel_mult: Sequence[float] | None = None) -> EncoderUNetModel:
+def create_classifier(
+    image_size: int = 64,
+    classifier_use_fp16: bool = False,
+    classifier_width: int = 128,
+    classifier_depth: int = 2,
+    classifier_attention_resolutions: str = "32,16,8",
+    classifier_use_scale_shift_norm: bool = True,
+    classifier_resblock_updown: bool = True,
+    classifier_pool: str = "attention",
+    in_channels: int = 3,
+    out_channels: int = 1000,
+    condition: bool = False,
+    channel_mult: Sequence[float] | None = None,
+) -> EncoderUNetModel:
     """An `EncoderUNetModel` with random weights from guided-diffusion's settings; their defaults are kept.
 
     classifier_depth                  residual blocks per level
@@ -40,10 +49,14 @@ def create_classifier(image_size: int = 64, classifier_use_fp16: bool = False, c
     caller's `torch.autocast`.
     """
     if classifier_use_fp16:
-        raise ValueError("classifier_use_fp16 is not supported: call the float32 network under torch.autocast instead")
+        raise ValueError(
+            "classifier_use_fp16 is not supported: call the float32 network under torch.autocast instead"
+        )
     if channel_mult is None and image_size not in CHANNEL_MULT:
-        raise ValueError(f"image_size {image_size} has no published channel_mult, only {list(CHANNEL_MULT)} have: pass "
-                         "channel_mult")
+        raise ValueError(
+            f"image_size {image_size} has no published channel_mult, only {list(CHANNEL_MULT)} have: pass "
+            "channel_mult"
+        )
     return EncoderUNetModel(
         image_size=image_size,
         in_channels=in_channels,
@@ -61,8 +74,14 @@ def create_classifier(image_size: int = 64, classifier_use_fp16: bool = False, c
 
 # Dhariwal & Nichol 2021, appendix, and the commands published with the files. All learn a range of variances.
 UNETS = {
-    "64x64_diffusion": dict(image_size=64, model_channels=192, num_res_blocks=3, dropout=0.1, num_classes=1000,
-                            use_new_attention_order=True),
+    "64x64_diffusion": dict(
+        image_size=64,
+        model_channels=192,
+        num_res_blocks=3,
+        dropout=0.1,
+        num_classes=1000,
+        use_new_attention_order=True,
+    ),
     "128x128_diffusion": dict(image_size=128, num_heads=4, num_classes=1000),
     "256x256_diffusion": dict(image_size=256, num_classes=1000),
     "256x256_diffusion_uncond": dict(image_size=256),
@@ -77,7 +96,9 @@ def create_unet(name: str, **overrides) -> UNetModel:
     Its process is `create_diffusion(UNET_SCHEDULES[name], 1000, respacing)`. ValueError for an unknown name.
     """
     if name not in UNETS:
-        raise ValueError(f"no published diffusion model is called {name!r}; use one of {', '.join(UNETS)}")
+        raise ValueError(
+            f"no published diffusion model is called {name!r}; use one of {', '.join(UNETS)}"
+        )
     settings = dict(channel_mult=CHANNEL_MULT[UNETS[name]["image_size"]])
     return UNetModel(**settings | UNETS[name] | overrides)
 

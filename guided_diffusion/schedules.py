@@ -6,7 +6,9 @@ from itertools import accumulate
 
 import numpy as np
 
-MAX_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2; cuts the linear schedule too, below 21 steps
+MAX_BETA = (
+    0.999  # Nichol & Dhariwal 2021, section 3.2; cuts the linear schedule too, below 21 steps
+)
 COSINE_S = 0.008  # Nichol & Dhariwal 2021, Eq. 17
 
 
@@ -37,11 +39,13 @@ def space_timesteps(num_steps: int, spec: str | Sequence[int] | None) -> np.ndar
     if spec is None or spec == "":
         return np.arange(num_steps)
     if isinstance(spec, str) and spec.startswith("ddim"):
-        count = _counts(spec[len("ddim"):], spec)[0]
+        count = _counts(spec[len("ddim") :], spec)[0]
         for stride in range(1, num_steps + 1):
             if len(range(0, num_steps, stride)) == count:
                 return np.arange(0, num_steps, stride)
-        raise ValueError(f"respacing {spec!r}: no stride takes exactly {count} of {num_steps} steps; take another number")
+        raise ValueError(
+            f"respacing {spec!r}: no stride takes exactly {count} of {num_steps} steps; take another number"
+        )
     counts = _counts(spec, spec) if isinstance(spec, str) else list(spec)
     lengths = [num_steps // len(counts) + (i < num_steps % len(counts)) for i in range(len(counts))]
     starts = [0, *accumulate(lengths)]
@@ -53,16 +57,22 @@ def _counts(text: str, spec: str) -> list[int]:
     try:
         return [int(count) for count in text.split(",")]
     except ValueError:
-        raise ValueError(f"respacing {spec!r} is unknown; give a number of steps, numbers separated by commas, or "
-                         "'ddim' and a number") from None
+        raise ValueError(
+            f"respacing {spec!r} is unknown; give a number of steps, numbers separated by commas, or "
+            "'ddim' and a number"
+        ) from None
 
 
 def _evenly(start: int, length: int, count: int, spec) -> np.ndarray:
     if not 0 < count <= length:
-        raise ValueError(f"respacing {spec!r} asks for {count} of {length} steps; give 1 to {length}")
+        raise ValueError(
+            f"respacing {spec!r} asks for {count} of {length} steps; give 1 to {length}"
+        )
     # Strides are summed, not multiplied, so that halves are rounded as in the published code.
     stride = (length - 1) / max(count - 1, 1)
-    return start + np.array([round(offset) for offset in accumulate([0.0] + [stride] * (count - 1))])
+    return start + np.array(
+        [round(offset) for offset in accumulate([0.0] + [stride] * (count - 1))]
+    )
 
 
 class NoiseSchedule:
@@ -78,10 +88,18 @@ class NoiseSchedule:
 
     def __init__(self, betas: np.ndarray, timestep_map: np.ndarray | None = None):
         self.betas = np.asarray(betas, dtype=np.float64)
-        if self.betas.ndim != 1 or not len(self.betas) or not ((self.betas > 0) & (self.betas < 1)).all():
+        if (
+            self.betas.ndim != 1
+            or not len(self.betas)
+            or not ((self.betas > 0) & (self.betas < 1)).all()
+        ):
             raise ValueError("the betas of a diffusion must be a row of numbers between 0 and 1")
         self.num_steps = len(self.betas)
-        self.timestep_map = np.arange(self.num_steps) if timestep_map is None else np.asarray(timestep_map, dtype=np.int64)
+        self.timestep_map = (
+            np.arange(self.num_steps)
+            if timestep_map is None
+            else np.asarray(timestep_map, dtype=np.int64)
+        )
         self.alphas_cumprod = np.cumprod(1 - self.betas)
         self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])
         self.sqrt_alphas_cumprod = np.sqrt(self.alphas_cumprod)
@@ -95,9 +113,13 @@ class NoiseSchedule:
         self.posterior_mean_coef2 = (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / rest
         # The first posterior has no variance; the second one's stands in for it wherever a logarithm is needed.
         self.first_variance = self.posterior_variance[1] if self.num_steps > 1 else self.betas[0]
-        self.posterior_log_variance_clipped = np.log(np.append(self.first_variance, self.posterior_variance[1:]))
+        self.posterior_log_variance_clipped = np.log(
+            np.append(self.first_variance, self.posterior_variance[1:])
+        )
 
     def respaced(self, timesteps: np.ndarray) -> "NoiseSchedule":
         """The process that visits only these steps: the same noise levels, longer jumps."""
         alphas_cumprod = self.alphas_cumprod[timesteps]
-        return NoiseSchedule(1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1]), self.timestep_map[timesteps])
+        return NoiseSchedule(
+            1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1]), self.timestep_map[timesteps]
+        )

@@ -7,8 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .encoder import level_widths
-from .layers import AttentionBlock, EmbedSequential, GroupNorm, ResBlock, attend, timestep_embedding, zeroed
-from .trunk import build_trunk
+from .encoder_trunk import build_encoder_trunk
+from .layers import (
+    AttentionBlock,
+    EmbedSequential,
+    GroupNorm,
+    ResBlock,
+    attend,
+    timestep_embedding,
+    zeroed,
+)
 
 
 class UNetModel(nn.Module):
@@ -30,11 +38,24 @@ class UNetModel(nn.Module):
     Impossible settings raise ValueError.
     """
 
-    def __init__(self, *, image_size: int, in_channels: int = 3, out_channels: int = 6, model_channels: int = 256,
-                 num_res_blocks: int = 2, channel_mult: Sequence[float] = (1, 1, 2, 2, 4, 4),
-                 attention_resolutions: Sequence[int] = (32, 16, 8), num_classes: int = 0, num_head_channels: int = 64,
-                 num_heads: int | None = None, use_new_attention_order: bool = False, use_scale_shift_norm: bool = True,
-                 resblock_updown: bool = True, dropout: float = 0.0):
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        in_channels: int = 3,
+        out_channels: int = 6,
+        model_channels: int = 256,
+        num_res_blocks: int = 2,
+        channel_mult: Sequence[float] = (1, 1, 2, 2, 4, 4),
+        attention_resolutions: Sequence[int] = (32, 16, 8),
+        num_classes: int = 0,
+        num_head_channels: int = 64,
+        num_heads: int | None = None,
+        use_new_attention_order: bool = False,
+        use_scale_shift_norm: bool = True,
+        resblock_updown: bool = True,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         widths = level_widths(image_size, model_channels, channel_mult)
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
@@ -42,20 +63,38 @@ class UNetModel(nn.Module):
 
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels))
+            nn.Linear(model_channels, emb_channels),
+            nn.SiLU(),
+            nn.Linear(emb_channels, emb_channels),
+        )
         if num_classes:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
 
         def residual(channels: int, width: int, down: bool = False, up: bool = False) -> ResBlock:
             block = UpBlock if up else ResBlock
-            return block(channels, width, emb_channels, use_scale_shift_norm=use_scale_shift_norm, dropout=dropout, down=down)
+            return block(
+                channels,
+                width,
+                emb_channels,
+                use_scale_shift_norm=use_scale_shift_norm,
+                dropout=dropout,
+                down=down,
+            )
 
         def attention(width: int) -> AttentionBlock:
             block = NewOrderAttentionBlock if use_new_attention_order else AttentionBlock
             return block(width, width // num_heads if num_heads else num_head_channels)
 
-        self.input_blocks, self.middle_block, skips, size = build_trunk(
-            in_channels, image_size, widths, num_res_blocks, attention_resolutions, resblock_updown, residual, attention)
+        self.input_blocks, self.middle_block, skips, size = build_encoder_trunk(
+            in_channels,
+            image_size,
+            widths,
+            num_res_blocks,
+            attention_resolutions,
+            resblock_updown,
+            residual,
+            attention,
+        )
         channels = skips[-1]
         self.output_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
@@ -65,11 +104,14 @@ class UNetModel(nn.Module):
                 if size in attention_resolutions:
                     layers.append(attention(width))
                 if level > 0 and i == num_res_blocks:
-                    layers.append(residual(width, width, up=True) if resblock_updown else Upsample(width))
+                    layers.append(
+                        residual(width, width, up=True) if resblock_updown else Upsample(width)
+                    )
                     size *= 2
                 self.output_blocks.append(EmbedSequential(*layers))
         self.out = nn.Sequential(
-            GroupNorm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)))
+            GroupNorm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+        )
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """The prediction, and with learned variances a second set of channels for them, float32.
@@ -81,11 +123,17 @@ class UNetModel(nn.Module):
         """
         expected = [self.in_channels, self.image_size, self.image_size]
         if list(x.shape[1:]) != expected:
-            raise ValueError(f"the network takes images [N, {', '.join(map(str, expected))}], not {list(x.shape)}")
+            raise ValueError(
+                f"the network takes images [N, {', '.join(map(str, expected))}], not {list(x.shape)}"
+            )
         if (y is None) == bool(self.num_classes):
-            raise ValueError(f"this network has {self.num_classes} classes; pass y [N] exactly when that is not 0")
+            raise ValueError(
+                f"this network has {self.num_classes} classes; pass y [N] exactly when that is not 0"
+            )
         dtype = self.time_embed[0].weight.dtype
-        emb = self.time_embed(timestep_embedding(timesteps.reshape(-1), self.model_channels).to(dtype))  # [N or 1, 4*width]
+        emb = self.time_embed(
+            timestep_embedding(timesteps.reshape(-1), self.model_channels).to(dtype)
+        )  # [N or 1, 4*width]
         if y is not None:
             emb = emb + self.label_emb(y)  # [N, 4*width]
 
@@ -124,6 +172,8 @@ class NewOrderAttentionBlock(AttentionBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, H*W, C]
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)  # [N, H*W, heads, C/heads] each
+        q, k, v = (
+            self.qkv(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
+        )  # [N, H*W, heads, C/heads] each
         h = self.proj_out(attend(q, k, v))  # [N, H*W, C]
         return x + h.transpose(1, 2).reshape(x.shape)  # [N, C, H, W]

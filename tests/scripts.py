@@ -16,8 +16,8 @@ from unittest import mock
 
 import pytest
 
+from dg.data.datasets import load_images
 from dg.runtime import console
-from dg.runtime.datasets import load_images
 
 ROOT = Path(__file__).parent.parent
 BAR = re.compile(r"[\w :.-]+:\s+\d+%\|[^|]*\|[^\[\n]*\[[^\]]*\]")  # one state of a tqdm bar
@@ -33,7 +33,9 @@ class Done(NamedTuple):
     @property
     def lines(self):
         """Lines on standard error, without progress bars."""
-        return [line for line in BAR.sub("", self.err.replace("\r", "\n")).splitlines() if line.strip()]
+        return [
+            line for line in BAR.sub("", self.err.replace("\r", "\n")).splitlines() if line.strip()
+        ]
 
 
 def words(command, places):
@@ -45,8 +47,12 @@ def run(command, **places):
     script, *arguments = words(command, places)
     out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
     try:
-        with mock.patch.object(sys, "argv", [f"{script}.py", *arguments]), pytest.raises(SystemExit) as left, \
-                contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            mock.patch.object(sys, "argv", [f"{script}.py", *arguments]),
+            pytest.raises(SystemExit) as left,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             console.run(importlib.import_module(script).main)
     finally:
         signal.signal(signal.SIGTERM, handler)
@@ -64,15 +70,33 @@ def start_together(command, places, python=(), world=2, **streams):
     script, *arguments = words(command, places)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
-    return [subprocess.Popen([sys.executable, *python, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, **group, "RANK": str(rank)}, **streams) for rank in range(world)]
+        group = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": str(world),
+        }
+    return [
+        subprocess.Popen(
+            [sys.executable, *python, f"{script}.py", *arguments],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **group, "RANK": str(rank)},
+            **streams,
+        )
+        for rank in range(world)
+    ]
 
 
 def run_apart(command, python=(), **places):
     """The same in a process of its own."""
     script, *arguments = words(command, places)
-    process = subprocess.run([sys.executable, *python, f"{script}.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, *python, f"{script}.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     return Done(process.returncode, process.stdout, process.stderr)
 
 
@@ -82,7 +106,11 @@ def pixels(folder):
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
 
 
 # One epoch of three steps that leaves a head whose guidance can be seen.

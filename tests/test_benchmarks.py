@@ -45,10 +45,21 @@ TINY = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_every_benchmark_prints_its_table_and_writes_its_results(name, tmp_path):
-    command = [sys.executable, "-m", f"benchmarks.{name}", *TINY[name].split(), "--out", str(tmp_path / "out.json")]
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{name}",
+        *TINY[name].split(),
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out.json").read_text())
-    assert results["rows"] and results["hardware"]["threads"] and results["command"].startswith(f"python -m benchmarks.{name}")
+    assert (
+        results["rows"]
+        and results["hardware"]["threads"]
+        and results["command"].startswith(f"python -m benchmarks.{name}")
+    )
     assert timing.shown(results) in done.stdout
     assert all(row[results["columns"][0]] for row in results["rows"])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.random_weights import write_random_weights
-from dg.runtime.datasets import load_images
+from dg.data.datasets import load_images
 from tests.scripts import run, start_together, succeed
 
 IN = "--features {features} "
@@ -30,8 +30,11 @@ def digits(tmp_path):
     images = load_images("digits").images[:900]
     (tmp_path / "digits").mkdir()
     for start in range(0, 900, 100):
-        np.savez(tmp_path / "digits" / f"samples_{start:06d}.npz", samples=images[start : start + 100],
-                 seeds=np.arange(start, start + 100))
+        np.savez(
+            tmp_path / "digits" / f"samples_{start:06d}.npz",
+            samples=images[start : start + 100],
+            seeds=np.arange(start, start + 100),
+        )
     return tmp_path / "digits"
 
 
@@ -39,7 +42,9 @@ def test_equal_sets_have_no_distance(at):
     outcome = measured("fid --images digits --ref digits " + IN, **at)
     found = metrics(outcome, "digits")
     assert abs(found["fd"]["value"]) < 1e-6 and found["kid"]["value"] < 1e-6
-    assert found["precision"]["value"] == found["recall"]["value"] == found["coverage"]["value"] == 1
+    assert (
+        found["precision"]["value"] == found["recall"]["value"] == found["coverage"]["value"] == 1
+    )
     assert outcome["distance"] == "FD" and outcome["extractor"]["name"] == "classifier"
     assert outcome["images"]["digits"]["fingerprints"] == [outcome["reference"]["fingerprint"]]
 
@@ -47,23 +52,45 @@ def test_equal_sets_have_no_distance(at):
 def test_a_table_of_several_sets(at):
     done = succeed("fid --images digits:heldout --images {fake} --ref digits:heldout " + IN, **at)
     lines = done.out.splitlines()
-    assert lines[0].startswith("features: classifier (") and "digits:heldout (360 images)" in lines[0]
-    assert lines[1].split() == ["images", "n", "FD", "KID", "precision", "recall", "density", "coverage"]
-    assert [line.split()[:2] for line in lines[2:4]] == [["digits:heldout", "360"], [str(at["fake"]), "12"]]
+    assert (
+        lines[0].startswith("features: classifier (") and "digits:heldout (360 images)" in lines[0]
+    )
+    assert lines[1].split() == [
+        "images",
+        "n",
+        "FD",
+        "KID",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    ]
+    assert [line.split()[:2] for line in lines[2:4]] == [
+        ["digits:heldout", "360"],
+        [str(at["fake"]), "12"],
+    ]
     assert "standard error" in lines[4]
 
 
 def test_shuffling_changes_nothing_but_the_fingerprint(at, digits, tmp_path):
     images = load_images(digits).images
     np.savez(tmp_path / "shuffled.npz", samples=images[np.random.default_rng(0).permutation(900)])
-    outcome = measured("fid --images {tmp}/shuffled.npz --ref {digits} " + PIXELS, tmp=tmp_path, digits=digits)
+    outcome = measured(
+        "fid --images {tmp}/shuffled.npz --ref {digits} " + PIXELS, tmp=tmp_path, digits=digits
+    )
     assert abs(metrics(outcome, tmp_path / "shuffled.npz")["fd"]["value"]) < 1e-6
-    assert outcome["images"][str(tmp_path / "shuffled.npz")]["fingerprints"] != [outcome["reference"]["fingerprint"]]
+    assert outcome["images"][str(tmp_path / "shuffled.npz")]["fingerprints"] != [
+        outcome["reference"]["fingerprint"]
+    ]
 
 
 def test_the_first_images_or_drawn_ones(at, digits):
-    first = measured("fid --images {digits} --ref digits --num_samples 200 " + PIXELS, digits=digits)
-    drawn = measured("fid --images {digits} --ref digits --num_samples 200 --seed 3 " + PIXELS, digits=digits)
+    first = measured(
+        "fid --images {digits} --ref digits --num_samples 200 " + PIXELS, digits=digits
+    )
+    drawn = measured(
+        "fid --images {digits} --ref digits --num_samples 200 --seed 3 " + PIXELS, digits=digits
+    )
     images = load_images("digits").images[:200].reshape(200, -1) / 127.5 - 1
     from dg.evaluation import frechet_distance, statistics
 
@@ -93,11 +120,20 @@ def test_statistics_serve_as_reference_and_as_images(at, digits, tmp_path):
     assert "900 images, 64 features of classifier" in done.err
     succeed("fid ref --data {digits} --dest {tmp}/kept.npz --keep_features " + IN, **places)
     direct = metrics(measured("fid --images {fake} --ref {digits} " + IN, **places), at["fake"])
-    plain = metrics(measured("fid --images {fake} --ref {tmp}/plain.npz " + IN, **places), at["fake"])
+    plain = metrics(
+        measured("fid --images {fake} --ref {tmp}/plain.npz " + IN, **places), at["fake"]
+    )
     kept = metrics(measured("fid --images {fake} --ref {tmp}/kept.npz " + IN, **places), at["fake"])
-    assert set(plain) == {"fd"} and plain["fd"]["value"] == pytest.approx(direct["fd"]["value"], rel=1e-9)
-    assert all(kept[name] == pytest.approx(direct[name]) for name in direct) and set(kept) == set(direct)
-    both = metrics(measured("fid --images {tmp}/plain.npz --ref {tmp}/kept.npz " + IN, **places), tmp_path / "plain.npz")
+    assert set(plain) == {"fd"} and plain["fd"]["value"] == pytest.approx(
+        direct["fd"]["value"], rel=1e-9
+    )
+    assert all(kept[name] == pytest.approx(direct[name]) for name in direct) and set(kept) == set(
+        direct
+    )
+    both = metrics(
+        measured("fid --images {tmp}/plain.npz --ref {tmp}/kept.npz " + IN, **places),
+        tmp_path / "plain.npz",
+    )
     assert abs(both["fd"]["value"]) < 1e-6
 
 
@@ -106,21 +142,40 @@ def test_adm_reference_files_give_statistics_and_images(at, tmp_path):
     values = images.reshape(100, -1) / 127.5 - 1
     shift = values.mean(0) + 1
     np.savez(tmp_path / "virtual.npz", arr_0=images, mu=shift, sigma=np.cov(values, rowvar=False))
-    found = metrics(measured("fid --images digits --ref {tmp}/virtual.npz --features pixels", tmp=tmp_path), "digits")
-    assert found["fd"]["value"] > 60 and found["recall"]["value"] == 1, "fd by mu and sigma, recall by the images"
+    found = metrics(
+        measured("fid --images digits --ref {tmp}/virtual.npz --features pixels", tmp=tmp_path),
+        "digits",
+    )
+    assert found["fd"]["value"] > 60 and found["recall"]["value"] == 1, (
+        "fd by mu and sigma, recall by the images"
+    )
 
 
 def test_figures_and_results_file(at, digits, tmp_path):
     for epoch in (5, 10, 20):
-        np.savez(tmp_path / f"epoch-{epoch}.npz", samples=load_images("digits").images[: 60 * epoch])
+        np.savez(
+            tmp_path / f"epoch-{epoch}.npz", samples=load_images("digits").images[: 60 * epoch]
+        )
     sources = " ".join(f"--images {{tmp}}/epoch-{epoch}.npz" for epoch in (5, 10, 20))
-    done = succeed(f"fid {sources} --ref digits --fid_infinity --plot --outdir {{tmp}}/out " + PIXELS, tmp=tmp_path)
+    done = succeed(
+        f"fid {sources} --ref digits --fid_infinity --plot --outdir {{tmp}}/out " + PIXELS,
+        tmp=tmp_path,
+    )
     for name in ("metrics", "precision-recall", "fid-against-n", "series"):
         assert name in done.err
         with Image.open(tmp_path / "out" / f"{name}.png") as image:
             assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 24)) > 20
     written = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert {"command", "versions", "hardware", "seconds", "extractor", "reference", "images", "distance"} <= set(written)
+    assert {
+        "command",
+        "versions",
+        "hardware",
+        "seconds",
+        "extractor",
+        "reference",
+        "images",
+        "distance",
+    } <= set(written)
     line = written["images"][str(tmp_path / "epoch-20.npz")]["fid_infinity"]
     assert len(line["sizes"]) == len(line["values"]) and line["low"] < line["value"] < line["high"]
 
@@ -128,18 +183,35 @@ def test_figures_and_results_file(at, digits, tmp_path):
 def test_a_plot_of_what_there_is(digits, tmp_path):
     """Metrics without a distance leave the figures of distances out."""
     for epoch in (5, 10):
-        np.savez(tmp_path / f"epoch-{epoch}.npz", samples=load_images("digits").images[: 20 * epoch])
+        np.savez(
+            tmp_path / f"epoch-{epoch}.npz", samples=load_images("digits").images[: 20 * epoch]
+        )
     sources = " ".join(f"--images {{tmp}}/epoch-{epoch}.npz" for epoch in (5, 10))
-    succeed(f"fid {sources} --ref digits --metrics density,coverage --plot --outdir {{tmp}}/out " + PIXELS, tmp=tmp_path)
+    succeed(
+        f"fid {sources} --ref digits --metrics density,coverage --plot --outdir {{tmp}}/out "
+        + PIXELS,
+        tmp=tmp_path,
+    )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
-    succeed(f"fid {sources} --ref digits --metrics kid --plot --outdir {{tmp}}/kid " + PIXELS, tmp=tmp_path)
-    assert sorted(path.name for path in (tmp_path / "kid").iterdir()) == ["metrics.png", "results.json"]
+    succeed(
+        f"fid {sources} --ref digits --metrics kid --plot --outdir {{tmp}}/kid " + PIXELS,
+        tmp=tmp_path,
+    )
+    assert sorted(path.name for path in (tmp_path / "kid").iterdir()) == [
+        "metrics.png",
+        "results.json",
+    ]
 
 
 def test_published_spellings_of_options(at, digits, tmp_path):
     places = {"digits": digits, "tmp": tmp_path}
-    short = succeed("fid calc --images={digits} --ref=digits --num=100 --batch=7 --plot=False " + PIXELS, **places)
-    plain = succeed("fid --images {digits} --ref digits --num_samples 100 --plot 0 " + PIXELS, **places)
+    short = succeed(
+        "fid calc --images={digits} --ref=digits --num=100 --batch=7 --plot=False " + PIXELS,
+        **places,
+    )
+    plain = succeed(
+        "fid --images {digits} --ref digits --num_samples 100 --plot 0 " + PIXELS, **places
+    )
     assert short.out == plain.out
 
 
@@ -159,10 +231,19 @@ def test_likelihood_of_a_network_and_of_the_guided_flow(at):
     command = "fid nll --network {net} --data digits:heldout --num_samples 6 --steps 4 "
     plain = measured(command, **at)
     guided = measured(command + "--discriminator_ckpt {head}", **at)
-    assert plain["num_images"] == 6 and plain["num_evaluations"] == 8 and not plain["guided"] and guided["guided"]
+    assert (
+        plain["num_images"] == 6
+        and plain["num_evaluations"] == 8
+        and not plain["guided"]
+        and guided["guided"]
+    )
     assert plain["bits_per_dim"] != guided["bits_per_dim"] and np.isfinite(guided["bits_per_dim"])
-    assert measured(command + "--batch 2", **at)["bits_per_dim"] == pytest.approx(plain["bits_per_dim"], rel=1e-5)
-    conditional = measured("fid nll --network {cond_net} --data digits:heldout --num_samples 4 --steps 3", **at)
+    assert measured(command + "--batch 2", **at)["bits_per_dim"] == pytest.approx(
+        plain["bits_per_dim"], rel=1e-5
+    )
+    conditional = measured(
+        "fid nll --network {cond_net} --data digits:heldout --num_samples 4 --steps 3", **at
+    )
     assert np.isfinite(conditional["bits_per_dim"])
     assert re.search(r"bits/dim over 6 images of digits:heldout", succeed(command, **at).out)
 
@@ -191,51 +272,91 @@ def test_inception_with_random_weights_on_2000_images(random_inception, tmp_path
 def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     places = {"tmp": tmp_path, "weights": random_inception, **at}
     done = run("fid --images {fake} --ref digits:heldout --weights {weights}", **places)
-    assert done.code == 2 and "SHA-256" in done.lines[-1] and "--unpublished_weights" in done.lines[-1]
+    assert (
+        done.code == 2 and "SHA-256" in done.lines[-1] and "--unpublished_weights" in done.lines[-1]
+    )
     few, colour = load_images(at["fake"]).images[:10], tmp_path / "colour.npz"
     np.savez(tmp_path / "few.npz", samples=few)
     np.savez(colour, samples=np.repeat(few, 3, axis=3))
-    done = succeed("fid --images {tmp}/few.npz --ref {tmp}/colour.npz --weights {weights} --unpublished_weights "
-                   "--metrics fd,sfid,is --outdir {out}", **places)
-    assert "NOT the published weights" in done.out and done.out.splitlines()[1].split() == ["images", "n", "FID", "sFID", "IS"]
+    done = succeed(
+        "fid --images {tmp}/few.npz --ref {tmp}/colour.npz --weights {weights} --unpublished_weights "
+        "--metrics fd,sfid,is --outdir {out}",
+        **places,
+    )
+    assert "NOT the published weights" in done.out and done.out.splitlines()[1].split() == [
+        "images",
+        "n",
+        "FID",
+        "sFID",
+        "IS",
+    ]
     found = metrics(json.loads((at["out"] / "results.json").read_text()), tmp_path / "few.npz")
-    assert abs(found["fd"]["value"]) < 1e-6 and abs(found["sfid"]["value"]) < 1e-6, "grey is repeated to RGB"
+    assert abs(found["fd"]["value"]) < 1e-6 and abs(found["sfid"]["value"]) < 1e-6, (
+        "grey is repeated to RGB"
+    )
 
 
-@pytest.mark.parametrize(("command", "told"), [
-    ("fid --ref digits", "--images"),
-    ("fid --images {fake} --ref digits --features magic", "--features magic"),
-    ("fid --images {fake} --ref digits --features magic.safetensors", "no such classifier"),
-    ("fid --images {fake} --ref digits --features inception-2015-12-05.pkl", "not executed"),
-    ("fid --images {fake} --ref digits --weights {tmp}/none.pth", "none.pth"),
-    ("fid --images {fake} --ref digits --weights {tmp}/text.pth --unpublished_weights", "cannot be used"),
-    ("fid --images {fake} --ref digits --features {features} --weights {tmp}/text.pth", "leave the option out"),
-    ("fid --images {fake} --ref digits --num_samples 13 " + IN, "13 images asked for, 12 found"),
-    ("fid --images {fake} --ref digits --num_samples 5 --sets 3 " + IN, "15 images asked for, 12 found"),
-    ("fid --images {fake} --ref digits --sets 3 " + IN, "--num_samples"),
-    ("fid --images {fake} --ref digits --num_samples 5 --sets 2 --fid_infinity " + IN, "--fid_infinity"),
-    ("fid --images {fake} --ref digits --metrics fd,sharpness " + IN, "sharpness"),
-    ("fid --images {fake} --ref digits --metrics fd,is " + IN, "is: not possible"),
-    ("fid --images {fake} --ref {tmp}/pixels.npz --metrics kid " + PIXELS, "kid need the reference images"),
-    ("fid --images {tmp}/pixels.npz --ref digits --fid_infinity " + PIXELS, "--fid_infinity needs the images"),
-    ("fid --images {fake} --ref digits --fid_infinity " + PIXELS, "12 images; --fid_infinity needs 256"),
-    ("fid --images {fake} --ref digitz " + IN, "digitz does not exist"),
-    ("fid --images {tmp}/none --ref digits " + IN, "none does not exist"),
-    ("fid --images {tmp}/cut.npz --ref digits " + IN, "cut short"),
-    ("fid --images {tmp}/float.npz --ref digits " + IN, "float32, not uint8"),
-    ("fid --images {tmp}/one.npz --ref digits " + IN, "at least 2"),
-    ("fid --images {tmp}/colour.npz --ref digits " + IN, "3 channels"),
-    ("fid --images {tmp}/mixed --ref digits " + IN, "one size"),
-    ("fid --images {fake} --ref {tmp}/colour.npz --features pixels", "192"),
-    ("fid --images {fake} --ref {tmp}/small.npz " + IN, "dimensions"),
-    ("fid --images {fake} --ref {tmp}/pixels.npz " + IN, "statistics of the extractor pixels"),
-    ("fid --images {fake} --ref {tmp}/cut-statistics.npz " + IN, "cut-statistics.npz"),
-    ("fid --images {tmp}/pixels.npz --ref digits --num_samples 5 " + PIXELS, "--num_samples"),
-    ("fid ref --data {tmp}/pixels.npz --dest {out}.npz " + PIXELS, "already"),
-    ("fid ref --data digits --dest {tmp}/nowhere/a.npz " + PIXELS, "nowhere"),
-    ("fid nll --network {net} --data {tmp}/colour.npz", "colour.npz"),
-    ("fid nll --network {cond_net} --data {tmp}/plain.npz", "labels"),
-])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("fid --ref digits", "--images"),
+        ("fid --images {fake} --ref digits --features magic", "--features magic"),
+        ("fid --images {fake} --ref digits --features magic.safetensors", "no such classifier"),
+        ("fid --images {fake} --ref digits --features inception-2015-12-05.pkl", "not executed"),
+        ("fid --images {fake} --ref digits --weights {tmp}/none.pth", "none.pth"),
+        (
+            "fid --images {fake} --ref digits --weights {tmp}/text.pth --unpublished_weights",
+            "cannot be used",
+        ),
+        (
+            "fid --images {fake} --ref digits --features {features} --weights {tmp}/text.pth",
+            "leave the option out",
+        ),
+        (
+            "fid --images {fake} --ref digits --num_samples 13 " + IN,
+            "13 images asked for, 12 found",
+        ),
+        (
+            "fid --images {fake} --ref digits --num_samples 5 --sets 3 " + IN,
+            "15 images asked for, 12 found",
+        ),
+        ("fid --images {fake} --ref digits --sets 3 " + IN, "--num_samples"),
+        (
+            "fid --images {fake} --ref digits --num_samples 5 --sets 2 --fid_infinity " + IN,
+            "--fid_infinity",
+        ),
+        ("fid --images {fake} --ref digits --metrics fd,sharpness " + IN, "sharpness"),
+        ("fid --images {fake} --ref digits --metrics fd,is " + IN, "is: not possible"),
+        (
+            "fid --images {fake} --ref {tmp}/pixels.npz --metrics kid " + PIXELS,
+            "kid need the reference images",
+        ),
+        (
+            "fid --images {tmp}/pixels.npz --ref digits --fid_infinity " + PIXELS,
+            "--fid_infinity needs the images",
+        ),
+        (
+            "fid --images {fake} --ref digits --fid_infinity " + PIXELS,
+            "12 images; --fid_infinity needs 256",
+        ),
+        ("fid --images {fake} --ref digitz " + IN, "digitz does not exist"),
+        ("fid --images {tmp}/none --ref digits " + IN, "none does not exist"),
+        ("fid --images {tmp}/cut.npz --ref digits " + IN, "cut short"),
+        ("fid --images {tmp}/float.npz --ref digits " + IN, "float32, not uint8"),
+        ("fid --images {tmp}/one.npz --ref digits " + IN, "at least 2"),
+        ("fid --images {tmp}/colour.npz --ref digits " + IN, "3 channels"),
+        ("fid --images {tmp}/mixed --ref digits " + IN, "one size"),
+        ("fid --images {fake} --ref {tmp}/colour.npz --features pixels", "192"),
+        ("fid --images {fake} --ref {tmp}/small.npz " + IN, "dimensions"),
+        ("fid --images {fake} --ref {tmp}/pixels.npz " + IN, "statistics of the extractor pixels"),
+        ("fid --images {fake} --ref {tmp}/cut-statistics.npz " + IN, "cut-statistics.npz"),
+        ("fid --images {tmp}/pixels.npz --ref digits --num_samples 5 " + PIXELS, "--num_samples"),
+        ("fid ref --data {tmp}/pixels.npz --dest {out}.npz " + PIXELS, "already"),
+        ("fid ref --data digits --dest {tmp}/nowhere/a.npz " + PIXELS, "nowhere"),
+        ("fid nll --network {net} --data {tmp}/colour.npz", "colour.npz"),
+        ("fid nll --network {cond_net} --data {tmp}/plain.npz", "labels"),
+    ],
+)
 def test_what_is_wrong_is_one_line(at, tmp_path, command, told):
     images = load_images("digits").images
     np.savez(tmp_path / "plain.npz", samples=images[:4])

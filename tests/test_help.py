@@ -27,7 +27,9 @@ COMMANDS = {name: (command, before) for name, command, before in commands()}
 
 def help_text(name):
     command, before = COMMANDS[name]
-    result = CliRunner().invoke(command, [*before, "--help"], prog_name=f"{name.split('-')[0]}.py", terminal_width=WIDTH)
+    result = CliRunner().invoke(
+        command, [*before, "--help"], prog_name=f"{name.split('-')[0]}.py", terminal_width=WIDTH
+    )
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -35,7 +37,9 @@ def help_text(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_docs_hold_the_help_text(name):
     path = FOLDER / f"{name}.txt"
-    assert path.exists() and path.read_text(encoding="utf-8") == help_text(name), "run: python -m tests.test_help"
+    assert path.exists() and path.read_text(encoding="utf-8") == help_text(name), (
+        "run: python -m tests.test_help"
+    )
 
 
 def test_docs_hold_no_other_help_text():

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from dg.models import load_model
-from dg.runtime.datasets import load_images
+from dg.data.datasets import load_images
+from dg.models.loading import load_model
 from guided_diffusion import EncoderUNetModel, create_classifier
 from tests import golden_fill
-from tests.dg.test_models import unet
+from tests.dg.models.test_loading import unet
 from tests.scripts import contents, pixels, run, succeed
 from tests.tiny_dit import tiny_transformer
 from tests.tiny_vae import tiny_vae
@@ -26,14 +26,27 @@ def models(tmp_path_factory):
     tiny_transformer().save_pretrained(folder / "dit" / "transformer")
     tiny_vae().save_pretrained(folder / "dit" / "vae")
     tiny_vae(seed=1).save_pretrained(folder / "other-vae")
-    encoder = dict(image_size=8, model_channels=64, num_res_blocks=1, channel_mult=[1], attention_resolutions=[])
+    encoder = dict(
+        image_size=8,
+        model_channels=64,
+        num_res_blocks=1,
+        channel_mult=[1],
+        attention_resolutions=[],
+    )
     saved = {
-        "adm": unet(num_classes=5), "uncond": unet(), "classifier": EncoderUNetModel(in_channels=3, out_channels=5, **encoder),
+        "adm": unet(num_classes=5),
+        "uncond": unet(),
+        "classifier": EncoderUNetModel(in_channels=3, out_channels=5, **encoder),
         "features": EncoderUNetModel(in_channels=4, out_channels=5, **encoder),
-        "head": create_classifier(image_size=8, in_channels=64, out_channels=1, classifier_width=64, condition=True)}
+        "head": create_classifier(
+            image_size=8, in_channels=64, out_channels=1, classifier_width=64, condition=True
+        ),
+    }
     for name, net in saved.items():
         torch.save(golden_fill.fill(net, gain=0.8).state_dict(), folder / f"{name}.pt")
-    return {"models": folder, "dit": folder / "dit"} | {name: folder / f"{name}.pt" for name in saved}
+    return {"models": folder, "dit": folder / "dit"} | {
+        name: folder / f"{name}.pt" for name in saved
+    }
 
 
 @pytest.fixture
@@ -47,25 +60,48 @@ def settings(folder):
 
 def test_dit_is_sampled_as_published(at):
     command = "generate --network {dit} --seeds 0-2 --steps 3 "
-    for name, options in (("plain", ""), ("again", "--batch 2 --cfg_scale 1.5"), ("none", "--cfg_scale 1"),
-                          ("branched", "--cfg_scale 2 --LT_cfg 1.25 --ST_cfg 3 --branch_time 600"),
-                          ("vae", "--vae {models}/other-vae")):
+    for name, options in (
+        ("plain", ""),
+        ("again", "--batch 2 --cfg_scale 1.5"),
+        ("none", "--cfg_scale 1"),
+        ("branched", "--cfg_scale 2 --LT_cfg 1.25 --ST_cfg 3 --branch_time 600"),
+        ("vae", "--vae {models}/other-vae"),
+    ):
         succeed(command + options + " --outdir {tmp}/" + name, **at)
-    found = {name: settings(at["tmp"] / name) for name in ("plain", "again", "none", "branched", "vae")}
+    found = {
+        name: settings(at["tmp"] / name) for name in ("plain", "again", "none", "branched", "vae")
+    }
     assert found["plain"]["sampling"] == dict(
-        method="ancestral", num_steps=3, eta=0.0, clip_denoised=False, LT_cfg=1.5, ST_cfg=1.5)
-    assert found["again"] == found["plain"] and (pixels(at["tmp"] / "again") == pixels(at["tmp"] / "plain")).all()
+        method="ancestral", num_steps=3, eta=0.0, clip_denoised=False, LT_cfg=1.5, ST_cfg=1.5
+    )
+    assert (
+        found["again"] == found["plain"]
+        and (pixels(at["tmp"] / "again") == pixels(at["tmp"] / "plain")).all()
+    )
     assert {**found["branched"]["sampling"], "method": ""} == dict(
-        method="", num_steps=3, eta=0.0, clip_denoised=False, LT_cfg=1.25, ST_cfg=3.0, branch_time=600)
+        method="",
+        num_steps=3,
+        eta=0.0,
+        clip_denoised=False,
+        LT_cfg=1.25,
+        ST_cfg=3.0,
+        branch_time=600,
+    )
     assert found["vae"]["vae"] != found["plain"]["vae"] and len(found["plain"]["vae"]) == 16
     assert load_images(at["tmp"] / "plain").images.shape == (3, 16, 16, 3)
     assert (pixels(at["tmp"] / "vae") != pixels(at["tmp"] / "plain")).any()
 
 
 def test_dit_is_guided_by_a_discriminator_of_latents(at):
-    command = ("generate --network {dit} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt {features} "
-               "--discriminator_ckpt {head} ")
-    for name, options in (("level", "--dg_scale 1"), ("step", "--dg_time step"), ("strong", "--w_dg_1 1000")):
+    command = (
+        "generate --network {dit} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt {features} "
+        "--discriminator_ckpt {head} "
+    )
+    for name, options in (
+        ("level", "--dg_scale 1"),
+        ("step", "--dg_time step"),
+        ("strong", "--w_dg_1 1000"),
+    ):
         succeed(command + options + " --outdir {tmp}/" + name, **at)
     described = settings(at["tmp"] / "level")["guidance"]
     assert described["window"] == [0.101, 1.0] and described["weights"] == [1.0, 0]
@@ -74,62 +110,114 @@ def test_dit_is_guided_by_a_discriminator_of_latents(at):
 
 
 def test_adm_is_led_by_a_classifier(at):
-    for name, options in (("plain", "--network {adm}"), ("led", "--network {adm} --classifier_scale 50"),
-                          ("uncond", "--network {uncond} --classifier_scale 50 --class 3")):
-        succeed(f"generate {options} --classifier_ckpt {{classifier}} --seeds 0-3 --steps 3 --outdir {{tmp}}/{name}"
-                if name != "plain" else f"generate {options} --seeds 0-3 --steps 3 --outdir {{tmp}}/{name}", **at)
+    for name, options in (
+        ("plain", "--network {adm}"),
+        ("led", "--network {adm} --classifier_scale 50"),
+        ("uncond", "--network {uncond} --classifier_scale 50 --class 3"),
+    ):
+        succeed(
+            f"generate {options} --classifier_ckpt {{classifier}} --seeds 0-3 --steps 3 --outdir {{tmp}}/{name}"
+            if name != "plain"
+            else f"generate {options} --seeds 0-3 --steps 3 --outdir {{tmp}}/{name}",
+            **at,
+        )
     plain, led = settings(at["tmp"] / "plain"), settings(at["tmp"] / "led")
-    assert plain["sampling"] == dict(method="ancestral", num_steps=3, eta=0.0, clip_denoised=True) and "classifier" not in plain
+    assert (
+        plain["sampling"] == dict(method="ancestral", num_steps=3, eta=0.0, clip_denoised=True)
+        and "classifier" not in plain
+    )
     assert led["sampling"]["classifier_scale"] == 50 and len(led["classifier"]) == 16
     assert (pixels(at["tmp"] / "led") != pixels(at["tmp"] / "plain")).any()
     assert load_images(at["tmp"] / "uncond").labels.tolist() == [3] * 4
 
 
 def test_an_unconditional_adm_that_is_led_to_classes_takes_a_discriminator_of_classes(at):
-    guided = ("generate --network {uncond} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt {classifier} "
-              "--discriminator_ckpt {head} ")
+    guided = (
+        "generate --network {uncond} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt {classifier} "
+        "--discriminator_ckpt {head} "
+    )
     led = guided + "--classifier_ckpt {classifier} --classifier_scale 1 "
     for name, weight in (("weak", 1), ("strong", 1000)):
         succeed(led + f"--w_dg_1 {weight} --outdir {{tmp}}/{name}", **at)
     assert (pixels(at["tmp"] / "strong") != pixels(at["tmp"] / "weak")).any()
     refused = run(guided + "--outdir {out}", **at)
-    assert refused.code == 2 and "the discriminator is conditional but the network draws no classes" in refused.err
+    assert (
+        refused.code == 2
+        and "the discriminator is conditional but the network draws no classes" in refused.err
+    )
 
 
 def test_a_discriminator_and_its_classifier_go_by_published_names(at, monkeypatch):
     """As in the help's command for ADM-G++."""
-    named = {"adm-256": at["adm"], "adm-256-classifier": at["classifier"], "adm-8-classifier": at["classifier"],
-             "dg-head": at["head"]}
-    command = ("generate --seeds 0-1 --steps 3 --classifier_scale 1 --network {adm} --pretrained_classifier_ckpt {classifier} "
-               "--discriminator_ckpt {head} --outdir {out} ")
+    named = {
+        "adm-256": at["adm"],
+        "adm-256-classifier": at["classifier"],
+        "adm-8-classifier": at["classifier"],
+        "dg-head": at["head"],
+    }
+    command = (
+        "generate --seeds 0-1 --steps 3 --classifier_scale 1 --network {adm} --pretrained_classifier_ckpt {classifier} "
+        "--discriminator_ckpt {head} --outdir {out} "
+    )
     succeed(command + "--classifier_ckpt {classifier}", **at)
     expected = contents(at["out"])
     monkeypatch.setattr("dg.runtime.downloads.resolve", lambda name, *args: named[name])
-    succeed(command, **at | {"adm": "adm-256", "classifier": "adm-256-classifier", "head": "dg-head", "out": at["tmp"] / "named"})
+    succeed(
+        command,
+        **at
+        | {
+            "adm": "adm-256",
+            "classifier": "adm-256-classifier",
+            "head": "dg-head",
+            "out": at["tmp"] / "named",
+        },
+    )
     assert contents(at["tmp"] / "named") == expected
 
 
 def test_250_steps_are_the_default(at):
-    assert load_model(at["adm"]).sampling_defaults["num_steps"] == load_model(at["dit"]).sampling_defaults["num_steps"] == 250
+    assert (
+        load_model(at["adm"]).sampling_defaults["num_steps"]
+        == load_model(at["dit"]).sampling_defaults["num_steps"]
+        == 250
+    )
 
 
-@pytest.mark.parametrize(("command", "told"), [
-    ("--network {adm} --cfg_scale 2", "--cfg_scale means nothing for a network that knows no class for none"),
-    ("--network {adm} --LT_cfg 2", "--LT_cfg means nothing for"),
-    ("--network {adm} --vae {models}/other-vae", "--vae means nothing for a network that diffuses images"),
-    ("--network {adm} --classifier_ckpt {classifier}", "--classifier_ckpt means nothing for a run without --classifier_scale"),
-    ("--network {adm} --classifier_scale 1", "adm-8-classifier does not exist"),
-    ("--network {adm} --classifier_scale 1 --classifier_ckpt {features}", "use another classifier"),
-    ("--network {dit} --classifier_scale 1 --classifier_ckpt {classifier}", "use another classifier"),
-    ("--network {uncond} --class 3", "unconditional"),
-    ("--network {dit} --S_churn 3", "--S_churn means nothing"),
-    ("--network {dit} --boosting", "--boosting means nothing for a LatentDiffusion"),
-    ("--network {dit} --vae {models}/absent", "does not exist"),
-    ("--network {dit} --dg_time step", "give --discriminator_ckpt"),
-    ("--network {dit} --steps 1001", "asks for 1001 of 1000 steps"),
-    ("--network {dit} --cfg_scale inf", "LT_cfg is inf"),
-    ("--network {classifier}", "neither an ADM's U-Net nor a DiT"),
-])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (
+            "--network {adm} --cfg_scale 2",
+            "--cfg_scale means nothing for a network that knows no class for none",
+        ),
+        ("--network {adm} --LT_cfg 2", "--LT_cfg means nothing for"),
+        (
+            "--network {adm} --vae {models}/other-vae",
+            "--vae means nothing for a network that diffuses images",
+        ),
+        (
+            "--network {adm} --classifier_ckpt {classifier}",
+            "--classifier_ckpt means nothing for a run without --classifier_scale",
+        ),
+        ("--network {adm} --classifier_scale 1", "adm-8-classifier does not exist"),
+        (
+            "--network {adm} --classifier_scale 1 --classifier_ckpt {features}",
+            "use another classifier",
+        ),
+        (
+            "--network {dit} --classifier_scale 1 --classifier_ckpt {classifier}",
+            "use another classifier",
+        ),
+        ("--network {uncond} --class 3", "unconditional"),
+        ("--network {dit} --S_churn 3", "--S_churn means nothing"),
+        ("--network {dit} --boosting", "--boosting means nothing for a LatentDiffusion"),
+        ("--network {dit} --vae {models}/absent", "does not exist"),
+        ("--network {dit} --dg_time step", "give --discriminator_ckpt"),
+        ("--network {dit} --steps 1001", "asks for 1001 of 1000 steps"),
+        ("--network {dit} --cfg_scale inf", "LT_cfg is inf"),
+        ("--network {classifier}", "neither an ADM's U-Net nor a DiT"),
+    ],
+)
 def test_what_does_not_fit_is_one_line(at, command, told):
     done = run("generate --outdir {out} --seeds 0 " + command, **at)
     assert done.code == 2 and told in done.err and len(done.lines) == 1, done.err

@@ -16,7 +16,18 @@ import pytest
 from safetensors.torch import load_file
 
 from dg.runtime.files import sha256_of
-from tests.scripts import GENERATE, ROOT, TRAIN, TWELVE, contents, run, run_apart, start_together, succeed, words
+from tests.scripts import (
+    GENERATE,
+    ROOT,
+    TRAIN,
+    TWELVE,
+    contents,
+    run,
+    run_apart,
+    start_together,
+    succeed,
+    words,
+)
 
 # ---- generate.py
 
@@ -70,7 +81,10 @@ def test_when_one_process_is_killed_the_other_says_so_and_a_rerun_finishes(at):
     processes[1].kill()
     errors = [process.communicate()[1] for process in processes]
     assert processes[0].returncode == 1
-    assert "generate.py: another process of this run has ended; the same command again goes on" in errors[0]
+    assert (
+        "generate.py: another process of this run has ended; the same command again goes on"
+        in errors[0]
+    )
     assert complete(at["out"]) >= 63, "at most the one batch is lost"
     succeed(MANY, **at)
     assert complete(at["out"]) == 64
@@ -87,9 +101,16 @@ def test_sigterm_ends_all_processes_in_good_order(at):
     assert 4 < complete(at["out"]) < 64
 
 
-@pytest.mark.parametrize(("code", "told"), [(errno.ENOSPC, "No space left on device; free some space and run again"),
-                                            (errno.EROFS, "Read-only file system; choose another place")])
-def test_a_disk_that_fails_in_the_middle_is_one_line_and_leaves_what_was_complete(code, told, at, monkeypatch):
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space and run again"),
+        (errno.EROFS, "Read-only file system; choose another place"),
+    ],
+)
+def test_a_disk_that_fails_in_the_middle_is_one_line_and_leaves_what_was_complete(
+    code, told, at, monkeypatch
+):
     replace, shards = os.replace, []
 
     def fail_at_the_second(source, target):
@@ -103,7 +124,9 @@ def test_a_disk_that_fails_in_the_middle_is_one_line_and_leaves_what_was_complet
     done = run(command, **at)
     monkeypatch.undo()
     assert done.code == 2 and len(done.lines) == 1 and told in done.lines[0]
-    assert [path.name for path in at["out"].glob("*.npz")] == ["samples_000000-000003.npz"] and complete(at["out"]) == 1
+    assert [path.name for path in at["out"].glob("*.npz")] == [
+        "samples_000000-000003.npz"
+    ] and complete(at["out"]) == 1
     assert not list(at["out"].glob(".*.tmp"))
     succeed(command, **at)
     assert contents(at["out"]) == contents(at["fake"])
@@ -113,7 +136,9 @@ def test_a_disk_that_fails_in_the_middle_is_one_line_and_leaves_what_was_complet
 def small_disk(at):
     """`out` on a file system of 64 KiB."""
     at["out"].mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", at["out"]], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", at["out"]], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("mounting is not permitted here")
     yield at
@@ -123,7 +148,11 @@ def small_disk(at):
 def test_a_full_disk_is_one_line_and_room_finishes_the_run(small_disk):
     at, command = small_disk, GENERATE + "--num_samples 48 --batch 4 --grid 0"
     done = run_apart(command, **at)
-    assert done.code == 2 and len(done.lines) == 1 and "No space left on device; free some space" in done.lines[0]
+    assert (
+        done.code == 2
+        and len(done.lines) == 1
+        and "No space left on device; free some space" in done.lines[0]
+    )
     assert 0 < complete(at["out"]) < 12
     subprocess.run(["mount", "-o", "remount,size=1m", at["out"]], check=True)
     succeed(command, **at)
@@ -134,7 +163,11 @@ def test_a_full_disk_is_one_line_and_room_finishes_the_run(small_disk):
 def test_a_read_only_disk_is_one_line_before_any_work(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk["out"]], check=True)
     done = run(GENERATE + "--seeds 0-3", **small_disk)
-    assert done.code == 2 and len(done.lines) == 1 and "Read-only file system; choose another folder" in done.lines[0]
+    assert (
+        done.code == 2
+        and len(done.lines) == 1
+        and "Read-only file system; choose another folder" in done.lines[0]
+    )
 
 
 def test_a_flipped_bit_and_a_truncated_shard_are_named_and_made_again(at):
@@ -146,13 +179,17 @@ def test_a_flipped_bit_and_a_truncated_shard_are_named_and_made_again(at):
     flipped.write_bytes(content)
     truncated.write_bytes(truncated.read_bytes()[:-1])
     done = succeed(command, **at)
-    assert done.lines[:2] == [f"{path.name} was damaged and has been made again" for path in (flipped, truncated)]
+    assert done.lines[:2] == [
+        f"{path.name} was damaged and has been made again" for path in (flipped, truncated)
+    ]
     assert contents(at["out"]) == contents(at["fake"])
 
 
 # ---- train.py and pretrain.py
 
-SCORE = "pretrain score --data digits:train --batch_size 8 --steps 60 --save_seconds 0 --outdir {out}"
+SCORE = (
+    "pretrain score --data digits:train --batch_size 8 --steps 60 --save_seconds 0 --outdir {out}"
+)
 HEAD = (TRAIN + TWELVE + "--network {net} --save_dir {out} --epoch 12").replace("--epoch 1 ", "")
 # Runs a script that saves its training state after every step.
 SAVING = """
@@ -190,10 +227,18 @@ def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(command, at
     moments, kills = random.Random(7), 0
     script, *arguments = words(command, at)
     while kills < 20:
-        process = subprocess.Popen([sys.executable, "-c", SAVING, f"{script}.py", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
-        found = (at["out"] / "state.pt").stat().st_mtime_ns if (at["out"] / "state.pt").exists() else 0
-        while process.poll() is None and not ((at["out"] / "state.pt").exists()
-                                              and (at["out"] / "state.pt").stat().st_mtime_ns > found):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVING, f"{script}.py", *arguments],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+        )
+        found = (
+            (at["out"] / "state.pt").stat().st_mtime_ns if (at["out"] / "state.pt").exists() else 0
+        )
+        while process.poll() is None and not (
+            (at["out"] / "state.pt").exists()
+            and (at["out"] / "state.pt").stat().st_mtime_ns > found
+        ):
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.05))
         kills += 1
@@ -204,11 +249,19 @@ def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(command, at
     assert weights(at["out"]) == weights(at["tmp"] / "undisturbed") != {}
 
 
-@pytest.mark.parametrize("command", [SCORE.replace("60", "6").replace("_seconds 0", "_seconds 600"),
-                                     HEAD.replace("--epoch 12", "--epoch 2")], ids=["pretrain", "train"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        SCORE.replace("60", "6").replace("_seconds 0", "_seconds 600"),
+        HEAD.replace("--epoch 12", "--epoch 2"),
+    ],
+    ids=["pretrain", "train"],
+)
 def test_sigterm_saves_a_training_and_ends_in_good_order(command, at):
     done = run_apart(command, ["-c", ASKED], **at)
-    assert done.code == 0 and "stopped in good order; the same command again goes on" in done.lines[-1]
+    assert (
+        done.code == 0 and "stopped in good order; the same command again goes on" in done.lines[-1]
+    )
     assert (at["out"] / "state.pt").exists()
     succeed(command, **at)
     succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
@@ -222,15 +275,25 @@ def test_two_processes_train_what_one_trains(at):
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert "last.safetensors" in errors[0] and errors[1] == ""
-    assert sorted(path.name for path in at["out"].iterdir()) == sorted(path.name for path in (at["tmp"] / "two").iterdir())
+    assert sorted(path.name for path in at["out"].iterdir()) == sorted(
+        path.name for path in (at["tmp"] / "two").iterdir()
+    )
     for name in ("best", "last"):
-        one, two = (load_file(folder / f"{name}.safetensors") for folder in (at["out"], at["tmp"] / "two"))
+        one, two = (
+            load_file(folder / f"{name}.safetensors") for folder in (at["out"], at["tmp"] / "two")
+        )
         assert all((one[key] - two[key]).abs().max() < 1e-4 for key in one)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [SCORE.replace("60", "2000").replace("_seconds 0", "_seconds 600"),
-                                     HEAD.replace("--epoch 12", "--epoch 4000")], ids=["pretrain", "train"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        SCORE.replace("60", "2000").replace("_seconds 0", "_seconds 600"),
+        HEAD.replace("--epoch 12", "--epoch 4000"),
+    ],
+    ids=["pretrain", "train"],
+)
 @pytest.mark.parametrize("asked", [0, 1])
 def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
     processes = start_together(command, at)
@@ -243,13 +306,21 @@ def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [SCORE.replace("60", "20000"), HEAD.replace("--epoch 12", "--epoch 4000")],
-                         ids=["pretrain", "train"])
+@pytest.mark.parametrize(
+    "command",
+    [SCORE.replace("60", "20000"), HEAD.replace("--epoch 12", "--epoch 4000")],
+    ids=["pretrain", "train"],
+)
 def test_a_training_that_is_left_alone_says_so(command, at):
     processes = start_together(command, at)
     time.sleep(12)
     processes[1].kill()
     error = processes[0].communicate(timeout=120)[1]
     processes[1].communicate()
-    assert processes[0].returncode == 1 and "another process of this run has ended; the same command again goes on" in error
-    assert "pretrain" not in command or (at["out"] / "state.pt").exists()  # train.py saves every 20 seconds
+    assert (
+        processes[0].returncode == 1
+        and "another process of this run has ended; the same command again goes on" in error
+    )
+    assert (
+        "pretrain" not in command or (at["out"] / "state.pt").exists()
+    )  # train.py saves every 20 seconds

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from dg.adapters import cond_fn
-from dg.discriminator import load_discriminator
+from dg.checkpoints import load_discriminator
+from dg.data.latents import load_latents
 from dg.runtime.files import sha256_of
-from dg.runtime.latents import load_latents
 from guided_diffusion import load_encoder
 from tests.scripts import contents, run, run_apart, start_together, succeed
 from tests.tiny_vae import tiny_vae
@@ -22,7 +22,7 @@ ENCODE = "pretrain latents --data {real} --vae {vae} --outdir {out} --resolution
 # Runs a script that does something before every batch, the number of which is `count`.
 BEFORE_A_BATCH = """
 import os, runpy, signal, sys, time
-import dg.latent_encoding as encoding
+import dg.pretraining.latents as encoding
 encoded, count = encoding._encoded, 0
 
 def encode(*args):
@@ -51,8 +51,12 @@ def made(tmp_path_factory):
         height, width = rng.integers(16, 50, 2)
         Image.fromarray(rng.integers(0, 256, [height, width, 3], dtype=np.uint8)).save(path)
     (folder / "fake").mkdir()
-    np.savez(folder / "fake" / "samples_000000-000017.npz", samples=rng.integers(80, 200, [18, 16, 16, 3], dtype=np.uint8),
-             seeds=np.arange(18), label=np.arange(18) % 3)
+    np.savez(
+        folder / "fake" / "samples_000000-000017.npz",
+        samples=rng.integers(80, 200, [18, 16, 16, 3], dtype=np.uint8),
+        seeds=np.arange(18),
+        label=np.arange(18) % 3,
+    )
     return {"vae": folder / "vae", "real": folder / "real", "fake": folder / "fake"}
 
 
@@ -72,14 +76,19 @@ def latents(made, tmp_path_factory):
 
 def test_encoding_tells_what_it_did(at, latents):
     done = succeed(ENCODE, **at)
-    assert done.out == "" and done.lines[-1].startswith(f"18 latents in {at['out']}; float16 rounds off ")
+    assert done.out == "" and done.lines[-1].startswith(
+        f"18 latents in {at['out']}; float16 rounds off "
+    )
     data = load_latents(at["out"])
-    assert data.latents.shape == (18, 4, 8, 8) and data.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert (
+        data.latents.shape == (18, 4, 8, 8) and data.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    )
     assert contents(at["out"]) == contents(latents["real"])
     assert succeed(ENCODE, **at).lines[-1] == f"18 latents in {at['out']}"
     settings = json.loads((at["out"] / "manifest.json").read_text())["settings"]
-    assert {name: settings[name] for name in ("resolution", "sample", "seed", "dtype", "scale")} == dict(
-        resolution=16, sample=True, seed=0, dtype="float32", scale=0.18215)
+    assert {
+        name: settings[name] for name in ("resolution", "sample", "seed", "dtype", "scale")
+    } == dict(resolution=16, sample=True, seed=0, dtype="float32", scale=0.18215)
     succeed(ENCODE + "--flip", **at)
     assert len(load_latents(at["out"])) == 36
     done = run(ENCODE + "--sample 0", **at)
@@ -97,7 +106,9 @@ def test_two_processes_give_what_one_gives(at, latents):
 @pytest.mark.slow
 def test_sigterm_ends_in_good_order_and_a_rerun_ends_with_the_same_bytes(at, latents):
     done = run_apart(ENCODE, ["-c", ASKED], **at)
-    assert done.code == 0 and "stopped in good order; the same command again goes on" in done.lines[-1], done.err
+    assert (
+        done.code == 0 and "stopped in good order; the same command again goes on" in done.lines[-1]
+    ), done.err
     assert 1 <= len(list(at["out"].glob("*.npz"))) < 5
     succeed(ENCODE, **at)
     assert contents(at["out"]) == contents(latents["real"])
@@ -109,54 +120,87 @@ def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(at):
     for _ in range(3):
         before = len(list(at["out"].glob("*.npz")))
         processes = start_together(command, at, ["-c", SLOW])
-        while all(process.poll() is None for process in processes) and len(list(at["out"].glob("*.npz"))) <= before + 1:
+        while (
+            all(process.poll() is None for process in processes)
+            and len(list(at["out"].glob("*.npz"))) <= before + 1
+        ):
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.3))
         for process in processes:
             process.kill()
             process.communicate()
-        assert before < len(list(at["out"].glob("*.npz"))) < 36, "every kill is to meet a run at work"
+        assert before < len(list(at["out"].glob("*.npz"))) < 36, (
+            "every kill is to meet a run at work"
+        )
         for record in (at["out"] / "shards").glob("*.json"):
             for name, digest in json.loads(record.read_text())["files"].items():
                 assert sha256_of(at["out"] / name) == digest
     succeed(command, **at)
     succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
-    assert contents(at["out"]) == contents(at["tmp"] / "undisturbed") and len(list(at["out"].glob("*.npz"))) == 36
+    assert (
+        contents(at["out"]) == contents(at["tmp"] / "undisturbed")
+        and len(list(at["out"].glob("*.npz"))) == 36
+    )
 
 
 def test_a_classifier_and_a_discriminator_learn_on_latents(tmp_path, latents, monkeypatch):
     from dataclasses import replace
 
-    from dg.pretraining_recipes import CLASSIFIER_PRESETS
+    from dg.pretraining.presets import CLASSIFIER_PRESETS
 
-    small = dict(model_channels=64, num_res_blocks=1, channel_mult=(1,), attention_resolutions=(), precision="float32")
-    monkeypatch.setitem(CLASSIFIER_PRESETS, "imagenet-latent", replace(CLASSIFIER_PRESETS["imagenet-latent"], **small))
+    small = dict(
+        model_channels=64,
+        num_res_blocks=1,
+        channel_mult=(1,),
+        attention_resolutions=(),
+        precision="float32",
+    )
+    monkeypatch.setitem(
+        CLASSIFIER_PRESETS,
+        "imagenet-latent",
+        replace(CLASSIFIER_PRESETS["imagenet-latent"], **small),
+    )
     places = {"real": latents["real"], "fake": latents["fake"], "out": tmp_path}
     classify = "pretrain classifier --preset imagenet-latent --data {real} --outdir {out} --batch 4 --steps 2 "
     done = succeed(classify + "--test {real}", **places)
     assert done.lines[-1].startswith(f"of {latents['real']}, by VP time: ")
     assert load_encoder(tmp_path / "classifier.pt").in_channels == 4
-    learn = ("train --preset imagenet-latent --pretrained_classifier_ckpt {out}/classifier.pt --data {real} --sample_dir {fake} "
-             "--save_dir {out}/disc --cond 1 --width 64 --epochs 1 --batch_size 6 --eval_images 4 ")
+    learn = (
+        "train --preset imagenet-latent --pretrained_classifier_ckpt {out}/classifier.pt --data {real} --sample_dir {fake} "
+        "--save_dir {out}/disc --cond 1 --width 64 --epochs 1 --batch_size 6 --eval_images 4 "
+    )
     succeed(learn + "--img_resolution 8", **places)
-    discriminator = load_discriminator(tmp_path / "classifier.pt", tmp_path / "disc" / "last.safetensors")
-    gradient = cond_fn(discriminator, clip=1e-5)(torch.randn(2, 4, 8, 8), torch.tensor([900, 300]), torch.tensor([0, 2]))
+    discriminator = load_discriminator(
+        tmp_path / "classifier.pt", tmp_path / "disc" / "last.safetensors"
+    )
+    gradient = cond_fn(discriminator, clip=1e-5)(
+        torch.randn(2, 4, 8, 8), torch.tensor([900, 300]), torch.tensor([0, 2])
+    )
     assert gradient.shape == (2, 4, 8, 8) and gradient.isfinite().all() and gradient.abs().max() > 0
     for command, message in (
-            (learn + "--flip", "leave --flip out, and encode mirrored copies"),
-            (learn.replace("{fake}", "digits:train"), "holds images, but"),
-            (learn + "--img_resolution 256", "latents of 8 pixels, but --img_resolution is 256"),
-            (classify + "--flip", "latents cannot be mirrored"),
-            ("pretrain score --data {real} --outdir {out}/score --steps 1", "holds latents, not images"),
-            (classify + "--test digits:train", "--test takes latents of the size of")):
+        (learn + "--flip", "leave --flip out, and encode mirrored copies"),
+        (learn.replace("{fake}", "digits:train"), "holds images, but"),
+        (learn + "--img_resolution 256", "latents of 8 pixels, but --img_resolution is 256"),
+        (classify + "--flip", "latents cannot be mirrored"),
+        (
+            "pretrain score --data {real} --outdir {out}/score --steps 1",
+            "holds latents, not images",
+        ),
+        (classify + "--test digits:train", "--test takes latents of the size of"),
+    ):
         done = run(command, **places)
         assert done.code == 2 and message in done.lines[-1] and len(done.lines) == 1, done.err
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (("{real}", "{tmp}/none"), "does not exist"), (("{vae}", "{tmp}/none"), "does not exist"),
-    (("--batch 4", "--batch 0"), "0 is not in the range"), (("{real}", "{vae}"), "holds no PNG or JPEG"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("{real}", "{tmp}/none"), "does not exist"),
+        (("{vae}", "{tmp}/none"), "does not exist"),
+        (("--batch 4", "--batch 0"), "0 is not in the range"),
+        (("{real}", "{vae}"), "holds no PNG or JPEG"),
+    ],
+)
 def test_what_cannot_be_encoded_is_one_line(at, change, message):
     done = run(ENCODE.replace(*change), **at)
     assert done.code == 2 and message in done.err and len(done.lines) == 1

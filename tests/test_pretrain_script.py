@@ -7,12 +7,14 @@ import signal
 import pytest
 
 import edm
-from dg.pretraining_recipes import CLASSIFIER_PRESETS, SCORE_PRESETS
+from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS
 from guided_diffusion import load_encoder
 from tests.scripts import contents, run, run_apart, start_together, succeed
 
 TINY = "--data digits:train --outdir {out} --batch 8 --cbase 8 --cres 1,2 "
-SCORE = "pretrain score " + TINY + "--batch 150 --cond --augment 0.3 --dropout 0.2 --snap 1 --steps 8 "
+SCORE = (
+    "pretrain score " + TINY + "--batch 150 --cond --augment 0.3 --dropout 0.2 --snap 1 --steps 8 "
+)
 CLASSIFIER = "pretrain classifier --preset mnist --data digits:train --outdir {out} --batch 8 "
 # Runs a script that gets a signal in the middle of its seventh step.
 STOPPED = """
@@ -45,23 +47,36 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)]
+)
 def test_a_stopped_training_goes_on_to_the_same_bytes(whole, tmp_path, number, code):
     done = run_apart(SCORE + "--save_seconds 0", ["-c", STOPPED, str(int(number))], out=tmp_path)
-    assert done.code == code and (tmp_path / "state.pt").exists() and not (tmp_path / "network.safetensors").exists()
+    assert (
+        done.code == code
+        and (tmp_path / "state.pt").exists()
+        and not (tmp_path / "network.safetensors").exists()
+    )
     if number != signal.SIGKILL:
         assert len(done.lines) == 1 and "the same command again goes on" in done.lines[0]
     found = 7 if number == signal.SIGTERM else 6  # one step more: it ends in good order
     assert f" {found}/8 " in succeed(SCORE, out=tmp_path).err
     assert without_state(tmp_path) == without_state(whole)
     assert sorted(without_state(tmp_path)) == [
-        "log.jsonl", "network-snapshot-000001.safetensors", "network.safetensors", "training.json"]
+        "log.jsonl",
+        "network-snapshot-000001.safetensors",
+        "network.safetensors",
+        "training.json",
+    ]
 
 
 def test_a_stopped_classifier_goes_on_to_the_same_bytes(tmp_path):
     succeed(CLASSIFIER + "--steps 9", out=tmp_path / "whole")
-    done = run_apart(CLASSIFIER + "--steps 9 --save_seconds 0", ["-c", STOPPED, str(int(signal.SIGKILL))],
-                     out=tmp_path / "parts")
+    done = run_apart(
+        CLASSIFIER + "--steps 9 --save_seconds 0",
+        ["-c", STOPPED, str(int(signal.SIGKILL))],
+        out=tmp_path / "parts",
+    )
     assert done.code == -9
     succeed(CLASSIFIER + "--steps 9", out=tmp_path / "parts")
     assert without_state(tmp_path / "parts") == without_state(tmp_path / "whole")
@@ -76,64 +91,133 @@ def together(command, **places):
 
 def test_two_processes_go_on_with_what_one_began(tmp_path):
     """And end where one ends, to rounding; with micro-batches that both have, dropout's masks agree too."""
-    command = SCORE.replace("--batch 150", "--batch 8").replace("--steps 8", "") + "--batch_gpu 2 --steps "
+    command = (
+        SCORE.replace("--batch 150", "--batch 8").replace("--steps 8", "")
+        + "--batch_gpu 2 --steps "
+    )
     succeed(command + "5", out=tmp_path / "one")
     succeed(command + "3", out=tmp_path / "two")
     codes, errors = together(command + "5", out=tmp_path / "two")
     assert codes == [0, 0], errors
     assert "network.safetensors: 5 steps" in errors[0] and "3/5" in errors[0] and errors[1] == ""
-    one, two = (edm.load_network(tmp_path / name / "network.safetensors").state_dict() for name in ("one", "two"))
+    one, two = (
+        edm.load_network(tmp_path / name / "network.safetensors").state_dict()
+        for name in ("one", "two")
+    )
     assert all((one[name] - two[name]).abs().max() < 1e-5 for name in one)
     assert sorted(contents(tmp_path / "two")) == sorted(contents(tmp_path / "one"))
 
 
 def test_published_command_lines_of_edm(tmp_path):
-    done = succeed("pretrain score --outdir={out} --data=digits:train --cond=1 --arch=ncsnpp --batch=16 --batch-gpu=8 --cbase=8 "
-                   "--cres=1,2 --lr=2e-4 --ema=0.001 --dropout=0.05 --augment=0.15 --xflip=True --duration=0.00003 --fp16=0 "
-                   "--ls=1 --tick=1 --seed=3", out=tmp_path)
+    done = succeed(
+        "pretrain score --outdir={out} --data=digits:train --cond=1 --arch=ncsnpp --batch=16 --batch-gpu=8 --cbase=8 "
+        "--cres=1,2 --lr=2e-4 --ema=0.001 --dropout=0.05 --augment=0.15 --xflip=True --duration=0.00003 --fp16=0 "
+        "--ls=1 --tick=1 --seed=3",
+        out=tmp_path,
+    )
     settings = json.loads((tmp_path / "training.json").read_text())["settings"]
-    told = dict(steps=2, batch_size=16, lr=2e-4, ema_halflife=1000, augment=0.15, flip=True, precision="float32", seed=3)
+    told = dict(
+        steps=2,
+        batch_size=16,
+        lr=2e-4,
+        ema_halflife=1000,
+        augment=0.15,
+        flip=True,
+        precision="float32",
+        seed=3,
+    )
     assert {name: settings[name] for name in told} == told and settings["warmup"] == 10_000_000
     net = edm.load_network(tmp_path / "network.safetensors")
-    assert (net.label_dim, net.model.map_augment.in_features, net.init_kwargs["encoder_type"]) == (10, 9, "residual")
-    assert done.out == "" and done.lines[-1].startswith(f"{tmp_path / 'network.safetensors'}: 2 steps, loss ")
+    assert (net.label_dim, net.model.map_augment.in_features, net.init_kwargs["encoder_type"]) == (
+        10,
+        9,
+        "residual",
+    )
+    assert done.out == "" and done.lines[-1].startswith(
+        f"{tmp_path / 'network.safetensors'}: 2 steps, loss "
+    )
 
 
-@pytest.mark.parametrize(("precond", "kind"), [("vp", edm.VPPrecond), ("ve", edm.VEPrecond), ("edm", edm.EDMPrecond)])
+@pytest.mark.parametrize(
+    ("precond", "kind"), [("vp", edm.VPPrecond), ("ve", edm.VEPrecond), ("edm", edm.EDMPrecond)]
+)
 def test_preconditionings(tmp_path, precond, kind):
     succeed("pretrain score " + TINY + f"--steps 2 --precond {precond} --bf16", out=tmp_path)
     assert type(edm.load_network(tmp_path / "network.safetensors")) is kind
-    succeed("generate --network {out}/network.safetensors --outdir {out}/images --seeds 0-1 --steps 3", out=tmp_path)
+    succeed(
+        "generate --network {out}/network.safetensors --outdir {out}/images --seeds 0-1 --steps 3",
+        out=tmp_path,
+    )
 
 
 def test_a_classifier_serves_train_and_generate(tmp_path):
     places = {"out": tmp_path, "net": tmp_path / "net"}
     done = succeed(CLASSIFIER + "--steps 2 --flip --test digits:heldout", **places)
     assert re.fullmatch(r".*classifier\.pt: 2 steps, names 0\.\d+ of noisy images", done.lines[-2])
-    assert re.fullmatch(r"of digits:heldout, by VP time: (0\.\d{4} at [\d.]+(, )?)+", done.lines[-1])
+    assert re.fullmatch(
+        r"of digits:heldout, by VP time: (0\.\d{4} at [\d.]+(, )?)+", done.lines[-1]
+    )
     assert load_encoder(tmp_path / "classifier.pt").out.training is False
     succeed("pretrain score " + TINY.replace("{out}", "{net}") + "--steps 1", **places)
-    succeed("generate --network {net}/network.safetensors --outdir {out}/fake --seeds 0-11 --steps 2", **places)
-    succeed("train --extractor classifier --pretrained_classifier_ckpt {out}/classifier.pt --data digits:train --num_data 12 "
-            "--sample_dir {out}/fake --save_dir {out}/head --epochs 1 --batch_size 4 --width 64 --eval_images 4", **places)
-    succeed("generate --network {net}/network.safetensors --outdir {out}/guided --seeds 0-1 --steps 2 "
-            "--pretrained_classifier_ckpt {out}/classifier.pt --discriminator_ckpt {out}/head/last.safetensors", **places)
+    succeed(
+        "generate --network {net}/network.safetensors --outdir {out}/fake --seeds 0-11 --steps 2",
+        **places,
+    )
+    succeed(
+        "train --extractor classifier --pretrained_classifier_ckpt {out}/classifier.pt --data digits:train --num_data 12 "
+        "--sample_dir {out}/fake --save_dir {out}/head --epochs 1 --batch_size 4 --width 64 --eval_images 4",
+        **places,
+    )
+    succeed(
+        "generate --network {net}/network.safetensors --outdir {out}/guided --seeds 0-1 --steps 2 "
+        "--pretrained_classifier_ckpt {out}/classifier.pt --discriminator_ckpt {out}/head/last.safetensors",
+        **places,
+    )
 
 
-@pytest.mark.parametrize(("command", "message"), [
-    ("pretrain score " + TINY + "--steps 2 --batch_gpu 3", "8 images of a batch cannot be computed 3 at a time"),
-    ("pretrain score " + TINY + "--steps 2 --fp16 --device cpu", "float16 trains on GPUs only, not on cpu"),
-    ("pretrain score " + TINY + "--steps 2 --fp16 --bf16", "--bf16 and --fp16: give one of them"),
-    ("pretrain score " + TINY + "--steps 2 --duration 1", "2 steps and 1.0 million images; give one of them"),
-    ("pretrain score " + TINY + "--steps 2 --cres 1,x", "'1,x' is no list of integers; write for example 1,2,2"),
-    ("pretrain score " + TINY + "--steps 2 --cres 1,1,1,1,1", "img_resolution 8 cannot be halved 4 times"),
-    ("pretrain score " + TINY + "--steps 2 --cbase 6", "18 channels cannot be normalised"),
-    ("pretrain score " + TINY + "--steps 2 --augment 1.5", "1.5 is not in the range"),
-    ("pretrain score " + TINY.replace("digits:train", "{out}/unlabelled") + "--steps 2 --cond", "has no labels"),
-    (CLASSIFIER.replace("digits:train", "{out}/unlabelled") + "--steps 2", "has no labels"),
-    (CLASSIFIER + "--steps 2 --test {out}/unlabelled", "--test takes images of the size of digits:train, with labels"),
-    (CLASSIFIER.replace("--preset mnist", "") + "--steps 2", "Missing option '--preset'"),
-])
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "pretrain score " + TINY + "--steps 2 --batch_gpu 3",
+            "8 images of a batch cannot be computed 3 at a time",
+        ),
+        (
+            "pretrain score " + TINY + "--steps 2 --fp16 --device cpu",
+            "float16 trains on GPUs only, not on cpu",
+        ),
+        (
+            "pretrain score " + TINY + "--steps 2 --fp16 --bf16",
+            "--bf16 and --fp16: give one of them",
+        ),
+        (
+            "pretrain score " + TINY + "--steps 2 --duration 1",
+            "2 steps and 1.0 million images; give one of them",
+        ),
+        (
+            "pretrain score " + TINY + "--steps 2 --cres 1,x",
+            "'1,x' is no list of integers; write for example 1,2,2",
+        ),
+        (
+            "pretrain score " + TINY + "--steps 2 --cres 1,1,1,1,1",
+            "img_resolution 8 cannot be halved 4 times",
+        ),
+        ("pretrain score " + TINY + "--steps 2 --cbase 6", "18 channels cannot be normalised"),
+        ("pretrain score " + TINY + "--steps 2 --augment 1.5", "1.5 is not in the range"),
+        (
+            "pretrain score "
+            + TINY.replace("digits:train", "{out}/unlabelled")
+            + "--steps 2 --cond",
+            "has no labels",
+        ),
+        (CLASSIFIER.replace("digits:train", "{out}/unlabelled") + "--steps 2", "has no labels"),
+        (
+            CLASSIFIER + "--steps 2 --test {out}/unlabelled",
+            "--test takes images of the size of digits:train, with labels",
+        ),
+        (CLASSIFIER.replace("--preset mnist", "") + "--steps 2", "Missing option '--preset'"),
+    ],
+)
 def test_what_does_not_fit_is_one_line(tmp_path, command, message):
     from PIL import Image
 
@@ -147,7 +231,12 @@ def test_what_does_not_fit_is_one_line(tmp_path, command, message):
 def test_presets_are_those_of_the_library():
     import pretrain
 
-    choices = {name: next(o for o in command.params if o.name == "preset").type.choices
-               for name, command in pretrain.main.commands.items() if name in ("score", "classifier")}
-    assert [*choices["score"]] == [*SCORE_PRESETS] and [*choices["classifier"]] == [*CLASSIFIER_PRESETS]
+    choices = {
+        name: next(o for o in command.params if o.name == "preset").type.choices
+        for name, command in pretrain.main.commands.items()
+        if name in ("score", "classifier")
+    }
+    assert [*choices["score"]] == [*SCORE_PRESETS] and [*choices["classifier"]] == [
+        *CLASSIFIER_PRESETS
+    ]
     assert set(pretrain.EDM_PRESETS.values()) <= set(SCORE_PRESETS)

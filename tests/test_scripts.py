@@ -13,18 +13,28 @@ import pytest
 import torch
 from PIL import Image
 
-import dg.models
+import dg.models.loading
 import edm
 import generate
+from dg.data.datasets import load_images
+from dg.data.npz_files import NpzImages
+from dg.data.sample_store import SampleStore
 from dg.runtime import console
-from dg.runtime.datasets import load_images
-from dg.runtime.npz_files import NpzImages
-from dg.runtime.store import SampleStore
-from dg.sampling import Made
+from dg.sampling import GenerationResult
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import create_classifier
 from tests.golden_fill import fill
-from tests.scripts import GENERATE, TRAIN, TWELVE, contents, pixels, run, run_apart, start_together, succeed
+from tests.scripts import (
+    GENERATE,
+    TRAIN,
+    TWELVE,
+    contents,
+    pixels,
+    run,
+    run_apart,
+    start_together,
+    succeed,
+)
 
 # ---- pretrain.py
 
@@ -38,8 +48,13 @@ def test_pretraining_goes_on_to_the_same_weights(at):
 
 
 def test_pretraining_of_features_states_its_accuracy(at):
-    done = succeed("pretrain features --data digits:train --test digits:heldout --outdir {out} --epochs 1", **at)
-    found = re.fullmatch(r".*: names (0\.\d+) of digits:train, (0\.\d+) of digits:heldout", done.lines[-1])
+    done = succeed(
+        "pretrain features --data digits:train --test digits:heldout --outdir {out} --epochs 1",
+        **at,
+    )
+    found = re.fullmatch(
+        r".*: names (0\.\d+) of digits:train, (0\.\d+) of digits:heldout", done.lines[-1]
+    )
     assert min(map(float, found.groups())) > 0.5
     assert (at["out"] / "classifier.safetensors").read_bytes() == at["features"].read_bytes()
 
@@ -57,13 +72,18 @@ def test_shards_hold_images_of_their_seeds(at):
     assert done.out == "" and done.lines[-1].startswith(f"5 images in {at['out']}, ")
     shards = [np.load(path) for path in sorted(at["out"].glob("*.npz"))]
     assert [shard["seeds"].tolist() for shard in shards] == [[3, 5, 6, 7], [8]]
-    assert all(shard["samples"].dtype == np.uint8 and shard["samples"].shape[1:] == (8, 8, 1) for shard in shards)
+    assert all(
+        shard["samples"].dtype == np.uint8 and shard["samples"].shape[1:] == (8, 8, 1)
+        for shard in shards
+    )
     assert np.array_equal(pixels(at["out"]), pixels(at["fake"])[[3, 5, 6, 7, 8]])
     assert Image.open(at["tmp"] / "out-grid.png").size[0] > 8
 
 
-@pytest.mark.parametrize(("options", "name"), [("--save_format png", "{:06d}.png"),
-                                               ("--save_type=png --subdirs", "000000/{:06d}.png")])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [("--save_format png", "{:06d}.png"), ("--save_type=png --subdirs", "000000/{:06d}.png")],
+)
 def test_pngs_hold_what_shards_hold(at, options, name):
     succeed(GENERATE + f"--seeds 0-11 --batch 4 --grid 0 {options}", **at)
     for seed, image in enumerate(pixels(at["fake"])):
@@ -71,17 +91,28 @@ def test_pngs_hold_what_shards_hold(at, options, name):
     assert not (at["tmp"] / "out-grid.png").exists()
 
 
-@pytest.mark.parametrize("options", ["--num_samples 4 --seed 2", "--num_samples 99 --seed 7 --seeds 2-5"])
+@pytest.mark.parametrize(
+    "options", ["--num_samples 4 --seed 2", "--num_samples 99 --seed 7 --seeds 2-5"]
+)
 def test_number_of_samples_is_short_for_seeds_which_win(at, options):
     succeed(GENERATE + options, **at)
     assert np.load(at["out"] / "samples_000002-000005.npz")["seeds"].tolist() == [2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("options", ["", "--S_churn 10", "--solver euler --disc vp --schedule vp --scaling vp --S_churn 10",
-                                     "--discriminator_ckpt {head} --w_dg_1 0.1 --boosting"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--S_churn 10",
+        "--solver euler --disc vp --schedule vp --scaling vp --S_churn 10",
+        "--discriminator_ckpt {head} --w_dg_1 0.1 --boosting",
+    ],
+)
 def test_images_depend_on_their_seeds_alone(at, options):
     sets = []
-    for index, how in enumerate(["--seeds 0-6 --batch 7", "--seeds 0-6 --batch 3", "--seeds 4,2,6,0,1,3,5 --batch 4"]):
+    for index, how in enumerate(
+        ["--seeds 0-6 --batch 7", "--seeds 0-6 --batch 3", "--seeds 4,2,6,0,1,3,5 --batch 4"]
+    ):
         succeed(GENERATE + f"{how} {options}", **at | {"out": at["tmp"] / str(index)})
         sets.append(pixels(at["tmp"] / str(index)))
     assert max(np.abs(images - sets[0]).max() for images in sets) <= 1
@@ -91,17 +122,35 @@ def test_images_depend_on_their_seeds_alone(at, options):
 def test_sampler_options_change_the_images_and_defaults_do_not(at):
     def images(options):
         out = at["tmp"] / f"{zlib.crc32(options.encode())}"
-        succeed(f"generate --network {{net}} --outdir {{out}} --seeds 0-3 --steps 4 {options}", **at | {"out": out})
+        succeed(
+            f"generate --network {{net}} --outdir {{out}} --seeds 0-3 --steps 4 {options}",
+            **at | {"out": out},
+        )
         return pixels(out)
 
     default, heun = images(""), "--solver heun --disc edm --schedule linear --scaling none"
     assert np.abs(images(heun) - default).max() <= 1
-    assert np.array_equal(images("--S_noise 1.1"), default), "there is no noise to inflate without churn"
-    assert np.array_equal(images("--precise"), default), "nothing else is faster for a narrow network on a CPU"
+    assert np.array_equal(images("--S_noise 1.1"), default), (
+        "there is no noise to inflate without churn"
+    )
+    assert np.array_equal(images("--precise"), default), (
+        "nothing else is faster for a narrow network on a CPU"
+    )
     assert np.abs(images("--precision bfloat16") - default).max() <= 4
-    different = ["--solver euler", "--disc vp", "--schedule vp", "--scaling vp", "--num_steps 5", "--rho 3",
-                 "--sigma_max 20", "--sigma_min 0.1", "--S_churn 3", "--S_churn 3 --S_noise 1.1",
-                 "--S_churn 3 --S_min 1", "--S_churn 3 --S_max 1"]
+    different = [
+        "--solver euler",
+        "--disc vp",
+        "--schedule vp",
+        "--scaling vp",
+        "--num_steps 5",
+        "--rho 3",
+        "--sigma_max 20",
+        "--sigma_min 0.1",
+        "--S_churn 3",
+        "--S_churn 3 --S_noise 1.1",
+        "--S_churn 3 --S_min 1",
+        "--S_churn 3 --S_max 1",
+    ]
     distinct = [default, *map(images, different)]
     assert len(np.unique(np.stack(distinct).reshape(len(distinct), -1), axis=0)) == len(distinct)
 
@@ -109,19 +158,21 @@ def test_sampler_options_change_the_images_and_defaults_do_not(at):
 @pytest.mark.parametrize(("options", "exact"), [("", False), (" --precise", True)])
 def test_images_without_tf32_are_others_on_gpus(at, monkeypatch, options, exact):
     """As told by a store that is opened for a GPU, whether or not there is one."""
-    holders, load = (torch.backends.cuda.matmul, torch.backends.cudnn), dg.models.load_model
+    holders, load = (torch.backends.cuda.matmul, torch.backends.cudnn), dg.models.loading.load_model
     for holder in holders:
         monkeypatch.setattr(holder, "allow_tf32", exact)
     monkeypatch.setattr(console, "pick_device", lambda *args: torch.device("cuda"))
-    monkeypatch.setattr("dg.models.load_model", lambda path, device: load(path))
-    monkeypatch.setattr("dg.sampling.generate", lambda *args: Made(0, 0.0))
+    monkeypatch.setattr("dg.models.loading.load_model", lambda path, device: load(path))
+    monkeypatch.setattr("dg.sampling.generate", lambda *args: GenerationResult(0, 0.0))
     succeed(GENERATE + "--seeds 0-3 --grid 0" + options, **at)
     assert [holder.allow_tf32 for holder in holders] == [not exact] * 2
     assert stored_settings(at["out"]).get("exact", False) == exact
 
 
 def test_on_a_cpu_there_is_nothing_to_be_exact_about(at):
-    done = succeed("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precise", **at)
+    done = succeed(
+        "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precise", **at
+    )
     assert done.lines == [f"12 images in {at['fake']}, all of them were there already"]
 
 
@@ -129,8 +180,12 @@ def test_on_a_cpu_there_is_nothing_to_be_exact_about(at):
 def test_the_grid_reads_no_more_shards_than_it_shows(at, monkeypatch, most, shards):
     succeed(GENERATE + "--seeds 0-11 --batch 4 --grid 0", **at)
     read, shown, really = [], [], NpzImages.read
-    monkeypatch.setattr(NpzImages, "read", lambda self, *where: read.append(self) or really(self, *where))
-    monkeypatch.setattr("dg.evaluation.figures.image_grid", lambda path, images: shown.append((path, images)))
+    monkeypatch.setattr(
+        NpzImages, "read", lambda self, *where: read.append(self) or really(self, *where)
+    )
+    monkeypatch.setattr(
+        "dg.evaluation.figures.image_grid", lambda path, images: shown.append((path, images))
+    )
     generate._write_grid(SampleStore(at["out"], stored_settings(at["out"]), range(12), 4), most)
     ((path, images),) = shown
     assert path == at["tmp"] / "out-grid.png" and len(read) == shards
@@ -146,13 +201,17 @@ def test_classes_are_drawn_per_seed_or_given(at):
     succeed(conditional + "--seeds 6-11,0-5 --batch 5", **at)
     drawn = load_images(at["out"]).labels
     assert np.array_equal(drawn, load_images(at["cond_fake"]).labels) and len(set(drawn)) > 2
-    succeed(conditional + "--seeds 0-5 --class 3 --save_type png", **at | {"out": at["tmp"] / "threes"})
+    succeed(
+        conditional + "--seeds 0-5 --class 3 --save_type png", **at | {"out": at["tmp"] / "threes"}
+    )
     assert load_images(at["tmp"] / "threes").labels.tolist() == [3] * 6  # from dataset.json
 
 
 def test_a_second_run_finds_everything_done(at):
     before = contents(at["fake"])
-    done = succeed("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3", **at)
+    done = succeed(
+        "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3", **at
+    )
     assert done.lines == [f"12 images in {at['fake']}, all of them were there already"]
     assert contents(at["fake"]) == before
 
@@ -213,9 +272,16 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(at, number, code):
         assert shards == ["samples_000000-000003.npz"]
         assert list(at["out"].glob(".*.tmp")), "the signal came too early or too late"
     else:
-        assert shards == ["samples_000000-000003.npz", "samples_000004-000007.npz"], "what was being saved is not lost"
-        assert done.lines[0].startswith("generate.py: ") and "same command again goes on" in done.lines[0]
-        assert len(done.lines) == 1 and "\ngenerate.py: " in f"\n{done.err}", "the line is to stand for itself"
+        assert shards == ["samples_000000-000003.npz", "samples_000004-000007.npz"], (
+            "what was being saved is not lost"
+        )
+        assert (
+            done.lines[0].startswith("generate.py: ")
+            and "same command again goes on" in done.lines[0]
+        )
+        assert len(done.lines) == 1 and "\ngenerate.py: " in f"\n{done.err}", (
+            "the line is to stand for itself"
+        )
     succeed(command, **at)
     assert contents(at["out"]) == contents(at["fake"])
 
@@ -224,9 +290,13 @@ def test_sigterm_finishes_the_batch_and_ends_in_good_order(at):
     command = GENERATE + "--seeds 0-11 --batch 2"
     done = run_apart(command, ["-c", STOPPED, str(int(signal.SIGTERM))], **at)
     assert done.code == 0
-    assert done.lines == ["generate.py: stopped in good order; the same command again goes on where this one stopped"]
+    assert done.lines == [
+        "generate.py: stopped in good order; the same command again goes on where this one stopped"
+    ]
     shards = len(list(at["out"].glob("*.npz")))
-    assert shards in (2, 3), "the batch that was being saved, and the next one where it had been begun"
+    assert shards in (2, 3), (
+        "the batch that was being saved, and the next one where it had been begun"
+    )
     succeed(command, **at)
     succeed(command, **at | {"out": at["tmp"] / "whole"})
     assert contents(at["out"]) == contents(at["tmp"] / "whole")
@@ -241,9 +311,16 @@ def test_guidance_changes_images_and_weights_of_zero_do_not(at):
     assert contents(at["out"]) == contents(at["fake"])
     succeed(TRAIN + TWELVE + "--network {net} --save_dir {tmp}/other --seed 1", **at)
     seen = [pixels(at["fake"])]
-    for index, options in enumerate((
-            "--w_dg_1 1", "--w_dg_1 0 --w_dg_2 1", "--w_dg_1 2", "--w_dg_1 2 --time_mid 0.9", "--w_dg_1 2 --time_max 0.9",
-            "--w_dg_1 2 --discriminator_ckpt {tmp}/other/last.safetensors")):
+    for index, options in enumerate(
+        (
+            "--w_dg_1 1",
+            "--w_dg_1 0 --w_dg_2 1",
+            "--w_dg_1 2",
+            "--w_dg_1 2 --time_mid 0.9",
+            "--w_dg_1 2 --time_max 0.9",
+            "--w_dg_1 2 --discriminator_ckpt {tmp}/other/last.safetensors",
+        )
+    ):
         succeed(guided + options, **at | {"out": at["tmp"] / str(index)})
         seen.append(pixels(at["tmp"] / str(index)))
     assert len(np.unique(np.stack(seen).reshape(len(seen), -1), axis=0)) == len(seen)
@@ -253,28 +330,44 @@ def test_guidance_changes_images_and_weights_of_zero_do_not(at):
 
 def test_published_spellings_mean_the_same(at):
     guided = "generate --network{}={{net}} --outdir {{out}} --seeds 0-5 {}"
-    ours = ("--batch 3 --steps 3 --dg_weight_1st_order 1 --dg_weight_2nd_order 0.5 --time_min 0.02 --boosting --cond 0 "
-            "--save_type png --discriminator_ckpt {head}")
-    theirs = ("--max_batch_size 3 --num_steps 3 --w_dg_1 1 --w_dg_2 0.5 --time_mid 0.02 --adaptive_weight=True "
-              "--conditional False --save_format png --discriminator_checkpoint {head}")
+    ours = (
+        "--batch 3 --steps 3 --dg_weight_1st_order 1 --dg_weight_2nd_order 0.5 --time_min 0.02 --boosting --cond 0 "
+        "--save_type png --discriminator_ckpt {head}"
+    )
+    theirs = (
+        "--max_batch_size 3 --num_steps 3 --w_dg_1 1 --w_dg_2 0.5 --time_mid 0.02 --adaptive_weight=True "
+        "--conditional False --save_format png --discriminator_checkpoint {head}"
+    )
     succeed(guided.format("", ours), **at)
     succeed(guided.format("_pkl", theirs), **at | {"out": at["tmp"] / "theirs"})
     assert contents(at["out"]) == contents(at["tmp"] / "theirs")
-    succeed("train --network {net} --datadir digits:train --gendir {fake} --savedir {tmp}/head --num_data 12 --n_epochs 1 "
-            "--batch_size 4 --lr 0.01 --conditional 0 --weight_decay 1e-7 --ema_halflife 0 --eval_images 20", **at)
+    succeed(
+        "train --network {net} --datadir digits:train --gendir {fake} --savedir {tmp}/head --num_data 12 --n_epochs 1 "
+        "--batch_size 4 --lr 0.01 --conditional 0 --weight_decay 1e-7 --ema_halflife 0 --eval_images 20",
+        **at,
+    )
     assert (at["tmp"] / "head" / "best.safetensors").read_bytes() == at["head"].read_bytes()
 
 
 @pytest.mark.parametrize("options", ["--extractor none --width 64", "--network {cond_net} --cond"])
 def test_training_leaves_checkpoints_that_guide(at, options):
-    done = succeed(TRAIN + "--data digits:train --sample_dir {cond_fake} --num_data 12 --save_dir {tmp}/head --epoch 2 "
-                   + options, **at)
+    done = succeed(
+        TRAIN
+        + "--data digits:train --sample_dir {cond_fake} --num_data 12 --save_dir {tmp}/head --epoch 2 "
+        + options,
+        **at,
+    )
     assert f"{at['tmp']}/head/best.safetensors: epoch " in done.lines[0]
     log = [json.loads(line) for line in (at["tmp"] / "head" / "log.jsonl").read_text().splitlines()]
-    assert [entry["epoch"] for entry in log] == [1, 2] and np.isfinite([entry["valid_loss"] for entry in log]).all()
+    assert [entry["epoch"] for entry in log] == [1, 2] and np.isfinite(
+        [entry["valid_loss"] for entry in log]
+    ).all()
     assert (at["tmp"] / "head" / "curves.png").exists()
-    succeed("generate --network {cond_net} --outdir {out} --seeds 0-11 --steps 2 "
-            "--discriminator_ckpt {tmp}/head/last.safetensors", **at)
+    succeed(
+        "generate --network {cond_net} --outdir {out} --seeds 0-11 --steps 2 "
+        "--discriminator_ckpt {tmp}/head/last.safetensors",
+        **at,
+    )
     assert not np.array_equal(pixels(at["out"]), pixels(at["cond_fake"]))
 
 
@@ -290,12 +383,18 @@ def test_a_second_training_finds_everything_done(at):
 @pytest.mark.parametrize("rank", [0, 4])
 def test_the_published_path_on_a_classifier(at, rank):
     """An ADM classifier under the head, and the names of the authors' files."""
-    classifier = create_classifier(image_size=8, in_channels=1, classifier_width=64, classifier_depth=1, out_channels=10)
+    classifier = create_classifier(
+        image_size=8, in_channels=1, classifier_width=64, classifier_depth=1, out_channels=10
+    )
     torch.save(fill(classifier).state_dict(), at["tmp"] / "classifier.pt")
     np.savez(at["tmp"] / "true_data.npz", arr_0=load_images("digits").images[:12])
     classified = " --pretrained_classifier_ckpt {tmp}/classifier.pt"
-    succeed(TRAIN + f"--data {{tmp}}/true_data.npz --gendir {{fake}} --savedir {{tmp}}/head --width 64 --lora_rank {rank}"
-            + classified, **at)
+    succeed(
+        TRAIN
+        + f"--data {{tmp}}/true_data.npz --gendir {{fake}} --savedir {{tmp}}/head --width 64 --lora_rank {rank}"
+        + classified,
+        **at,
+    )
     guided = GENERATE + "--seeds 0-11 --discriminator_ckpt {tmp}/head/last.safetensors" + classified
     if rank:
         refused = run(guided, **at)
@@ -320,7 +419,9 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path):
     for system in ("unguided", "guided", "floor"):
         for name in ("fd", "fd_heldout", "kid", "precision", "recall"):
             entry = outcome["metrics"][system][name]
-            assert len(entry["values"]) == entry["n"] == 2 and np.isclose(np.mean(entry["values"]), entry["mean"])
+            assert len(entry["values"]) == entry["n"] == 2 and np.isclose(
+                np.mean(entry["values"]), entry["mean"]
+            )
     assert {path.suffix for path in results.iterdir()} >= {".html", ".md", ".png"}
     second = succeed(command, tmp=tmp_path)
     assert all("done before" in line for line in second.lines) and second.out == first.out
@@ -348,8 +449,12 @@ def broken(made):
         next(net.parameters()).view(-1)[0] = torch.nan
     edm.save_network(folder / "nan_net", net)
     config, tensors = read_safetensors(made["head"], "discriminator-head")
-    write_safetensors(folder / "nan_head", {name: tensor * torch.nan for name, tensor in tensors.items()},
-                      "discriminator-head", config)
+    write_safetensors(
+        folder / "nan_head",
+        {name: tensor * torch.nan for name, tensor in tensors.items()},
+        "discriminator-head",
+        config,
+    )
     edm.save_network(folder / "other_net", fill(edm.load_network(made["net"])))
     for name, size, channels in (("large", 16, 1), ("colour", 8, 3), ("plain", 8, 1)):
         np.savez(folder / f"{name}.npz", samples=np.zeros((12, size, size, channels), np.uint8))
@@ -375,10 +480,16 @@ REFUSALS = [
     (GENERATE + "--seeds 0-3 --device toaster", "--device toaster"),
     (GENERATE + "--seeds 0-3 --class 1", "unconditional"),
     (GENERATE + "--seeds 0-3 --precise --precision bfloat16", "--precise is float32, not bfloat16"),
-    ("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precision bfloat16", "precision null there"),
+    (
+        "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precision bfloat16",
+        "precision null there",
+    ),
     ("generate --network {cond_net} --outdir {out} --seeds 0-3 --class 10", "classes 0 to 9"),
     ("generate --network {broken}/none.pkl --outdir {out} --seeds 0-3", "none.pkl"),
-    ("generate --network edm-cifar10-32x32-uncond-vpp --outdir {out} --seeds 0-3", "did you mean edm-cifar10"),
+    (
+        "generate --network edm-cifar10-32x32-uncond-vpp --outdir {out} --seeds 0-3",
+        "did you mean edm-cifar10",
+    ),
     ("generate --network {broken}/empty --outdir {out} --seeds 0-3", "empty"),
     ("generate --network {broken}/text --outdir {out} --seeds 0-3", "text"),
     ("generate --network {broken}/short_net --outdir {out} --seeds 0-3", "short_net"),
@@ -386,34 +497,67 @@ REFUSALS = [
     ("generate --network {features} --outdir {out} --seeds 0-3", "classifier.safetensors"),
     ("generate --network {net} --outdir {broken}/text --seeds 0-3", "text"),
     ("generate --network {net} --outdir {broken}/text/below --seeds 0-3", "text/below"),
-    ("generate --network {net} --outdir {broken}/foreign --seeds 0-3", "holiday.png is not an image of this run"),
+    (
+        "generate --network {net} --outdir {broken}/foreign --seeds 0-3",
+        "holiday.png is not an image of this run",
+    ),
     ("generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 4", '"num_steps": 3'),
-    ("generate --network {net} --outdir {fake} --seeds 0-11 --batch 6 --steps 3", "batch size 4 there, 6 here"),
-    ("generate --network {broken}/other_net --outdir {fake} --seeds 0-11 --batch 4 --steps 3", "network"),
-    ("generate --network {net} --outdir {fake} --seeds 1-12 --batch 4 --steps 3", "holds seeds 0-11"),
+    (
+        "generate --network {net} --outdir {fake} --seeds 0-11 --batch 6 --steps 3",
+        "batch size 4 there, 6 here",
+    ),
+    (
+        "generate --network {broken}/other_net --outdir {fake} --seeds 0-11 --batch 4 --steps 3",
+        "network",
+    ),
+    (
+        "generate --network {net} --outdir {fake} --seeds 1-12 --batch 4 --steps 3",
+        "holds seeds 0-11",
+    ),
     (GENERATE + "--seeds 0-3 --w_dg_1 2", "--discriminator_ckpt"),
     (GENERATE + "--seeds 0-3 --boosting", "--discriminator_ckpt"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/none", "none"),
-    (GENERATE + "--seeds 0-3 --discriminator_ckpt dg-cifar10-uncond-discriminatr", "did you mean dg-cifar10-uncond-discrim"),
-    (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --pretrained_classifier_ckpt dg-cifar10-classifer", "did you mean"),
-    (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --lora_checkpoint {broken}/none", "none does not exist"),
+    (
+        GENERATE + "--seeds 0-3 --discriminator_ckpt dg-cifar10-uncond-discriminatr",
+        "did you mean dg-cifar10-uncond-discrim",
+    ),
+    (
+        GENERATE
+        + "--seeds 0-3 --discriminator_ckpt {head} --pretrained_classifier_ckpt dg-cifar10-classifer",
+        "did you mean",
+    ),
+    (
+        GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --lora_checkpoint {broken}/none",
+        "none does not exist",
+    ),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/empty", "empty"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/text", "text"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/short_head", "short_head"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/nan_head", "NaN"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {net}", "network.safetensors"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --cond 1", "unconditional"),
-    (GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --time_min 0.9 --time_max 0.1", "time window"),
-    ("generate --network {broken}/other_net --outdir {out} --seeds 0-3 --discriminator_ckpt {head}",
-     "another score network"),
+    (
+        GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --time_min 0.9 --time_max 0.1",
+        "time window",
+    ),
+    (
+        "generate --network {broken}/other_net --outdir {out} --seeds 0-3 --discriminator_ckpt {head}",
+        "another score network",
+    ),
     ("train --data digits:train --sample_dir {fake} --save_dir {out}", "--network"),
     (TRAIN_HERE + "--data {broken}/none --sample_dir {fake}", "none"),
     (TRAIN_HERE + "--data {broken}/empty --sample_dir {fake}", "empty"),
     (TRAIN_HERE + "--data {broken}/text --sample_dir {fake}", "text"),
     (TRAIN_HERE + "--data digits:train --sample_dir {fake}", "--num_data 12"),
-    (TRAIN_HERE + "--data digits:train --sample_dir {fake} --num_data 13", "13 images asked for, 12 found"),
+    (
+        TRAIN_HERE + "--data digits:train --sample_dir {fake} --num_data 13",
+        "13 images asked for, 12 found",
+    ),
     (TRAIN_HERE + "--data digits:train --sample_dir {broken}/large.npz --num_data 12", "16 pixels"),
-    (TRAIN_HERE + "--data digits:train --sample_dir {broken}/colour.npz --num_data 12", "3 channels"),
+    (
+        TRAIN_HERE + "--data digits:train --sample_dir {broken}/colour.npz --num_data 12",
+        "3 channels",
+    ),
     (TRAIN_HERE + "--data {broken}/large.npz --sample_dir {broken}/large.npz", "16 pixels"),
     (TRAIN_HERE + "--data {broken}/colour.npz --sample_dir {broken}/colour.npz", "3 channels"),
     (TRAIN_HERE + TWELVE + "--cond", "no class labels"),
@@ -428,11 +572,23 @@ REFUSALS = [
     ("pretrain score --data {broken}/none --outdir {out} --steps 1", "none"),
     ("pretrain score --data {broken}/plain.npz --outdir {out} --steps 1 --cond", "label"),
     ("pretrain score --data digits:train --outdir {broken}/text --steps 1", "text"),
-    ("pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 8 --cond", "other"),
-    ("pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 16", "other"),
-    ("pretrain score --data digits:heldout --outdir {broken}/score --steps 4 --batch_size 8", "other"),
+    (
+        "pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 8 --cond",
+        "other",
+    ),
+    (
+        "pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 16",
+        "other",
+    ),
+    (
+        "pretrain score --data digits:heldout --outdir {broken}/score --steps 4 --batch_size 8",
+        "other",
+    ),
     ("pretrain features --data {broken}/plain.npz --outdir {out} --epochs 1", "no labels"),
-    ("pretrain features --data digits:train --test {broken}/plain.npz --outdir {out} --epochs 1", "labels"),
+    (
+        "pretrain features --data digits:train --test {broken}/plain.npz --outdir {out} --epochs 1",
+        "labels",
+    ),
     ("pretrain convert --network {net} --out {broken}/text/below", "text/below"),
     ("pretrain", "command"),
     ("pretrain magic", "magic"),
@@ -443,7 +599,10 @@ REFUSALS = [
     (FID + "--images {broken}/empty --features {features}", "empty"),
     (FID + "--images {broken}/large.npz --features {features}", "16 pixels"),
     (FID + "--images {broken}/colour.npz --features {features}", "3 channels"),
-    (FID + "--images {fake} --features {features} --num_samples 13", "13 images asked for, 12 found"),
+    (
+        FID + "--images {fake} --features {features} --num_samples 13",
+        "13 images asked for, 12 found",
+    ),
     (FID + "--images {fake} --features {features} --num_samples 3", "at least 6"),
     ("reproduce nothing", "digits"),
     ("reproduce --results {broken}/text", "text"),
@@ -451,23 +610,34 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "told"), REFUSALS, ids=[f"{command.split()[0]}: {told}" for command, told in REFUSALS])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    REFUSALS,
+    ids=[f"{command.split()[0]}: {told}" for command, told in REFUSALS],
+)
 def test_bad_input_is_one_line_and_exit_code_2(command, told, broken, tmp_path):
     done = run(command, **broken, out=tmp_path / "out")
     assert done.code == 2 and len(done.lines) == 1, done.err
     assert done.lines[0].startswith(f"{command.split()[0]}.py: ") and told in done.lines[0]
-    left = [path for path in tmp_path.rglob("*") if path.suffix in (".npz", ".png", ".safetensors", ".pt", ".tmp")]
+    left = [
+        path
+        for path in tmp_path.rglob("*")
+        if path.suffix in (".npz", ".png", ".safetensors", ".pt", ".tmp")
+    ]
     assert left == [] and done.out == ""
 
 
-@pytest.mark.parametrize(("command", "told"), [
-    (GENERATE + "--seeds 5-3", "5-3"),
-    ("generate --network {broken}/short_net --outdir {out} --seeds 0-3", "short_net"),
-    ("train --data digits:train --sample_dir {fake} --save_dir {out}", "--network"),
-    ("pretrain features --data digits:train --outdir {out} --epochs 0", "--epochs"),
-    ("fid --images {fake} --ref digits --features magic", "--features magic"),
-    ("reproduce nothing", "digits"),
-])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (GENERATE + "--seeds 5-3", "5-3"),
+        ("generate --network {broken}/short_net --outdir {out} --seeds 0-3", "short_net"),
+        ("train --data digits:train --sample_dir {fake} --save_dir {out}", "--network"),
+        ("pretrain features --data digits:train --outdir {out} --epochs 0", "--epochs"),
+        ("fid --images {fake} --ref digits --features magic", "--features magic"),
+        ("reproduce nothing", "digits"),
+    ],
+)
 def test_every_script_refuses_in_a_process_of_its_own(command, told, broken, tmp_path):
     done = run_apart(command, **broken, out=tmp_path / "out")
     assert done.code == 2 and done.out == "" and "Traceback" not in done.err
@@ -481,7 +651,10 @@ def test_every_script_succeeds_in_a_process_of_its_own(at):
 
 
 def test_a_fault_of_the_code_shows_its_traceback(tmp_path):
-    with pytest.raises(ZeroDivisionError), mock.patch.object(console, "pick_device", side_effect=ZeroDivisionError):
+    with (
+        pytest.raises(ZeroDivisionError),
+        mock.patch.object(console, "pick_device", side_effect=ZeroDivisionError),
+    ):
         run("generate --network x --outdir {out} --seeds 0-3", out=tmp_path / "out")
 
 

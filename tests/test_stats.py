@@ -6,27 +6,36 @@ from pathlib import Path
 
 import numpy as np
 
+from dg.data.datasets import load_images
 from dg.evaluation.feature_sets import load_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.metrics import frechet_distance, statistics
 from dg.runtime.catalogue import CATALOGUE
-from dg.runtime.datasets import load_images
 
 STATS = Path(__file__).parent.parent / "stats"
 PUBLISHED = json.loads((STATS / "published.json").read_text())
 
 
 def value(**wanted):
-    rows = [row for row in PUBLISHED["rows"] if all(row.get(key) == value for key, value in wanted.items())]
+    rows = [
+        row
+        for row in PUBLISHED["rows"]
+        if all(row.get(key) == value for key, value in wanted.items())
+    ]
     assert len(rows) == 1, rows
     return rows[0]["value"]
 
 
 def test_every_row_has_a_source_and_stands_once():
-    keys = [tuple(sorted((key, value) for key, value in row.items() if key != "value")) for row in PUBLISHED["rows"]]
+    keys = [
+        tuple(sorted((key, value) for key, value in row.items() if key != "value"))
+        for row in PUBLISHED["rows"]
+    ]
     assert len(set(keys)) == len(keys)
     for row in PUBLISHED["rows"]:
-        assert {"data", "system", "metric", "value", "source"} <= set(row) and row["source"] in PUBLISHED["sources"]
+        assert {"data", "system", "metric", "value", "source"} <= set(row) and row[
+            "source"
+        ] in PUBLISHED["sources"]
         assert isinstance(row["value"], float)
 
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dg.baselines.vae import VAE, elbo, importance_bound
-from dg.ddpm import DDPM
-from dg.discrete_sampling import as_cond_fn
+from dg.data.datasets import to_float
 from dg.evaluation.likelihood import Likelihood
-from dg.runtime.datasets import to_float
+from dg.models.ddpm import DDPM
+from dg.models.discrete_sampling import as_cond_fn
+from dg.models.vae import VAE, elbo, importance_bound
 from edm.guidance import Guidance
 from edm.random import StackedRandomGenerator
 from guided_diffusion import GaussianDiffusion, vlb
@@ -41,8 +41,16 @@ class Bound(Likelihood):
     terms: dict[str, np.ndarray]
 
 
-def ddpm_bound(model: DDPM, images, class_labels: Tensor | None = None, guidance: Guidance | None = None, *, seeds=None,
-               num_steps: int | None = None, batch_size: int = 64) -> Bound:
+def ddpm_bound(
+    model: DDPM,
+    images,
+    class_labels: Tensor | None = None,
+    guidance: Guidance | None = None,
+    *,
+    seeds=None,
+    num_steps: int | None = None,
+    batch_size: int = 64,
+) -> Bound:
     """The variational bound of ancestral sampling; terms "prior" (L_T), "steps" (L_1 to L_{T-1}) and "decoder" (L_0).
 
     images        [N, H, W, C]  uint8 array or tensor
@@ -54,17 +62,31 @@ def ddpm_bound(model: DDPM, images, class_labels: Tensor | None = None, guidance
 
     One evaluation of the network per step. ValueError of one line for images that do not fit.
     """
-    if model.label_dim and (class_labels is None or list(class_labels.shape) != [len(images), model.label_dim]):
-        raise ValueError(f"the network is conditional; give one-hot class_labels [{len(images)}, {model.label_dim}]")
+    if model.label_dim and (
+        class_labels is None or list(class_labels.shape) != [len(images), model.label_dim]
+    ):
+        raise ValueError(
+            f"the network is conditional; give one-hot class_labels [{len(images)}, {model.label_dim}]"
+        )
     diffusion = model.respaced(num_steps and str(num_steps))
     device = next(model.parameters()).device
 
     def terms(x, rnd, part):
         labels = None if class_labels is None else class_labels[part].to(device)
-        process = diffusion if guidance is None else Guided(diffusion, as_cond_fn(guidance, diffusion, labels))
+        process = (
+            diffusion
+            if guidance is None
+            else Guided(diffusion, as_cond_fn(guidance, diffusion, labels))
+        )
         kwargs = {} if labels is None else {"model_kwargs": {"y": labels.argmax(dim=1)}}
-        bound = vlb(process, model.net, x.to(device), lambda x: rnd.randn(x.shape).to(x.device), **kwargs)
-        return {"prior": bound.prior, "steps": bound.terms[:, 1:].sum(dim=1), "decoder": bound.terms[:, 0]}
+        bound = vlb(
+            process, model.net, x.to(device), lambda x: rnd.randn(x.shape).to(x.device), **kwargs
+        )
+        return {
+            "prior": bound.prior,
+            "steps": bound.terms[:, 1:].sum(dim=1),
+            "decoder": bound.terms[:, 0],
+        }
 
     return _collected(model, images, seeds, batch_size, terms, diffusion.num_steps)
 
@@ -82,7 +104,9 @@ class Guided(GaussianDiffusion):
 
 
 @torch.no_grad()
-def vae_bound(model: VAE, images, *, seeds=None, num_samples: int | None = None, batch_size: int = 64) -> Bound:
+def vae_bound(
+    model: VAE, images, *, seeds=None, num_samples: int | None = None, batch_size: int = 64
+) -> Bound:
     """The negative ELBO, with terms "reconstruction" and "kl"; or the bound of Burda et al. 2016, a single term.
 
     num_samples  K draws of the importance-weighted bound; None: the ELBO, whose divergence is in closed form
@@ -90,7 +114,10 @@ def vae_bound(model: VAE, images, *, seeds=None, num_samples: int | None = None,
     """
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"{num_samples} importance samples; give at least 1")
-    device, nats = next(model.parameters()).device, model.img_channels * model.img_resolution**2 * math.log(2)
+    device, nats = (
+        next(model.parameters()).device,
+        model.img_channels * model.img_resolution**2 * math.log(2),
+    )
 
     def terms(x, rnd, part):
         noise = rnd.randn([len(x), num_samples or 1, model.latent_dim]).to(device)
@@ -104,30 +131,50 @@ def vae_bound(model: VAE, images, *, seeds=None, num_samples: int | None = None,
 
 def joined(parts: Sequence[Likelihood]) -> Likelihood:
     """What is known of several sets of images as one, in their order; all of one kind."""
-    bits, counts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("bits_per_dim", "num_evaluations"))
+    bits, counts = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("bits_per_dim", "num_evaluations")
+    )
     if not isinstance(parts[0], Bound):
         return Likelihood(bits, counts)
-    return Bound(bits, counts, {name: np.concatenate([part.terms[name] for part in parts]) for name in parts[0].terms})
+    return Bound(
+        bits,
+        counts,
+        {name: np.concatenate([part.terms[name] for part in parts]) for name in parts[0].terms},
+    )
 
 
 def _collected(model, images, seeds, batch_size, terms, num_evaluations) -> Bound:
     """The bound from `terms(x float32 [n, C, H, W], generators, place among the images)`, batch by batch."""
     parts = [terms(*batch) for batch in _batches(model, images, seeds, batch_size)]
-    joined = {name: torch.cat([part[name] for part in parts]).to("cpu", torch.float64).numpy() for name in parts[0]}
+    joined = {
+        name: torch.cat([part[name] for part in parts]).to("cpu", torch.float64).numpy()
+        for name in parts[0]
+    }
     total = sum(joined.values())
     return Bound(total, np.full(len(total), num_evaluations), joined)
 
 
-def _batches(model, images, seeds, batch_size) -> Iterator[tuple[Tensor, StackedRandomGenerator, slice]]:
+def _batches(
+    model, images, seeds, batch_size
+) -> Iterator[tuple[Tensor, StackedRandomGenerator, slice]]:
     images = torch.as_tensor(images)
     expected = [model.img_resolution, model.img_resolution, model.img_channels]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != expected or not len(images):
-        raise ValueError(f"{images.dtype} {list(images.shape)} are no images for this network; "
-                         f"give uint8 [N, {', '.join(map(str, expected))}], at least one")
+        raise ValueError(
+            f"{images.dtype} {list(images.shape)} are no images for this network; "
+            f"give uint8 [N, {', '.join(map(str, expected))}], at least one"
+        )
     seeds = range(len(images)) if seeds is None else seeds
     if len(seeds) != len(images) or batch_size < 1:
-        raise ValueError(f"{len(seeds)} seeds for {len(images)} images in batches of {batch_size}; give one seed each, and a "
-                         "batch of at least 1")
+        raise ValueError(
+            f"{len(seeds)} seeds for {len(images)} images in batches of {batch_size}; give one seed each, and a "
+            "batch of at least 1"
+        )
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        yield to_float(images[part]), StackedRandomGenerator("cpu", seeds[part]), part  # the same numbers on every device
+        yield (
+            to_float(images[part]),
+            StackedRandomGenerator("cpu", seeds[part]),
+            part,
+        )  # the same numbers on every device

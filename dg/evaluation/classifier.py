@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dg.runtime.datasets import ImageSet, to_float
+from dg.data.datasets import ImageSet, to_float
 from dg.runtime.files import atomic_write
 from dg.runtime.progress import Progress, silent
 from dg.runtime.training_state import step_generator
@@ -36,18 +36,37 @@ class ClassifierTraining:
 class FeatureClassifier(nn.Module):
     """Convolutional classifier of R x R images; `features` are the `feature_dim` activations before the logits."""
 
-    def __init__(self, img_resolution: int, img_channels: int, num_classes: int, width: int = 32, feature_dim: int = 64):
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        num_classes: int,
+        width: int = 32,
+        feature_dim: int = 64,
+    ):
         super().__init__()
-        self.config = dict(img_resolution=img_resolution, img_channels=img_channels, num_classes=num_classes,
-                           width=width, feature_dim=feature_dim)
+        self.config = dict(
+            img_resolution=img_resolution,
+            img_channels=img_channels,
+            num_classes=num_classes,
+            width=width,
+            feature_dim=feature_dim,
+        )
 
         def block(c_in, c_out):
             return [nn.Conv2d(c_in, c_out, 3, padding=1), nn.GroupNorm(8, c_out), nn.SiLU()]
 
         self.body = nn.Sequential(
-            *block(img_channels, width), *block(width, width), nn.AvgPool2d(2),  # [N, width, R/2, R/2]
-            *block(width, 2 * width), *block(2 * width, 2 * width), nn.AdaptiveAvgPool2d(4),  # [N, 2 width, 4, 4]
-            nn.Flatten(), nn.Linear(2 * width * 16, feature_dim), nn.SiLU())  # [N, feature_dim]
+            *block(img_channels, width),
+            *block(width, width),
+            nn.AvgPool2d(2),  # [N, width, R/2, R/2]
+            *block(width, 2 * width),
+            *block(2 * width, 2 * width),
+            nn.AdaptiveAvgPool2d(4),  # [N, 2 width, 4, 4]
+            nn.Flatten(),
+            nn.Linear(2 * width * 16, feature_dim),
+            nn.SiLU(),
+        )  # [N, feature_dim]
         self.logits = nn.Linear(feature_dim, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
@@ -59,17 +78,25 @@ class FeatureClassifier(nn.Module):
         return self.logits(self.features(x))
 
 
-def train_classifier(data: ImageSet, settings: ClassifierTraining, progress: Progress = silent) -> FeatureClassifier:
+def train_classifier(
+    data: ImageSet, settings: ClassifierTraining, progress: Progress = silent
+) -> FeatureClassifier:
     """Train on labelled images; frozen, in evaluation mode. ValueError if the set has no labels."""
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)  # not those of GPUs, which are not forked
+        torch.default_generator.manual_seed(
+            settings.seed
+        )  # not those of GPUs, which are not forked
         model = FeatureClassifier(data.resolution, data.channels, data.num_classes)
     images, labels = to_float(data.images), torch.from_numpy(data.labels)
     steps = -(-len(images) // settings.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps * settings.epochs)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.lr, total_steps=steps * settings.epochs
+    )
     for epoch in progress(range(settings.epochs), desc="feature classifier", unit="epoch"):
         generator = step_generator(settings.seed, "classifier", epoch)
         for index in torch.randperm(len(images), generator=generator).split(settings.batch_size):
@@ -89,7 +116,9 @@ def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
     top, left = torch.randint(0, 2 * limit + 1, [2, n], generator=generator)
     rows = top[:, None] + torch.arange(height)  # [N, H]
     columns = left[:, None] + torch.arange(width)  # [N, W]
-    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
@@ -103,7 +132,9 @@ def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
 def predict(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
     """The class that each image is taken for, int64 [N]; ValueError if the images do not fit the classifier."""
     _check_fit(model, data)
-    return np.concatenate([model(to_float(part)).argmax(1).numpy() for part in _batches(data.images)])
+    return np.concatenate(
+        [model(to_float(part)).argmax(1).numpy() for part in _batches(data.images)]
+    )
 
 
 @torch.no_grad()
@@ -117,8 +148,10 @@ def extract_features(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
 def _check_fit(model: FeatureClassifier, data: ImageSet) -> None:
     wanted = (model.config["img_resolution"], model.config["img_channels"])
     if (data.resolution, data.channels) != wanted:
-        raise ValueError(f"{data.name}: images of {data.resolution} pixels and {data.channels} channels; "
-                         f"the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels")
+        raise ValueError(
+            f"{data.name}: images of {data.resolution} pixels and {data.channels} channels; "
+            f"the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels"
+        )
 
 
 def _batches(images: np.ndarray, size: int = 256):
@@ -134,7 +167,9 @@ def save_classifier(path, model: FeatureClassifier) -> None:
 def load_classifier(path) -> FeatureClassifier:
     """A frozen classifier from `save_classifier`; ValueError if the file is missing, damaged or of another kind."""
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no such classifier; train one with `python pretrain.py features`")
+        raise ValueError(
+            f"{path}: no such classifier; train one with `python pretrain.py features`"
+        )
     config, tensors = read_safetensors(path, FORMAT, *ARGUMENTS)
     with torch.device("meta"):
         model = FeatureClassifier(**{name: config[name] for name in ARGUMENTS})

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dg.data.image_stream import ImageStream
+from dg.data.images import one_line
 from dg.evaluation.features import Extractor
 from dg.evaluation.metrics import FeatureStatistics
 from dg.runtime.files import atomic_write
-from dg.runtime.image_stream import ImageStream
-from dg.runtime.images import one_line
-from dg.runtime.memory import in_parts
+from dg.runtime.memory import in_chunks
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent
-from dg.runtime.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,16 @@ class FeatureSet:
         return {"source": self.name, "num_images": self.num_images, "fingerprint": self.fingerprint}
 
 
-def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, batch_size: int = 64, keep: bool = True,
-            progress: Progress = silent, ranks: Ranks = ALONE,
-            notify: Callable[[str], None] = lambda line: None) -> FeatureSet | None:
+def collect(
+    extractor: Extractor,
+    stream: ImageStream,
+    positions: np.ndarray,
+    batch_size: int = 64,
+    keep: bool = True,
+    progress: Progress = silent,
+    ranks: Ranks = SINGLE_PROCESS,
+    notify: Callable[[str], None] = lambda line: None,
+) -> FeatureSet | None:
     """Features of the images at `positions` of a stream; None at all processes but the first.
 
     keep  hold features and logits of every image; else memory does not depend on their number
@@ -65,9 +72,15 @@ def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, ba
     sums = {"features": FeatureStatistics(), "spatial": FeatureStatistics()}
     kept, digests, most = {"features": {}, "logits": {}}, {}, batch_size
     batches = -(-len(positions) // batch_size)
-    bar = iter(progress(range(len(range(ranks.rank, batches, ranks.world))), desc=Path(stream.name).name, unit="batch"))
+    bar = iter(
+        progress(
+            range(len(range(ranks.rank, batches, ranks.world))),
+            desc=Path(stream.name).name,
+            unit="batch",
+        )
+    )
     for index, images in stream.batches(positions, batch_size, ranks.rank, ranks.world):
-        pieces, most = in_parts(lambda part: extractor(images[part]), len(images), most, notify)  # noqa: B023
+        pieces, most = in_chunks(lambda part: extractor(images[part]), len(images), most, notify)  # noqa: B023
         named = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         digests[index] = [hashlib.sha256(image.tobytes()).digest() for image in images]
         for name, statistics in sums.items():
@@ -86,10 +99,20 @@ def collect(extractor: Extractor, stream: ImageStream, positions: np.ndarray, ba
             sums[name].merge(statistics)
     joined = {name: _in_order([part[1][name] for part in parts]) for name in kept}
     every = {index: rows for part in parts for index, rows in part[2].items()}
-    fingerprint = hashlib.sha256(b"".join(digest for index in sorted(every) for digest in every[index])).hexdigest()[:16]
+    fingerprint = hashlib.sha256(
+        b"".join(digest for index in sorted(every) for digest in every[index])
+    ).hexdigest()[:16]
     spatial = sums["spatial"]
-    return FeatureSet(stream.name, len(positions), fingerprint, extractor.describe(), sums["features"].mu,
-                      sums["features"].sigma, (spatial.mu, spatial.sigma) if spatial.num_x else None, **joined)
+    return FeatureSet(
+        stream.name,
+        len(positions),
+        fingerprint,
+        extractor.describe(),
+        sums["features"].mu,
+        sums["features"].sigma,
+        (spatial.mu, spatial.sigma) if spatial.num_x else None,
+        **joined,
+    )
 
 
 def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
@@ -113,7 +136,11 @@ def save_features(path, features: FeatureSet) -> None:
     arrays = {"mu": features.mu, "sigma": features.sigma}
     if features.spatial:
         arrays |= {"mu_s": features.spatial[0], "sigma_s": features.spatial[1]}
-    arrays |= {name: value for name in ("features", "logits") if (value := getattr(features, name)) is not None}
+    arrays |= {
+        name: value
+        for name in ("features", "logits")
+        if (value := getattr(features, name)) is not None
+    }
     about = features.describe() | {"extractor": features.extractor}
     with atomic_write(path) as file:
         np.savez(file, about=json.dumps(about), **arrays)
@@ -138,17 +165,40 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
             arrays = {name: file[name] for name in wanted if name in file.files}
         about = json.loads(str(arrays.pop("about", "{}")))
         mu, sigma = arrays.pop("mu").astype(np.float64), arrays.pop("sigma").astype(np.float64)
-    except Exception as error:  # zip, zlib, numpy, json and the operating system each raise their own for damage
-        raise ValueError(f"{path}: not readable statistics ({one_line(error)}); get or make the file again") from error
+    except (
+        Exception
+    ) as error:  # zip, zlib, numpy, json and the operating system each raise their own for damage
+        raise ValueError(
+            f"{path}: not readable statistics ({one_line(error)}); get or make the file again"
+        ) from error
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise ValueError(f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need [D] and [D, D]")
+        raise ValueError(
+            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need [D] and [D, D]"
+        )
     made_by = about.get("extractor")
-    if extractor is not None and made_by is not None and _identity(made_by) != _identity(extractor.describe()):
-        raise ValueError(f"{path}: statistics of the extractor {made_by['name']} ({made_by['sha256'][:8]}), not of "
-                         f"{extractor.name} ({extractor.sha256[:8]}); make them again with `python fid.py ref`")
-    spatial = (arrays.pop("mu_s"), arrays.pop("sigma_s")) if {"mu_s", "sigma_s"} <= set(arrays) else None
-    return FeatureSet(str(path), about.get("num_images"), about.get("fingerprint"), made_by, mu, sigma, spatial,
-                      arrays.get("features"), arrays.get("logits"))
+    if (
+        extractor is not None
+        and made_by is not None
+        and _identity(made_by) != _identity(extractor.describe())
+    ):
+        raise ValueError(
+            f"{path}: statistics of the extractor {made_by['name']} ({made_by['sha256'][:8]}), not of "
+            f"{extractor.name} ({extractor.sha256[:8]}); make them again with `python fid.py ref`"
+        )
+    spatial = (
+        (arrays.pop("mu_s"), arrays.pop("sigma_s")) if {"mu_s", "sigma_s"} <= set(arrays) else None
+    )
+    return FeatureSet(
+        str(path),
+        about.get("num_images"),
+        about.get("fingerprint"),
+        made_by,
+        mu,
+        sigma,
+        spatial,
+        arrays.get("features"),
+        arrays.get("logits"),
+    )
 
 
 def _identity(extractor: dict) -> tuple:

@@ -20,11 +20,24 @@ from dg.runtime.progress import silent
 
 # Name: (module and class of torch_fidelity, its feature, the catalogue's file). DINOv2 is fetched by torch.hub.
 FIDELITY = {
-    "inception": ("feature_extractor_inceptionv3", "FeatureExtractorInceptionV3", "2048", "inception-torch-fidelity"),
+    "inception": (
+        "feature_extractor_inceptionv3",
+        "FeatureExtractorInceptionV3",
+        "2048",
+        "inception-torch-fidelity",
+    ),
     "vgg16": ("feature_extractor_vgg16", "FeatureExtractorVGG16", "fc2_relu", "vgg16"),
     "clip-vit-b-32": ("feature_extractor_clip", "FeatureExtractorCLIP", "clip", "clip-vit-b-32"),
     "clip-vit-l-14": ("feature_extractor_clip", "FeatureExtractorCLIP", "clip", "clip-vit-l-14"),
-    **{f"dinov2-vit-{size}-14": ("feature_extractor_dinov2", "FeatureExtractorDinoV2", "dinov2", None) for size in "sblg"},
+    **{
+        f"dinov2-vit-{size}-14": (
+            "feature_extractor_dinov2",
+            "FeatureExtractorDinoV2",
+            "dinov2",
+            None,
+        )
+        for size in "sblg"
+    },
 }
 MOST_PIXELS = 4096  # as features; their covariance grows with the square
 
@@ -61,15 +74,25 @@ class Extractor:
         height, width, channels = shape
         if self.channels is None:
             if height * width * channels > MOST_PIXELS:
-                raise ValueError(f"{name}: {height * width * channels} values per image; `pixels` takes up to {MOST_PIXELS}")
-        elif self.resolution not in (None, height) or self.resolution not in (None, width) or channels > self.channels:
-            raise ValueError(f"{name}: images of {height}x{width} pixels and {channels} channels; the feature classifier "
-                             f"takes {self.resolution} pixels and {self.channels} channels")
+                raise ValueError(
+                    f"{name}: {height * width * channels} values per image; `pixels` takes up to {MOST_PIXELS}"
+                )
+        elif (
+            self.resolution not in (None, height)
+            or self.resolution not in (None, width)
+            or channels > self.channels
+        ):
+            raise ValueError(
+                f"{name}: images of {height}x{width} pixels and {channels} channels; the feature classifier "
+                f"takes {self.resolution} pixels and {self.channels} channels"
+            )
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> dict[str, Tensor]:
         """uint8 [N, H, W, C] -> float32 tensors by name, on the CPU."""
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)  # [N, C, H, W]
+        x = (
+            torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
+        )  # [N, C, H, W]
         if self.channels is not None and x.shape[1] < self.channels:
             x = x.expand(-1, self.channels, -1, -1)
         return {name: value.float().cpu() for name, value in self.network(x.contiguous()).items()}
@@ -84,7 +107,9 @@ class _Named(nn.Module):
 
     def forward(self, x):
         features = dict(zip(self.inner.features_list, self.inner(x), strict=True))
-        return {"features": features.pop(self.feature)} | {name.removesuffix("_unbiased"): f for name, f in features.items()}
+        return {"features": features.pop(self.feature)} | {
+            name.removesuffix("_unbiased"): f for name, f in features.items()
+        }
 
 
 class _Inception(_Named):
@@ -92,7 +117,9 @@ class _Inception(_Named):
 
     def forward(self, x):
         kept = []
-        hook = self.inner.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: kept.append(out[:, :7]))
+        hook = self.inner.Mixed_6d.branch1x1.register_forward_hook(
+            lambda module, args, out: kept.append(out[:, :7])
+        )
         try:
             named = super().forward(x)
         finally:
@@ -118,7 +145,9 @@ class _Classifier(nn.Module):
         return {"features": self.model.features(x.float() / 127.5 - 1)}
 
 
-def load_extractor(name: str, weights=None, device="cpu", unpublished=False, progress=silent, notify=None) -> Extractor:
+def load_extractor(
+    name: str, weights=None, device="cpu", unpublished=False, progress=silent, notify=None
+) -> Extractor:
     """The extractor of that name, or this project's classifier at that path.
 
     weights      path of the weights' file instead of the download
@@ -132,20 +161,29 @@ def load_extractor(name: str, weights=None, device="cpu", unpublished=False, pro
         if name == "pixels" and weights is None:
             return Extractor(name, "none", None, None, _Pixels(), device)
         if weights is not None:
-            raise ValueError(f"--weights {weights}: {name} is itself the file of its weights; leave the option out")
+            raise ValueError(
+                f"--weights {weights}: {name} is itself the file of its weights; leave the option out"
+            )
         return _load_classifier(name, device)
     module, class_name, feature, short = FIDELITY[name]
     path = None
     if short is None:
         if weights is not None:
-            raise ValueError(f"--weights {weights}: {name} is fetched by torch.hub and takes no file")
+            raise ValueError(
+                f"--weights {weights}: {name} is fetched by torch.hub and takes no file"
+            )
     else:
         path = Path(weights) if weights is not None else resolve(short, progress, notify)
         if not path.is_file():
             raise ValueError(f"{path}: no such file of weights; get {CATALOGUE[short].url}")
     published = _check(path, short, unpublished) if path else None
     inner = _build(module, class_name, name, feature, path)
-    network = (_Inception if name == "inception" else _Named)(inner, feature).eval().requires_grad_(False).to(device)
+    network = (
+        (_Inception if name == "inception" else _Named)(inner, feature)
+        .eval()
+        .requires_grad_(False)
+        .to(device)
+    )
     sha256 = sha256_of(path) if path else "of torch.hub"
     return Extractor(name, sha256, published, 3, network, device)
 
@@ -156,8 +194,10 @@ def _check(path, short, unpublished) -> bool | None:
     if wanted is None or wanted == found:
         return None if wanted is None else True
     if not unpublished:
-        raise ValueError(f"{path} has SHA-256 {found}, the published weights {wanted}; distances would compare with "
-                         "nothing (--unpublished_weights takes it all the same)")
+        raise ValueError(
+            f"{path} has SHA-256 {found}, the published weights {wanted}; distances would compare with "
+            "nothing (--unpublished_weights takes it all the same)"
+        )
     return False
 
 
@@ -167,27 +207,47 @@ def _build(module, class_name, name, feature, path):
     extractor = getattr(importlib.import_module(f"torch_fidelity.{module}"), class_name)
     wanted = [feature, "logits_unbiased"] if name == "inception" else [feature]
     try:
-        if path is not None and not name.startswith("clip"):  # CLIP's is TorchScript, whose SHA-256 has been checked
+        if path is not None and not name.startswith(
+            "clip"
+        ):  # CLIP's is TorchScript, whose SHA-256 has been checked
             state, path = torch.load(path, map_location="cpu", weights_only=True), io.BytesIO()
             torch.save(state, path)
             path.seek(0)
         with contextlib.redirect_stdout(io.StringIO()):
-            return extractor(name, wanted, feature_extractor_weights_path=path if isinstance(path, io.BytesIO) else
-                             path and str(path))
+            return extractor(
+                name,
+                wanted,
+                feature_extractor_weights_path=path
+                if isinstance(path, io.BytesIO)
+                else path and str(path),
+            )
     except Exception as error:  # of torch.load, load_state_dict, torch.hub or torch_fidelity
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the weights of {name} cannot be used ({type(error).__name__}: {reason}); get them again") from error
+        raise ValueError(
+            f"the weights of {name} cannot be used ({type(error).__name__}: {reason}); get them again"
+        ) from error
 
 
 def _load_classifier(path, device) -> Extractor:
     if Path(path).suffix == ".pkl":
-        raise ValueError(f"{path}: NVIDIA's Inception pickle is not executed; --features inception is the same network "
-                         "from torch-fidelity's file")
+        raise ValueError(
+            f"{path}: NVIDIA's Inception pickle is not executed; --features inception is the same network "
+            "from torch-fidelity's file"
+        )
     if not Path(path).exists() and not Path(path).suffix:
-        raise ValueError(f"--features {path}: there are {', '.join(FIDELITY)}, pixels, or the path of a classifier from "
-                         "`python pretrain.py features`")
+        raise ValueError(
+            f"--features {path}: there are {', '.join(FIDELITY)}, pixels, or the path of a classifier from "
+            "`python pretrain.py features`"
+        )
     from dg.evaluation.classifier import load_classifier
 
     model = load_classifier(path)
-    return Extractor("classifier", sha256_of(path), None, model.config["img_channels"], _Classifier(model).to(device), device,
-                     model.config["img_resolution"])
+    return Extractor(
+        "classifier",
+        sha256_of(path),
+        None,
+        model.config["img_channels"],
+        _Classifier(model).to(device),
+        device,
+        model.config["img_resolution"],
+    )

@@ -45,8 +45,18 @@ class Likelihood:
         return float(self.bits_per_dim.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
 
 
-def bits_per_dim(net, images, class_labels: Tensor | None = None, guidance: Guidance | None = None, *, seeds=None,
-                 num_probes: int = 1, probe: str = "rademacher", batch_size: int = 64, **flow) -> Likelihood:
+def bits_per_dim(
+    net,
+    images,
+    class_labels: Tensor | None = None,
+    guidance: Guidance | None = None,
+    *,
+    seeds=None,
+    num_probes: int = 1,
+    probe: str = "rademacher",
+    batch_size: int = 64,
+    **flow,
+) -> Likelihood:
     """Negative log likelihood of 8-bit images in bits per dimension, lower is better.
 
     net           denoiser(x, sigma, class_labels)
@@ -66,8 +76,10 @@ def bits_per_dim(net, images, class_labels: Tensor | None = None, guidance: Guid
     if len(seeds) != len(images):
         raise ValueError(f"{len(seeds)} seeds for {len(images)} images; give one each")
     if num_probes < 1 or probe not in PROBES or batch_size < 1:
-        raise ValueError(f"num_probes {num_probes}, probe {probe!r}, batch_size {batch_size}; give at least one probe and "
-                         f"one image, and {' or '.join(PROBES)}")
+        raise ValueError(
+            f"num_probes {num_probes}, probe {probe!r}, batch_size {batch_size}; give at least one probe and "
+            f"one image, and {' or '.join(PROBES)}"
+        )
     bits, counts = [], []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
@@ -93,9 +105,20 @@ def to_bits_per_dim(log_density: Tensor, dims: int) -> Tensor:
     return -log_density / (dims * math.log(2)) + math.log2(LEVELS_PER_UNIT)
 
 
-def log_density(net, x: Tensor, probes: Tensor, class_labels: Tensor | None = None, guidance: Guidance | None = None, *,
-                num_steps: int = 128, solver: str = "heun", sigma_min: float = 0.002, sigma_max: float = 80, rho: float = 7,
-                tolerance: float = 1e-5) -> tuple[Tensor, np.ndarray]:
+def log_density(
+    net,
+    x: Tensor,
+    probes: Tensor,
+    class_labels: Tensor | None = None,
+    guidance: Guidance | None = None,
+    *,
+    num_steps: int = 128,
+    solver: str = "heun",
+    sigma_min: float = 0.002,
+    sigma_max: float = 80,
+    rho: float = 7,
+    tolerance: float = 1e-5,
+) -> tuple[Tensor, np.ndarray]:
     """(log density in nats, float64 [N]; evaluations of the network, int64 [N]) of continuous images.
 
     x          [N, C, H, W]     images at EDM scale with the noise of sigma_min; clean ones will do
@@ -116,32 +139,47 @@ def log_density(net, x: Tensor, probes: Tensor, class_labels: Tensor | None = No
     x = x.to(torch.float64)
     probes = probes.to(x)
     if solver == "heun":
-        levels = net.round_sigma(noise_schedule(num_steps + 1, sigma_min, sigma_max, rho, x.device).flip(0))
+        levels = net.round_sigma(
+            noise_schedule(num_steps + 1, sigma_min, sigma_max, rho, x.device).flip(0)
+        )
         x_end, fall = _heun(net, x, probes, class_labels, guidance, levels)
         counts = np.full(len(x), 2 * num_steps)
     else:
         labels = [None] * len(x) if class_labels is None else class_labels.split(1)
-        ends = [_rk45(net, *one, guidance, math.log(sigma_min), math.log(sigma_max), tolerance)
-                for one in zip(x.split(1), probes.split(1, dim=1), labels, strict=True)]
+        ends = [
+            _rk45(net, *one, guidance, math.log(sigma_min), math.log(sigma_max), tolerance)
+            for one in zip(x.split(1), probes.split(1, dim=1), labels, strict=True)
+        ]
         x_end, fall = (torch.cat(parts) for parts in list(zip(*ends, strict=True))[:2])
         counts = np.array([count for _, _, count in ends])
-    prior = -0.5 * ((x_end / sigma_max) ** 2 + math.log(2 * math.pi * sigma_max**2)).sum(dim=(1, 2, 3))
+    prior = -0.5 * ((x_end / sigma_max) ** 2 + math.log(2 * math.pi * sigma_max**2)).sum(
+        dim=(1, 2, 3)
+    )
     return prior + fall, counts
 
 
 def _flow(net, x, probes, class_labels, guidance, sigma, step=0, order=1) -> tuple[Tensor, Tensor]:
     """dx / d log sigma = x - D(x; sigma), [N, C, H, W], and the estimate of its divergence, [N]."""
     # Fused attention has no second derivative, which a correction that is a gradient itself would ask for.
-    with torch.enable_grad(), nullcontext() if type(guidance) is Guidance else sdpa_kernel(SDPBackend.MATH):
+    with (
+        torch.enable_grad(),
+        nullcontext() if type(guidance) is Guidance else sdpa_kernel(SDPBackend.MATH),
+    ):
         leaf = x.detach().requires_grad_()
         denoised = guidance.denoise(net, leaf, sigma, class_labels, step, order)
-        pulls = [torch.autograd.grad(denoised, leaf, probe, retain_graph=True)[0] for probe in probes]
-    trace = torch.stack([(pull * probe).sum(dim=(1, 2, 3)) for pull, probe in zip(pulls, probes, strict=True)]).mean(dim=0)
+        pulls = [
+            torch.autograd.grad(denoised, leaf, probe, retain_graph=True)[0] for probe in probes
+        ]
+    trace = torch.stack(
+        [(pull * probe).sum(dim=(1, 2, 3)) for pull, probe in zip(pulls, probes, strict=True)]
+    ).mean(dim=0)
     drift = x - denoised.detach()
     broken = int((~(drift.sum(dim=(1, 2, 3)) + trace).isfinite()).sum())
     if broken:
-        raise ValueError(f"the flow of {broken} of {len(x)} images is NaN or infinite at sigma {sigma:g}; check the weights of "
-                         "the network and of the guidance")
+        raise ValueError(
+            f"the flow of {broken} of {len(x)} images is NaN or infinite at sigma {sigma:g}; check the weights of "
+            "the network and of the guidance"
+        )
     return drift, x[0].numel() - trace
 
 
@@ -155,13 +193,17 @@ def _heun(net, x, probes, class_labels, guidance, levels) -> tuple[Tensor, Tenso
     for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
         drift, divergence = _flow(net, x, probes, class_labels, guidance, sigma, step, order=1)
         ahead = x + (sigma_next - sigma) * drift / sigma
-        drift_next, divergence_next = _flow(net, ahead, probes, class_labels, guidance, sigma_next, step, order=2)
+        drift_next, divergence_next = _flow(
+            net, ahead, probes, class_labels, guidance, sigma_next, step, order=2
+        )
         x = x + (sigma_next - sigma) * (drift / sigma + drift_next / sigma_next) / 2
         integral = integral + (sigma_next / sigma).log() * (divergence + divergence_next) / 2
     return x, integral
 
 
-def _rk45(net, x, probes, class_labels, guidance, start, end, tolerance) -> tuple[Tensor, Tensor, int]:
+def _rk45(
+    net, x, probes, class_labels, guidance, start, end, tolerance
+) -> tuple[Tensor, Tensor, int]:
     """The same for one image with steps as long as the tolerance allows, over log sigma; and the number of evaluations."""
     from scipy.integrate import solve_ivp
 
@@ -171,9 +213,18 @@ def _rk45(net, x, probes, class_labels, guidance, start, end, tolerance) -> tupl
         return _joined(*_flow(net, here, probes, class_labels, guidance, sigma))
 
     guidance.begin(x)
-    solution = solve_ivp(slope, (start, end), _joined(x, x.new_zeros(1)), method="RK45", rtol=tolerance, atol=tolerance)
+    solution = solve_ivp(
+        slope,
+        (start, end),
+        _joined(x, x.new_zeros(1)),
+        method="RK45",
+        rtol=tolerance,
+        atol=tolerance,
+    )
     if not solution.success:
-        raise ValueError(f"rk45 gave up ({solution.message.rstrip('.')}); check the network's weights or raise the tolerance")
+        raise ValueError(
+            f"rk45 gave up ({solution.message.rstrip('.')}); check the network's weights or raise the tolerance"
+        )
     state = torch.as_tensor(solution.y[:, -1], device=x.device)
     return state[:-1].reshape(x.shape), state[-1:], solution.nfev
 
@@ -183,7 +234,11 @@ def _joined(x, integral) -> np.ndarray:
 
 
 def _draw_probe(x: Tensor, rnd: StackedRandomGenerator, probe: str) -> Tensor:
-    draw = rnd.randint(2, size=x.shape) * 2 - 1 if probe == "rademacher" else rnd.randn(x.shape, dtype=torch.float64)
+    draw = (
+        rnd.randint(2, size=x.shape) * 2 - 1
+        if probe == "rademacher"
+        else rnd.randn(x.shape, dtype=torch.float64)
+    )
     return draw.to(x)
 
 
@@ -191,8 +246,10 @@ def _checked_images(net, images) -> Tensor:
     images = torch.as_tensor(images)
     expected = [net.img_resolution, net.img_resolution, net.img_channels]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != expected or not len(images):
-        raise ValueError(f"{images.dtype} {list(images.shape)} are no images for this network; "
-                         f"give uint8 [N, {', '.join(map(str, expected))}], at least one")
+        raise ValueError(
+            f"{images.dtype} {list(images.shape)} are no images for this network; "
+            f"give uint8 [N, {', '.join(map(str, expected))}], at least one"
+        )
     return images
 
 
@@ -200,18 +257,30 @@ def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min,
     """ValueError for what a flow cannot be computed from."""
     expected = [net.img_channels, net.img_resolution, net.img_resolution]
     if list(x.shape[1:]) != expected or not len(x) or not x.isfinite().all():
-        raise ValueError(f"images {list(x.shape)} do not fit the network or hold NaN; give finite values "
-                         f"[N, {', '.join(map(str, expected))}], at least one")
+        raise ValueError(
+            f"images {list(x.shape)} do not fit the network or hold NaN; give finite values "
+            f"[N, {', '.join(map(str, expected))}], at least one"
+        )
     if probes.ndim != 5 or probes.shape[1:] != x.shape or not len(probes):
-        raise ValueError(f"probes {list(probes.shape)} do not fit; give [P, {', '.join(map(str, x.shape))}]")
-    if net.label_dim and (class_labels is None or list(class_labels.shape) != [len(x), net.label_dim]):
-        raise ValueError(f"the network is conditional; give one-hot class_labels [{len(x)}, {net.label_dim}]")
+        raise ValueError(
+            f"probes {list(probes.shape)} do not fit; give [P, {', '.join(map(str, x.shape))}]"
+        )
+    if net.label_dim and (
+        class_labels is None or list(class_labels.shape) != [len(x), net.label_dim]
+    ):
+        raise ValueError(
+            f"the network is conditional; give one-hot class_labels [{len(x)}, {net.label_dim}]"
+        )
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}; use one of {', '.join(SOLVERS)}")
     if num_steps < 1 or sigma_min <= 0:
         raise ValueError(f"num_steps {num_steps} and sigma_min {sigma_min:g} must be positive")
     check_range(sigma_min, sigma_max)
     if getattr(guidance, "boosting", None) is not None:
-        raise ValueError("boosting adds noise and jumps, so there is no flow and no likelihood; leave it out")
+        raise ValueError(
+            "boosting adds noise and jumps, so there is no flow and no likelihood; leave it out"
+        )
     if solver == "rk45" and len(set(getattr(guidance, "weights", ()))) > 1:
-        raise ValueError(f"rk45 has no first and second order; give equal guidance weights instead of {guidance.weights}")
+        raise ValueError(
+            f"rk45 has no first and second order; give equal guidance weights instead of {guidance.weights}"
+        )

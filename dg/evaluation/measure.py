@@ -5,21 +5,33 @@ from dataclasses import asdict
 import numpy as np
 
 from dg.evaluation.feature_sets import FeatureSet
+from dg.evaluation.manifolds import neighbour_indicators, precision_recall
 from dg.evaluation.metrics import frechet_distance, inception_score, kernel_distance, statistics
-from dg.evaluation.neighbours import neighbour_indicators, precision_recall
 from dg.evaluation.uncertainty import kernel_distance_estimate
 
 # Metric: (its title, whether it needs every single feature). fd is called FID where the features are Inception's.
-METRICS = {"fd": ("FD", False), "sfid": ("sFID", False), "kid": ("KID", True), "precision": ("precision", True),
-           "recall": ("recall", True), "density": ("density", True), "coverage": ("coverage", True), "is": ("IS", False)}
+METRICS = {
+    "fd": ("FD", False),
+    "sfid": ("sFID", False),
+    "kid": ("KID", True),
+    "precision": ("precision", True),
+    "recall": ("recall", True),
+    "density": ("density", True),
+    "coverage": ("coverage", True),
+    "is": ("IS", False),
+}
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
 
 
 def measure(features: np.ndarray, features_ref: np.ndarray) -> dict[str, float]:
     """Fréchet distance, KID, precision and recall of features [N, D] against features_ref [M, D]."""
     precision, recall = precision_recall(features, features_ref)
-    return {"fd": frechet_distance(*statistics(features), *statistics(features_ref)),
-            "kid": kernel_distance(features, features_ref), "precision": precision, "recall": recall}
+    return {
+        "fd": frechet_distance(*statistics(features), *statistics(features_ref)),
+        "kid": kernel_distance(features, features_ref),
+        "precision": precision,
+        "recall": recall,
+    }
 
 
 def available(generated: FeatureSet, reference: FeatureSet) -> list[str]:
@@ -40,11 +52,15 @@ def evaluate(generated: FeatureSet, reference: FeatureSet, metrics=None) -> dict
     possible = available(generated, reference)
     metrics = possible if metrics is None else list(metrics)
     if missing := [name for name in metrics if name not in possible]:
-        raise ValueError(f"{', '.join(missing)}: not possible for {generated.name} against {reference.name} in these "
-                         f"features; possible: {', '.join(possible)}")
+        raise ValueError(
+            f"{', '.join(missing)}: not possible for {generated.name} against {reference.name} in these "
+            f"features; possible: {', '.join(possible)}"
+        )
     table = {}
     if "fd" in metrics:
-        table["fd"] = {"value": frechet_distance(generated.mu, generated.sigma, reference.mu, reference.sigma)}
+        table["fd"] = {
+            "value": frechet_distance(generated.mu, generated.sigma, reference.mu, reference.sigma)
+        }
     if "sfid" in metrics:
         table["sfid"] = {"value": frechet_distance(*generated.spatial, *reference.spatial)}
     if "kid" in metrics:

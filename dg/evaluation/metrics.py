@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from dg.evaluation.matrices import float64_blocks, matrix, pair
+from dg.evaluation.feature_matrices import float64_blocks, matrix, pair
 
 
 class FeatureStatistics:
@@ -63,7 +63,9 @@ class FeatureStatistics:
             self.mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
             self.scatter = self.mean.new_zeros(x.shape[1], x.shape[1])
         if x.shape[1] != len(self.mean):
-            raise ValueError(f"features have {x.shape[1]} dimensions, the ones before had {len(self.mean)}")
+            raise ValueError(
+                f"features have {x.shape[1]} dimensions, the ones before had {len(self.mean)}"
+            )
         return x.to(self.mean.device)
 
     def _join(self, count, mean):
@@ -96,7 +98,9 @@ def frechet_distance(mu, sigma, mu_ref, sigma_ref):
     mu, sigma = _moments(mu, sigma, "generated")
     mu_ref, sigma_ref = _moments(mu_ref, sigma_ref, "reference")
     if len(mu) != len(mu_ref):
-        raise ValueError(f"generated statistics have {len(mu)} dimensions, reference statistics {len(mu_ref)}")
+        raise ValueError(
+            f"generated statistics have {len(mu)} dimensions, reference statistics {len(mu_ref)}"
+        )
     # With factors sigma = A A^T, sigma_ref = B B^T the eigenvalues of sigma sigma_ref are the squared singular values
     # of A^T B, so the trace of the root is their sum. Singular values carry an error of eps; eigenvalues of the product
     # carry the same error but are rooted afterwards, which leaves sqrt(eps) for each singular direction (and takes
@@ -120,7 +124,9 @@ def kernel_distance(features, features_ref, num_subsets=100, subset_size=1000, s
 
     Binkowski et al. 2018, Demystifying MMD GANs. ValueError for fewer than 2 features or unequal dimensions.
     """
-    return float(kernel_distance_subsets(features, features_ref, num_subsets, subset_size, seed).mean())
+    return float(
+        kernel_distance_subsets(features, features_ref, num_subsets, subset_size, seed).mean()
+    )
 
 
 def kernel_distance_subsets(features, features_ref, num_subsets=100, subset_size=1000, seed=0):
@@ -132,11 +138,18 @@ def kernel_distance_subsets(features, features_ref, num_subsets=100, subset_size
     """
     x, y = pair(features, features_ref, at_least=2)
     if num_subsets < 1 or subset_size < 2:
-        raise ValueError(f"need num_subsets >= 1 and subset_size >= 2, got {num_subsets} and {subset_size}")
+        raise ValueError(
+            f"need num_subsets >= 1 and subset_size >= 2, got {num_subsets} and {subset_size}"
+        )
     if max(len(x), len(y)) <= subset_size:
         num_subsets = 1
     rng = np.random.default_rng(seed)
-    return np.array([_mmd2(_subset(x, subset_size, rng), _subset(y, subset_size, rng)) for _ in range(num_subsets)])
+    return np.array(
+        [
+            _mmd2(_subset(x, subset_size, rng), _subset(y, subset_size, rng))
+            for _ in range(num_subsets)
+        ]
+    )
 
 
 def inception_score(logits, splits=10, seed=0):
@@ -154,16 +167,21 @@ def inception_score(logits, splits=10, seed=0):
         raise ValueError(f"cannot cut {len(x)} images into {splits} splits")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x))).to(x.device)
     bounds = [index * len(x) // splits for index in range(splits + 1)]
-    scores = [_class_information(x[order[start:stop]]).exp().item() for start, stop in pairwise(bounds)]
+    scores = [
+        _class_information(x[order[start:stop]]).exp().item() for start, stop in pairwise(bounds)
+    ]
     return float(np.mean(scores)), float(np.std(scores))
 
 
 # Frechet distance -----------------------------------------------------------------------------------------------------
 
+
 def _moments(mu, sigma, name):
     mu, sigma = np.asarray(mu, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise ValueError(f"{name} statistics need mu [D] and sigma [D, D], got {mu.shape} and {sigma.shape}")
+        raise ValueError(
+            f"{name} statistics need mu [D] and sigma [D, D], got {mu.shape} and {sigma.shape}"
+        )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{name} statistics hold NaN or infinite values")
     if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * np.abs(sigma).max(initial=0)):
@@ -180,9 +198,14 @@ def _factor(sigma):
 
 # Kernel distance and inception score ----------------------------------------------------------------------------------
 
+
 def _subset(x, size, rng):
     """`size` rows of x in float64, without replacement; all rows if there are no more."""
-    chosen = x if len(x) <= size else x[torch.from_numpy(rng.choice(len(x), size, replace=False)).to(x.device)]
+    chosen = (
+        x
+        if len(x) <= size
+        else x[torch.from_numpy(rng.choice(len(x), size, replace=False)).to(x.device)]
+    )
     return chosen.double()
 
 
@@ -200,4 +223,6 @@ def _class_information(logits):
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
     mean_p = p.mean(0)
-    return (p * log_p).sum(1).mean() - torch.special.xlogy(mean_p, mean_p).sum()  # a class that nobody has adds 0
+    return (p * log_p).sum(1).mean() - torch.special.xlogy(
+        mean_p, mean_p
+    ).sum()  # a class that nobody has adds 0

@@ -13,7 +13,12 @@ from pathlib import Path
 
 from dg.runtime.files import write_text
 
-PICTURE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
+PICTURE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+}
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,14 @@ class Table:
         if not self.align:
             object.__setattr__(self, "align", "l" + "r" * (len(self.columns) - 1))
         if len(self.align) != len(self.columns) or set(self.align) - set("lcr"):
-            raise ValueError(f"align needs one of l, c, r for each of {len(self.columns)} columns, got {self.align!r}")
+            raise ValueError(
+                f"align needs one of l, c, r for each of {len(self.columns)} columns, got {self.align!r}"
+            )
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(f"a table of {len(self.columns)} columns has a row of {len(row)} cells: {list(row)}")
+                raise ValueError(
+                    f"a table of {len(self.columns)} columns has a row of {len(row)} cells: {list(row)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,13 @@ class Document:
 def text_of(rows: Sequence[Sequence[str]]) -> str:
     """A table for a terminal: the first row are headings, the first column is aligned left, the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                               for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
 
 
 def write_report(path_html, document):
@@ -132,10 +146,13 @@ def write_markdown(path_md, document):
 
 # HTML -----------------------------------------------------------------------------------------------------------------
 
+
 def _card_html(card):
     note = f'<div class="note">{html.escape(card.note)}</div>' if card.note else ""
-    return (f'<div class="card"><div class="label">{html.escape(card.label)}</div>'
-            f'<div class="value">{html.escape(card.value)}</div>{note}</div>')
+    return (
+        f'<div class="card"><div class="label">{html.escape(card.label)}</div>'
+        f'<div class="value">{html.escape(card.value)}</div>{note}</div>'
+    )
 
 
 def _item_html(item):
@@ -148,8 +165,10 @@ def _item_html(item):
             return f'<pre tabindex="0"><code>{html.escape(item.text.strip())}</code></pre>'
         case Picture():
             caption = html.escape(item.caption)
-            return (f'<figure><img src="{_data_uri(item.path)}" alt="{caption}">'
-                    f"<figcaption>{caption}</figcaption></figure>")
+            return (
+                f'<figure><img src="{_data_uri(item.path)}" alt="{caption}">'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
         case Table():
             return _table_html(item)
     raise TypeError(f"a section cannot hold a {type(item).__name__}")
@@ -157,15 +176,24 @@ def _item_html(item):
 
 def _table_html(table):
     def row(cells, tag):
-        return "<tr>" + "".join(f'<{tag} class="{align}">{html.escape(str(cell))}</{tag}>'
-                                for cell, align in zip(cells, table.align, strict=True)) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(
+                f'<{tag} class="{align}">{html.escape(str(cell))}</{tag}>'
+                for cell, align in zip(cells, table.align, strict=True)
+            )
+            + "</tr>"
+        )
 
     rows = [row(cells, "td") for cells in table.rows]
     if table.highlight is not None:
         rows[table.highlight] = rows[table.highlight].replace("<tr>", '<tr class="best">', 1)
     caption = f"<figcaption>{html.escape(table.caption)}</figcaption>" if table.caption else ""
-    return (f'<figure><div class="scroll" tabindex="0"><table>\n<thead>{row(table.columns, "th")}</thead>\n<tbody>\n'
-            + "\n".join(rows) + f"\n</tbody></table></div>{caption}</figure>")
+    return (
+        f'<figure><div class="scroll" tabindex="0"><table>\n<thead>{row(table.columns, "th")}</thead>\n<tbody>\n'
+        + "\n".join(rows)
+        + f"\n</tbody></table></div>{caption}</figure>"
+    )
 
 
 def _data_uri(path):
@@ -179,10 +207,13 @@ def _data_uri(path):
 
 # Markdown -------------------------------------------------------------------------------------------------------------
 
+
 def _escape_md(text):
     """Text on one line with a backslash before whatever Markdown would read as more than a character."""
     text = re.sub(r"([\\`*_\[\]<>|$~]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
-    return re.sub(r"^(\d*)([-+#.)])(?=[-+#]*(\s|$))", r"\1\\\2", text)  # would start a list, a heading or a rule
+    return re.sub(
+        r"^(\d*)([-+#.)])(?=[-+#]*(\s|$))", r"\1\\\2", text
+    )  # would start a list, a heading or a rule
 
 
 def _card_md(card):
@@ -197,7 +228,9 @@ def _item_md(item, folder):
         case Note():
             return f"> {_escape_md(item.text)}"
         case Code():
-            fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", item.text)), default=0))
+            fence = "`" * max(
+                3, 1 + max((len(run) for run in re.findall("`+", item.text)), default=0)
+            )
             return f"{fence}\n{item.text.strip()}\n{fence}"
         case Picture():
             caption = _escape_md(item.caption)
@@ -215,7 +248,9 @@ def _table_md(table):
 
     rules = {"l": ":---", "c": ":---:", "r": "---:"}
     lines = [row(table.columns), "| " + " | ".join(rules[align] for align in table.align) + " |"]
-    lines += [row(cells, "**" if i == table.highlight else "") for i, cells in enumerate(table.rows)]
+    lines += [
+        row(cells, "**" if i == table.highlight else "") for i, cells in enumerate(table.rows)
+    ]
     return "\n".join(lines) + (f"\n\n*{_escape_md(table.caption)}*" if table.caption else "")
 
 

@@ -45,7 +45,9 @@ def one_sample_t(values, reference: float) -> TTest:
     """Is the mean of values [n] the number `reference`? Effect size: Cohen's d, difference / sd."""
     x = _values(values, "values")
     reference = _number(reference, "reference")
-    return _one_sample("one-sample", x.mean() - reference, _sd(x, "values", abs(reference)), len(x), "Cohen's d")
+    return _one_sample(
+        "one-sample", x.mean() - reference, _sd(x, "values", abs(reference)), len(x), "Cohen's d"
+    )
 
 
 def one_sample_t_from_summary(mean: float, sd: float, n: int, reference: float) -> TTest:
@@ -62,9 +64,17 @@ def paired_t(a, b) -> TTest:
     """
     a, b = _values(a, "a"), _values(b, "b")
     if len(a) != len(b):
-        raise ValueError(f"a paired test needs as many values in a as in b, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"a paired test needs as many values in a as in b, got {len(a)} and {len(b)}"
+        )
     difference = a - b
-    return _one_sample("paired", difference.mean(), _sd(difference, "differences", np.abs(a).max()), len(a), "Cohen's d_z")
+    return _one_sample(
+        "paired",
+        difference.mean(),
+        _sd(difference, "differences", np.abs(a).max()),
+        len(a),
+        "Cohen's d_z",
+    )
 
 
 def welch_t(a, b) -> TTest:
@@ -76,23 +86,39 @@ def welch_t(a, b) -> TTest:
     n, m = len(a), len(b)
     scale = max(np.abs(a).max(), np.abs(b).max())
     if max(a.std(), b.std()) <= _rounding(scale):
-        raise ValueError("the values of a are all equal, and those of b: a t test needs some variance")
+        raise ValueError(
+            "the values of a are all equal, and those of b: a t test needs some variance"
+        )
     part_a, part_b = a.var(ddof=1) / n, b.var(ddof=1) / m
     df = (part_a + part_b) ** 2 / (part_a**2 / (n - 1) + part_b**2 / (m - 1))
     pooled = n + m - 2
     sd = np.sqrt(((n - 1) * a.var(ddof=1) + (m - 1) * b.var(ddof=1)) / pooled)
-    correction = np.sqrt(2 / pooled) * np.exp(special.gammaln(pooled / 2) - special.gammaln((pooled - 1) / 2))
+    correction = np.sqrt(2 / pooled) * np.exp(
+        special.gammaln(pooled / 2) - special.gammaln((pooled - 1) / 2)
+    )
     difference = a.mean() - b.mean()
-    return _test("Welch", difference, np.sqrt(part_a + part_b), df, correction * difference / sd, "Hedges' g", (n, m))
+    return _test(
+        "Welch",
+        difference,
+        np.sqrt(part_a + part_b),
+        df,
+        correction * difference / sd,
+        "Hedges' g",
+        (n, m),
+    )
 
 
-def mean_interval(mean: float, standard_error: float, df: float, confidence: float = 0.95) -> tuple[float, float]:
+def mean_interval(
+    mean: float, standard_error: float, df: float, confidence: float = 0.95
+) -> tuple[float, float]:
     """Confidence interval (low, high) of an estimate whose error is distributed as t with df degrees of freedom."""
     reach = float(stats.t.isf((1 - confidence) / 2, df)) * standard_error
     return float(mean - reach), float(mean + reach)
 
 
-def power(difference: float, sd: float, n: int, alpha: float = 0.05, design: str = "one-sample") -> float:
+def power(
+    difference: float, sd: float, n: int, alpha: float = 0.05, design: str = "one-sample"
+) -> float:
     """Probability that a two-sided t test at level `alpha` finds a true difference of means.
 
     sd      of the values; of the differences if design is "paired"
@@ -102,8 +128,9 @@ def power(difference: float, sd: float, n: int, alpha: float = 0.05, design: str
     return _power(abs(_number(difference, "difference")) / standard_error, df, alpha)
 
 
-def smallest_detectable_difference(sd: float, n: int, alpha: float = 0.05, power: float = 0.8,
-                                   design: str = "one-sample") -> float:
+def smallest_detectable_difference(
+    sd: float, n: int, alpha: float = 0.05, power: float = 0.8, design: str = "one-sample"
+) -> float:
     """The difference of means that a two-sided t test at level `alpha` finds with probability `power`.
 
     Arguments as of the function `power`, which this inverts by the noncentral t distribution.
@@ -120,6 +147,7 @@ def smallest_detectable_difference(sd: float, n: int, alpha: float = 0.05, power
 
 # --------------------------------------------------------------------------------------------------------------------
 
+
 def _one_sample(test, difference, sd, n, effect_name):
     return _test(test, difference, sd / np.sqrt(n), n - 1, difference / sd, effect_name, n)
 
@@ -128,13 +156,27 @@ def _test(test, difference, standard_error, df, effect, effect_name, n):
     t = difference / standard_error
     less, greater = float(stats.t.cdf(t, df)), float(stats.t.sf(t, df))
     low, high = mean_interval(difference, standard_error, df)
-    return TTest(test, float(t), float(df), 2 * min(less, greater), less, greater, float(difference), low, high,
-                 float(effect), effect_name, n)
+    return TTest(
+        test,
+        float(t),
+        float(df),
+        2 * min(less, greater),
+        less,
+        greater,
+        float(difference),
+        low,
+        high,
+        float(effect),
+        effect_name,
+        n,
+    )
 
 
 def _power(noncentrality, df, alpha):
     critical = stats.t.isf(alpha / 2, df)
-    wrong_side = np.nan_to_num(stats.nct.cdf(-critical, df, noncentrality))  # SciPy gives NaN for some below 1e-17
+    wrong_side = np.nan_to_num(
+        stats.nct.cdf(-critical, df, noncentrality)
+    )  # SciPy gives NaN for some below 1e-17
     return float(stats.nct.sf(critical, df, noncentrality) + wrong_side)
 
 
@@ -146,7 +188,9 @@ def _design(sd, n, alpha, design):
         raise ValueError(f"alpha is {alpha}; give a number between 0 and 1")
     sd = _number(sd, "sd")
     _require_spread(n, sd)
-    return (sd * np.sqrt(2 / n), 2 * (n - 1)) if design == "two-sample" else (sd / np.sqrt(n), n - 1)
+    return (
+        (sd * np.sqrt(2 / n), 2 * (n - 1)) if design == "two-sample" else (sd / np.sqrt(n), n - 1)
+    )
 
 
 def _values(values, name):

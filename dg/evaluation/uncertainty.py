@@ -20,7 +20,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 
-from dg.evaluation.matrices import matrix, pair, row_blocks
+from dg.evaluation.feature_matrices import matrix, pair, row_blocks
 from dg.evaluation.metrics import frechet_distance, polynomial_kernel, statistics
 from dg.evaluation.significance import mean_interval
 
@@ -76,16 +76,26 @@ def summarise_repeats(values) -> dict:
     if not values:
         raise ValueError("no values to summarise")
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "sd": sd, "n": len(values), "min": min(values), "values": values}
+    return {
+        "mean": float(np.mean(values)),
+        "sd": sd,
+        "n": len(values),
+        "min": min(values),
+        "values": values,
+    }
 
 
 def mean_estimate(values) -> Estimate:
     """Mean of independent values [n], n at least 2, with Student's t interval."""
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) < 2:
-        raise ValueError(f"an interval needs a list of at least 2 values, got shape {list(x.shape)}")
+        raise ValueError(
+            f"an interval needs a list of at least 2 values, got shape {list(x.shape)}"
+        )
     standard_error = float(x.std(ddof=1) / np.sqrt(len(x)))
-    return Estimate(float(x.mean()), standard_error, *mean_interval(x.mean(), standard_error, len(x) - 1))
+    return Estimate(
+        float(x.mean()), standard_error, *mean_interval(x.mean(), standard_error, len(x) - 1)
+    )
 
 
 def proportion_estimate(indicators) -> Estimate:
@@ -96,10 +106,17 @@ def proportion_estimate(indicators) -> Estimate:
     n, share = len(x), float(x.mean())
     middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     reach = Z95 / (1 + Z95**2 / n) * np.sqrt(share * (1 - share) / n + (Z95 / (2 * n)) ** 2)
-    return Estimate(share, float(np.sqrt(share * (1 - share) / n)), max(0.0, middle - reach), min(1.0, middle + reach))
+    return Estimate(
+        share,
+        float(np.sqrt(share * (1 - share) / n)),
+        max(0.0, middle - reach),
+        min(1.0, middle + reach),
+    )
 
 
-def kernel_distance_estimate(features, features_ref, part_size=5000, seed=0) -> KernelDistanceEstimate:
+def kernel_distance_estimate(
+    features, features_ref, part_size=5000, seed=0
+) -> KernelDistanceEstimate:
     """Kernel distance (KID) of all the features, with its jackknife standard error.
 
     features      [N, D]  generated
@@ -116,15 +133,19 @@ def kernel_distance_estimate(features, features_ref, part_size=5000, seed=0) -> 
         raise ValueError(f"part_size is {part_size}; give at least 3")
     num_parts = -(-max(len(x), len(y)) // part_size)
     if min(len(x), len(y)) < 3 * num_parts:
-        raise ValueError(f"cannot cut {len(x)} generated and {len(y)} reference features into {num_parts} parts of at least "
-                         "3; raise part_size")
+        raise ValueError(
+            f"cannot cut {len(x)} generated and {len(y)} reference features into {num_parts} parts of at least "
+            "3; raise part_size"
+        )
     rng = np.random.default_rng(seed)
     parts = zip(_parts(x, num_parts, rng), _parts(y, num_parts, rng), strict=True)
     values, variances_x, variances_y = np.transpose([_jackknife_mmd2(*part) for part in parts])
     value = float(values.mean())
     generated, reference = (float(np.sqrt(v.sum()) / num_parts) for v in (variances_x, variances_y))
     error = float(np.hypot(generated, reference))
-    return KernelDistanceEstimate(value, error, value - Z95 * error, value + Z95 * error, generated, reference)
+    return KernelDistanceEstimate(
+        value, error, value - Z95 * error, value + Z95 * error, generated, reference
+    )
 
 
 def fid_infinity(features, mu_ref, sigma_ref, num_points=15, seed=0) -> FidInfinity:
@@ -145,11 +166,15 @@ def fid_infinity(features, mu_ref, sigma_ref, num_points=15, seed=0) -> FidInfin
     if num_points < 3:
         raise ValueError(f"{num_points} points make no line with an error; give at least 3")
     if count < 4 * dim:
-        raise ValueError(f"FID-infinity of {dim}-dimensional features needs at least {4 * dim} images, got {count}")
+        raise ValueError(
+            f"FID-infinity of {dim}-dimensional features needs at least {4 * dim} images, got {count}"
+        )
     rng = np.random.default_rng(seed)
     sizes = np.linspace(max(count // 10, 2 * dim), count, num_points).astype(int)
     subsets = (x[torch.from_numpy(rng.permutation(count)[:size]).to(x.device)] for size in sizes)
-    values = np.array([frechet_distance(*statistics(subset), mu_ref, sigma_ref) for subset in subsets])
+    values = np.array(
+        [frechet_distance(*statistics(subset), mu_ref, sigma_ref) for subset in subsets]
+    )
     inverse = 1 / sizes
     centered = inverse - inverse.mean()
     slope = centered @ values / (centered @ centered)
@@ -162,6 +187,7 @@ def fid_infinity(features, mu_ref, sigma_ref, num_points=15, seed=0) -> FidInfin
 
 # Jackknife --------------------------------------------------------------------------------------------------------------
 
+
 def _parts(x, num_parts, rng):
     """Disjoint parts of x in float64, nearly equal in size."""
     order = torch.from_numpy(rng.permutation(len(x))).to(x.device)
@@ -171,13 +197,21 @@ def _parts(x, num_parts, rng):
 def _jackknife_mmd2(x, y):
     """Unbiased squared MMD of x [m, D] and y [n, D], and its jackknife variances over x and over y."""
     m, n = len(x), len(y)
-    rows_x, rows_y = (_kernel_sums(a, a)[0] - (a.square().mean(1) + 1) ** 3 for a in (x, y))  # less the diagonal
+    rows_x, rows_y = (
+        _kernel_sums(a, a)[0] - (a.square().mean(1) + 1) ** 3 for a in (x, y)
+    )  # less the diagonal
     cross_x, cross_y = _kernel_sums(x, y)
-    within_x, within_y, between = rows_x.sum() / (m * (m - 1)), rows_y.sum() / (n * (n - 1)), cross_x.sum() / (m * n)
+    within_x, within_y, between = (
+        rows_x.sum() / (m * (m - 1)),
+        rows_y.sum() / (n * (n - 1)),
+        cross_x.sum() / (m * n),
+    )
 
     def variance(rows, cross, size, other):
         # A sum over pairs loses twice the row of the image that is left out, a sum across the sets loses its row.
-        without = (rows.sum() - 2 * rows) / ((size - 1) * (size - 2)) - 2 * (cross.sum() - cross) / ((size - 1) * other)
+        without = (rows.sum() - 2 * rows) / ((size - 1) * (size - 2)) - 2 * (
+            cross.sum() - cross
+        ) / ((size - 1) * other)
         return (size - 1) * without.var(correction=0).item()
 
     value = within_x + within_y - 2 * between

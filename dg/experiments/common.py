@@ -6,15 +6,25 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from dg.data.sample_store import SampleStore
 from dg.evaluation.metrics import frechet_distance, statistics
 from dg.evaluation.uncertainty import summarise_repeats
-from dg.runtime.store import SampleStore
 from dg.sampling import Sampling, describe, generate
 from dg.training import best_entry
 
 
-def sample(path, net, sampling: Sampling, first_seed: int, num_images: int, batch_size: int, guidance=None, device="cpu",
-           described: dict | None = None, **kwargs) -> None:
+def sample(
+    path,
+    net,
+    sampling: Sampling,
+    first_seed: int,
+    num_images: int,
+    batch_size: int,
+    guidance=None,
+    device="cpu",
+    described: dict | None = None,
+    **kwargs,
+) -> None:
     """Fill the store at `path` with the images of `num_images` consecutive seeds; `kwargs` as for `generate`.
 
     described  of all this, where `describe` has been asked before: it hashes all networks
@@ -59,7 +69,18 @@ def one_thread(device):
 
 def training_log(folder) -> dict:
     """What the report shows of a discriminator's training."""
-    keys = ("epoch", "step", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "valid_auc", "valid_ece")
+    keys = (
+        "epoch",
+        "step",
+        "train_loss",
+        "valid_loss",
+        "train_accuracy",
+        "valid_accuracy",
+        "valid_auc",
+        "valid_ece",
+    )
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {"log": [{key: entry[key] for key in keys if key in entry} for entry in entries],
-            "best_epoch": best_entry(entries)["epoch"]}
+    return {
+        "log": [{key: entry[key] for key in keys if key in entry} for entry in entries],
+        "best_epoch": best_entry(entries)["epoch"],
+    }

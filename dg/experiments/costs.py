@@ -20,22 +20,34 @@ class Cost:
     bytes: int = 0
 
     def __add__(self, other):
-        return Cost(self.images + other.images, self.evaluations + other.evaluations, self.gpu_hours + other.gpu_hours,
-                    self.bytes + other.bytes)
+        return Cost(
+            self.images + other.images,
+            self.evaluations + other.evaluations,
+            self.gpu_hours + other.gpu_hours,
+            self.bytes + other.bytes,
+        )
 
 
 def generation_cost(world, images: int, guided: bool = False, num_steps: int | None = None) -> Cost:
     """Of generating `images` images."""
     steps = num_steps or world.sampling.num_steps
     evaluations = images * (2 * steps - 1)
-    hours = evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(world) * (GUIDED_STEP if guided else 1)
+    hours = (
+        evaluations
+        / EVALUATIONS_PER_GPU_HOUR
+        * _relative_size(world)
+        * (GUIDED_STEP if guided else 1)
+    )
     return Cost(images, evaluations, hours, images * _values(world))
 
 
 def likelihood_cost(world) -> Cost:
     """Of the likelihood of test images: two evaluations a step, each with a backward pass."""
     evaluations = 2 * world.nll_images * world.nll_steps
-    return Cost(evaluations=evaluations, gpu_hours=3 * evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(world))
+    return Cost(
+        evaluations=evaluations,
+        gpu_hours=3 * evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(world),
+    )
 
 
 def training_cost(world, epochs: int | None = None) -> Cost:
@@ -46,7 +58,10 @@ def training_cost(world, epochs: int | None = None) -> Cost:
         return Cost(bytes=223_000_000)
     _, settings = world.score
     evaluations = 3 * settings.steps * settings.batch_size
-    return Cost(evaluations=evaluations, gpu_hours=evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(world))
+    return Cost(
+        evaluations=evaluations,
+        gpu_hours=evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(world),
+    )
 
 
 def _resolution(world) -> int:
@@ -64,6 +79,8 @@ def _relative_size(world) -> float:
     if world.network:
         return pixels
     network, _ = world.score
-    widths = [network.get("model_channels", 128) * m for m in network.get("channel_mult", [2, 2, 2])]
+    widths = [
+        network.get("model_channels", 128) * m for m in network.get("channel_mult", [2, 2, 2])
+    ]
     blocks = network.get("num_blocks", 4)
     return pixels * blocks * sum(width**2 for width in widths) / (4 * 3 * 256**2)

@@ -10,29 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
-from dg.discrete_sampling import DDPMSampling
-from dg.discriminator import build_discriminator, load_discriminator
-from dg.dit import DG_TIME_MIN, load_vae
+from dg.checkpoints import load_discriminator
+from dg.data.crops import open_pictures
+from dg.data.datasets import load_images
+from dg.data.image_stream import open_images
+from dg.data.npz_files import holds_images
+from dg.data.sample_store import SampleStore
+from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, evaluate
 from dg.experiments import imagenet_report
 from dg.experiments.common import sample, training_log
 from dg.experiments.costs import Cost
+from dg.experiments.pipeline import Stage, Stages
 from dg.experiments.provenance import provenance
-from dg.experiments.stages import Stage, Stages
 from dg.guidance import DiscriminatorGuidance
-from dg.latent_encoding import Encoding, encode, latent_store
-from dg.models import load_model
+from dg.models.discrete_sampling import DDPMSampling
+from dg.models.dit import DG_TIME_MIN, load_vae
+from dg.models.loading import load_model
+from dg.pretraining.latents import Encoding, encode, latent_store
 from dg.recipes import PRESETS, DiscriminatorTraining
-from dg.runtime.datasets import load_images
 from dg.runtime.downloads import resolve
 from dg.runtime.files import plain, read_json, write_json
-from dg.runtime.image_stream import open_images
-from dg.runtime.npz_files import holds_images
-from dg.runtime.pictures import open_pictures
 from dg.runtime.progress import Progress
-from dg.runtime.store import SampleStore
 from dg.sampling import describe
 from dg.training import train_discriminator
 from guided_diffusion import load_encoder
@@ -41,7 +42,9 @@ FAKE_SEED = 10_000_000  # of the discriminator's training images, far from the m
 PICTURES = "pictures.json"  # what stage `real` was made of
 METRICS = ("fd", "sfid", "is", "precision", "recall")
 ENCODED = 256  # images of a batch of latents
-SUSTAINED = 50e12  # operations per second of an A100 in float32 with TF32: a third of its peak; a guess
+SUSTAINED = (
+    50e12  # operations per second of an A100 in float32 with TF32: a third of its peak; a guess
+)
 
 
 @dataclass(frozen=True)
@@ -96,32 +99,61 @@ def _dit(**changes) -> DDPMSampling:
 
 SWITCHED = dict(LT_cfg=1.25, ST_cfg=3.0, branch_time=200)
 DIT = Setting(
-    title="DiT-XL/2 on ImageNet at 256 pixels", network="dit-xl-2-256", vae="sd-vae-ft-mse",
-    classifier="dg-imagenet256-classifier", fake=_dit(LT_cfg=1.5, ST_cfg=1.5), recipe=PRESETS["imagenet-latent"],
+    title="DiT-XL/2 on ImageNet at 256 pixels",
+    network="dit-xl-2-256",
+    vae="sd-vae-ft-mse",
+    classifier="dg-imagenet256-classifier",
+    fake=_dit(LT_cfg=1.5, ST_cfg=1.5),
+    recipe=PRESETS["imagenet-latent"],
     operations=(114e9, 2 * 2.4e9),
     systems={
-        "unguided": System("DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"),
+        "unguided": System(
+            "DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"
+        ),
         "switched": System("scale 1.25 above t = 200, 3 below, no discriminator", _dit(**SWITCHED)),
-        "released": System("DiT-XL/2-G++, the authors' discriminator", _dit(**SWITCHED, dg_time="step"),
-                           "dg-imagenet256-discriminator", time_min=DG_TIME_MIN, published="DiT-XL/2-G++"),
-        "guided": System("DiT-XL/2-G++, discriminator trained here", _dit(**SWITCHED), "trained", time_min=DG_TIME_MIN,
-                         published="DiT-XL/2-G++"),
+        "released": System(
+            "DiT-XL/2-G++, the authors' discriminator",
+            _dit(**SWITCHED, dg_time="step"),
+            "dg-imagenet256-discriminator",
+            time_min=DG_TIME_MIN,
+            published="DiT-XL/2-G++",
+        ),
+        "guided": System(
+            "DiT-XL/2-G++, discriminator trained here",
+            _dit(**SWITCHED),
+            "trained",
+            time_min=DG_TIME_MIN,
+            published="DiT-XL/2-G++",
+        ),
     },
-    deviations=("How many generated images the authors trained on is not published; here 50,000.",
-                "The authors save generated images as JPEG before they encode them; here they are encoded as they were drawn.",
-                "Images are encoded by the autoencoder that decodes, sd-vae-ft-mse; the authors encode with sd-vae-ft-ema."))
+    deviations=(
+        "How many generated images the authors trained on is not published; here 50,000.",
+        "The authors save generated images as JPEG before they encode them; here they are encoded as they were drawn.",
+        "Images are encoded by the autoencoder that decodes, sd-vae-ft-mse; the authors encode with sd-vae-ft-ema.",
+    ),
+)
 ADM_G = DDPMSampling("ancestral", 250, classifier_scale=1.0)
 ADM = Setting(
-    title="ADM on ImageNet at 256 pixels", network="adm-256", vae=None, classifier="adm-256-classifier",
-    fake=ADM_G, num_data=25_000, operations=(1114e9, 2 * 72e9),
+    title="ADM on ImageNet at 256 pixels",
+    network="adm-256",
+    vae=None,
+    classifier="adm-256-classifier",
+    fake=ADM_G,
+    num_data=25_000,
+    operations=(1114e9, 2 * 72e9),
     recipe=replace(PRESETS["authors-cond"], epochs=20, batch_size=128, split=(0.9, 0.1, 0.0)),
     systems={
         "unguided": System("ADM", DDPMSampling("ancestral", 250), published="ADM"),
         "classifier": System("ADM-G, classifier scale 1", ADM_G, published="ADM-G"),
-        "guided": System("ADM-G++, discriminator trained here", ADM_G, "trained", published="ADM-G++"),
+        "guided": System(
+            "ADM-G++, discriminator trained here", ADM_G, "trained", published="ADM-G++"
+        ),
     },
-    deviations=("The authors' code for ADM-G++ was never released: extractor (the classifier that guides), 25,000 images of each "
-                "kind, 20 epochs and a weight of 1 are choices of this project.",))
+    deviations=(
+        "The authors' code for ADM-G++ was never released: extractor (the classifier that guides), 25,000 images of each "
+        "kind, 20 epochs and a weight of 1 are choices of this project.",
+    ),
+)
 SETTINGS = {"imagenet-dit": DIT, "imagenet-adm": ADM}
 
 
@@ -132,9 +164,23 @@ class ImageNetRun:
     shard  (i, n): make every n-th part of what is generated, from the i-th on, and no more; None: make all
     """
 
-    def __init__(self, name: str, setting: Setting, data, progress: Progress, notify, device,
-                 shard: tuple[int, int] | None = None):
-        self.name, self.setting, self.data, self.device, self.shard = name, setting, data, device, shard
+    def __init__(
+        self,
+        name: str,
+        setting: Setting,
+        data,
+        progress: Progress,
+        notify,
+        device,
+        shard: tuple[int, int] | None = None,
+    ):
+        self.name, self.setting, self.data, self.device, self.shard = (
+            name,
+            setting,
+            data,
+            device,
+            shard,
+        )
         self.progress, self.notify = progress, notify
 
     # The plan -------------------------------------------------------------------------------------------------------------
@@ -145,29 +191,78 @@ class ImageNetRun:
         files = {"network": s.network, "vae": s.vae}
 
         def drawn(count, sampling):
-            return files | {"sampling": plain(sampling.kwargs()), "num_images": count, "part": s.part, "batch_size": s.batch_size}
+            return files | {
+                "sampling": plain(sampling.kwargs()),
+                "num_images": count,
+                "part": s.part,
+                "batch_size": s.batch_size,
+            }
 
         real = {"data": Path(self.data).name, "vae": s.vae, "resolution": s.resolution}
         real |= {} if s.vae else {"num_images": s.num_data}
-        plan = [Stage("real", real, [], self.make_real, title="training images, cropped" + (" and encoded" if s.vae else "")),
-                Stage("fake-images", drawn(s.num_data, s.fake) | ({} if s.vae else {"classifier": s.classifier}), [],
-                      lambda path, paths: self.make_images(path, paths, "fake-images"), self._cost(s.num_data, s.fake),
-                      "images for the discriminator")]
+        plan = [
+            Stage(
+                "real",
+                real,
+                [],
+                self.make_real,
+                title="training images, cropped" + (" and encoded" if s.vae else ""),
+            ),
+            Stage(
+                "fake-images",
+                drawn(s.num_data, s.fake) | ({} if s.vae else {"classifier": s.classifier}),
+                [],
+                lambda path, paths: self.make_images(path, paths, "fake-images"),
+                self._cost(s.num_data, s.fake),
+                "images for the discriminator",
+            ),
+        ]
         if s.vae:
-            plan.append(Stage("fake", files | {"resolution": s.resolution}, ["fake-images"], self.make_fake_latents,
-                              title="encoded again"))
+            plan.append(
+                Stage(
+                    "fake",
+                    files | {"resolution": s.resolution},
+                    ["fake-images"],
+                    self.make_fake_latents,
+                    title="encoded again",
+                )
+            )
         fake = "fake" if s.vae else "fake-images"
-        plan += [Stage("train", plain(s.recipe) | {"classifier": s.classifier}, ["real", fake], self.make_discriminator,
-                       title="discriminator"),
-                 Stage("reference", {"reference": s.reference, "features": s.features}, [], self.make_reference)]
+        plan += [
+            Stage(
+                "train",
+                plain(s.recipe) | {"classifier": s.classifier},
+                ["real", fake],
+                self.make_discriminator,
+                title="discriminator",
+            ),
+            Stage(
+                "reference",
+                {"reference": s.reference, "features": s.features},
+                [],
+                self.make_reference,
+            ),
+        ]
         for name, system in s.systems.items():
             needs = ["train"] if system.head == "trained" else []
             settings = drawn(s.num_images, system.sampling) | {"classifier": s.classifier}
             settings |= {"head": system.head, "weight": system.weight, "time_min": system.time_min}
-            plan += [Stage(f"sample-{name}", settings, needs, lambda path, paths, name=name: self.make_images(path, paths, name),
-                           self._cost(s.num_images, system.sampling, system.head is not None), system.title),
-                     Stage(f"measure-{name}", {"metrics": METRICS}, [f"sample-{name}", "reference"],
-                           lambda path, paths, name=name: self.measure(path, paths, name))]
+            plan += [
+                Stage(
+                    f"sample-{name}",
+                    settings,
+                    needs,
+                    lambda path, paths, name=name: self.make_images(path, paths, name),
+                    self._cost(s.num_images, system.sampling, system.head is not None),
+                    system.title,
+                ),
+                Stage(
+                    f"measure-{name}",
+                    {"metrics": METRICS},
+                    [f"sample-{name}", "reference"],
+                    lambda path, paths, name=name: self.measure(path, paths, name),
+                ),
+            ]
         return plan
 
     def _cost(self, images: int, sampling: DDPMSampling, guided: bool = False) -> Cost:
@@ -197,7 +292,9 @@ class ImageNetRun:
         """Latents of all training images, or crops of so many of them, drawn at random; and which images these are."""
         pictures = open_pictures(self.data)
         if pictures.labels is None:
-            raise ValueError(f"{pictures.name}: has no labels; give a folder with a sub-folder for each class")
+            raise ValueError(
+                f"{pictures.name}: has no labels; give a folder with a sub-folder for each class"
+            )
         if self.setting.vae:
             self.encode(path / "latents", pictures)
         else:
@@ -206,15 +303,26 @@ class ImageNetRun:
 
     def check_real(self, path):
         """ValueError where the training images of a finished stage are not those given: its key knows the folder's name alone."""
-        if (path / PICTURES).exists() and read_json(path / PICTURES)["fingerprint"] != open_pictures(self.data).fingerprint():
-            raise ValueError(f"{path} was made of other images than those of {self.data}; give those, or another --runs folder")
+        if (path / PICTURES).exists() and read_json(path / PICTURES)[
+            "fingerprint"
+        ] != open_pictures(self.data).fingerprint():
+            raise ValueError(
+                f"{path} was made of other images than those of {self.data}; give those, or another --runs folder"
+            )
 
     def crop(self, path, pictures):
         s = self.setting
         order = np.random.default_rng(0).permutation(len(pictures))[: s.num_data]
         if len(order) < s.num_data:
-            raise ValueError(f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the whole training set")
-        store = SampleStore(path, {"images": pictures.fingerprint(), "resolution": s.resolution}, range(s.num_data), s.part)
+            raise ValueError(
+                f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the whole training set"
+            )
+        store = SampleStore(
+            path,
+            {"images": pictures.fingerprint(), "resolution": s.resolution},
+            range(s.num_data),
+            s.part,
+        )
         for index in self.progress(store.pending(), desc="real images", unit="part"):
             places = order[store.batches()[index]]
             store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
@@ -223,25 +331,43 @@ class ImageNetRun:
         self.encode(path / "latents", open_pictures(merged(paths["fake-images"])))
 
     def encode(self, path, pictures):
-        vae, settings = load_vae(self.resolve(self.setting.vae), self.device), Encoding(self.setting.resolution)
+        vae, settings = (
+            load_vae(self.resolve(self.setting.vae), self.device),
+            Encoding(self.setting.resolution),
+        )
         store = latent_store(path, pictures, vae, settings, ENCODED)
         encode(vae, pictures, store, settings, self.device, self.progress, notify=self.notify)
 
     def make_discriminator(self, path, paths):
-        from dg.runtime.latents import load_set
+        from dg.data.latents import load_set
 
         s = self.setting
         real = load_set(paths["real"] / ("latents" if s.vae else "images"))
-        fake = load_set(paths["fake"] / "latents") if s.vae else load_images(merged(paths["fake-images"]))
-        discriminator = build_discriminator("classifier", real, None, self.resolve(s.classifier), s.recipe.conditional,
-                                            seed=s.recipe.seed, device=self.device)
+        fake = (
+            load_set(paths["fake"] / "latents")
+            if s.vae
+            else load_images(merged(paths["fake-images"]))
+        )
+        discriminator = build_discriminator(
+            "classifier",
+            real,
+            None,
+            self.resolve(s.classifier),
+            s.recipe.conditional,
+            seed=s.recipe.seed,
+            device=self.device,
+        )
         train_discriminator(discriminator, real, fake, s.recipe, path, progress=self.progress)
 
     def guidance(self, paths, system: System) -> DiscriminatorGuidance | None:
         if system.head is None:
             return None
-        head = trained_head(paths["train"]) if system.head == "trained" else self.resolve(system.head)
-        discriminator = load_discriminator(self.resolve(self.setting.classifier), head, device=self.device)
+        head = (
+            trained_head(paths["train"]) if system.head == "trained" else self.resolve(system.head)
+        )
+        discriminator = load_discriminator(
+            self.resolve(self.setting.classifier), head, device=self.device
+        )
         return DiscriminatorGuidance(discriminator, (system.weight, 0.0), system.time_min)
 
     def make_images(self, path, paths, name):
@@ -254,13 +380,25 @@ class ImageNetRun:
         described = describe(model, system.sampling, guidance)
         for part in range(first, -(-count // s.part), step):
             start = part * s.part
-            sample(path / f"part-{part:04d}", model, system.sampling, seed + start, min(s.part, count - start), s.batch_size,
-                   guidance, self.device, described, progress=self.progress)
+            sample(
+                path / f"part-{part:04d}",
+                model,
+                system.sampling,
+                seed + start,
+                min(s.part, count - start),
+                s.batch_size,
+                guidance,
+                self.device,
+                described,
+                progress=self.progress,
+            )
 
     # Measuring ------------------------------------------------------------------------------------------------------------
 
     def extractor(self):
-        return load_extractor(self.setting.features, device=self.device, progress=self.progress, notify=self.notify)
+        return load_extractor(
+            self.setting.features, device=self.device, progress=self.progress, notify=self.notify
+        )
 
     def features(self, source):
         stream = open_images(source)
@@ -276,10 +414,15 @@ class ImageNetRun:
         else:
             found = self.features(source)
         save_features(path / "reference.npz", found)
-        write_json(path / "about.json", self.extractor().describe() | {"num_reference": found.num_images})
+        write_json(
+            path / "about.json", self.extractor().describe() | {"num_reference": found.num_images}
+        )
 
     def measure(self, path, paths, name):
-        generated, reference = self.features(merged(paths[f"sample-{name}"])), load_features(paths["reference"] / "reference.npz")
+        generated, reference = (
+            self.features(merged(paths[f"sample-{name}"])),
+            load_features(paths["reference"] / "reference.npz"),
+        )
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
         write_json(path / "metrics.json", evaluate(generated, reference, wanted))
 
@@ -287,11 +430,21 @@ class ImageNetRun:
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
-        metrics = {name: {metric: {"mean": value["value"], "sd": 0.0, "n": 1, "values": [value["value"]]}
-                          for metric, value in read_json(paths[f"measure-{name}"] / "metrics.json").items()}
-                   for name in self.setting.systems}
-        return {"experiment": self.name, "title": self.setting.title, "metrics": metrics, "settings": plain(self.setting),
-                "extractor": read_json(paths["reference"] / "about.json"), "training": training_log(paths["train"])}
+        metrics = {
+            name: {
+                metric: {"mean": value["value"], "sd": 0.0, "n": 1, "values": [value["value"]]}
+                for metric, value in read_json(paths[f"measure-{name}"] / "metrics.json").items()
+            }
+            for name in self.setting.systems
+        }
+        return {
+            "experiment": self.name,
+            "title": self.setting.title,
+            "metrics": metrics,
+            "settings": plain(self.setting),
+            "extractor": read_json(paths["reference"] / "about.json"),
+            "training": training_log(paths["train"]),
+        }
 
 
 def trained_head(folder: Path) -> Path:
@@ -311,7 +464,9 @@ def merged(folder: Path) -> Path:
     return together
 
 
-def run(imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: str | None = None) -> dict | None:
+def run(
+    imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: str | None = None
+) -> dict | None:
     """Run what is not cached in `folder`; write results.json and report to `results`; return the results.
 
     only  the name of a stage: run it and what it needs, and nothing else; returns None
@@ -328,7 +483,10 @@ def run(imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: 
         return None
     outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
     write_json(results / "results.json", outcome)
-    grids = {name: load_images(paths[f"sample-{name}"] / "part-0000").images for name in imagenet.setting.systems}
+    grids = {
+        name: load_images(paths[f"sample-{name}"] / "part-0000").images
+        for name in imagenet.setting.systems
+    }
     imagenet_report.write(results, outcome, grids)
     return outcome
 
@@ -344,12 +502,20 @@ def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: s
 
     ValueError for a stage that makes no images, or needs one that is not done: machines would do the same work at once.
     """
-    chosen = {stage.name: stage for stage in plan if stage.name == "fake-images" or stage.name.startswith("sample-")}
+    chosen = {
+        stage.name: stage
+        for stage in plan
+        if stage.name == "fake-images" or stage.name.startswith("sample-")
+    }
     if only not in chosen:
-        raise ValueError(f"--shard is for stages that generate; give --stage with one of {', '.join(chosen)}")
+        raise ValueError(
+            f"--shard is for stages that generate; give --stage with one of {', '.join(chosen)}"
+        )
     overview = {stage.name: (done, stages.path(stage)) for stage, done in stages.overview(plan)}
     if missing := [need for need in chosen[only].needs if not overview[need][0]]:
-        raise ValueError(f"--stage {only} needs {missing[0]}, which is not done; run --stage {missing[0]} first, on one machine")
+        raise ValueError(
+            f"--stage {only} needs {missing[0]}, which is not done; run --stage {missing[0]} first, on one machine"
+        )
     path = overview[only][1]
     path.mkdir(parents=True, exist_ok=True)
     chosen[only].make(path, {name: folder for name, (_, folder) in overview.items()})

@@ -4,7 +4,17 @@ import numpy as np
 
 from dg.evaluation import figures
 from dg.evaluation.measure import METRICS
-from dg.evaluation.report import Code, Document, Note, Picture, Section, Table, text_of, write_markdown, write_report
+from dg.evaluation.report import (
+    Code,
+    Document,
+    Note,
+    Picture,
+    Section,
+    Table,
+    text_of,
+    write_markdown,
+    write_report,
+)
 from dg.experiments.study_report import PUBLISHED
 from dg.runtime.files import read_json
 
@@ -20,26 +30,39 @@ def write(folder, outcome: dict, images: dict[str, np.ndarray]) -> None:
 
 def rows(outcome: dict) -> list[list[str]]:
     """Cells of the table: title, then every metric as measured and, in brackets, as published."""
-    published = {(row["system"], row["metric"]): row["value"] for row in read_json(PUBLISHED)["rows"]
-                 if row["data"] == "imagenet-256"}
+    published = {
+        (row["system"], row["metric"]): row["value"]
+        for row in read_json(PUBLISHED)["rows"]
+        if row["data"] == "imagenet-256"
+    }
     table = []
     for name, system in outcome["settings"]["systems"].items():
         cells = [system["title"]]
         for metric in _metrics(outcome):
             value = outcome["metrics"][name].get(metric)
             known = published.get((system["published"], "fid" if metric == "fd" else metric))
-            cells.append(("" if value is None else f"{value['mean']:.4g}") + ("" if known is None else f" ({known:g})"))
+            cells.append(
+                ("" if value is None else f"{value['mean']:.4g}")
+                + ("" if known is None else f" ({known:g})")
+            )
         table.append(cells)
     return table
 
 
 def columns(outcome: dict) -> list[str]:
     names = {metric: METRICS[metric][0] for metric in _metrics(outcome)}
-    return ["", *(names | ({"fd": "FID"} if outcome["extractor"]["name"] == "inception" else {})).values()]
+    return [
+        "",
+        *(names | ({"fd": "FID"} if outcome["extractor"]["name"] == "inception" else {})).values(),
+    ]
 
 
 def _metrics(outcome) -> list[str]:
-    return [metric for metric in METRICS if any(metric in found for found in outcome["metrics"].values())]
+    return [
+        metric
+        for metric in METRICS
+        if any(metric in found for found in outcome["metrics"].values())
+    ]
 
 
 def text_table(outcome: dict) -> str:
@@ -53,19 +76,43 @@ def describe(folder, outcome: dict, images: dict[str, np.ndarray]) -> Document:
     for name, batch in images.items():
         figures.image_grid(folder / f"{name}.png", batch[:SHOWN], columns=8, scale=1)
         grids.append(Picture(folder / f"{name}.png", settings["systems"][name]["title"]))
-    figures.training_curves(folder / "curves.png", outcome["training"]["log"], title="Discriminator")
+    figures.training_curves(
+        folder / "curves.png", outcome["training"]["log"], title="Discriminator"
+    )
     extractor = outcome["extractor"]
     caption = f"Features: {extractor['name']}; reference: {settings['reference']}, {extractor['num_reference'] or '?'} images."
     foreign = Note("The features are not those of the published numbers: do not compare.")
-    return Document(settings["title"], (
-        f"{settings['num_images']:,} images of every system, the same seeds for all; published values in brackets (Kim et al. "
-        "2023). One set each: a distance has no spread here."), [], [
-            Section("Results", [Table(columns(outcome), rows(outcome), caption=caption),
-                                *([] if extractor["published_weights"] else [foreign])]),
+    return Document(
+        settings["title"],
+        (
+            f"{settings['num_images']:,} images of every system, the same seeds for all; published values in brackets (Kim et al. "
+            "2023). One set each: a distance has no spread here."
+        ),
+        [],
+        [
+            Section(
+                "Results",
+                [
+                    Table(columns(outcome), rows(outcome), caption=caption),
+                    *([] if extractor["published_weights"] else [foreign]),
+                ],
+            ),
             Section("The same seeds", grids),
-            Section("Training of the discriminator", [Picture(folder / "curves.png", "Loss and accuracy by epoch.")]),
+            Section(
+                "Training of the discriminator",
+                [Picture(folder / "curves.png", "Loss and accuracy by epoch.")],
+            ),
             Section("Deviations", list(settings["deviations"])),
-            Section("How it was run", [
-                Code(outcome["command"]),
-                f"{hardware.get('gpu') or hardware['cpu']}; {outcome['seconds']['total'] / 3600:.1f} hours of stages; "
-                + ", ".join(f"{name} {version}" for name, version in outcome["versions"].items()) + "."])])
+            Section(
+                "How it was run",
+                [
+                    Code(outcome["command"]),
+                    f"{hardware.get('gpu') or hardware['cpu']}; {outcome['seconds']['total'] / 3600:.1f} hours of stages; "
+                    + ", ".join(
+                        f"{name} {version}" for name, version in outcome["versions"].items()
+                    )
+                    + ".",
+                ],
+            ),
+        ],
+    )

@@ -15,15 +15,10 @@ import numpy as np
 import torch
 
 import edm
-from dg.baselines.recipes import VAE_PRESETS, VAETraining
-from dg.baselines.vae import elbo, load_vae, save_vae
-from dg.baselines.vae_sampling import VAESampling
-from dg.baselines.vae_training import train_vae
-from dg.ddpm import load_ddpm, save_ddpm
-from dg.ddpm_recipes import DDPM_PRESETS, DDPMTraining
-from dg.ddpm_training import train_ddpm
-from dg.discrete_sampling import DDPMSampling
-from dg.discriminator import build_discriminator, load_discriminator
+from dg.checkpoints import load_discriminator
+from dg.data.datasets import load_images, to_float
+from dg.data.image_stream import stream_of
+from dg.discriminator import build_discriminator
 from dg.evaluation.bounds import ddpm_bound, vae_bound
 from dg.evaluation.classifier import (
     ClassifierTraining,
@@ -44,16 +39,27 @@ from dg.evaluation.uncertainty import summarise_repeats
 from dg.experiments import mnist_report
 from dg.experiments.common import compare, one_thread, sample, training_log
 from dg.experiments.mnist_report import MODELS, SYSTEMS
+from dg.experiments.pipeline import Stage, Stages
 from dg.experiments.provenance import provenance
-from dg.experiments.stages import Stage, Stages
 from dg.guidance import DiscriminatorGuidance
-from dg.pretraining import build_score_network, train_score_network
-from dg.pretraining_recipes import SCORE_PRESETS, ScoreTraining
+from dg.models.ddpm import load_ddpm, save_ddpm
+from dg.models.discrete_sampling import DDPMSampling
+from dg.models.vae import elbo, load_vae, save_vae
+from dg.models.vae_sampling import VAESampling
+from dg.pretraining.ddpm import train_ddpm
+from dg.pretraining.presets import (
+    DDPM_PRESETS,
+    SCORE_PRESETS,
+    VAE_PRESETS,
+    DDPMTraining,
+    ScoreTraining,
+    VAETraining,
+)
+from dg.pretraining.score import build_score_network, train_score_network
+from dg.pretraining.vae import train_vae
 from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.catalogue import CATALOGUE
-from dg.runtime.datasets import load_images, to_float
 from dg.runtime.files import atomic_write, cache_folder, plain, read_json, write_json
-from dg.runtime.image_stream import stream_of
 from dg.runtime.training_state import step_generator
 from dg.sampling import Sampling
 from dg.training import train_discriminator
@@ -68,11 +74,25 @@ class Settings:
     """Everything the numbers depend on. The defaults are for a GPU."""
 
     conditional: bool = False
-    edm: tuple[dict, ScoreTraining] = (SCORE_PRESETS["mnist"][0] | dict(model_channels=64), replace(
-        SCORE_PRESETS["mnist"][1], steps=23_450, batch_size=256, lr=1e-3, ema_halflife=50_000, precision="bfloat16"))
-    ddpm: tuple[dict, DDPMTraining] = (DDPM_PRESETS["mnist-ddpm"][0],
-                                       replace(DDPM_PRESETS["mnist-ddpm"][1], precision="bfloat16"))
-    vae: tuple[dict, VAETraining] = (VAE_PRESETS["mnist-vae"][0] | dict(width=64), VAETraining(steps=46_900))
+    edm: tuple[dict, ScoreTraining] = (
+        SCORE_PRESETS["mnist"][0] | dict(model_channels=64),
+        replace(
+            SCORE_PRESETS["mnist"][1],
+            steps=23_450,
+            batch_size=256,
+            lr=1e-3,
+            ema_halflife=50_000,
+            precision="bfloat16",
+        ),
+    )
+    ddpm: tuple[dict, DDPMTraining] = (
+        DDPM_PRESETS["mnist-ddpm"][0],
+        replace(DDPM_PRESETS["mnist-ddpm"][1], precision="bfloat16"),
+    )
+    vae: tuple[dict, VAETraining] = (
+        VAE_PRESETS["mnist-vae"][0] | dict(width=64),
+        VAETraining(steps=46_900),
+    )
     edm_discriminator: DiscriminatorTraining = replace(PRESETS["default"], epochs=15)
     ddpm_discriminator: DiscriminatorTraining = replace(PRESETS["default"], epochs=15)
     head_width: int = 64
@@ -93,27 +113,61 @@ class Settings:
 # What two CPU cores do in 90 minutes: every model sees 96,000 images, 1.6 epochs where MNISTDiffusion takes a hundred.
 CPU = Settings(
     edm=(SCORE_PRESETS["mnist"][0], replace(SCORE_PRESETS["mnist"][1], steps=1500)),
-    ddpm=(DDPM_PRESETS["mnist-ddpm-small"][0], replace(DDPM_PRESETS["mnist-ddpm-small"][1], steps=1500, batch_size=64)),
+    ddpm=(
+        DDPM_PRESETS["mnist-ddpm-small"][0],
+        replace(DDPM_PRESETS["mnist-ddpm-small"][1], steps=1500, batch_size=64),
+    ),
     vae=(VAE_PRESETS["mnist-vae"][0], VAETraining(steps=1500, batch_size=64)),
     # EDM's images are harder to tell from real ones: after 10 epochs its discriminator had learned little.
     edm_discriminator=replace(PRESETS["default"], epochs=20, eval_images=300),
-    ddpm_discriminator=replace(PRESETS["default"], epochs=10, eval_images=300), head_width=32,
-    features=ClassifierTraining(epochs=2, batch_size=128), edm_sampling=Sampling(num_steps=12),
-    ddpm_sampling=DDPMSampling("ddim", num_steps=25), num_data=2000, num_images=500, nll_images=32, nll_steps=64,
-    batch_size=100, budget="90 minutes on two CPU cores")
+    ddpm_discriminator=replace(PRESETS["default"], epochs=10, eval_images=300),
+    head_width=32,
+    features=ClassifierTraining(epochs=2, batch_size=128),
+    edm_sampling=Sampling(num_steps=12),
+    ddpm_sampling=DDPMSampling("ddim", num_steps=25),
+    num_data=2000,
+    num_images=500,
+    nll_images=32,
+    nll_steps=64,
+    batch_size=100,
+    budget="90 minutes on two CPU cores",
+)
 SMOKE = replace(
-    CPU, edm=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)),
-    ddpm=(DDPM_PRESETS["digits-ddpm"][0], replace(DDPM_PRESETS["digits-ddpm"][1], steps=3, batch_size=8, num_steps=20)),
-    vae=(VAE_PRESETS["digits-vae"][0], VAETraining(steps=3, batch_size=8)), features=ClassifierTraining(epochs=1),
+    CPU,
+    edm=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)),
+    ddpm=(
+        DDPM_PRESETS["digits-ddpm"][0],
+        replace(DDPM_PRESETS["digits-ddpm"][1], steps=3, batch_size=8, num_steps=20),
+    ),
+    vae=(VAE_PRESETS["digits-vae"][0], VAETraining(steps=3, batch_size=8)),
+    features=ClassifierTraining(epochs=1),
     edm_discriminator=replace(PRESETS["default"], epochs=1, eval_images=20),
-    ddpm_discriminator=replace(PRESETS["default"], epochs=1, eval_images=20), edm_sampling=Sampling(num_steps=3),
-    ddpm_sampling=DDPMSampling("ddim", num_steps=4), num_data=160, num_images=40, num_sets=2, num_reference=200, nll_images=4,
-    nll_steps=3, batch_size=40, budget="seconds; meaningless")
+    ddpm_discriminator=replace(PRESETS["default"], epochs=1, eval_images=20),
+    edm_sampling=Sampling(num_steps=3),
+    ddpm_sampling=DDPMSampling("ddim", num_steps=4),
+    num_data=160,
+    num_images=40,
+    num_sets=2,
+    num_reference=200,
+    nll_images=4,
+    nll_steps=3,
+    batch_size=40,
+    budget="seconds; meaningless",
+)
 PROFILES = {"full": None, "smoke": SMOKE}  # None: by the device
 
 
-def run(settings: Settings | None, folder: Path, results: Path, command: str, device, progress, notify, data=None,
-        conditional: bool = False) -> dict:
+def run(
+    settings: Settings | None,
+    folder: Path,
+    results: Path,
+    command: str,
+    device,
+    progress,
+    notify,
+    data=None,
+    conditional: bool = False,
+) -> dict:
     """Run what is not cached; write results.json, pictures and report; return the results.
 
     settings  None: for a GPU or for a CPU, as the device is
@@ -129,7 +183,9 @@ def run(settings: Settings | None, folder: Path, results: Path, command: str, de
         experiment, helper = Comparison(settings, stages, device, data), None
         if not gpu and (os.cpu_count() or 1) > 1:
             spawn = multiprocessing.get_context("spawn")
-            helper = spawn.Process(target=_second_process, args=(settings, folder, device, data), daemon=True)
+            helper = spawn.Process(
+                target=_second_process, args=(settings, folder, device, data), daemon=True
+            )
             helper.start()
         try:
             for branch in ("edm", "vae"):
@@ -139,7 +195,9 @@ def run(settings: Settings | None, folder: Path, results: Path, command: str, de
         finally:
             if helper is not None:
                 helper.kill()
-        paths = stages.run_all(experiment.plan())  # whatever the second process has done is not done again
+        paths = stages.run_all(
+            experiment.plan()
+        )  # whatever the second process has done is not done again
         outcome = experiment.results(paths) | provenance(command, stages.seconds, device)
         write_json(results / "results.json", outcome)
         mnist_report.write(results, outcome, experiment, paths)
@@ -156,7 +214,9 @@ def _mnist_or_digits(notify) -> str:
 
 
 def _second_process(settings, folder, device, data) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to handle, which then ends this one
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the first process's to handle, which then ends this one
     with one_thread(device):
         stages = Stages(folder)
         stages.run_all(Comparison(settings, stages, device, data).branch("ddpm"))
@@ -167,10 +227,14 @@ class Comparison:
 
     def __init__(self, settings: Settings, stages: Stages, device, data):
         self.settings, self.stages, self.device = settings, stages, device
-        order = np.random.default_rng(ORDER_SEED)  # a file may be sorted by class, and parts of it are taken below
+        order = np.random.default_rng(
+            ORDER_SEED
+        )  # a file may be sorted by class, and parts of it are taken below
         splits = ("train", "heldout" if data == "digits" else "test")
-        self.train, test = (images.subset(order.permutation(len(images)))
-                            for images in (load_images(data, split=split) for split in splits))
+        self.train, test = (
+            images.subset(order.permutation(len(images)))
+            for images in (load_images(data, split=split) for split in splits)
+        )
         self.test = test.take(min(settings.num_reference, len(test)))
         self.identity = {"data": self.train.fingerprint()}
 
@@ -179,26 +243,65 @@ class Comparison:
     def branch(self, model: str) -> list[Stage]:
         """From the training of a model to its samples and their likelihood."""
         s = self.settings
-        settings = {"model": plain(getattr(s, model)), "conditional": s.conditional and model != "vae"} | self.identity
+        settings = {
+            "model": plain(getattr(s, model)),
+            "conditional": s.conditional and model != "vae",
+        } | self.identity
         sets = {"num_images": s.num_images, "num_sets": s.num_sets, "batch_size": s.batch_size}
-        nll = {"nll_images": s.nll_images, "nll_steps": s.nll_steps, "test": self.test.fingerprint()}
+        nll = {
+            "nll_images": s.nll_images,
+            "nll_steps": s.nll_steps,
+            "test": self.test.fingerprint(),
+        }
         sampling = {"sampling": plain(self.sampling(model))}
-        stages = [Stage(f"train-{model}", settings, [], getattr(self, f"train_{model}")),
-                  Stage(f"sample-{model}", sampling | sets, [f"train-{model}"],
-                        lambda path, paths: self.sample_sets(path, paths, model)),
-                  Stage(f"nll-{model}", nll, [f"train-{model}"], lambda path, paths: self.likelihood(path, paths, model))]
+        stages = [
+            Stage(f"train-{model}", settings, [], getattr(self, f"train_{model}")),
+            Stage(
+                f"sample-{model}",
+                sampling | sets,
+                [f"train-{model}"],
+                lambda path, paths: self.sample_sets(path, paths, model),
+            ),
+            Stage(
+                f"nll-{model}",
+                nll,
+                [f"train-{model}"],
+                lambda path, paths: self.likelihood(path, paths, model),
+            ),
+        ]
         if model == "vae":
             return stages
-        guided, discriminator = f"{model}_guided", plain(self.training(model)) | {"width": s.head_width, "num_data": s.num_data}
-        return [*stages,
-                Stage(f"fake-{model}", sampling | {"num_data": s.num_data}, [f"train-{model}"],
-                      lambda path, paths: self.sample(path, paths, model, FAKE_SEED, s.num_data)),
-                Stage(f"discriminator-{model}", discriminator, [f"fake-{model}"],
-                      lambda path, paths: self.train_discriminator(path, paths, model)),
-                Stage(f"sample-{guided}", sampling | sets | {"weight": s.weight}, [f"train-{model}", f"discriminator-{model}"],
-                      lambda path, paths: self.sample_sets(path, paths, guided)),
-                Stage(f"nll-{guided}", nll | {"weight": s.weight}, [f"train-{model}", f"discriminator-{model}"],
-                      lambda path, paths: self.likelihood(path, paths, guided))]
+        guided, discriminator = (
+            f"{model}_guided",
+            plain(self.training(model)) | {"width": s.head_width, "num_data": s.num_data},
+        )
+        return [
+            *stages,
+            Stage(
+                f"fake-{model}",
+                sampling | {"num_data": s.num_data},
+                [f"train-{model}"],
+                lambda path, paths: self.sample(path, paths, model, FAKE_SEED, s.num_data),
+            ),
+            Stage(
+                f"discriminator-{model}",
+                discriminator,
+                [f"fake-{model}"],
+                lambda path, paths: self.train_discriminator(path, paths, model),
+            ),
+            Stage(
+                f"sample-{guided}",
+                sampling | sets | {"weight": s.weight},
+                [f"train-{model}", f"discriminator-{model}"],
+                lambda path, paths: self.sample_sets(path, paths, guided),
+            ),
+            Stage(
+                f"nll-{guided}",
+                nll | {"weight": s.weight},
+                [f"train-{model}", f"discriminator-{model}"],
+                lambda path, paths: self.likelihood(path, paths, guided),
+            ),
+        ]
 
     def plan(self) -> list[Stage]:
         """Everything: the branches, the feature classifier, the measurements."""
@@ -206,37 +309,76 @@ class Comparison:
         plan = [stage for model in MODELS for stage in self.branch(model)]
         features = Stage("features", plain(s.features) | self.identity, [], self.make_features)
         needs = ["features", *(f"sample-{system}" for system in SYSTEMS)]
-        return [*plan, features, Stage("measure", {"metrics": METRICS, "test": self.test.fingerprint()}, needs, self.measure)]
+        return [
+            *plan,
+            features,
+            Stage(
+                "measure",
+                {"metrics": METRICS, "test": self.test.fingerprint()},
+                needs,
+                self.measure,
+            ),
+        ]
 
     # Models ---------------------------------------------------------------------------------------------------------------
 
     def sampling(self, model):
-        return {"edm": self.settings.edm_sampling, "ddpm": self.settings.ddpm_sampling, "vae": VAESampling()}[model]
+        return {
+            "edm": self.settings.edm_sampling,
+            "ddpm": self.settings.ddpm_sampling,
+            "vae": VAESampling(),
+        }[model]
 
     def train_edm(self, path, paths):
         network, settings = self.settings.edm
-        net = build_score_network(self.train, network, settings.seed, self.settings.conditional).to(self.device)
+        net = build_score_network(self.train, network, settings.seed, self.settings.conditional).to(
+            self.device
+        )
         loss = edm.EDMLoss(settings.P_mean, settings.P_std, net.sigma_data)
 
         def observe(average, x, classes, generator):
-            one_hot = torch.eye(average.label_dim, device=self.device)[classes] if average.label_dim else None
+            one_hot = (
+                torch.eye(average.label_dim, device=self.device)[classes]
+                if average.label_dim
+                else None
+            )
             return loss(average, x, one_hot, generator=generator).mean().item()
 
-        net, log = train_score_network(net, self.train, settings, path / "state.pt", self.stages.progress,
-                                       observe=self.watch(observe))
+        net, log = train_score_network(
+            net,
+            self.train,
+            settings,
+            path / "state.pt",
+            self.stages.progress,
+            observe=self.watch(observe),
+        )
         self.save(path, edm.save_network, net, log)
 
     def train_ddpm(self, path, paths):
         network, settings = self.settings.ddpm
 
         def observe(average, x, classes, generator):
-            t = torch.randint(average.diffusion.num_steps, [len(x)], generator=generator).to(self.device)
+            t = torch.randint(average.diffusion.num_steps, [len(x)], generator=generator).to(
+                self.device
+            )
             noise = torch.randn(x.shape, generator=generator).to(self.device)
             kwargs = {"y": classes} if average.label_dim else {}
-            return training_losses(average.diffusion, average.net, x, t, noise, kwargs).loss.mean().item()
+            return (
+                training_losses(average.diffusion, average.net, x, t, noise, kwargs)
+                .loss.mean()
+                .item()
+            )
 
-        model, log = train_ddpm(self.train, network, settings, self.settings.conditional, self.device, path / "state.pt",
-                                self.stages.progress, observe=self.watch(observe))
+        model, log = train_ddpm(
+            self.train,
+            network,
+            settings,
+            self.settings.conditional,
+            self.device,
+            path / "state.pt",
+            self.stages.progress,
+            observe=self.watch(observe),
+        )
         self.save(path, save_ddpm, model, log)
 
     def train_vae(self, path, paths):
@@ -244,16 +386,28 @@ class Comparison:
 
         def observe(model, x, classes, generator):
             noise = torch.randn(len(x), model.latent_dim, generator=generator).to(self.device)
-            return sum(part.mean().item() for part in elbo(model, x, noise)) / (x[0].numel() * np.log(2))
+            return sum(part.mean().item() for part in elbo(model, x, noise)) / (
+                x[0].numel() * np.log(2)
+            )
 
-        model, log = train_vae(self.train, network, settings, self.device, path / "state.pt", self.stages.progress,
-                               observe=self.watch(observe))
+        model, log = train_vae(
+            self.train,
+            network,
+            settings,
+            self.device,
+            path / "state.pt",
+            self.stages.progress,
+            observe=self.watch(observe),
+        )
         self.save(path, save_vae, model, log)
 
     def watch(self, loss):
         """Loss of a model on a fixed part of the test images, with the same noise every time."""
         images = self.test.take(min(TEST_LOSS_IMAGES, len(self.test)))
-        x, classes = to_float(images.images).to(self.device), torch.from_numpy(images.labels).to(self.device)
+        x, classes = (
+            to_float(images.images).to(self.device),
+            torch.from_numpy(images.labels).to(self.device),
+        )
 
         @torch.no_grad()
         def observe(model):
@@ -267,7 +421,10 @@ class Comparison:
     def save(self, path, write, model, log):
         with atomic_write(path / "model.safetensors") as file:
             write(file, model)
-        write_json(path / "log.json", {"log": log, "parameters": sum(p.numel() for p in model.parameters())})
+        write_json(
+            path / "log.json",
+            {"log": log, "parameters": sum(p.numel() for p in model.parameters())},
+        )
 
     def load(self, paths, model):
         reader = {"edm": edm.load_network, "ddpm": load_ddpm, "vae": load_vae}[model]
@@ -280,51 +437,106 @@ class Comparison:
 
     def train_discriminator(self, path, paths, model):
         s, fake = self.settings, load_images(paths[f"fake-{model}"])
-        width = s.head_width if self.train.resolution > 16 else 64  # a single level, whose attention takes 64 channels
+        width = (
+            s.head_width if self.train.resolution > 16 else 64
+        )  # a single level, whose attention takes 64 channels
         settings = replace(self.training(model), conditional=s.conditional)
-        discriminator = build_discriminator("none", self.train, conditional=s.conditional, width=width, seed=settings.seed,
-                                            device=self.device)
-        train_discriminator(discriminator, self.train.take(s.num_data), fake, settings, path, progress=self.stages.progress)
+        discriminator = build_discriminator(
+            "none",
+            self.train,
+            conditional=s.conditional,
+            width=width,
+            seed=settings.seed,
+            device=self.device,
+        )
+        train_discriminator(
+            discriminator,
+            self.train.take(s.num_data),
+            fake,
+            settings,
+            path,
+            progress=self.stages.progress,
+        )
 
     def guidance(self, paths, system, weights=None):
         """The guidance of a system, None for an unguided one."""
         model, _, guided = system.partition("_")
         if not guided:
             return None
-        discriminator = load_discriminator(None, paths[f"discriminator-{model}"] / "best.safetensors", device=self.device)
+        discriminator = load_discriminator(
+            None, paths[f"discriminator-{model}"] / "best.safetensors", device=self.device
+        )
         w = self.settings.weight
-        return DiscriminatorGuidance(discriminator, weights or ((2 * w, 0.0) if model == "edm" else (w, 0.0)))
+        return DiscriminatorGuidance(
+            discriminator, weights or ((2 * w, 0.0) if model == "edm" else (w, 0.0))
+        )
 
     def sample(self, path, paths, system, first_seed, count):
         model = system.split("_")[0]
-        sample(path, self.load(paths, model), self.sampling(model), first_seed, count, self.settings.batch_size,
-               self.guidance(paths, system), self.device, progress=self.stages.progress)
+        sample(
+            path,
+            self.load(paths, model),
+            self.sampling(model),
+            first_seed,
+            count,
+            self.settings.batch_size,
+            self.guidance(paths, system),
+            self.device,
+            progress=self.stages.progress,
+        )
 
     def sample_sets(self, path, paths, system):
         for index in range(self.settings.num_sets):
-            self.sample(path / f"set{index}", paths, system, index * self.settings.num_images, self.settings.num_images)
+            self.sample(
+                path / f"set{index}",
+                paths,
+                system,
+                index * self.settings.num_images,
+                self.settings.num_images,
+            )
 
     def likelihood(self, path, paths, system):
         """Bits per dimension of test images: see `dg.evaluation.bounds` for what is a bound and what is not."""
         s, model, net = self.settings, system.split("_")[0], self.load(paths, system.split("_")[0])
         images = self.test.take(min(s.nll_images, len(self.test)))
-        one_hot = torch.eye(net.label_dim, device=self.device)[torch.from_numpy(images.labels)] if net.label_dim else None
+        one_hot = (
+            torch.eye(net.label_dim, device=self.device)[torch.from_numpy(images.labels)]
+            if net.label_dim
+            else None
+        )
         if model == "vae":
             found = vae_bound(net, images.images, batch_size=s.batch_size)
         elif model == "ddpm":
-            found = ddpm_bound(net, images.images, one_hot, self.guidance(paths, system), batch_size=s.batch_size)
+            found = ddpm_bound(
+                net, images.images, one_hot, self.guidance(paths, system), batch_size=s.batch_size
+            )
         else:
-            found = bits_per_dim(net, images.images, one_hot, self.guidance(paths, system, (s.weight, s.weight)),
-                                 num_steps=s.nll_steps, batch_size=s.batch_size)
+            found = bits_per_dim(
+                net,
+                images.images,
+                one_hot,
+                self.guidance(paths, system, (s.weight, s.weight)),
+                num_steps=s.nll_steps,
+                batch_size=s.batch_size,
+            )
         terms = {name: float(values.mean()) for name, values in getattr(found, "terms", {}).items()}
-        write_json(path / "nll.json", {"mean": found.mean, "standard_error": found.standard_error, "n": len(images),
-                                       "terms": terms})
+        write_json(
+            path / "nll.json",
+            {
+                "mean": found.mean,
+                "standard_error": found.standard_error,
+                "n": len(images),
+                "terms": terms,
+            },
+        )
 
     # Measuring ------------------------------------------------------------------------------------------------------------
 
     def make_features(self, path, paths):
-        save_classifier(path / "classifier.safetensors", train_classifier(self.train, self.settings.features,
-                                                                          self.stages.progress))
+        save_classifier(
+            path / "classifier.safetensors",
+            train_classifier(self.train, self.settings.features, self.stages.progress),
+        )
 
     def measure(self, path, paths):
         s, model = self.settings, load_classifier(paths["features"] / "classifier.safetensors")
@@ -340,12 +552,21 @@ class Comparison:
                 if images.labels is not None:
                     row["agreement"] = float((predict(model, images) == images.labels).mean())
                 rows.append(row)
-            metrics[system] = {name: summarise_repeats([row[name] for row in rows]) for name in rows[0]}
+            metrics[system] = {
+                name: summarise_repeats([row[name] for row in rows]) for name in rows[0]
+            }
         size = min(s.num_images, len(self.train) // s.num_sets)
         ends = [len(self.train) - index * size for index in range(s.num_sets)]
-        rows = [measure(extract_features(model, self.train.subset(slice(end - size, end))), reference) for end in ends]
-        metrics["floor"] = {name: summarise_repeats([row[name] for row in rows]) for name in METRICS}
-        write_json(path / "metrics.json", {"metrics": metrics, "accuracy": accuracy(model, self.test)})
+        rows = [
+            measure(extract_features(model, self.train.subset(slice(end - size, end))), reference)
+            for end in ends
+        ]
+        metrics["floor"] = {
+            name: summarise_repeats([row[name] for row in rows]) for name in METRICS
+        }
+        write_json(
+            path / "metrics.json", {"metrics": metrics, "accuracy": accuracy(model, self.test)}
+        )
 
     def inception(self):
         """FID of a set of images against the test images, where Inception's weights are in the cache folder; else None."""
@@ -356,7 +577,9 @@ class Comparison:
 
         def statistics_of(images):
             stream = stream_of(images)
-            return collect(extractor, stream, stream.positions(None), keep=False, progress=self.stages.progress)
+            return collect(
+                extractor, stream, stream.positions(None), keep=False, progress=self.stages.progress
+            )
 
         real = statistics_of(self.test)
 
@@ -368,29 +591,59 @@ class Comparison:
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
-        s, seconds, measured = self.settings, self.stages.seconds, read_json(paths["measure"] / "metrics.json")
-        metrics, logs = measured["metrics"], {model: read_json(paths[f"train-{model}"] / "log.json") for model in MODELS}
+        s, seconds, measured = (
+            self.settings,
+            self.stages.seconds,
+            read_json(paths["measure"] / "metrics.json"),
+        )
+        metrics, logs = (
+            measured["metrics"],
+            {model: read_json(paths[f"train-{model}"] / "log.json") for model in MODELS},
+        )
         total = s.num_images * s.num_sets
         systems = {}
         for name, title in SYSTEMS.items():
             model = name.split("_")[0]
-            steps = {"edm": s.edm_sampling.num_evaluations, "ddpm": s.ddpm_sampling.num_steps, "vae": 1}[model]
+            steps = {
+                "edm": s.edm_sampling.num_evaluations,
+                "ddpm": s.ddpm_sampling.num_steps,
+                "vae": 1,
+            }[model]
             guidance = self.guidance(paths, name)
             of_head = sum(p.numel() for p in guidance.discriminator.parameters()) if guidance else 0
             systems[name] = {
-                "title": title, "parameters": logs[model]["parameters"] + of_head, "num_evaluations": steps,
-                "training_seconds": seconds[f"train-{model}"] + (seconds[f"fake-{model}"] + seconds[f"discriminator-{model}"]
-                                                                if "_" in name else 0),
+                "title": title,
+                "parameters": logs[model]["parameters"] + of_head,
+                "num_evaluations": steps,
+                "training_seconds": seconds[f"train-{model}"]
+                + (
+                    seconds[f"fake-{model}"] + seconds[f"discriminator-{model}"]
+                    if "_" in name
+                    else 0
+                ),
                 "seconds_per_1000": 1000 * seconds[f"sample-{name}"] / total,
-                "nll": read_json(paths[f"nll-{name}"] / "nll.json")}
+                "nll": read_json(paths[f"nll-{name}"] / "nll.json"),
+            }
         return {
-            "experiment": "mnist-cond" if s.conditional else "mnist", "data": Path(self.train.name).name, "metrics": metrics,
-            "systems": systems, "logs": {model: logs[model]["log"] for model in MODELS},
-            "discriminators": {model: training_log(paths[f"discriminator-{model}"]) for model in ("edm", "ddpm")},
-            "comparison": {model: compare({m: metrics[f"{model}_guided"][m] for m in METRICS},
-                                          {m: metrics[model][m] for m in METRICS}) for model in ("edm", "ddpm")},
-            "extractor": {"name": f"small classifier trained on {Path(self.train.name).name} (not Inception)",
-                          "test_accuracy": measured["accuracy"]},
+            "experiment": "mnist-cond" if s.conditional else "mnist",
+            "data": Path(self.train.name).name,
+            "metrics": metrics,
+            "systems": systems,
+            "logs": {model: logs[model]["log"] for model in MODELS},
+            "discriminators": {
+                model: training_log(paths[f"discriminator-{model}"]) for model in ("edm", "ddpm")
+            },
+            "comparison": {
+                model: compare(
+                    {m: metrics[f"{model}_guided"][m] for m in METRICS},
+                    {m: metrics[model][m] for m in METRICS},
+                )
+                for model in ("edm", "ddpm")
+            },
+            "extractor": {
+                "name": f"small classifier trained on {Path(self.train.name).name} (not Inception)",
+                "test_accuracy": measured["accuracy"],
+            },
             "settings": plain(s),
         }
 

@@ -12,13 +12,24 @@ def provenance(command: str, seconds: dict[str, float], device) -> dict:
     """The entries `command`, `versions`, `hardware` and `seconds` of a results file."""
     import torch
 
-    hardware = {"device": str(device), "cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    hardware = {
+        "device": str(device),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
     if torch.device(device).type == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name(device)
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    versions = {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in PACKAGES
+    }
     rounded = {name: round(value, 2) for name, value in seconds.items()}
-    return {"command": command, "versions": versions, "hardware": hardware,
-            "seconds": rounded | {"total": round(sum(seconds.values()), 2)}}
+    return {
+        "command": command,
+        "versions": versions,
+        "hardware": hardware,
+        "seconds": rounded | {"total": round(sum(seconds.values()), 2)},
+    }
 
 
 def _cpu_name() -> str:

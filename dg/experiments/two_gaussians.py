@@ -11,16 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dg.discriminator import FORMAT, Discriminator
+from dg.checkpoints import FORMAT
+from dg.data.datasets import ImageSet, to_uint8
+from dg.discriminator import Discriminator
 from dg.evaluation.figures import ratio_errors, ratio_scatter
-from dg.evaluation.report import Document, Note, Picture, Section, Table, write_markdown, write_report
+from dg.evaluation.report import (
+    Document,
+    Note,
+    Picture,
+    Section,
+    Table,
+    write_markdown,
+    write_report,
+)
 from dg.evaluation.uncertainty import summarise_repeats
 from dg.experiments.common import one_thread
+from dg.experiments.pipeline import Stages
 from dg.experiments.provenance import provenance
-from dg.experiments.stages import Stages
 from dg.extractors import PixelExtractor
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
-from dg.runtime.datasets import ImageSet, to_uint8
 from dg.runtime.files import read_json, write_json
 from dg.training import train_discriminator
 from edm.checkpoint import read_safetensors
@@ -33,8 +42,16 @@ class Settings:
     """Everything the numbers depend on."""
 
     training: DiscriminatorTraining = DiscriminatorTraining(
-        epochs=1, batch_size=256, lr=2e-3, ema_halflife=10_000, ema_rampup=0.0, P_mean=-1.5, P_std=1.0,
-        split=(0.8, 0.2, 0.0), eval_images=2000)
+        epochs=1,
+        batch_size=256,
+        lr=2e-3,
+        ema_halflife=10_000,
+        ema_rampup=0.0,
+        P_mean=-1.5,
+        P_std=1.0,
+        split=(0.8, 0.2, 0.0),
+        eval_images=2000,
+    )
     losses: tuple[str, ...] = tuple(LOSS_WEIGHTS)  # with the weights that are the default
     sizes: tuple[int, ...] = (20_000, 500)  # images of each kind
     steps: int = 1500
@@ -61,7 +78,9 @@ class Gaussian:
         return (self.sd**2 * x + variance * mean) / (self.sd**2 + variance)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        noise = torch.randn(n, 1, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(
+            n, 1, SIDE, SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
         return self.mean + self.sd * noise
 
     def log_density(self, x: Tensor, sigma: float) -> Tensor:
@@ -86,9 +105,13 @@ class SmallHead(nn.Module):
 
     def forward(self, features: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """features [N, 1, SIDE, SIDE], time [N] -> logits [N, 1]."""
-        angles = time.float().reshape(-1, 1) * torch.tensor([1.0, 3.0, 9.0, 27.0], device=features.device)  # [N, 4]
+        angles = time.float().reshape(-1, 1) * torch.tensor(
+            [1.0, 3.0, 9.0, 27.0], device=features.device
+        )  # [N, 4]
         angles = angles.expand(len(features), 4)
-        h = self.enter(torch.cat([4 * features.flatten(1), angles.sin(), angles.cos()], dim=1))  # [N, width]
+        h = self.enter(
+            torch.cat([4 * features.flatten(1), angles.sin(), angles.cos()], dim=1)
+        )  # [N, width]
         for layer in self.middle:
             h = layer(nn.functional.silu(h))
         return self.leave(nn.functional.silu(h))
@@ -102,14 +125,18 @@ def small_discriminator(width: int, seed: int = 0) -> Discriminator:
 
 def image_sets(n: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """n real and n generated images; as bytes, which rounds values to 1 / 127.5."""
-    return tuple(ImageSet(to_uint8(gaussian.draw(n, 2 * seed + i)), None, f"gaussian{i}")
-                 for i, gaussian in enumerate((DATA, MODEL)))
+    return tuple(
+        ImageSet(to_uint8(gaussian.draw(n, 2 * seed + i)), None, f"gaussian{i}")
+        for i, gaussian in enumerate((DATA, MODEL))
+    )
 
 
 def compare(discriminator: Discriminator, sigma: float, n: int) -> dict[str, Tensor]:
     """True and learned log ratios [2 n] and gradients [2 n, D] on fresh noisy images, half real, half generated."""
     clean = torch.cat([gaussian.draw(n, 1000 + i) for i, gaussian in enumerate((DATA, MODEL))])
-    noise = torch.randn(clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(
+        clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
+    )
     x = (clean + sigma * noise).requires_grad_()
     truth = DATA.log_density(x, sigma) - MODEL.log_density(x, sigma)
     learned = discriminator(x, torch.tensor(sigma, dtype=torch.float64)).double()
@@ -127,17 +154,26 @@ def relative_errors(discriminator: Discriminator, sigmas, n: int) -> dict[str, l
         found = compare(discriminator.cpu(), sigma, n)
         for name, values in errors.items():
             difference = found[f"learned_{name}"] - found[name]
-            values.append(float(difference.square().mean().sqrt() / found[name].square().mean().sqrt()))
+            values.append(
+                float(difference.square().mean().sqrt() / found[name].square().mean().sqrt())
+            )
     return errors
 
 
-def train_small(settings: Settings, size: int, loss: str, folder, device="cpu", **kwargs) -> Discriminator:
+def train_small(
+    settings: Settings, size: int, loss: str, folder, device="cpu", **kwargs
+) -> Discriminator:
     """A head trained with one loss on `size` images of each kind for `steps` steps; the last one, averaged."""
     real, fake = image_sets(size)
     images = 2 * int(size * settings.training.split[0])  # real and generated, of an epoch
     batch = min(settings.training.batch_size, images)
-    training = replace(settings.training, loss=loss, batch_size=batch, epochs=max(settings.steps * batch // images, 1),
-                       eval_images=min(settings.training.eval_images, size))
+    training = replace(
+        settings.training,
+        loss=loss,
+        batch_size=batch,
+        epochs=max(settings.steps * batch // images, 1),
+        eval_images=min(settings.training.eval_images, size),
+    )
     discriminator = small_discriminator(settings.width).to(device)
     train_discriminator(discriminator, real, fake, training, folder, net=MODEL, **kwargs)
     return discriminator
@@ -145,11 +181,22 @@ def train_small(settings: Settings, size: int, loss: str, folder, device="cpu", 
 
 def best_head(discriminator: Discriminator, folder) -> Discriminator:
     """The same with the weights of best.safetensors."""
-    discriminator.heads[0].load_state_dict(read_safetensors(Path(folder) / "best.safetensors", FORMAT)[1])
+    discriminator.heads[0].load_state_dict(
+        read_safetensors(Path(folder) / "best.safetensors", FORMAT)[1]
+    )
     return discriminator
 
 
-def run(settings: Settings, folder: Path, results: Path, command: str, device, progress, notify, data=None) -> dict:
+def run(
+    settings: Settings,
+    folder: Path,
+    results: Path,
+    command: str,
+    device,
+    progress,
+    notify,
+    data=None,
+) -> dict:
     """Train every loss on every size; write results.json, pictures and report to `results`; return the results.
 
     `data` is what other experiments take; this one makes its own.
@@ -161,16 +208,23 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
         found = {"last": relative_errors(discriminator, settings.sigmas, settings.num_test)}
         best_head(discriminator, path)
         found["best"] = relative_errors(discriminator, settings.sigmas, settings.num_test)
-        scatter = {index: compare(discriminator, settings.sigmas[index], 300) for index in (0, 2, len(settings.sigmas) - 1)}
-        found["scatter"] = {index: {name: values[name] for name in ("ratio", "learned_ratio")}
-                            for index, values in scatter.items()}
+        scatter = {
+            index: compare(discriminator, settings.sigmas[index], 300)
+            for index in (0, 2, len(settings.sigmas) - 1)
+        }
+        found["scatter"] = {
+            index: {name: values[name] for name in ("ratio", "learned_ratio")}
+            for index, values in scatter.items()
+        }
         write_json(path / "errors.json", found)
 
     for size in settings.sizes:
         for loss in settings.losses:
             key = asdict(settings) | {"size": size, "loss": loss, "weight": LOSS_WEIGHTS[loss]}
             with one_thread(device):  # so small a head is slower on several
-                path = stages.run(f"{loss}-{size}", key, [], lambda path, row=(size, loss): make(path, *row))
+                path = stages.run(
+                    f"{loss}-{size}", key, [], lambda path, row=(size, loss): make(path, *row)
+                )
             found = read_json(path / "errors.json")
             for which in ("best", "last"):
                 errors.setdefault(_title(size, which), {})
@@ -178,16 +232,38 @@ def run(settings: Settings, folder: Path, results: Path, command: str, device, p
                     errors[_title(size, which)].setdefault(quantity, {})[loss] = values
             if size == settings.sizes[0]:
                 ratios[loss] = {int(index): pair for index, pair in found["scatter"].items()}
-    metrics = {f"{panel}, {loss}": {f"{quantity}_error": summarise_repeats(lines[loss]) for quantity, lines in panels.items()}
-               for panel, panels in errors.items() for loss in settings.losses}
-    outcome = {"experiment": "two_gaussians", "metrics": metrics, "errors": errors, "settings": asdict(settings)}
+    metrics = {
+        f"{panel}, {loss}": {
+            f"{quantity}_error": summarise_repeats(lines[loss])
+            for quantity, lines in panels.items()
+        }
+        for panel, panels in errors.items()
+        for loss in settings.losses
+    }
+    outcome = {
+        "experiment": "two_gaussians",
+        "metrics": metrics,
+        "errors": errors,
+        "settings": asdict(settings),
+    }
     outcome |= provenance(command, stages.seconds, device)
     write_json(results / "results.json", outcome)
-    drawn = {panel: lines for panel, lines in errors.items() if panel != _title(settings.sizes[0], "last")}  # as its best
+    drawn = {
+        panel: lines
+        for panel, lines in errors.items()
+        if panel != _title(settings.sizes[0], "last")
+    }  # as its best
     ratio_errors(results / "errors.png", settings.sigmas, drawn)
     first = next(iter(ratios.values()))
-    ratio_scatter(results / "ratios.png", settings.sigmas, {index: pair["ratio"] for index, pair in first.items()},
-                  {loss: {index: pair["learned_ratio"] for index, pair in pairs.items()} for loss, pairs in ratios.items()})
+    ratio_scatter(
+        results / "ratios.png",
+        settings.sigmas,
+        {index: pair["ratio"] for index, pair in first.items()},
+        {
+            loss: {index: pair["learned_ratio"] for index, pair in pairs.items()}
+            for loss, pairs in ratios.items()
+        },
+    )
     document = _report(results, outcome)
     write_report(results / "report.html", document)
     write_markdown(results / "report.md", document)
@@ -199,8 +275,13 @@ def _title(size: int, which: str) -> str:
 
 
 def _rows(outcome: dict) -> list[list[str]]:
-    return [[system, *(f"{found[f'{quantity}_error']['mean']:.3f}" for quantity in ("ratio", "gradient"))]
-            for system, found in outcome["metrics"].items()]
+    return [
+        [
+            system,
+            *(f"{found[f'{quantity}_error']['mean']:.3f}" for quantity in ("ratio", "gradient")),
+        ]
+        for system, found in outcome["metrics"].items()
+    ]
 
 
 def text_table(outcome: dict) -> str:
@@ -213,17 +294,37 @@ def _report(folder: Path, outcome: dict) -> Document:
     return Document(
         "A discriminator against the truth",
         "Two Gaussians, whose log density ratio is known in closed form at every noise level: how well do the three losses "
-        "recover it, and how well its gradient, which is what guidance uses?", (), [
-            Section("Errors", [
-                Table(["images of each kind, checkpoint, loss", "log ratio", "gradient"], _rows(outcome),
-                      caption="Root mean square error relative to the truth's own, mean over the noise levels; 1 is no "
-                              "better than a discriminator that always answers 0."),
-                Picture(folder / "errors.png", "The same by noise level."),
-                Picture(folder / "ratios.png", "Learned over true log ratio of fresh noisy images, many training images."),
-            ]),
-            Section("How it was run", [
-                Note("“best” has the lowest validation loss, “last” is the end of a training that is far too long for the "
-                     "small set. The gradient-matching loss is given the exact score of the generated images."),
-                Table(["stage", "seconds"], [[name, f"{value:.1f}"] for name, value in outcome["seconds"].items()]),
-            ]),
-        ])
+        "recover it, and how well its gradient, which is what guidance uses?",
+        (),
+        [
+            Section(
+                "Errors",
+                [
+                    Table(
+                        ["images of each kind, checkpoint, loss", "log ratio", "gradient"],
+                        _rows(outcome),
+                        caption="Root mean square error relative to the truth's own, mean over the noise levels; 1 is no "
+                        "better than a discriminator that always answers 0.",
+                    ),
+                    Picture(folder / "errors.png", "The same by noise level."),
+                    Picture(
+                        folder / "ratios.png",
+                        "Learned over true log ratio of fresh noisy images, many training images.",
+                    ),
+                ],
+            ),
+            Section(
+                "How it was run",
+                [
+                    Note(
+                        "“best” has the lowest validation loss, “last” is the end of a training that is far too long for the "
+                        "small set. The gradient-matching loss is given the exact score of the generated images."
+                    ),
+                    Table(
+                        ["stage", "seconds"],
+                        [[name, f"{value:.1f}"] for name, value in outcome["seconds"].items()],
+                    ),
+                ],
+            ),
+        ],
+    )

@@ -7,7 +7,9 @@ ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/"
 INCEPTION = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan3/versions/1/files/metrics/inception-2015-12-05.pkl"
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
-CLIP = "https://openaipublic.azureedge.net/clip/models/{}/{}.pt"  # the SHA-256 is part of the address
+CLIP = (
+    "https://openaipublic.azureedge.net/clip/models/{}/{}.pt"  # the SHA-256 is part of the address
+)
 DIT = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-{0}x{0}.pt"
 VAE = "https://huggingface.co/stabilityai/sd-vae-ft-{}/resolve/main/diffusion_pytorch_model.safetensors"
 DRIVE = "https://drive.google.com/drive/folders/"
@@ -49,21 +51,61 @@ def _catalogue():
     def add(short, suffix, url, licence, member=None):
         files[short] = Source(short + suffix, url, licence, SHA256.get(short), member)
 
-    for data in ("cifar10-32x32-uncond", "cifar10-32x32-cond", "ffhq-64x64-uncond", "afhqv2-64x64-uncond"):
+    for data in (
+        "cifar10-32x32-uncond",
+        "cifar10-32x32-cond",
+        "ffhq-64x64-uncond",
+        "afhqv2-64x64-uncond",
+    ):
         for kind in ("vp", "ve"):
             add(f"edm-{data}-{kind}", ".pkl", f"{EDM}pretrained/edm-{data}-{kind}.pkl", nvidia)
-    add("edm-imagenet-64x64-cond-adm", ".pkl", f"{EDM}pretrained/edm-imagenet-64x64-cond-adm.pkl", nvidia)
-    for network in ("cifar10-32x32-uncond-vp", "cifar10-32x32-uncond-ve", "imagenet-64x64-cond-adm"):
-        add(f"baseline-{network}", ".pkl", f"{EDM}pretrained/baseline/baseline-{network}.pkl", nvidia)
-    for data in ("cifar10-32x32", "ffhq-64x64", "afhqv2-64x64", "imagenet-64x64", "imagenet-64x64-baseline"):
+    add(
+        "edm-imagenet-64x64-cond-adm",
+        ".pkl",
+        f"{EDM}pretrained/edm-imagenet-64x64-cond-adm.pkl",
+        nvidia,
+    )
+    for network in (
+        "cifar10-32x32-uncond-vp",
+        "cifar10-32x32-uncond-ve",
+        "imagenet-64x64-cond-adm",
+    ):
+        add(
+            f"baseline-{network}",
+            ".pkl",
+            f"{EDM}pretrained/baseline/baseline-{network}.pkl",
+            nvidia,
+        )
+    for data in (
+        "cifar10-32x32",
+        "ffhq-64x64",
+        "afhqv2-64x64",
+        "imagenet-64x64",
+        "imagenet-64x64-baseline",
+    ):
         add(f"fid-ref-{data}", ".npz", f"{EDM}fid-refs/{data}.npz", nvidia)
     for size in (64, 128, 256, 512):
         add(f"adm-{size}", ".pt", f"{ADM}{size}x{size}_diffusion.pt", openai)
         add(f"adm-{size}-classifier", ".pt", f"{ADM}{size}x{size}_classifier.pt", openai)
-    add("adm-ref-imagenet-256", ".npz", f"{ADM}ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz", openai)
+    add(
+        "adm-ref-imagenet-256",
+        ".npz",
+        f"{ADM}ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
+        openai,
+    )
     add("adm-256-uncond", ".pt", f"{ADM}256x256_diffusion_uncond.pt", openai)
-    add("inception-2015-12-05", ".pkl", INCEPTION, "unknown, see https://github.com/NVlabs/stylegan3")
-    add("inception-torch-fidelity", ".pth", FIDELITY, "unknown, see https://github.com/toshas/torch-fidelity")
+    add(
+        "inception-2015-12-05",
+        ".pkl",
+        INCEPTION,
+        "unknown, see https://github.com/NVlabs/stylegan3",
+    )
+    add(
+        "inception-torch-fidelity",
+        ".pth",
+        FIDELITY,
+        "unknown, see https://github.com/toshas/torch-fidelity",
+    )
     add("vgg16", ".pth", VGG, "BSD-3-Clause (torchvision)")
     for short, model in (("clip-vit-b-32", "ViT-B-32"), ("clip-vit-l-14", "ViT-L-14")):
         add(short, ".pt", CLIP.format(SHA256[short], model), "MIT (OpenAI)")
@@ -77,8 +119,16 @@ def _catalogue():
         ("dg-cifar10-true-data-label", "true_data_label.npz", "18qh5QGP2gLgVjr0dh2g8dfBYZoGC0uVT"),
         ("dg-cifar10-statistics", "*.npz", "1xTdHz2fe71yvO2YpVfsY3sgH5Df7_b6y"),
         ("dg-cifar10-classifier", "32x32_classifier.pt", "1gb68C13-QOt8yA6ZnnS6G5pVIlPO7j_y"),
-        ("dg-cifar10-uncond-discriminator", "discriminator_60.pt", "1Mf3F1yGfWT8bO0_iOBX-PWG3O-OLROE2"),
-        ("dg-cifar10-cond-discriminator", "discriminator_250.pt", "1P1u7cz7kY1BJDPVrPNiFcksy_HCHY_bI"),
+        (
+            "dg-cifar10-uncond-discriminator",
+            "discriminator_60.pt",
+            "1Mf3F1yGfWT8bO0_iOBX-PWG3O-OLROE2",
+        ),
+        (
+            "dg-cifar10-cond-discriminator",
+            "discriminator_250.pt",
+            "1P1u7cz7kY1BJDPVrPNiFcksy_HCHY_bI",
+        ),
         ("dg-imagenet256-classifier", "*.pt", "1yxjvfIW6HvLSJHACkC5-5U46Mny81SSI"),
         ("dg-imagenet256-discriminator", "discriminator_7.pt", "1-2ytbvo7yG2X3Z65XNugBhPRKangvZgg"),
     ):

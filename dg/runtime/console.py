@@ -9,14 +9,31 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from dg.runtime.progress import Progress, Stopped, silent
 
-__all__ = ["FLAG", "InputPath", "Numbers", "SeedRange", "allow_tf32", "compute_exactly", "given", "keep_memory", "notify",
-           "pick_device", "progress", "refuse", "run", "silent", "stoppable"]
+__all__ = [
+    "FLAG",
+    "InputPath",
+    "Numbers",
+    "SeedRange",
+    "allow_tf32",
+    "compute_exactly",
+    "given",
+    "keep_memory",
+    "notify",
+    "option",
+    "pick_device",
+    "progress",
+    "refuse",
+    "run",
+    "silent",
+    "stoppable",
+]
 
 
 class Flag(click.Option):
@@ -36,7 +53,10 @@ class Terminated(BaseException):
 
 def given(name):
     """Whether the command line of the current command gives this option."""
-    return click.get_current_context().get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+    return (
+        click.get_current_context().get_parameter_source(name)
+        == click.core.ParameterSource.COMMANDLINE
+    )
 
 
 def refuse(names, what):
@@ -44,6 +64,15 @@ def refuse(names, what):
     for option in click.get_current_context().command.params:
         if option.name in names and given(option.name):
             raise click.UsageError(f"{option.opts[0]} means nothing for {what}; leave it out.")
+
+
+@contextmanager
+def option(name: str):
+    """A ValueError raised within becomes a usage error that begins with the option's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(f"{name}: {error}") from error
 
 
 class InputPath(click.ParamType):
@@ -70,7 +99,9 @@ class Numbers(click.ParamType):
 
     def convert(self, value, param, ctx):
         try:
-            return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+            return (
+                tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+            )
         except ValueError:
             self.fail(f"{value!r} is no list of numbers; write for example 0.8,0.1,0.1", param, ctx)
 
@@ -87,7 +118,11 @@ class SeedRange(click.ParamType):
         for part in value.split(","):
             match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
             if match is None:
-                self.fail(f"{part!r} is not a seed or a range; write for example 0-63 or 1,2,5-8", param, ctx)
+                self.fail(
+                    f"{part!r} is not a seed or a range; write for example 0-63 or 1,2,5-8",
+                    param,
+                    ctx,
+                )
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part!r} is empty; write the smaller seed first", param, ctx)
@@ -99,7 +134,9 @@ def progress(iterable, **kwargs):
     """tqdm on standard error; nothing where there is nothing to do."""
     from tqdm import tqdm
 
-    return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, disable=kwargs.get("total") == 0, **kwargs)
+    return tqdm(
+        iterable, file=sys.stderr, dynamic_ncols=True, disable=kwargs.get("total") == 0, **kwargs
+    )
 
 
 def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progress:
@@ -109,6 +146,7 @@ def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progr
 
     A second SIGTERM ends at once.
     """
+
     def iterate(iterable, **kwargs):
         _asked.clear()
         before = signal.signal(signal.SIGTERM, _ask)
@@ -147,7 +185,9 @@ def pick_device(name: str | None, rank: int = 0):
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"--device {name}: not available here; use cpu or leave the option out") from None
+        raise ValueError(
+            f"--device {name}: not available here; use cpu or leave the option out"
+        ) from None
 
 
 def compute_exactly() -> None:
@@ -187,7 +227,11 @@ def run(command: click.Command, resumes: bool = True) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     keep_memory()
     name = os.path.basename(sys.argv[0])
-    again = "the same command again goes on where this one stopped" if resumes else "give the command again"
+    again = (
+        "the same command again goes on where this one stopped"
+        if resumes
+        else "give the command again"
+    )
     try:
         code = command.main(standalone_mode=False) or 0
     except click.ClickException as error:
@@ -198,7 +242,12 @@ def run(command: click.Command, resumes: bool = True) -> None:
         _leave(f"{name}: terminated; {again}", 143)
     except Stopped:
         first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
-        _leave(f"{name}: stopped in good order; the same command again goes on where this one stopped" if first else "", 0)
+        _leave(
+            f"{name}: stopped in good order; the same command again goes on where this one stopped"
+            if first
+            else "",
+            0,
+        )
     except (ValueError, OSError) as error:
         if os.environ.get("DG_DEBUG"):
             raise

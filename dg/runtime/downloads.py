@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from dg.data.images import one_line
 from dg.runtime.catalogue import CATALOGUE, Source
 from dg.runtime.files import cache_folder, read_json, sha256_of, write_json
-from dg.runtime.images import one_line
 from dg.runtime.progress import silent
 
 TIMEOUT = (15, 60)  # seconds to connect, seconds without a byte
@@ -48,12 +48,18 @@ def _find(name):
             return source
     url = urlsplit(name)
     if url.scheme in ("http", "https") and url.netloc:
-        path = PurePosixPath(unquote(url.path))  # the hash keeps apart what different servers call the same
+        path = PurePosixPath(
+            unquote(url.path)
+        )  # the hash keeps apart what different servers call the same
         tag = hashlib.sha256(name.encode()).hexdigest()[:8]
         page = f"{url.scheme}://{url.netloc}"
         return Source(f"{path.stem or 'download'}-{tag}{path.suffix}", name, f"unknown, see {page}")
     near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "give a path, an http(s) URL or a short name"
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else "give a path, an http(s) URL or a short name"
+    )
     raise ValueError(f"{name} does not exist and is no known file; {hint}")
 
 
@@ -76,7 +82,9 @@ def _accept(path, target, source, notify):
     if wanted not in (None, found):
         rejected = target.with_name(f"{target.name}.{found[:8]}.rejected")
         os.replace(path, rejected)
-        hint = "" if source.sha256 else f", or delete {record} first if its publisher has changed it"
+        hint = (
+            "" if source.sha256 else f", or delete {record} first if its publisher has changed it"
+        )
         raise ValueError(
             f"{target.name} from {source.url} has SHA-256 {found}, not {wanted}; it was set aside as {rejected}; "
             f"run again to fetch it anew{hint}"
@@ -103,13 +111,17 @@ def _fetch_url(source, target, progress):
         except requests.RequestException as error:  # an OSError too, so it comes first
             response = getattr(error, "response", None)
             reason = type(error).__name__ if response is None else f"HTTP {response.status_code}"
-            if (have := _fetched(target)) <= before:  # as long as every connection brings something, go on
+            if (
+                have := _fetched(target)
+            ) <= before:  # as long as every connection brings something, go on
                 raise ValueError(
                     f"cannot download {source.url} ({reason}, {have} bytes so far); run again to continue, "
                     f"or get the file from there and save it as {target}"
                 ) from error
         except OSError as error:
-            raise ValueError(f"cannot write {target} ({error.strerror}); free some space and run again") from error
+            raise ValueError(
+                f"cannot write {target} ({error.strerror}); free some space and run again"
+            ) from error
 
 
 def _fetched(target):
@@ -126,13 +138,17 @@ def _connect(url, target, progress):
         total = int(response.headers.get("Content-Length", 0))
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         tag = hashlib.sha256(f"{version} {total}".encode()).hexdigest()[:8]
-        part = target.with_name(f"{target.name}.{tag}.part")  # a changed file never continues an older one
+        part = target.with_name(
+            f"{target.name}.{tag}.part"
+        )  # a changed file never continues an older one
         have = part.stat().st_size if part.exists() else 0
         if not 0 < have <= total:
             return _receive(response, part, 0, total, progress)
     if have == total:
         return part
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers={**headers, "Range": f"bytes={have}-"}) as response:
+    with requests.get(
+        url, stream=True, timeout=TIMEOUT, headers={**headers, "Range": f"bytes={have}-"}
+    ) as response:
         response.raise_for_status()
         continued = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         return _receive(response, part, have if continued else 0, total, progress)
@@ -142,7 +158,11 @@ def _receive(response, part, have, total, progress):
     import requests
 
     pieces = response.iter_content(PIECE)
-    steps = {"desc": part.name.rsplit(".", 2)[0], "total": -(-total // PIECE) or None, "initial": have // PIECE}
+    steps = {
+        "desc": part.name.rsplit(".", 2)[0],
+        "total": -(-total // PIECE) or None,
+        "initial": have // PIECE,
+    }
     with open(part, "ab" if have else "wb") as file:
         for piece in progress(pieces, unit="MiB", **steps):
             file.write(piece)
@@ -170,7 +190,11 @@ def _fetch_drive(source, target, progress):
                 raise FileNotFoundError(f"the folder holds {len(found)} files {source.member}")
             os.replace(found[0], part)
     except Exception as error:  # gdown has many, and Google refuses in many ways
-        reason = "gdown is not installed: pip install gdown" if isinstance(error, ImportError) else one_line(error)
+        reason = (
+            "gdown is not installed: pip install gdown"
+            if isinstance(error, ImportError)
+            else one_line(error)
+        )
         raise ValueError(
             f"cannot fetch {source.member} from Google Drive ({reason}); "
             f"or open {source.url} in a browser, download {source.member} and save it as {target}"

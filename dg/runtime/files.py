@@ -14,7 +14,9 @@ from pathlib import Path
 
 HOST = platform.node().replace(".", "-") or "localhost"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FOREIGN_TEMPORARY_SECONDS = 24 * 3600  # another machine's process cannot be looked up, so its temporaries go by age
+FOREIGN_TEMPORARY_SECONDS = (
+    24 * 3600
+)  # another machine's process cannot be looked up, so its temporaries go by age
 
 
 @contextmanager
@@ -36,9 +38,15 @@ def atomic_write(path):
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and error.errno in FULL_DISK:
-            raise ValueError(f"cannot write {path}: {error.strerror}; free some space and run again") from error
-        if isinstance(error, OSError) and error.filename == str(temporary):  # could not be opened, or not renamed
-            raise ValueError(f"cannot write {path}: {error.strerror}; choose another place") from error
+            raise ValueError(
+                f"cannot write {path}: {error.strerror}; free some space and run again"
+            ) from error
+        if isinstance(error, OSError) and error.filename == str(
+            temporary
+        ):  # could not be opened, or not renamed
+            raise ValueError(
+                f"cannot write {path}: {error.strerror}; choose another place"
+            ) from error
         raise
 
 
@@ -111,13 +119,17 @@ def writable_folder(path):
     except FileExistsError as error:
         raise ValueError(f"{path} is a file, not a folder; choose another folder") from error
     except OSError as error:
-        raise ValueError(f"cannot write to the folder {path}: {error.strerror}; choose another folder") from error
+        raise ValueError(
+            f"cannot write to the folder {path}: {error.strerror}; choose another folder"
+        ) from error
     return path
 
 
 def cache_folder():
     """Return the folder of downloads and data sets: DG_CACHE_DIR, or ~/.cache/discriminator-guidance."""
-    return writable_folder(Path(os.environ.get("DG_CACHE_DIR") or "~/.cache/discriminator-guidance").expanduser())
+    return writable_folder(
+        Path(os.environ.get("DG_CACHE_DIR") or "~/.cache/discriminator-guidance").expanduser()
+    )
 
 
 def remove_stale_temporaries(folder):

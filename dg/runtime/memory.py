@@ -8,8 +8,12 @@ import torch
 T = TypeVar("T")
 
 
-def in_parts(compute: Callable[[slice], T], count: int, most: int,
-             notify: Callable[[str], None] = lambda line: None) -> tuple[list[T], int]:
+def in_chunks(
+    compute: Callable[[slice], T],
+    count: int,
+    most: int,
+    notify: Callable[[str], None] = lambda line: None,
+) -> tuple[list[T], int]:
     """(`compute(part)` of consecutive parts of `count` items, the most items of a part that fit).
 
     Parts have at most `most` items, and half as many, which `notify` is told of, where these do not fit into memory.
@@ -17,10 +21,14 @@ def in_parts(compute: Callable[[slice], T], count: int, most: int,
     """
     while True:
         try:
-            return [compute(slice(first, min(first + most, count))) for first in range(0, count, most)], most
+            return [
+                compute(slice(first, min(first + most, count))) for first in range(0, count, most)
+            ], most
         except torch.OutOfMemoryError:
             if most == 1:
-                raise ValueError("the memory of the GPU does not suffice for one image; free it or use --device cpu") from None
+                raise ValueError(
+                    "the memory of the GPU does not suffice for one image; free it or use --device cpu"
+                ) from None
         most = (min(most, count) + 1) // 2  # outside of the handler, which still holds the tensors
         torch.cuda.empty_cache()
         notify(f"out of memory; going on with {most} images at once")

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-Progress = Callable[..., Iterable]  # called like tqdm(iterable, desc=..., total=..., initial=..., unit=...)
+Progress = Callable[
+    ..., Iterable
+]  # called like tqdm(iterable, desc=..., total=..., initial=..., unit=...)
 
 
 class Stopped(BaseException):

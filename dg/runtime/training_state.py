@@ -28,7 +28,9 @@ def load_state(path) -> dict | None:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader stumble in many ways
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{path}: not a readable training state ({reason}); delete it to start over") from None
+        raise ValueError(
+            f"{path}: not a readable training state ({reason}); delete it to start over"
+        ) from None
 
 
 class Every:

@@ -10,12 +10,14 @@ from torch import nn
 import edm
 from dg import vp
 from dg.adapters import cond_fn
-from dg.discriminator import Discriminator, build_discriminator, fingerprint, load_discriminator, save_head
+from dg.checkpoints import load_discriminator, save_head
+from dg.data.datasets import ImageSet
+from dg.data.latents import LatentSet
+from dg.discriminator import Discriminator, build_discriminator
 from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
+from dg.fingerprints import fingerprint
 from dg.guidance import DiscriminatorGuidance
 from dg.heads import ScoreHead
-from dg.runtime.datasets import ImageSet
-from dg.runtime.latents import LatentSet
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import create_classifier
 from tests import golden_fill
@@ -25,14 +27,31 @@ KINDS = ("score", "classifier", "none")
 
 
 def network(salt="", **changes):
-    kwargs = dict(img_resolution=8, img_channels=3, label_dim=3, model_type="SongUNet", model_channels=8, num_blocks=1,
-                  channel_mult=[1, 2], attn_resolutions=[], dropout=0.5)
+    kwargs = dict(
+        img_resolution=8,
+        img_channels=3,
+        label_dim=3,
+        model_type="SongUNet",
+        model_channels=8,
+        num_blocks=1,
+        channel_mult=[1, 2],
+        attn_resolutions=[],
+        dropout=0.5,
+    )
     return golden_fill.fill(edm.EDMPrecond(**kwargs | changes), salt)
 
 
 def classifier(salt="", image_size=8, channel_mult=(1,)):
-    return golden_fill.fill(create_classifier(image_size, classifier_width=64, classifier_depth=1, out_channels=3,
-                                              channel_mult=channel_mult), salt)
+    return golden_fill.fill(
+        create_classifier(
+            image_size,
+            classifier_width=64,
+            classifier_depth=1,
+            out_channels=3,
+            channel_mult=channel_mult,
+        ),
+        salt,
+    )
 
 
 @pytest.fixture
@@ -44,7 +63,9 @@ def files(tmp_path):
 
 def built(kind, files, seed=0, conditional=False):
     """A discriminator that tells something apart: an untrained one answers 0."""
-    discriminator = build_discriminator(kind, DATA, **files, conditional=conditional, seed=seed, width=64)
+    discriminator = build_discriminator(
+        kind, DATA, **files, conditional=conditional, seed=seed, width=64
+    )
     golden_fill.fill(discriminator.heads[0], f"{seed}:")
     return discriminator
 
@@ -70,7 +91,9 @@ def test_pixels_are_seen_at_vp_scale_and_time():
     features, tau = PixelExtractor()(x, sigma)
     scale = 1 / (1 + sigma**2).sqrt()
     torch.testing.assert_close(features, (scale.reshape(-1, 1, 1, 1) * x).float())
-    torch.testing.assert_close(vp.integral_beta(tau), (1 + sigma**2).log())  # the definition of the time
+    torch.testing.assert_close(
+        vp.integral_beta(tau), (1 + sigma**2).log()
+    )  # the definition of the time
     one, time = PixelExtractor()(x, sigma[1])
     assert time.shape == () and torch.equal(one[1], features[1]) and features.dtype == torch.float32
 
@@ -102,17 +125,29 @@ def test_a_classifier_is_asked_at_its_own_time(schedule):
         ClassifierExtractor(Listener(), "quadratic")
 
 
-def test_a_classifier_of_64_pixels_is_on_the_cosine_schedule_unless_the_head_says_otherwise(tmp_path):
-    torch.save(classifier(image_size=64, channel_mult=(1, 1, 1, 1)).state_dict(), tmp_path / "64.pt")
+def test_a_classifier_of_64_pixels_is_on_the_cosine_schedule_unless_the_head_says_otherwise(
+    tmp_path,
+):
+    torch.save(
+        classifier(image_size=64, channel_mult=(1, 1, 1, 1)).state_dict(), tmp_path / "64.pt"
+    )
     torch.save(classifier().state_dict(), tmp_path / "8.pt")
-    head = create_classifier(image_size=8, in_channels=64, out_channels=1, classifier_width=64, classifier_depth=1)
+    head = create_classifier(
+        image_size=8, in_channels=64, out_channels=1, classifier_width=64, classifier_depth=1
+    )
     torch.save(head.state_dict(), tmp_path / "authors.pt")
     for name, schedule in (("64.pt", "cosine"), ("8.pt", "linear")):
-        assert load_discriminator(tmp_path / name, tmp_path / "authors.pt").extractor.schedule == schedule
+        assert (
+            load_discriminator(tmp_path / name, tmp_path / "authors.pt").extractor.schedule
+            == schedule
+        )
     extractor = load_discriminator(tmp_path / "64.pt", tmp_path / "authors.pt").extractor
     extractor.schedule = "linear"
     save_head(tmp_path / "own.safetensors", head, extractor)
-    assert load_discriminator(tmp_path / "64.pt", tmp_path / "own.safetensors").extractor.schedule == "linear"
+    assert (
+        load_discriminator(tmp_path / "64.pt", tmp_path / "own.safetensors").extractor.schedule
+        == "linear"
+    )
 
 
 def test_score_features_are_all_stages_averaged_to_the_bottleneck():
@@ -121,8 +156,14 @@ def test_score_features_are_all_stages_averaged_to_the_bottleneck():
     extractor = ScoreExtractor(net)
     features, emb = extractor(x, sigma, labels)
     skips = net.encode(x, sigma, labels).skips
-    assert features.shape == (2, sum(h.shape[1] for h in skips), 4, 4) and extractor.dims() == (features.shape[1], 32)
-    expected = [h if h.shape[-1] == 4 else h.unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5)) for h in skips]
+    assert features.shape == (2, sum(h.shape[1] for h in skips), 4, 4) and extractor.dims() == (
+        features.shape[1],
+        32,
+    )
+    expected = [
+        h if h.shape[-1] == 4 else h.unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
+        for h in skips
+    ]
     torch.testing.assert_close(features, torch.cat(expected, dim=1))
     assert torch.equal(emb, net.encode(x, sigma, labels).emb)
 
@@ -131,7 +172,10 @@ def test_score_features_of_a_shared_pass_are_the_same():
     discriminator = built("score", dict(net=network()))
     x, sigma, labels = noisy()
     net = discriminator.extractor.net
-    assert torch.equal(discriminator.from_encoding(net.encode(x, sigma, labels), labels), discriminator(x, sigma, labels))
+    assert torch.equal(
+        discriminator.from_encoding(net.encode(x, sigma, labels), labels),
+        discriminator(x, sigma, labels),
+    )
     assert discriminator.shares_encoder(net) and not discriminator.shares_encoder(network())
     assert not built("none", {}).shares_encoder(net)
 
@@ -144,7 +188,9 @@ def test_gradients_reach_the_image_and_no_frozen_weight(kind, files):
     discriminator(x, sigma, labels).sum().backward()
     assert (x.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
     assert all(p.grad is None and not p.requires_grad for p in discriminator.extractor.parameters())
-    assert any(p.grad is not None for p in discriminator.heads.parameters()), "a head can be trained"
+    assert any(p.grad is not None for p in discriminator.heads.parameters()), (
+        "a head can be trained"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,12 +209,16 @@ def test_an_untrained_head_on_a_score_network_guides_nowhere():
     assert (discriminator(x, sigma, labels) == 0).all()
     correction = DiscriminatorGuidance(discriminator, (2.0, 0.0), 0.0).correction(x, sigma, labels)
     assert (correction == 0).all()
-    assert any(parameter.abs().max() > 0 for parameter in discriminator.heads[0].blocks.parameters())
+    assert any(
+        parameter.abs().max() > 0 for parameter in discriminator.heads[0].blocks.parameters()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_conditional_head_uses_the_label_and_another_does_not(kind, files):
-    files["net"] = network(label_dim=0)  # so that the label reaches the logit through the head alone
+    files["net"] = network(
+        label_dim=0
+    )  # so that the label reaches the logit through the head alone
     x, sigma, labels = noisy()
     other = labels.roll(1, dims=1)
     for conditional in (True, False):
@@ -203,10 +253,13 @@ def test_initial_weights_depend_on_the_seed_alone(kind, files):
 
 
 def test_what_a_head_cannot_be_built_on_is_refused(files):
-    for kind, kwargs, words in (("inception", files, "score, classifier or none"), ("score", {}, "give that network"),
-                                ("classifier", {}, "--pretrained_classifier_ckpt"),
-                                ("score", dict(net=network(img_channels=1)), "8 pixels and 1 channels"),
-                                ("score", dict(net=network(img_resolution=16)), "16 pixels and 3 channels")):
+    for kind, kwargs, words in (
+        ("inception", files, "score, classifier or none"),
+        ("score", {}, "give that network"),
+        ("classifier", {}, "give its file"),
+        ("score", dict(net=network(img_channels=1)), "8 pixels and 1 channels"),
+        ("score", dict(net=network(img_resolution=16)), "16 pixels and 3 channels"),
+    ):
         with pytest.raises(ValueError, match=words) as caught:
             build_discriminator(kind, DATA, **kwargs)
         assert len(str(caught.value).splitlines()) == 1
@@ -222,7 +275,10 @@ def test_a_head_comes_back_as_it_was_saved(tmp_path, kind, conditional, files):
     discriminator = saved(path, kind, files, conditional=conditional)
     loaded = load_discriminator(head_path=path, **files)
     arguments = noisy()
-    assert torch.equal(loaded(*arguments), discriminator(*arguments)) and loaded(*arguments).abs().max() > 0
+    assert (
+        torch.equal(loaded(*arguments), discriminator(*arguments))
+        and loaded(*arguments).abs().max() > 0
+    )
     assert loaded.conditional == conditional and loaded.extractor.kind == kind
     assert not any(module.training for module in loaded.modules())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -234,7 +290,9 @@ def test_a_bare_state_dict_of_the_authors_is_read(tmp_path, files):
         discriminator = built(kind, files)
         torch.save(discriminator.heads[0].state_dict(), tmp_path / "discriminator_60.pt")
         loaded = load_discriminator(files["classifier_path"], tmp_path / "discriminator_60.pt")
-        assert loaded.extractor.kind == kind and torch.equal(loaded(*noisy()), discriminator(*noisy()))
+        assert loaded.extractor.kind == kind and torch.equal(
+            loaded(*noisy()), discriminator(*noisy())
+        )
 
 
 def test_loading_leaves_the_global_random_numbers_alone(tmp_path, files):
@@ -259,7 +317,9 @@ def test_an_ensemble_averages_the_logits_of_its_members(heads, files):
     arguments = noisy()
     first, second = (load_discriminator(None, path, files["net"])(*arguments) for path in paths)
     assert (first - second).abs().min() > 0
-    torch.testing.assert_close(load_discriminator(None, paths, files["net"])(*arguments), (first + second) / 2)
+    torch.testing.assert_close(
+        load_discriminator(None, paths, files["net"])(*arguments), (first + second) / 2
+    )
     weighted = load_discriminator(None, paths, files["net"], weights=[3, 1])
     torch.testing.assert_close(weighted(*arguments), 0.75 * first + 0.25 * second)
     torch.testing.assert_close(weighted.weights, torch.tensor([0.75, 0.25]))
@@ -268,7 +328,9 @@ def test_an_ensemble_averages_the_logits_of_its_members(heads, files):
     assert torch.equal(load_discriminator(None, (paths[0],), files["net"])(*arguments), first)
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [0, 0], [-1, 0.5], [math.nan, 1], [math.inf, 1]])
+@pytest.mark.parametrize(
+    "weights", [[1], [1, 2, 3], [0, 0], [-1, 0.5], [math.nan, 1], [math.inf, 1]]
+)
 def test_weights_that_make_no_average_are_refused(heads, files, weights):
     with pytest.raises(ValueError, match=f"{len(weights)} ensemble weights for 2 heads"):
         load_discriminator(None, [heads["score"], heads["second"]], files["net"], weights)
@@ -282,25 +344,37 @@ def refused(words, head_path, **files):
         load_discriminator(head_path=head_path, **files)
     message = str(caught.value)
     first = head_path[0] if isinstance(head_path, list) else head_path
-    assert message.startswith(f"{first}: ") and words in message and len(message.splitlines()) == 1, message
+    assert (
+        message.startswith(f"{first}: ") and words in message and len(message.splitlines()) == 1
+    ), message
 
 
 def test_a_head_is_kept_to_what_it_was_trained_on(heads, files, tmp_path):
     torch.save(classifier("another:").state_dict(), tmp_path / "another.pt")
     refused("trained on another score network", heads["score"], net=network("another:"))
-    refused("trained on another classifier", heads["classifier"], classifier_path=tmp_path / "another.pt")
+    refused(
+        "trained on another classifier",
+        heads["classifier"],
+        classifier_path=tmp_path / "another.pt",
+    )
     refused("give that network", heads["score"], classifier_path=files["classifier_path"])
-    refused("--pretrained_classifier_ckpt", heads["classifier"], net=files["net"])
+    refused("give that classifier", heads["classifier"], net=files["net"])
     one_weight = network()
     with torch.no_grad():
         next(one_weight.parameters()).view(-1)[0] += 1e-6
     refused("trained on another score network", heads["score"], net=one_weight)
-    assert load_discriminator(None, heads["score"], network()).extractor.kind == "score", "equal weights will do"
+    assert load_discriminator(None, heads["score"], network()).extractor.kind == "score", (
+        "equal weights will do"
+    )
 
 
 def test_members_on_different_extractors_are_refused(heads, files):
     refused("must share one extractor, found none, score", [heads["score"], heads["none"]], **files)
-    refused("must share one extractor, found classifier, none", [heads["classifier"], heads["none"]], **files)
+    refused(
+        "must share one extractor, found classifier, none",
+        [heads["classifier"], heads["none"]],
+        **files,
+    )
 
 
 def test_files_that_are_no_heads_are_refused(heads, files, tmp_path):
@@ -316,7 +390,9 @@ def test_files_that_are_no_heads_are_refused(heads, files, tmp_path):
     (tmp_path / "empty.pt").touch()
     refused("", tmp_path / "empty.pt", **files)
     write_safetensors(tmp_path / "bare.safetensors", {}, "discriminator-head", {})
-    refused("does not say head and head_kwargs and extractor", tmp_path / "bare.safetensors", **files)
+    refused(
+        "does not say head and head_kwargs and extractor", tmp_path / "bare.safetensors", **files
+    )
     for nothing in (None, []):
         with pytest.raises(ValueError, match="no discriminator is given"):
             load_discriminator(head_path=nothing, **files)
@@ -345,38 +421,56 @@ def test_a_fingerprint_tells_weights_and_names_apart():
     a, b = nn.Sequential(), nn.Sequential()
     a.left, b.right = first, first
     assert fingerprint(a) != fingerprint(b)
-    assert fingerprint(network(sigma_data=0.5)) != fingerprint(network(sigma_data=0.7)), "it denoises differently"
+    assert fingerprint(network(sigma_data=0.5)) != fingerprint(network(sigma_data=0.7)), (
+        "it denoises differently"
+    )
 
 
 def test_a_score_head_is_shaped_by_its_arguments():
     head = ScoreHead(10, 6, num_classes=2, width=16, num_blocks=2)
-    assert head.config == dict(feature_dim=10, emb_dim=6, num_classes=2, width=16, num_blocks=2, dropout=0.0)
+    assert head.config == dict(
+        feature_dim=10, emb_dim=6, num_classes=2, width=16, num_blocks=2, dropout=0.0
+    )
     golden_fill.fill(head)
     features, emb, labels = torch.randn(3, 10, 4, 4), torch.randn(3, 6), torch.eye(2)[[0, 1, 1]]
     logits = head(features, emb, condition=labels)
     assert logits.shape == (3, 1) and len(logits.unique()) == 3
-    assert not torch.equal(head(features, emb + 1, condition=labels), logits), "the noise level modulates it"
+    assert not torch.equal(head(features, emb + 1, condition=labels), logits), (
+        "the noise level modulates it"
+    )
     shared = head(features, emb[:1], condition=labels)
     torch.testing.assert_close(shared, head(features, emb[:1].expand(3, -1), condition=labels))
 
 
 # Latents ------------------------------------------------------------------------------------------------------------------
 
+
 def test_the_authors_latent_files(tmp_path):
     """32x32_classifier.pt and discriminator_7.pt of their ImageNet code, with synthetic weights; golden case b."""
     arrays, config = golden_fill.load("b_imagenet_latent_stack")
-    encoder = golden_fill.fill(create_classifier(**config["classifier_kwargs"], channel_mult=config["channel_mult_32"]),
-                               config["classifier_salt"])
-    head = golden_fill.fill(create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"])
+    encoder = golden_fill.fill(
+        create_classifier(**config["classifier_kwargs"], channel_mult=config["channel_mult_32"]),
+        config["classifier_salt"],
+    )
+    head = golden_fill.fill(
+        create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"]
+    )
     with torch.no_grad():
         head.out[2].c_proj.weight *= config["out_scale"]
         head.out[2].c_proj.bias.fill_(config["out_bias"])
     torch.save(encoder.state_dict(), tmp_path / "32x32_classifier.pt")
     torch.save(head.state_dict(), tmp_path / "discriminator_7.pt")
-    discriminator = load_discriminator(tmp_path / "32x32_classifier.pt", tmp_path / "discriminator_7.pt")
+    discriminator = load_discriminator(
+        tmp_path / "32x32_classifier.pt", tmp_path / "discriminator_7.pt"
+    )
     assert discriminator.conditional and discriminator.extractor.schedule == "linear"
     x, t, classes = (torch.from_numpy(arrays[name]) for name in ("x", "t", "labels"))
-    assert np.abs(discriminator.at_vp(x, t / 999, classes).detach().numpy() - arrays["log_ratio"]).max() <= 2e-5
+    assert (
+        np.abs(
+            discriminator.at_vp(x, t / 999, classes).detach().numpy() - arrays["log_ratio"]
+        ).max()
+        <= 2e-5
+    )
     gradient = cond_fn(discriminator)(x, t, classes)
     assert np.abs(gradient.numpy() - arrays["grad"]).max() <= 1e-4 * np.abs(arrays["grad"]).max()
 
@@ -386,18 +480,30 @@ def test_a_head_for_latents_of_the_published_classifier(tmp_path):
     classifier = create_classifier(image_size=32, in_channels=4, channel_mult=(1, 2, 3))
     torch.save(classifier.state_dict(), tmp_path / "32x32_classifier.pt")
     data = LatentSet(np.zeros([4, 4, 32, 32], np.float16), np.array([0, 1, 2, 999]), "latents")
-    discriminator = build_discriminator("classifier", data, None, tmp_path / "32x32_classifier.pt", conditional=True)
+    discriminator = build_discriminator(
+        "classifier", data, None, tmp_path / "32x32_classifier.pt", conditional=True
+    )
     assert sum(p.numel() for p in discriminator.extractor.encoder.parameters()) == 20_832_488
     assert sum(p.numel() for p in discriminator.heads[0].parameters()) == 3_248_385
     expected = golden_fill.layouts()["DG_imagenet discriminator cond (in_channels=384)"]["entries"]
-    found = {name: list(tensor.shape) for name, tensor in discriminator.heads[0].state_dict().items()}
+    found = {
+        name: list(tensor.shape) for name, tensor in discriminator.heads[0].state_dict().items()
+    }
     assert found == {entry[0]: list(entry[1]) for entry in expected}
 
 
 @pytest.mark.parametrize(("channels", "schedule"), [(3, "cosine"), (4, "linear")])
 def test_the_cosine_schedule_is_of_images_of_64_pixels(tmp_path, channels, schedule):
-    torch.save(create_classifier(image_size=64, in_channels=channels, classifier_width=64, classifier_depth=1,
-                                 classifier_attention_resolutions="8").state_dict(), tmp_path / "classifier.pt")
+    torch.save(
+        create_classifier(
+            image_size=64,
+            in_channels=channels,
+            classifier_width=64,
+            classifier_depth=1,
+            classifier_attention_resolutions="8",
+        ).state_dict(),
+        tmp_path / "classifier.pt",
+    )
     data = LatentSet(np.zeros([1, channels, 64, 64], np.float32), None, "latents")
     built = build_discriminator("classifier", data, None, tmp_path / "classifier.pt", width=64)
     assert built.extractor.schedule == schedule

@@ -47,20 +47,29 @@ def test_exact_ratio_with_both_orders_is_the_true_models_sampler(num_steps, S_ch
     seeds = range(16)
     draw = [edm.StackedRandomGenerator("cpu", seeds).randn_like for _ in range(2)]
     kwargs = dict(num_steps=num_steps, S_churn=S_churn)
-    guided = edm.edm_sampler(MODEL, latents(), randn_like=draw[0], guidance=guidance((1, 1)), **kwargs)
+    guided = edm.edm_sampler(
+        MODEL, latents(), randn_like=draw[0], guidance=guidance((1, 1)), **kwargs
+    )
     true = edm.edm_sampler(DATA, latents(), randn_like=draw[1], **kwargs)
     assert (guided - true).abs().max() < 1e-9
 
 
 def test_exact_ratio_in_the_ablation_sampler():
-    for kwargs in (dict(schedule="vp", scaling="vp"), dict(discretization="ve", schedule="ve"), dict(alpha=0.7)):
+    for kwargs in (
+        dict(schedule="vp", scaling="vp"),
+        dict(discretization="ve", schedule="ve"),
+        dict(alpha=0.7),
+    ):
         guided = edm.ablation_sampler(MODEL, latents(), guidance=guidance((1, 1)), **kwargs)
         assert (guided - edm.ablation_sampler(DATA, latents(), **kwargs)).abs().max() < 1e-9
 
 
 def test_doubled_first_order_converges_to_both_orders_at_first_order():
     def gap(num_steps):
-        runs = [edm.edm_sampler(MODEL, latents(), num_steps=num_steps, guidance=guidance(w)) for w in ((2, 0), (1, 1))]
+        runs = [
+            edm.edm_sampler(MODEL, latents(), num_steps=num_steps, guidance=guidance(w))
+            for w in ((2, 0), (1, 1))
+        ]
         return (runs[0] - runs[1]).abs().max().item()
 
     steps = [64, 128, 256, 512]
@@ -73,14 +82,25 @@ def test_zero_weights_change_no_bit(net):
     if net == "network":
         _, config = golden_fill.load("a_edm_ddpmpp_uncond")
         net = build(config, gain=0.6)
-    x = torch.randn(3, net.img_channels, net.img_resolution, net.img_resolution, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(
+        3,
+        net.img_channels,
+        net.img_resolution,
+        net.img_resolution,
+        generator=torch.Generator().manual_seed(1),
+    )
     plain = edm.edm_sampler(net, x, randn_like=torch.zeros_like, num_steps=4, S_churn=4)
-    zero = edm.edm_sampler(net, x, randn_like=torch.zeros_like, num_steps=4, S_churn=4, guidance=guidance((0, 0)))
+    zero = edm.edm_sampler(
+        net, x, randn_like=torch.zeros_like, num_steps=4, S_churn=4, guidance=guidance((0, 0))
+    )
     assert torch.equal(plain, zero)
 
 
 def test_window_acts_per_sample():
-    x, sigma = latents(3), torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64)  # tau about 0.001, 0.26, 0.83
+    x, sigma = (
+        latents(3),
+        torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64),
+    )  # tau about 0.001, 0.26, 0.83
     windowed = guidance((1, 1), time_min=0.01, time_max=0.5)
     windowed.begin(x)
     correction = windowed.correction(x, sigma)
@@ -96,12 +116,16 @@ def test_boosting_doubles_and_churns_single_samples():
     boosted.begin(x)
     low = plain.log_ratio(x, sigma) < 0
     assert low.any() and not low.all()
-    assert boosted.churn(0.5, 1.003, step=0) == (0.5, 1.003), "nothing is known before the first step"
+    assert boosted.churn(0.5, 1.003, step=0) == (0.5, 1.003), (
+        "nothing is known before the first step"
+    )
     for step, factor in ((4, 2.0), (3, 1.0)):
         ratio = boosted.correction(x, sigma, step=step) / plain.correction(x, sigma, step=step)
         torch.testing.assert_close(ratio[low], torch.full_like(ratio[low], factor))
         torch.testing.assert_close(ratio[~low], torch.ones_like(ratio[~low]))
-    assert torch.equal(boosted.correction(x, sigma, step=4, order=2), plain.correction(x, sigma, step=4, order=2))
+    assert torch.equal(
+        boosted.correction(x, sigma, step=4, order=2), plain.correction(x, sigma, step=4, order=2)
+    )
     churn, noise = boosted.churn(0.5, 1.003, step=5)
     assert churn[low].unique().tolist() == [4.0] and churn[~low].unique().tolist() == [0.5]
     assert noise[low].unique().tolist() == [1.0] and noise[~low].unique().tolist() == [1.003]
@@ -115,8 +139,11 @@ def test_boosting_as_in_the_paper_churns_at_odd_steps():
     boosted = guidance((1, 1), boosting=BOOSTING["paper"])
     boosted.begin(x)
     boosted.correction(x, sigma)
-    assert [isinstance(boosted.churn(0.0, 1.0, step), tuple) and torch.is_tensor(boosted.churn(0.0, 1.0, step)[0])
-            for step in range(6)] == [False, True] * 3
+    assert [
+        isinstance(boosted.churn(0.0, 1.0, step), tuple)
+        and torch.is_tensor(boosted.churn(0.0, 1.0, step)[0])
+        for step in range(6)
+    ] == [False, True] * 3
 
 
 def test_guided_sampling_permutes_with_the_batch():
@@ -124,17 +151,28 @@ def test_guided_sampling_permutes_with_the_batch():
     boosted = guidance((2, 0), boosting=BOOSTING["authors"])
 
     def run(x, seeds):
-        return edm.edm_sampler(MODEL, x, randn_like=edm.StackedRandomGenerator("cpu", seeds).randn_like,
-                               guidance=boosted, num_steps=12)
+        return edm.edm_sampler(
+            MODEL,
+            x,
+            randn_like=edm.StackedRandomGenerator("cpu", seeds).randn_like,
+            guidance=boosted,
+            num_steps=12,
+        )
 
     x, seeds = latents(4), [5, 6, 7, 8]
-    torch.testing.assert_close(run(x[order], [seeds[i] for i in order]), run(x, seeds)[order], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        run(x[order], [seeds[i] for i in order]), run(x, seeds)[order], rtol=0, atol=1e-12
+    )
 
 
 def stack(config, time_schedule="linear"):
     """The authors' classifier and discriminator with synthetic weights."""
-    classifier = golden_fill.fill(create_classifier(**config["classifier_kwargs"]), config["classifier_salt"])
-    head = golden_fill.fill(create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"])
+    classifier = golden_fill.fill(
+        create_classifier(**config["classifier_kwargs"]), config["classifier_salt"]
+    )
+    head = golden_fill.fill(
+        create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"]
+    )
     with torch.no_grad():
         head.out[2].c_proj.weight.mul_(config["out_scale"])
         if config["out_bias"] is not None:
@@ -147,7 +185,9 @@ def relative(actual, expected):
     return np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
 
 
-@pytest.mark.parametrize("case", ["d_grad32_uncond", "d_grad32_cond_onehot", "d_grad32_saturated", "d_grad64_uncond"])
+@pytest.mark.parametrize(
+    "case", ["d_grad32_uncond", "d_grad32_cond_onehot", "d_grad32_saturated", "d_grad64_uncond"]
+)
 def test_log_ratio_and_gradient(case):
     arrays, config = golden_fill.load(case)
     discriminator = stack(config, "cosine" if config["img_resolution"] == 64 else "linear")
@@ -155,7 +195,9 @@ def test_log_ratio_and_gradient(case):
     for k, sigma in enumerate(torch.from_numpy(arrays["sigma"])):
         if not arrays["active"][k]:
             continue  # inactive as a whole batch there, per sample here: test_window_acts_per_sample
-        x = torch.from_numpy(arrays["image"]) + sigma.reshape(-1, 1, 1, 1) * torch.from_numpy(arrays["noise"])
+        x = torch.from_numpy(arrays["image"]) + sigma.reshape(-1, 1, 1, 1) * torch.from_numpy(
+            arrays["noise"]
+        )
         unwindowed = DiscriminatorGuidance(discriminator, (1.0, 0.0), 0.0, 1.0, clip=1e-5)
         correction = unwindowed.correction(x, sigma, labels)
         assert relative(-correction, arrays["guidance"][k]) <= 1e-4
@@ -163,8 +205,12 @@ def test_log_ratio_and_gradient(case):
         assert np.abs(log_ratio.numpy() - arrays["log_ratio"][k]).max() <= 4e-5
         if "saturated" in case:  # without the authors' clip the worst samples are guided too
             clipped = np.abs(arrays["log_ratio"][k]) > 11.51
-            free = DiscriminatorGuidance(discriminator, (1.0, 0.0), 0.0, 1.0).correction(x, sigma, labels)
-            assert (correction[clipped] == 0).all() and (free[clipped].abs().amax(dim=(1, 2, 3)) > 0).all()
+            free = DiscriminatorGuidance(discriminator, (1.0, 0.0), 0.0, 1.0).correction(
+                x, sigma, labels
+            )
+            assert (correction[clipped] == 0).all() and (
+                free[clipped].abs().amax(dim=(1, 2, 3)) > 0
+            ).all()
 
 
 @pytest.mark.parametrize("case", ["e_dg_sampler_uncond", "e_dg_sampler_cond"])
@@ -180,8 +226,12 @@ def test_guided_images_seed_for_seed(case):
         x = rnd.randn([len(config["seeds"]), 3, 32, 32])
         np.testing.assert_array_equal(x, arrays[f"{name}:latents"])
         labels = torch.eye(10)[rnd.randint(10, size=[len(x)])] if net.label_dim else None
-        steered = DiscriminatorGuidance(discriminator, weights, *window, boosting=boosting, clip=1e-5)
-        images = edm.edm_sampler(net, x, labels, randn_like=rnd.randn_like, guidance=steered, **kwargs)
+        steered = DiscriminatorGuidance(
+            discriminator, weights, *window, boosting=boosting, clip=1e-5
+        )
+        images = edm.edm_sampler(
+            net, x, labels, randn_like=rnd.randn_like, guidance=steered, **kwargs
+        )
         assert np.abs(images.numpy() - arrays[f"{name}:images"]).max() <= 2e-4, name
         pixels = (images * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         difference = np.abs(pixels.astype(int) - arrays[f"{name}:uint8"])
@@ -221,7 +271,12 @@ def test_correction_carries_a_gradient_where_one_is_asked_for():
     assert torch.equal(correction.detach(), steered.correction(x, sigma))
     (slope,) = torch.autograd.grad(correction.sum(), leaf)
     variance = sigma.reshape(-1, 1, 1, 1) ** 2
-    expected = 1.5 * variance * (1 / (MODEL.sd**2 + variance) - 1 / (DATA.sd**2 + variance)) * torch.ones_like(x)
+    expected = (
+        1.5
+        * variance
+        * (1 / (MODEL.sd**2 + variance) - 1 / (DATA.sd**2 + variance))
+        * torch.ones_like(x)
+    )
     expected[3] = 0
     torch.testing.assert_close(slope, expected)
     with torch.no_grad():
@@ -241,6 +296,10 @@ def test_ensemble_averages_logits():
 
 
 def test_bad_settings_are_refused():
-    for kwargs in (dict(time_min=0.5, time_max=0.2), dict(time_min=-1), dict(weights=(math.nan, 0))):
+    for kwargs in (
+        dict(time_min=0.5, time_max=0.2),
+        dict(time_min=-1),
+        dict(weights=(math.nan, 0)),
+    ):
         with pytest.raises(ValueError):
             DiscriminatorGuidance(ExactRatio(), **kwargs)

@@ -11,9 +11,16 @@ from torch import nn
 
 from dg.discriminator import Discriminator
 from dg.experiments import two_gaussians
-from dg.experiments.two_gaussians import DATA, MODEL, PROFILES, best_head, relative_errors, train_small
+from dg.experiments.two_gaussians import (
+    DATA,
+    MODEL,
+    PROFILES,
+    best_head,
+    relative_errors,
+    train_small,
+)
 from dg.extractors import ClassifierExtractor, ScoreExtractor
-from dg.losses import LOSSES, Noisy, bce, matching, sobolev
+from dg.losses import LOSSES, NoisyBatch, bce, matching, sobolev
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.progress import silent
 from dg.training import Trainer
@@ -44,7 +51,13 @@ def gaussian_batch(n, seed=0):
     clean = torch.cat([DATA.draw(n, seed), MODEL.draw(n, seed + 1)])
     sigma = (torch.rand(2 * n, generator=generator, dtype=torch.float64) * 3 - 3).exp()
     z = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    return Noisy(clean, clean + sigma.reshape(-1, 1, 1, 1) * z, sigma, None, torch.cat([torch.ones(n), torch.zeros(n)]))
+    return NoisyBatch(
+        clean,
+        clean + sigma.reshape(-1, 1, 1, 1) * z,
+        sigma,
+        None,
+        torch.cat([torch.ones(n), torch.zeros(n)]),
+    )
 
 
 def test_penalties_of_a_linear_discriminator_by_hand():
@@ -55,25 +68,36 @@ def test_penalties_of_a_linear_discriminator_by_hand():
 
     plain, logits = bce(linear, batch)
     sigma = batch.sigma.reshape(-1, 1, 1, 1)
-    error = ((batch.clean - MODEL(batch.x, batch.sigma)) / sigma - sigma * slope).square().sum(dim=(1, 2, 3))
+    error = (
+        ((batch.clean - MODEL(batch.x, batch.sigma)) / sigma - sigma * slope)
+        .square()
+        .sum(dim=(1, 2, 3))
+    )
     found, same = matching(linear, batch, 0.3, MODEL)
     torch.testing.assert_close(found, plain + 0.3 * error[:20].mean())
     assert torch.equal(logits, same)
     found, _ = sobolev(linear, batch, 0.3)
-    torch.testing.assert_close(found, plain + 0.3 * ((1 + batch.sigma**2) * slope.square().sum()).mean())
+    torch.testing.assert_close(
+        found, plain + 0.3 * ((1 + batch.sigma**2) * slope.square().sum()).mean()
+    )
 
 
 def test_the_true_ratio_minimises_cross_entropy_and_matching():
     batch = gaussian_batch(20_000)
     for name in ("bce", "matching"):
-        values = {factor: LOSSES[name](ExactRatio(factor), batch, 1.0, MODEL)[0].item() for factor in (0.8, 1.0, 1.2)}
+        values = {
+            factor: LOSSES[name](ExactRatio(factor), batch, 1.0, MODEL)[0].item()
+            for factor in (0.8, 1.0, 1.2)
+        }
         assert min(values, key=values.get) == 1.0, values
 
 
 def test_parts_of_a_batch_keep_every_image():
     batch = gaussian_batch(5)
     parts = batch.parts(3)
-    assert [len(part.x) for part in parts] == [4, 3, 3] and all(part.labels is None for part in parts)
+    assert [len(part.x) for part in parts] == [4, 3, 3] and all(
+        part.labels is None for part in parts
+    )
     assert torch.equal(torch.cat([part.x for part in parts]), batch.x)
 
 
@@ -89,21 +113,29 @@ class Cut(nn.Module):
 @pytest.mark.parametrize("loss", ["matching", "sobolev"])
 def test_second_derivatives_through_attention(loss):
     """The slope of the loss along a random direction of the head's weights, against finite differences."""
-    head = golden_fill.fill(create_classifier(image_size=8, in_channels=1, out_channels=1, classifier_width=64,
-                                              classifier_depth=1))
+    head = golden_fill.fill(
+        create_classifier(
+            image_size=8, in_channels=1, out_channels=1, classifier_width=64, classifier_depth=1
+        )
+    )
     discriminator = Discriminator(Cut(), [head]).double()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 1, 8, 8, generator=generator, dtype=torch.float64)
     sigma = torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64)
-    batch = Noisy(x / 2, x, sigma, None, torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    batch = NoisyBatch(x / 2, x, sigma, None, torch.tensor([1.0, 0.0, 1.0, 0.0]))
     net = type("Net", (), {"label_dim": 0, "__call__": lambda self, x, sigma, labels: 0.7 * x})()
 
     def value():
         return LOSSES[loss](discriminator, batch, 1.0, net)[0]
 
     parameters = list(head.parameters())
-    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
-    slope = sum((g * d).sum() for g, d in zip(torch.autograd.grad(value(), parameters), directions, strict=True)).item()
+    directions = [
+        torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters
+    ]
+    slope = sum(
+        (g * d).sum()
+        for g, d in zip(torch.autograd.grad(value(), parameters), directions, strict=True)
+    ).item()
     sides = []
     for step in (1e-6, -1e-6):
         with torch.no_grad():
@@ -125,25 +157,44 @@ def test_a_step_through_the_frozen_networks(loss, kind):
     if kind == "score":
         extractor, channels, features = ScoreExtractor(net), None, net
     else:
-        classifier = golden_fill.fill(create_classifier(image_size=size, out_channels=10, classifier_width=64,
-                                                        classifier_depth=1))
-        extractor, channels, features = ClassifierExtractor(classifier), classifier.feature_channels, None
+        classifier = golden_fill.fill(
+            create_classifier(
+                image_size=size, out_channels=10, classifier_width=64, classifier_depth=1
+            )
+        )
+        extractor, channels, features = (
+            ClassifierExtractor(classifier),
+            classifier.feature_channels,
+            None,
+        )
     head = _head(extractor, channels)
     settings = DiscriminatorTraining(loss=loss, batch_size=4, eval_images=4)
     trainer = Trainer(Discriminator(extractor, [head]), settings, net)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(4, 3, size, size, generator=generator) * 2 - 1
-    batch = perturb(images, None, torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.rand(4, generator=generator),
-                    torch.randn(images.shape, generator=generator), settings)
+    batch = perturb(
+        images,
+        None,
+        torch.tensor([1.0, 1.0, 0.0, 0.0]),
+        torch.rand(4, generator=generator),
+        torch.randn(images.shape, generator=generator),
+        settings,
+    )
     loss_value, _ = trainer.step(batch)
     assert math.isfinite(loss_value) and all(p.grad.isfinite().all() for p in head.parameters())
     assert any(p.grad.abs().max() > 0 for p in head.parameters())
-    assert all(p.grad is None for p in (features or extractor.encoder).parameters()), "the extractor stays frozen"
+    assert all(p.grad is None for p in (features or extractor.encoder).parameters()), (
+        "the extractor stays frozen"
+    )
 
 
 def _head(extractor, channels):
     if channels:
-        return golden_fill.fill(create_classifier(image_size=8, in_channels=channels, out_channels=1, classifier_width=64))
+        return golden_fill.fill(
+            create_classifier(
+                image_size=8, in_channels=channels, out_channels=1, classifier_width=64
+            )
+        )
     from dg.heads import ScoreHead
 
     return golden_fill.fill(ScoreHead(*extractor.dims(), width=16))
@@ -155,10 +206,15 @@ def quick():
     return replace(PROFILES["full"], steps=500, num_test=500, training=training)
 
 
-@pytest.mark.parametrize("loss, ratio, gradient", [("bce", 0.45, 0.60), ("matching", 0.30, 0.38), ("sobolev", 0.50, 0.60)])
+@pytest.mark.parametrize(
+    "loss, ratio, gradient",
+    [("bce", 0.45, 0.60), ("matching", 0.30, 0.38), ("sobolev", 0.50, 0.60)],
+)
 def test_learned_ratio_and_gradient_against_the_truth(tmp_path, quick, loss, ratio, gradient):
     """Relative errors in the mean over noise levels from 0.05 to 0.8, from 20,000 images of each kind."""
-    errors = relative_errors(train_small(quick, 20_000, loss, tmp_path), quick.sigmas, quick.num_test)
+    errors = relative_errors(
+        train_small(quick, 20_000, loss, tmp_path), quick.sigmas, quick.num_test
+    )
     assert np.mean(errors["ratio"]) < ratio and np.mean(errors["gradient"]) < gradient
 
 
@@ -167,14 +223,26 @@ def test_matching_betters_the_gradient_of_the_best_checkpoint_on_few_images(tmp_
     settings, found = PROFILES["full"], {}
     for loss in ("bce", "matching"):
         discriminator = train_small(settings, 500, loss, tmp_path / loss)
-        found[loss] = relative_errors(best_head(discriminator, tmp_path / loss), settings.sigmas, settings.num_test)
+        found[loss] = relative_errors(
+            best_head(discriminator, tmp_path / loss), settings.sigmas, settings.num_test
+        )
     assert np.mean(found["matching"]["gradient"]) < 0.9 * np.mean(found["bce"]["gradient"])
 
 
 def test_the_experiment_writes_results_pictures_and_report(tmp_path):
     (tmp_path / "results").mkdir()
-    outcome = two_gaussians.run(PROFILES["smoke"], tmp_path / "runs", tmp_path / "results", "command", "cpu", silent, print)
+    outcome = two_gaussians.run(
+        PROFILES["smoke"], tmp_path / "runs", tmp_path / "results", "command", "cpu", silent, print
+    )
     assert {path.name for path in (tmp_path / "results").iterdir()} == {
-        "results.json", "errors.png", "ratios.png", "report.html", "report.md"}
-    assert json.loads((tmp_path / "results" / "results.json").read_text())["metrics"] == outcome["metrics"]
+        "results.json",
+        "errors.png",
+        "ratios.png",
+        "report.html",
+        "report.md",
+    }
+    assert (
+        json.loads((tmp_path / "results" / "results.json").read_text())["metrics"]
+        == outcome["metrics"]
+    )
     assert "matching" in two_gaussians.text_table(outcome)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import edm
+from dg.data.datasets import to_uint8
 from dg.guidance import BOOSTING, DiscriminatorGuidance
-from dg.precision import DECIDING, Careful, autocast, compile_networks, fastest
-from dg.runtime.datasets import to_uint8
+from dg.precision import DECIDING, MixedPrecisionGuidance, autocast, compile_networks, fastest
 from dg.sampling import Sampling, draw_images
 from edm.guidance import Guidance
 from tests import golden_fill
@@ -33,11 +33,16 @@ def test_bfloat16_leaves_the_deciding_noise_levels_and_the_state_alone():
     images, _ = draw_images(network(0), [1, 2], Sampling(), spy, precision="bfloat16")
     assert len(spy.seen) == 35 and images.dtype == torch.float64
     for sigma, computed, state in spy.seen:
-        assert computed == (torch.float32 if low <= sigma <= high else torch.bfloat16) and state == torch.float64
+        assert (
+            computed == (torch.float32 if low <= sigma <= high else torch.bfloat16)
+            and state == torch.float64
+        )
     assert sum(computed == torch.float32 for _, computed, _ in spy.seen) == 8
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("float16", torch.float16)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("float16", torch.float16)]
+)
 def test_the_others_compute_alike_everywhere(precision, dtype):
     spy = Spy()
     draw_images(network(0), [1], Sampling(num_steps=5), spy, precision=precision)
@@ -53,32 +58,54 @@ def test_a_model_that_is_no_score_network_computes_as_it_is_told():
 def test_careful_passes_everything_on():
     net = network()
     steering, x = guidance(net, weights=(1.0, 0.0)), torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    careful = Careful(steering)
+    careful = MixedPrecisionGuidance(steering)
     careful.begin(x)
     assert steering.last_log_ratio.isinf().all() and careful.churn(3.0, 1.0, 1) == (3.0, 1.0)
     for sigma in (torch.tensor(9.0), torch.tensor(1.0)):
-        assert torch.equal(careful.denoise(net, x, sigma, None, 0, 1), steering.denoise(net, x, sigma, None, 0, 1))
+        assert torch.equal(
+            careful.denoise(net, x, sigma, None, 0, 1), steering.denoise(net, x, sigma, None, 0, 1)
+        )
     assert not steering.last_log_ratio.isinf().any()
 
 
 def test_one_sample_at_a_deciding_level_makes_its_batch_exact():
     net, x = network(), torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    careful, between, above = Careful(), torch.tensor([DECIDING[1], 9.0]), torch.tensor([8.0, 9.0])
+    careful, between, above = (
+        MixedPrecisionGuidance(),
+        torch.tensor([DECIDING[1], 9.0]),
+        torch.tensor([8.0, 9.0]),
+    )
     with autocast("bfloat16", "cpu"):
         rounded = [careful.denoise(net, x, sigma, None, 0, 1) for sigma in (between, above)]
     exact = [careful.denoise(net, x, sigma, None, 0, 1) for sigma in (between, above)]
     assert torch.equal(rounded[0], exact[0]) and not torch.equal(rounded[1], exact[1])
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])  # slow on CPUs
-@pytest.mark.parametrize(("case", "run"), [("e_dg_sampler_uncond", "first2"), ("e_dg_sampler_cond", "boost")])
+@pytest.mark.parametrize(
+    "precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)  # slow on CPUs
+@pytest.mark.parametrize(
+    ("case", "run"), [("e_dg_sampler_uncond", "first2"), ("e_dg_sampler_cond", "boost")]
+)
 def test_images_stay_within_two_levels_of_the_reference_vectors(precision, case, run):
     """For 99.9% of their values; boosting takes the same decisions."""
     arrays, config = golden_fill.load(case)
-    settings, net, discriminator = config["runs"][run], build(config["net"], gain=0.6), stack(config["stack"])
-    steered = DiscriminatorGuidance(discriminator, (settings["w1"], settings["w2"]), settings["time_min"], settings["time_max"],
-                                    BOOSTING["authors"] if settings["boosting"] else None, clip=1e-5)
-    sampling = Sampling(settings["num_steps"], S_churn=settings["S_churn"], S_noise=settings["S_noise"])
+    settings, net, discriminator = (
+        config["runs"][run],
+        build(config["net"], gain=0.6),
+        stack(config["stack"]),
+    )
+    steered = DiscriminatorGuidance(
+        discriminator,
+        (settings["w1"], settings["w2"]),
+        settings["time_min"],
+        settings["time_max"],
+        BOOSTING["authors"] if settings["boosting"] else None,
+        clip=1e-5,
+    )
+    sampling = Sampling(
+        settings["num_steps"], S_churn=settings["S_churn"], S_noise=settings["S_noise"]
+    )
     images, _ = draw_images(net, config["seeds"], sampling, steered, precision=precision)
     difference = np.abs(to_uint8(images).astype(int) - arrays[f"{run}:uint8"])
     assert difference.max() > 0 and (difference > 2).mean() <= 1e-3
@@ -88,7 +115,9 @@ def test_the_fastest_precision_depends_on_device_and_width(monkeypatch):
     wide, narrow = network(model_channels=64), network()
     for has_bfloat16, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)  # noqa: B023
-        assert fastest(wide, "cpu") == expected and fastest(narrow, "cpu") == "float32" == fastest(Linear(), "cpu")
+        assert fastest(wide, "cpu") == expected and fastest(narrow, "cpu") == "float32" == fastest(
+            Linear(), "cpu"
+        )
     assert fastest(wide, "cuda:0") == fastest(narrow, torch.device("cuda")) == "float16"
     assert fastest(wide, "cuda", 9) == "float16" and fastest(wide, "cuda", 8) == "float32"
     assert fastest(wide, "mps") == fastest(Linear(), "cuda") == "float32"
@@ -103,11 +132,16 @@ def test_frozen_networks_guide_without_gradients_of_weights_and_run_attention_on
     arrays, config = golden_fill.load("d_grad32_uncond")
     discriminator, calls = stack(config), []
     attend = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", lambda *args: calls.append(1) or attend(*args))
+    monkeypatch.setattr(
+        "torch.nn.functional.scaled_dot_product_attention",
+        lambda *args: calls.append(1) or attend(*args),
+    )
     with torch.no_grad():
         discriminator(torch.from_numpy(arrays["image"]), torch.tensor(1.0))
     once = len(calls)
-    DiscriminatorGuidance(discriminator).correction(torch.from_numpy(arrays["image"]), torch.tensor(1.0))
+    DiscriminatorGuidance(discriminator).correction(
+        torch.from_numpy(arrays["image"]), torch.tensor(1.0)
+    )
     assert len(calls) == 2 * once > 0
     assert not any(p.requires_grad or p.grad is not None for p in discriminator.parameters())
 

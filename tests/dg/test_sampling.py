@@ -9,19 +9,27 @@ import pytest
 import torch
 
 import edm
+from dg.data.datasets import load_images, to_uint8
+from dg.data.sample_store import SampleStore
 from dg.discriminator import Discriminator
 from dg.extractors import ClassifierExtractor, ScoreExtractor
 from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.heads import ScoreHead
-from dg.runtime.datasets import load_images, to_uint8
 from dg.runtime.progress import Stopped, silent
-from dg.runtime.store import SampleStore
 from dg.sampling import Sampling, check_class, describe, draw_images, generate
 from guided_diffusion import create_classifier
 from tests import golden_fill
 
-SMALL = dict(img_resolution=4, img_channels=1, model_type="SongUNet", model_channels=8, channel_mult=[1, 2], num_blocks=1,
-             attn_resolutions=[], sigma_data=0.5)
+SMALL = dict(
+    img_resolution=4,
+    img_channels=1,
+    model_type="SongUNet",
+    model_channels=8,
+    channel_mult=[1, 2],
+    num_blocks=1,
+    attn_resolutions=[],
+    sigma_data=0.5,
+)
 QUICK = Sampling(num_steps=3)
 
 
@@ -35,7 +43,9 @@ def guidance(net, num_heads=1, salt="", member_weights=None, **kwargs):
     heads = [ScoreHead(*extractor.dims(), width=8) for _ in range(num_heads)]
     for index, head in enumerate(heads):
         golden_fill.fill(head, f"{salt}{index}", gain=3.0)
-    return DiscriminatorGuidance(Discriminator(extractor, heads, member_weights).eval().requires_grad_(False), **kwargs)
+    return DiscriminatorGuidance(
+        Discriminator(extractor, heads, member_weights).eval().requires_grad_(False), **kwargs
+    )
 
 
 class Linear:
@@ -70,16 +80,22 @@ def test_images_do_not_depend_on_the_batch(guided):
     steering = guidance(net, boosting=BOOSTING["authors"]) if guided else None
     churning = Sampling(num_steps=4, S_churn=2)
     together, labels = draw_images(net, seeds, churning, steering)
-    assert together.shape == (3, 1, 4, 4) and together.dtype == torch.float64 and labels.shape == (3,)
+    assert (
+        together.shape == (3, 1, 4, 4) and together.dtype == torch.float64 and labels.shape == (3,)
+    )
     for index, seed in enumerate(seeds):
         alone, label = draw_images(net, [seed], churning, steering)
-        assert (alone[0] - together[index]).abs().max() < 1e-5 * together.abs().max() and label == labels[index]
+        assert (
+            alone[0] - together[index]
+        ).abs().max() < 1e-5 * together.abs().max() and label == labels[index]
 
 
 def test_every_seed_draws_its_latent_then_its_label_then_its_noise():
     """Karras et al. 2022: one generator per seed, in this order; the same images as their script's."""
     net, seeds = Linear(10), [5, 6]
-    images, labels = draw_images(net, seeds, Sampling(num_steps=1, S_churn=1, sigma_max=80, S_noise=1.5))
+    images, labels = draw_images(
+        net, seeds, Sampling(num_steps=1, S_churn=1, sigma_max=80, S_noise=1.5)
+    )
     for index, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
         latent = torch.randn(2, 4, 4, generator=generator).double()
@@ -108,8 +124,10 @@ def test_labels_reach_the_network_and_an_unconditional_one_gets_none():
 
 def test_a_chosen_class_keeps_latents_and_noise():
     nets = Linear(10), Linear(10)
-    drawn, chosen = (draw_images(net, [1, 2, 3], Sampling(num_steps=3, S_churn=1), class_idx=class_idx)
-                     for net, class_idx in zip(nets, (None, 4), strict=True))
+    drawn, chosen = (
+        draw_images(net, [1, 2, 3], Sampling(num_steps=3, S_churn=1), class_idx=class_idx)
+        for net, class_idx in zip(nets, (None, 4), strict=True)
+    )
     assert chosen[1].tolist() == [4, 4, 4] and drawn[1].tolist() != [4, 4, 4]
     assert torch.equal(drawn[0], chosen[0]) and all(map(torch.equal, nets[0].seen, nets[1].seen))
     net = network()
@@ -120,8 +138,11 @@ def test_a_chosen_class_keeps_latents_and_noise():
 def test_classes_that_the_network_lacks_are_refused():
     check_class(network(), None)
     check_class(network(), 2)
-    for net, class_idx, words in ((network(), 3, "classes 0 to 2"), (network(), -1, "classes 0 to 2"),
-                                  (network(0), 0, "unconditional")):
+    for net, class_idx, words in (
+        (network(), 3, "classes 0 to 2"),
+        (network(), -1, "classes 0 to 2"),
+        (network(0), 0, "unconditional"),
+    ):
         with pytest.raises(ValueError, match=words):
             check_class(net, class_idx)
 
@@ -136,8 +157,16 @@ def test_the_global_random_numbers_are_left_alone():
 
 
 def test_any_ablation_option_selects_the_generalised_sampler():
-    assert Sampling().sampler is edm.edm_sampler and Sampling(S_churn=3, rho=5, sigma_max=9).sampler is edm.edm_sampler
-    for name, value in (("solver", "heun"), ("discretization", "edm"), ("schedule", "linear"), ("scaling", "none")):
+    assert (
+        Sampling().sampler is edm.edm_sampler
+        and Sampling(S_churn=3, rho=5, sigma_max=9).sampler is edm.edm_sampler
+    )
+    for name, value in (
+        ("solver", "heun"),
+        ("discretization", "edm"),
+        ("schedule", "linear"),
+        ("scaling", "none"),
+    ):
         assert Sampling(**{name: value}).sampler is edm.ablation_sampler
     with pytest.raises(ValueError, match="0 sampling steps"):
         Sampling(num_steps=0)
@@ -147,18 +176,34 @@ def test_settings_reach_the_sampler():
     net, seeds = Linear(), [1, 2]
     latents = edm.StackedRandomGenerator("cpu", seeds).randn([2, 2, 4, 4])
     plain, _ = draw_images(net, seeds, Sampling(num_steps=5, rho=3, sigma_min=0.1, sigma_max=20))
-    assert torch.equal(plain, edm.edm_sampler(net, latents, num_steps=5, rho=3, sigma_min=0.1, sigma_max=20))
+    assert torch.equal(
+        plain, edm.edm_sampler(net, latents, num_steps=5, rho=3, sigma_min=0.1, sigma_max=20)
+    )
     kwargs = dict(num_steps=5, solver="euler", discretization="ve", schedule="ve")
-    assert torch.equal(draw_images(net, seeds, Sampling(**kwargs))[0], edm.ablation_sampler(net, latents, **kwargs))
+    assert torch.equal(
+        draw_images(net, seeds, Sampling(**kwargs))[0], edm.ablation_sampler(net, latents, **kwargs)
+    )
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
-@pytest.mark.parametrize("kwargs", [{}, {"solver": "heun"}, {"solver": "euler"}, {"discretization": "iddpm"},
-                                    {"discretization": "vp", "schedule": "vp", "scaling": "vp", "S_churn": 5}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"solver": "heun"},
+        {"solver": "euler"},
+        {"discretization": "iddpm"},
+        {"discretization": "vp", "schedule": "vp", "scaling": "vp", "S_churn": 5},
+    ],
+)
 def test_the_number_of_evaluations_is_counted_right(num_steps, kwargs):
     net, sampling = Linear(), Sampling(num_steps=num_steps, **kwargs)
     draw_images(net, [1], sampling)
-    assert len(net.seen) == sampling.num_evaluations == (num_steps if "euler" in kwargs.values() else 2 * num_steps - 1)
+    assert (
+        len(net.seen)
+        == sampling.num_evaluations
+        == (num_steps if "euler" in kwargs.values() else 2 * num_steps - 1)
+    )
 
 
 def test_guidance_on_the_networks_own_encoder_costs_no_further_evaluation(monkeypatch):
@@ -175,8 +220,11 @@ def test_guidance_on_the_networks_own_encoder_costs_no_further_evaluation(monkey
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def fill(folder, net, progress=silent, **how):
@@ -194,8 +242,10 @@ def test_a_deleted_shard_is_made_again_and_no_other(tmp_path, monkeypatch, save_
     assert fill(tmp_path, net, save_type=save_type) == (0, 0.0)
     next(tmp_path.glob("*000003*")).unlink()
     drawn = []
-    monkeypatch.setattr("dg.sampling.draw_images", lambda net, seeds, *rest: drawn.append(seeds) or
-                        draw_images(net, seeds, *rest))
+    monkeypatch.setattr(
+        "dg.sampling.draw_images",
+        lambda net, seeds, *rest: drawn.append(seeds) or draw_images(net, seeds, *rest),
+    )
     fill(tmp_path, net, save_type=save_type)
     assert drawn == [[3, 4, 5]] and contents(tmp_path) == before
 
@@ -261,6 +311,7 @@ def test_a_class_that_the_network_lacks_is_refused_before_any_image(tmp_path):
 
 def failing_at(number, error, drawn):
     """`draw_images` that raises `error` at its call of this number; `drawn` gets the seeds of every call."""
+
     def draw(net, seeds, *rest):
         drawn.append(list(seeds))
         if len(drawn) == number:
@@ -274,12 +325,17 @@ def test_a_batch_that_does_not_fit_into_memory_is_drawn_in_halves(tmp_path, monk
     net, drawn, told = network(), [], []
     fill(tmp_path / "whole", net)
     store = SampleStore(tmp_path / "parts", describe(net, QUICK), range(7), 3)
-    monkeypatch.setattr("dg.sampling.draw_images", failing_at(1, torch.OutOfMemoryError("CUDA out of memory"), drawn))
+    monkeypatch.setattr(
+        "dg.sampling.draw_images",
+        failing_at(1, torch.OutOfMemoryError("CUDA out of memory"), drawn),
+    )
     generate(net, store, QUICK, notify=told.append)
     assert drawn == [[0, 1, 2], [0, 1], [2], [3, 4], [5], [6]]
     assert told == ["out of memory; going on with 2 images at once"]
     parts, whole = load_images(tmp_path / "parts"), load_images(tmp_path / "whole")
-    assert np.abs(parts.images.astype(int) - whole.images).max() <= 1 and np.array_equal(parts.labels, whole.labels)
+    assert np.abs(parts.images.astype(int) - whole.images).max() <= 1 and np.array_equal(
+        parts.labels, whole.labels
+    )
 
 
 def test_one_image_that_does_not_fit_is_refused(tmp_path, monkeypatch):
@@ -289,12 +345,15 @@ def test_one_image_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     net, told = network(), []
     monkeypatch.setattr("dg.sampling.draw_images", full)
     with pytest.raises(ValueError, match="does not suffice for one image"):
-        generate(net, SampleStore(tmp_path, describe(net, QUICK), range(5), 5), QUICK, notify=told.append)
+        generate(
+            net, SampleStore(tmp_path, describe(net, QUICK), range(5), 5), QUICK, notify=told.append
+        )
     assert [line.split()[6] for line in told] == ["3", "2", "1"]
 
 
 def stopping_after(count):
     """A progress that asks to end once `count` images are there."""
+
     def progress(iterable, **kwargs):
         for number, item in enumerate(iterable):
             if number == count:
@@ -310,7 +369,9 @@ def test_a_run_that_is_asked_to_end_saves_what_it_has(tmp_path):
     with pytest.raises(Stopped):
         fill(tmp_path / "parts", net, stopping_after(4))
     assert sorted(path.name for path in (tmp_path / "parts").glob("*.npz")) == [
-        "samples_000000-000002.npz", "samples_000003-000005.npz"]
+        "samples_000000-000002.npz",
+        "samples_000003-000005.npz",
+    ]
     fill(tmp_path / "parts", net, stopping_after(7))  # there is nothing left to be asked for
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
@@ -359,7 +420,11 @@ def test_batches_are_saved_beside_the_drawing(tmp_path, monkeypatch):
     monkeypatch.setattr(SampleStore, "write", slow)
     fill(tmp_path, net)
     assert order[:2] == ["drawing [0, 1, 2]", "drawing [3, 4, 5]"]
-    assert [entry for entry in order if entry.startswith("saved")] == ["saved 0", "saved 1", "saved 2"]
+    assert [entry for entry in order if entry.startswith("saved")] == [
+        "saved 0",
+        "saved 1",
+        "saved 2",
+    ]
 
 
 # What a store is labelled with.
@@ -374,21 +439,53 @@ def variants():
     next(one_weight.parameters()).view(-1)[0] += 1e-6
     yield describe(one_weight, QUICK)
     yield describe(network(sigma_data=0.7), QUICK)
-    for change in (dict(num_steps=4), dict(rho=6), dict(S_churn=1), dict(S_min=0.1), dict(S_max=5), dict(S_noise=1.1),
-                   dict(sigma_min=0.1), dict(sigma_max=9), dict(solver="euler"), dict(solver="heun"), dict(schedule="vp"),
-                   dict(discretization="vp"), dict(scaling="vp")):
+    for change in (
+        dict(num_steps=4),
+        dict(rho=6),
+        dict(S_churn=1),
+        dict(S_min=0.1),
+        dict(S_max=5),
+        dict(S_noise=1.1),
+        dict(sigma_min=0.1),
+        dict(sigma_max=9),
+        dict(solver="euler"),
+        dict(solver="heun"),
+        dict(schedule="vp"),
+        dict(discretization="vp"),
+        dict(scaling="vp"),
+    ):
         yield describe(net, replace(QUICK, **change))
     yield from (describe(net, QUICK, class_idx=class_idx) for class_idx in (0, 1))
     yield from (describe(net, QUICK, precision=precision) for precision in ("bfloat16", "float16"))
-    for kwargs in ({}, dict(weights=(2.0, 1.0)), dict(weights=(1.0, 0.0)), dict(time_min=0.02), dict(time_max=0.9),
-                   dict(clip=1e-5), dict(salt="another:"), dict(num_heads=2), dict(num_heads=2, member_weights=[1, 2]),
-                   dict(boosting=BOOSTING["authors"]), dict(boosting=BOOSTING["paper"]),
-                   dict(boosting=replace(BOOSTING["authors"], S_churn=3.0))):
+    for kwargs in (
+        {},
+        dict(weights=(2.0, 1.0)),
+        dict(weights=(1.0, 0.0)),
+        dict(time_min=0.02),
+        dict(time_max=0.9),
+        dict(clip=1e-5),
+        dict(salt="another:"),
+        dict(num_heads=2),
+        dict(num_heads=2, member_weights=[1, 2]),
+        dict(boosting=BOOSTING["authors"]),
+        dict(boosting=BOOSTING["paper"]),
+        dict(boosting=replace(BOOSTING["authors"], S_churn=3.0)),
+    ):
         yield describe(net, QUICK, guidance(net, **kwargs))
-    head = golden_fill.fill(create_classifier(8, in_channels=64, classifier_width=64, out_channels=1, classifier_depth=1))
+    head = golden_fill.fill(
+        create_classifier(
+            8, in_channels=64, classifier_width=64, out_channels=1, classifier_depth=1
+        )
+    )
     for salt, schedule in (("", "linear"), ("another:", "linear"), ("", "cosine")):
-        encoder = golden_fill.fill(create_classifier(8, in_channels=1, classifier_width=64, classifier_depth=1), salt)
-        yield describe(net, QUICK, DiscriminatorGuidance(Discriminator(ClassifierExtractor(encoder, schedule), [head])))
+        encoder = golden_fill.fill(
+            create_classifier(8, in_channels=1, classifier_width=64, classifier_depth=1), salt
+        )
+        yield describe(
+            net,
+            QUICK,
+            DiscriminatorGuidance(Discriminator(ClassifierExtractor(encoder, schedule), [head])),
+        )
 
 
 def test_a_description_tells_apart_whatever_changes_the_images():
@@ -407,7 +504,9 @@ def test_a_description_depends_on_nothing_else(tmp_path):
 
 def test_a_store_of_another_guidance_is_refused(tmp_path):
     net = network()
-    SampleStore(tmp_path, describe(net, QUICK, guidance(net)), range(3), 3).write(0, np.zeros([3, 4, 4, 1], np.uint8))
+    SampleStore(tmp_path, describe(net, QUICK, guidance(net)), range(3), 3).write(
+        0, np.zeros([3, 4, 4, 1], np.uint8)
+    )
     SampleStore(tmp_path, describe(net, QUICK, guidance(net)), range(3), 3)
     with pytest.raises(ValueError, match="made with other settings"):
         SampleStore(tmp_path, describe(net, QUICK, guidance(net, weights=(3.0, 0.0))), range(3), 3)

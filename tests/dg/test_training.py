@@ -15,16 +15,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dg.discriminator import Discriminator, build_discriminator, load_discriminator
+from dg.checkpoints import load_discriminator
+from dg.data.datasets import ImageSet, load_images, to_float
+from dg.discriminator import Discriminator, build_discriminator
 from dg.extractors import ClassifierExtractor, PixelExtractor
 from dg.losses import LOSSES
 from dg.recipes import PRESETS, DiscriminatorTraining
-from dg.runtime.datasets import ImageSet, load_images, to_float
 from dg.runtime.progress import silent
 from dg.runtime.training_state import step_generator
 from dg.training import Trainer, best_entry, train_discriminator
-from dg.training_data import check_sets, drawn, epoch_order, noise_level, noisy_batch, perturb, split_sets
-from dg.training_metrics import calibration_error, evaluate, judge, predict
+from dg.training_data import (
+    check_sets,
+    epoch_order,
+    noise_level,
+    noisy_batch,
+    perturb,
+    random_subset,
+    split_sets,
+)
+from dg.training_metrics import binary_metrics, calibration_error, evaluate, predict
 from guided_diffusion import create_classifier
 from tests import golden_fill
 
@@ -83,10 +92,15 @@ def content(path):
 
 # The authors' training, step by step ------------------------------------------------------------------------------------
 
+
 def stack(config):
     """The authors' classifier and discriminator with synthetic weights."""
-    classifier = golden_fill.fill(create_classifier(**config["classifier_kwargs"]), config["classifier_salt"])
-    head = golden_fill.fill(create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"])
+    classifier = golden_fill.fill(
+        create_classifier(**config["classifier_kwargs"]), config["classifier_salt"]
+    )
+    head = golden_fill.fill(
+        create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"]
+    )
     return Discriminator(ClassifierExtractor(classifier), [head])
 
 
@@ -111,18 +125,28 @@ def test_steps_of_the_authors(case):
         loss, logits = trainer.step(batch)
         assert loss.item() == pytest.approx(arrays["loss"][k], abs=1e-6)
         np.testing.assert_allclose(logits.sigmoid(), arrays["prediction"][k], atol=2e-6)
-        assert ((logits > 0) == (batch.targets > 0.5)).float().mean().item() == arrays["correct_rate"][k]
-        norm = math.sqrt(sum(parameter.grad.square().sum().item() for parameter in head.parameters()))
+        assert ((logits > 0) == (batch.targets > 0.5)).float().mean().item() == arrays[
+            "correct_rate"
+        ][k]
+        norm = math.sqrt(
+            sum(parameter.grad.square().sum().item() for parameter in head.parameters())
+        )
         assert norm == pytest.approx(arrays["grad_global_norm"][k], rel=1e-4)
         if k == 0:
             largest = max(parameter.grad.abs().max().item() for parameter in head.parameters())
-            checked = [name.removeprefix("grad0:") for name in arrays.files if name.startswith("grad0:")]
+            checked = [
+                name.removeprefix("grad0:") for name in arrays.files if name.startswith("grad0:")
+            ]
             assert len(checked) == 3
             for name in checked:
-                difference = head.get_parameter(name).grad.flatten()[:512].numpy() - arrays[f"grad0:{name}"]
+                difference = (
+                    head.get_parameter(name).grad.flatten()[:512].numpy() - arrays[f"grad0:{name}"]
+                )
                 assert np.abs(difference).max() <= 1e-5 * largest, name
-    moved = {name: (parameter.detach() - old).abs().sum().item()
-             for (name, parameter), old in zip(head.named_parameters(), initial, strict=True)}
+    moved = {
+        name: (parameter.detach() - old).abs().sum().item()
+        for (name, parameter), old in zip(head.named_parameters(), initial, strict=True)
+    }
     for name, expected in zip(arrays["param_names"], arrays["final_sum_abs_delta"], strict=True):
         # Keys have no gradient but rounding noise, and Adam's first steps take its sign.
         if not name.endswith(("qkv.bias", "qkv_proj.bias")):
@@ -141,13 +165,20 @@ def _time(sigma):
 def test_cross_entropy_of_logits_is_the_authors_loss_of_probabilities():
     logits, targets = torch.linspace(-12, 12, 49), (torch.arange(49) % 2).float()
     ours = F.binary_cross_entropy_with_logits(logits, targets)
-    torch.testing.assert_close(ours, F.binary_cross_entropy(logits.sigmoid(), targets), rtol=1e-3, atol=0)  # 1 - p rounds
+    torch.testing.assert_close(
+        ours, F.binary_cross_entropy(logits.sigmoid(), targets), rtol=1e-3, atol=0
+    )  # 1 - p rounds
     close = logits.abs() < 5
-    torch.testing.assert_close(F.binary_cross_entropy_with_logits(logits[close], targets[close]),
-                               F.binary_cross_entropy(logits[close].sigmoid(), targets[close]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        F.binary_cross_entropy_with_logits(logits[close], targets[close]),
+        F.binary_cross_entropy(logits[close].sigmoid(), targets[close]),
+        rtol=1e-5,
+        atol=0,
+    )
 
 
 # Interrupted and gone on with -------------------------------------------------------------------------------------------
+
 
 class Stop(Exception):
     pass
@@ -163,7 +194,9 @@ def stop_after(n):
     return progress
 
 
-@pytest.mark.parametrize("settings", [SHORT, MIXED, replace(SHORT, flip=True, accumulate=3, loss="sobolev")])
+@pytest.mark.parametrize(
+    "settings", [SHORT, MIXED, replace(SHORT, flip=True, accumulate=3, loss="sobolev")]
+)
 @pytest.mark.parametrize("steps", [[1], [5], [8, 3]])
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, settings, steps):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -191,8 +224,11 @@ train(sys.argv[1], progress=progress, save_seconds=0)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], cwd=ROOT,
-                            env=os.environ | {"PYTHONPATH": str(ROOT)})
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "last.safetensors").exists()
     train(tmp_path / "killed")
@@ -217,13 +253,17 @@ def test_global_random_numbers_are_neither_used_nor_changed(tmp_path):
     np.random.seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     train(tmp_path / "a", discriminator=tiny(dropout=0.5))
-    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
+    assert (
+        torch.equal(torch.get_rng_state(), before[0])
+        and (np.random.get_state()[1] == before[1]).all()
+    )
     torch.manual_seed(2)
     train(tmp_path / "b", discriminator=tiny(dropout=0.5))
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 # What is trained ---------------------------------------------------------------------------------------------------------
+
 
 def test_training_learns_and_keeps_the_best_and_the_last(tmp_path):
     discriminator = tiny()
@@ -235,7 +275,10 @@ def test_training_learns_and_keeps_the_best_and_the_last(tmp_path):
     assert {path.stem for path in tmp_path.glob("*.safetensors")} == names
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["best"]["epoch"] == best_entry(log)["epoch"] and summary["last"]["epoch"] == 6
-    assert 0 <= summary["best"]["test"]["precision"] <= 1 and 0 <= summary["best"]["test"]["recall"] <= 1
+    assert (
+        0 <= summary["best"]["test"]["precision"] <= 1
+        and 0 <= summary["best"]["test"]["recall"] <= 1
+    )
     assert summary["last"]["valid"]["loss"] == log[-1]["valid_loss"]
 
 
@@ -251,7 +294,9 @@ def test_the_average_follows_the_head_by_its_half_life():
     with trainer.averaged():
         torch.testing.assert_close(trainer.parameters[0].detach(), start[0] + 0.75)
     torch.testing.assert_close(trainer.parameters[0].detach(), start[0] + 1)
-    trainer._update_average(64, 0)  # 5% of 64 images, at first: the average is the head but for 2 ** -20
+    trainer._update_average(
+        64, 0
+    )  # 5% of 64 images, at first: the average is the head but for 2 ** -20
     torch.testing.assert_close(trainer.average, [old + 1 for old in start], rtol=1e-5, atol=1e-5)
 
 
@@ -267,7 +312,9 @@ def test_cosine_rate_falls_to_zero():
 
 def _batch(settings, real=REAL, fake=FAKE, n=16):
     split = split_sets(real, fake, settings)[0]
-    return noisy_batch(split, epoch_order(split, settings, 0)[0][:n], settings, step_generator(0, "test", 0))
+    return noisy_batch(
+        split, epoch_order(split, settings, 0)[0][:n], settings, step_generator(0, "test", 0)
+    )
 
 
 @pytest.mark.parametrize("loss", ["bce", "sobolev"])
@@ -283,6 +330,7 @@ def test_a_batch_in_parts_gives_the_same_gradient(loss):
 
 def limited(most):
     """Cross-entropy of a batch of at most so many images."""
+
     def loss(discriminator, batch, weight, net):
         if len(batch.x) > most:
             raise torch.OutOfMemoryError("tried to allocate\nmuch")
@@ -304,7 +352,9 @@ def test_batches_that_do_not_fit_into_memory_are_cut_and_the_log_says_so(tmp_pat
 
 
 def test_early_stopping(tmp_path):
-    settings = replace(SHORT, epochs=40, patience=2, lr=1.0, ema_halflife=0)  # a rate that soon overshoots
+    settings = replace(
+        SHORT, epochs=40, patience=2, lr=1.0, ema_halflife=0
+    )  # a rate that soon overshoots
     log = train(tmp_path, settings)
     assert len(log) < 40 and len(log) - best_entry(log)["epoch"] == 2
     assert train(tmp_path, settings, tiny()) == log
@@ -314,7 +364,9 @@ def test_bfloat16_stays_near(tmp_path):
     train(tmp_path / "a")
     log = train(tmp_path / "b", replace(SHORT, bf16=True))
     exact = json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])
-    assert log[-1]["valid_loss"] == pytest.approx(exact["valid_loss"], abs=0.02) and log[-1] != exact
+    assert (
+        log[-1]["valid_loss"] == pytest.approx(exact["valid_loss"], abs=0.02) and log[-1] != exact
+    )
 
 
 def test_a_loss_that_is_not_finite_is_said(tmp_path):
@@ -345,25 +397,40 @@ def test_tensorboard_is_optional(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("stand-in"))
     sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
     train(tmp_path, tensorboard=True)
-    assert written[0] == ("tensorboard", 0) and ("valid/loss", 8) in written and ("train/auc", 24) in written
+    assert (
+        written[0] == ("tensorboard", 0)
+        and ("valid/loss", 8) in written
+        and ("train/auc", 24) in written
+    )
 
 
 # Images and noise --------------------------------------------------------------------------------------------------------
 
+
 def test_splits_are_disjoint_complete_and_fixed_by_the_seed():
-    counting = [ImageSet(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), None, name) for n, name in ((50, "a"), (70, "b"))]
+    counting = [
+        ImageSet(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), None, name)
+        for n, name in ((50, "a"), (70, "b"))
+    ]
     splits = split_sets(*counting, replace(SHORT, split=(0.5, 0.3, 0.2), unequal=True))
     assert [(split.num_real, split.num_fake) for split in splits] == [(25, 35), (15, 21), (10, 14)]
     for kind, n in ((0, 50), (1, 70)):
-        found = [split.images[: split.num_real] if kind == 0 else split.images[split.num_real :] for split in splits]
+        found = [
+            split.images[: split.num_real] if kind == 0 else split.images[split.num_real :]
+            for split in splits
+        ]
         assert sorted(torch.cat(found).flatten().tolist()) == list(range(n))
-    again, other = (split_sets(*counting, replace(SHORT, unequal=True, seed=seed))[0].images for seed in (0, 1))
+    again, other = (
+        split_sets(*counting, replace(SHORT, unequal=True, seed=seed))[0].images for seed in (0, 1)
+    )
     assert torch.equal(again, split_sets(*counting, replace(SHORT, unequal=True))[0].images)
     assert not torch.equal(again, other)
 
 
 def test_balanced_batches_are_half_real_and_pass_over_the_larger_set():
-    split = split_sets(image_set(40), image_set(100), replace(SHORT, unequal=True))[0]  # 32 real, 80 generated
+    split = split_sets(image_set(40), image_set(100), replace(SHORT, unequal=True))[
+        0
+    ]  # 32 real, 80 generated
     order = epoch_order(split, SHORT, 0)
     assert order.shape == (10, 16) and ((order < 32).sum(dim=1) == 8).all()
     assert sorted(order[:, 8:].flatten().tolist()) == list(range(32, 112))
@@ -394,7 +461,9 @@ def test_noise_levels(sampling):
     sigma = noise_level(u, replace(SHORT, time_sampling=sampling, time_min=0.01))
     assert sigma.dtype == torch.float64 and (sigma.diff() > 0).all()
     if sampling == "lognormal":
-        assert sigma.log().mean() == pytest.approx(-1.2) and sigma.log().std() == pytest.approx(1.2, rel=0.01)
+        assert sigma.log().mean() == pytest.approx(-1.2) and sigma.log().std() == pytest.approx(
+            1.2, rel=0.01
+        )
     else:
         assert _time(sigma)[0] >= 0.01 and _time(sigma)[-1] <= 1
 
@@ -414,22 +483,31 @@ def test_labels_stay_with_their_images_when_sets_are_cut():
     for split in split_sets(real.take(57), fake.take(57), settings):
         index = torch.arange(len(split.images))
         images, labels, _ = split.batch(index)
-        np.testing.assert_allclose((images[:, 0, 0, 0] + 1) * 127.5 / 20, labels.argmax(dim=1), atol=1e-4)
+        np.testing.assert_allclose(
+            (images[:, 0, 0, 0] + 1) * 127.5 / 20, labels.argmax(dim=1), atol=1e-4
+        )
         assert labels.shape[1] == 10
 
 
 def test_new_samples_under_an_old_name_are_seen(tmp_path):
     log = []
     for k, brightness in enumerate((110, 150)):
-        np.savez(tmp_path / "samples.npz", samples=image_set(80, brightness=brightness, seed=k + 1).images)
+        np.savez(
+            tmp_path / "samples.npz",
+            samples=image_set(80, brightness=brightness, seed=k + 1).images,
+        )
         log.append(train(tmp_path / f"run{k}", fake=load_images(tmp_path / "samples.npz"))[-1])
     assert log[0]["valid_auc"] > 0.7 > log[1]["valid_auc"]
 
 
 def test_sixty_four_pixels_train_at_the_time_they_are_sampled_at():
     _, config = golden_fill.load("d_grad64_uncond")
-    classifier = golden_fill.fill(create_classifier(**config["classifier_kwargs"]), config["classifier_salt"])
-    head = golden_fill.fill(create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"])
+    classifier = golden_fill.fill(
+        create_classifier(**config["classifier_kwargs"]), config["classifier_salt"]
+    )
+    head = golden_fill.fill(
+        create_classifier(**config["discriminator_kwargs"]), config["discriminator_salt"]
+    )
     discriminator = Discriminator(ClassifierExtractor(classifier, "cosine"), [head])
     settings = replace(MIXED, conditional=False)
     data = [image_set(16, name, size=64, channels=3) for name in ("real", "fake")]
@@ -437,7 +515,9 @@ def test_sixty_four_pixels_train_at_the_time_they_are_sampled_at():
     trainer = Trainer(discriminator, settings)
     seen = []
     for module in (classifier, head):
-        module.register_forward_pre_hook(lambda module, args: seen.append(args[1].detach().double()))
+        module.register_forward_pre_hook(
+            lambda module, args: seen.append(args[1].detach().double())
+        )
     trainer.step(batch)
     assert len(seen) == 2 and torch.equal(seen[0], seen[1])
     from dg import vp
@@ -447,13 +527,26 @@ def test_sixty_four_pixels_train_at_the_time_they_are_sampled_at():
 
 # Measures ----------------------------------------------------------------------------------------------------------------
 
+
 def test_measures_by_hand():
     logits, targets = np.array([2.0, -1.0, 1.0, -2.0]), np.array([1.0, 1.0, 0.0, 0.0])
-    found = judge(logits, targets)
-    assert found["accuracy"] == 0.5 and found["precision"] == 0.5 and found["recall"] == 0.5 and found["auc"] == 0.75
-    assert found["loss"] == pytest.approx(F.binary_cross_entropy_with_logits(*map(torch.tensor, (logits, targets))).item())
-    alone = judge(np.array([-1.0, -2.0]), np.array([0.0, 0.0]))
-    assert alone["auc"] is None and alone["precision"] is None and alone["recall"] is None and alone["accuracy"] == 1
+    found = binary_metrics(logits, targets)
+    assert (
+        found["accuracy"] == 0.5
+        and found["precision"] == 0.5
+        and found["recall"] == 0.5
+        and found["auc"] == 0.75
+    )
+    assert found["loss"] == pytest.approx(
+        F.binary_cross_entropy_with_logits(*map(torch.tensor, (logits, targets))).item()
+    )
+    alone = binary_metrics(np.array([-1.0, -2.0]), np.array([0.0, 0.0]))
+    assert (
+        alone["auc"] is None
+        and alone["precision"] is None
+        and alone["recall"] is None
+        and alone["accuracy"] == 1
+    )
 
 
 def test_calibration_error_of_calibrated_and_overconfident_logits():
@@ -473,22 +566,39 @@ def test_evaluation_sees_the_same_noise_at_every_call_at_all_levels():
     _, targets, sigma = predict(discriminator, split, settings)
     for kind in (0, 1):
         expected = noise_level((torch.arange(160, dtype=torch.float64) + 0.5) / 160, settings)
-        assert (np.abs(np.log(np.sort(sigma[targets == kind])[20:-20] / expected.numpy()[20:-20]))).max() < 0.15
+        assert (
+            np.abs(np.log(np.sort(sigma[targets == kind])[20:-20] / expected.numpy()[20:-20]))
+        ).max() < 0.15
 
 
 # Recipes -----------------------------------------------------------------------------------------------------------------
 
+
 def test_the_authors_recipe_keeps_every_epoch_and_knows_no_best(tmp_path):
     log = train(tmp_path, MIXED)
-    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {"last", "epoch_001", "epoch_002", "epoch_003"}
+    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {
+        "last",
+        "epoch_001",
+        "epoch_002",
+        "epoch_003",
+    }
     assert "valid_loss" not in log[-1] and best_entry(log) is log[-1]
     assert "best" not in json.loads((tmp_path / "summary.json").read_text())
 
 
 def test_published_recipes():
     authors = PRESETS["authors-uncond"]
-    assert (authors.epochs, authors.batch_size, authors.lr, authors.weight_decay) == (60, 128, 3e-4, 1e-7)
-    assert (authors.time_sampling, authors.time_min, authors.split) == ("importance", 1e-5, (1.0, 0.0, 0.0))
+    assert (authors.epochs, authors.batch_size, authors.lr, authors.weight_decay) == (
+        60,
+        128,
+        3e-4,
+        1e-7,
+    )
+    assert (authors.time_sampling, authors.time_min, authors.split) == (
+        "importance",
+        1e-5,
+        (1.0, 0.0, 0.0),
+    )
     assert PRESETS["authors-cond"] == replace(authors, epochs=250, conditional=True)
     assert [PRESETS[f"kth-d{k}"].epochs for k in range(6)] == [60, 40, 40, 40, 40, 200]
     assert PRESETS["kth-d2"].time_min == 0.01 and PRESETS["kth-d3"].weight_decay == 1e-3
@@ -497,15 +607,20 @@ def test_published_recipes():
 
 # A classifier, LoRA ------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def classifier_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("classifier") / "classifier.pt"
-    classifier = create_classifier(image_size=8, in_channels=1, out_channels=10, classifier_width=64, classifier_depth=1)
+    classifier = create_classifier(
+        image_size=8, in_channels=1, out_channels=10, classifier_width=64, classifier_depth=1
+    )
     torch.save(golden_fill.fill(classifier).state_dict(), path)
     return path
 
 
-CLASSES = [image_set(40, name, brightness, 4) for name, brightness in (("real", 150), ("fake", 110))]
+CLASSES = [
+    image_set(40, name, brightness, 4) for name, brightness in (("real", 150), ("fake", 110))
+]
 LORA = replace(SHORT, epochs=2, lora_rank=2, lr=3e-3, eval_images=10)
 
 
@@ -517,49 +632,86 @@ def test_lora_is_trained_saved_beside_the_head_and_gone_on_with(tmp_path, classi
     discriminator = on_classifier(classifier_path)
     train(tmp_path / "whole", LORA, discriminator, *CLASSES)
     with pytest.raises(Stop):
-        train(tmp_path / "parts", LORA, on_classifier(classifier_path), *CLASSES, progress=stop_after(3), save_seconds=0)
+        train(
+            tmp_path / "parts",
+            LORA,
+            on_classifier(classifier_path),
+            *CLASSES,
+            progress=stop_after(3),
+            save_seconds=0,
+        )
     train(tmp_path / "parts", LORA, on_classifier(classifier_path), *CLASSES)
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
-    assert {"best", "last", "lora_best", "lora_last"} == {path.stem for path in (tmp_path / "whole").glob("*.safetensors")}
-    loaded = load_discriminator(classifier_path, tmp_path / "whole" / "last.safetensors",
-                                lora_path=tmp_path / "whole" / "lora_last.safetensors")
+    assert {"best", "last", "lora_best", "lora_last"} == {
+        path.stem for path in (tmp_path / "whole").glob("*.safetensors")
+    }
+    loaded = load_discriminator(
+        classifier_path,
+        tmp_path / "whole" / "last.safetensors",
+        lora_path=tmp_path / "whole" / "lora_last.safetensors",
+    )
     x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 5.0])
     discriminator.eval()
     torch.testing.assert_close(loaded(x, sigma), discriminator(x, sigma), rtol=1e-4, atol=1e-5)
     without = Discriminator(on_classifier(classifier_path).extractor, loaded.heads)
-    assert (without(x, sigma) - loaded(x, sigma)).abs().max() > 1e-4, "the adapter has learned something"
+    assert (without(x, sigma) - loaded(x, sigma)).abs().max() > 1e-4, (
+        "the adapter has learned something"
+    )
 
 
 def test_conditional_training_on_a_classifier(tmp_path, classifier_path):
     settings = replace(LORA, lora_rank=0, epochs=1)
-    log = train(tmp_path, settings, on_classifier(classifier_path, True), *CLASSES, conditional=True)
+    log = train(
+        tmp_path, settings, on_classifier(classifier_path, True), *CLASSES, conditional=True
+    )
     assert np.isfinite(log[-1]["valid_loss"])
     assert load_discriminator(classifier_path, tmp_path / "best.safetensors").conditional
 
 
 # Refusals ----------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(split=(0.5, 0.5, 0.5)), "fractions of sum 1"), (dict(split=(0.0, 0.5, 0.5)), "the first above 0"),
-    (dict(batch_size=15), "odd"), (dict(accumulate=0), "parts"), (dict(loss="mse"), "bce or matching or sobolev"),
-    (dict(batches="half"), "balanced or mixed"), (dict(time_sampling="edm"), "lognormal"),
-    (dict(split=(1, 0, 0), patience=3), "validation"),
-])
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(split=(0.5, 0.5, 0.5)), "fractions of sum 1"),
+        (dict(split=(0.0, 0.5, 0.5)), "the first above 0"),
+        (dict(batch_size=15), "odd"),
+        (dict(accumulate=0), "parts"),
+        (dict(loss="mse"), "bce or matching or sobolev"),
+        (dict(batches="half"), "balanced or mixed"),
+        (dict(time_sampling="edm"), "lognormal"),
+        (dict(split=(1, 0, 0), patience=3), "validation"),
+    ],
+)
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         replace(SHORT, **changes)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("real, fake, changes, message", [
-    (image_set(80), image_set(60, "fake"), {}, "--num_data 60"),
-    (image_set(80), image_set(80, "fake", size=16), {}, "16 pixels"),
-    (image_set(80), image_set(80, "fake", channels=3), {}, "3 channels"),
-    (image_set(6), image_set(6, "fake"), {}, "fewer than half a batch"),
-    (image_set(12), image_set(12, "fake"), dict(split=(0.98, 0.01, 0.01)), "too few for the split"),
-    (image_set(80), image_set(80, "fake"), dict(conditional=True), "real: has no class labels"),
-    (image_set(80, classes=3), image_set(80, "fake", classes=4), dict(conditional=True), "label 3"),
-])
+@pytest.mark.parametrize(
+    "real, fake, changes, message",
+    [
+        (image_set(80), image_set(60, "fake"), {}, "--num_data 60"),
+        (image_set(80), image_set(80, "fake", size=16), {}, "16 pixels"),
+        (image_set(80), image_set(80, "fake", channels=3), {}, "3 channels"),
+        (image_set(6), image_set(6, "fake"), {}, "fewer than half a batch"),
+        (
+            image_set(12),
+            image_set(12, "fake"),
+            dict(split=(0.98, 0.01, 0.01)),
+            "too few for the split",
+        ),
+        (image_set(80), image_set(80, "fake"), dict(conditional=True), "real: has no class labels"),
+        (
+            image_set(80, classes=3),
+            image_set(80, "fake", classes=4),
+            dict(conditional=True),
+            "label 3",
+        ),
+    ],
+)
 def test_sets_that_do_not_fit_are_refused_before_training(tmp_path, real, fake, changes, message):
     settings = replace(SHORT, **changes)
     with pytest.raises(ValueError, match=message) as error:
@@ -571,14 +723,26 @@ def test_sets_that_do_not_fit_are_refused_before_training(tmp_path, real, fake, 
 
 
 def test_fewer_classes_among_the_generated_images_are_no_fault():
-    check_sets(image_set(80, classes=4), image_set(80, "fake", classes=3), replace(SHORT, conditional=True))
+    check_sets(
+        image_set(80, classes=4), image_set(80, "fake", classes=3), replace(SHORT, conditional=True)
+    )
 
 
 def test_networks_that_do_not_fit_are_refused(tmp_path, classifier_path):
     with pytest.raises(ValueError, match="classifier takes 8 pixels"):
-        train(tmp_path, discriminator=on_classifier(classifier_path), real=image_set(80, size=16), fake=image_set(80, size=16))
+        train(
+            tmp_path,
+            discriminator=on_classifier(classifier_path),
+            real=image_set(80, size=16),
+            fake=image_set(80, size=16),
+        )
     with pytest.raises(ValueError, match="--cond"):
-        train(tmp_path, replace(SHORT, conditional=True), real=image_set(80, classes=3), fake=image_set(80, classes=3))
+        train(
+            tmp_path,
+            replace(SHORT, conditional=True),
+            real=image_set(80, classes=3),
+            fake=image_set(80, classes=3),
+        )
     with pytest.raises(ValueError, match="LoRA adapts the frozen classifier"):
         train(tmp_path, replace(SHORT, lora_rank=4))
     with pytest.raises(ValueError, match="give that network"):
@@ -587,16 +751,23 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, classifier_path):
 
 # Published command lines -------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def published(tmp_path, monkeypatch, classifier_path):
     """A folder as the published commands expect it; what they name by absolute paths lies in it."""
     (tmp_path / "data").mkdir()
     (tmp_path / "checkpoints" / "ADM_classifier").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "ADM_classifier" / "32x32_classifier.pt").write_bytes(classifier_path.read_bytes())
+    (tmp_path / "checkpoints" / "ADM_classifier" / "32x32_classifier.pt").write_bytes(
+        classifier_path.read_bytes()
+    )
     one_hot = np.eye(4)[CLASSES[0].labels]
     np.savez(tmp_path / "data" / "true_data_label.npz", samples=CLASSES[0].images, label=one_hot)
     (tmp_path / "samples" / "cifar_cond_vanilla").mkdir(parents=True)
-    np.savez(tmp_path / "samples" / "cifar_cond_vanilla" / "samples_7.npz", samples=CLASSES[1].images, label=one_hot)
+    np.savez(
+        tmp_path / "samples" / "cifar_cond_vanilla" / "samples_7.npz",
+        samples=CLASSES[1].images,
+        label=one_hot,
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -612,24 +783,41 @@ def command(line):
 
 
 def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(published):
-    said = command("--savedir=disc --gendir=/samples/cifar_cond_vanilla --datadir=/data/true_data_label.npz --epoch=1 "
-                   "--cond=1 --img_resolution=8 --batch_size=16 --num_workers=4 --lr=3e-4 --wd=1e-7 --num_data=40 --device=cpu "
-                   "--pretrained_classifier_ckpt=/checkpoints/ADM_classifier/32x32_classifier.pt --eval_images 20 "
-                   "--width 64")
-    assert "taking data/true_data_label.npz in the current folder" in said and "best.safetensors: epoch 1" in said
+    said = command(
+        "--savedir=disc --gendir=/samples/cifar_cond_vanilla --datadir=/data/true_data_label.npz --epoch=1 "
+        "--cond=1 --img_resolution=8 --batch_size=16 --num_workers=4 --lr=3e-4 --wd=1e-7 --num_data=40 --device=cpu "
+        "--pretrained_classifier_ckpt=/checkpoints/ADM_classifier/32x32_classifier.pt --eval_images 20 "
+        "--width 64"
+    )
+    assert (
+        "taking data/true_data_label.npz in the current folder" in said
+        and "best.safetensors: epoch 1" in said
+    )
     assert {path.name for path in (published / "disc").iterdir()} == {
-        "best.safetensors", "last.safetensors", "curves.png", "log.jsonl", "state.pt", "summary.json"}
-    said = command("--sample_dir samples/cifar_cond_vanilla --data data/true_data_label.npz --save_dir lora --n_epochs 1 "
-                   "--width 64 --eval_images 20 --lora_rank 2 --conditional 0 --batch_size 16 --split 0.5,0.25,0.25")
+        "best.safetensors",
+        "last.safetensors",
+        "curves.png",
+        "log.jsonl",
+        "state.pt",
+        "summary.json",
+    }
+    said = command(
+        "--sample_dir samples/cifar_cond_vanilla --data data/true_data_label.npz --save_dir lora --n_epochs 1 "
+        "--width 64 --eval_images 20 --lora_rank 2 --conditional 0 --batch_size 16 --split 0.5,0.25,0.25"
+    )
     assert (published / "lora" / "lora_best.safetensors").exists() and "valid loss" in said
 
 
 def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
     usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz --savedir disc --batch_size 16 "
-    for more, message in (("--img_resolution 32", "images of 8 pixels, but --img_resolution is 32"),
-                          ("--split 0.5", "fractions"), ("--split a,b", "no list of numbers"),
-                          ("--loss matching", "--network"),
-                          ("--lora_rank 99999", "rank"), ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt")):
+    for more, message in (
+        ("--img_resolution 32", "images of 8 pixels, but --img_resolution is 32"),
+        ("--split 0.5", "fractions"),
+        ("--split a,b", "no list of numbers"),
+        ("--loss matching", "--network"),
+        ("--lora_rank 99999", "rank"),
+        ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt"),
+    ):
         error = command(usual + more)
         assert message in error and "\n" not in error.rpartition("Error: ")[2].strip(), more
         assert not list((published / "disc").glob("*.safetensors"))
@@ -640,9 +828,9 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
 def test_a_part_of_a_sorted_set_holds_every_class():
     images = image_set(100)
     by_class = replace(images, labels=np.repeat(np.arange(10), 10), num_classes=10)
-    part = drawn(by_class, 50, seed=0)
+    part = random_subset(by_class, 50, seed=0)
     assert len(part) == 50 and len(set(part.labels.tolist())) == 10
-    assert np.array_equal(part.images, drawn(by_class, 50, seed=0).images)
-    assert drawn(by_class, None, seed=0) is by_class
+    assert np.array_equal(part.images, random_subset(by_class, 50, seed=0).images)
+    assert random_subset(by_class, None, seed=0) is by_class
     with pytest.raises(ValueError, match="100 found"):
-        drawn(by_class, 101, seed=0)
+        random_subset(by_class, 101, seed=0)

@@ -6,19 +6,30 @@ import numpy as np
 import pytest
 import torch
 
-from dg.discriminator import Discriminator, build_discriminator, load_discriminator
+from dg.checkpoints import load_discriminator
+from dg.data.images import ImageSet
+from dg.data.latents import LatentSet
+from dg.discriminator import Discriminator, build_discriminator
 from dg.extractors import PixelExtractor
 from dg.recipes import PRESETS, DiscriminatorTraining
-from dg.runtime.images import ImageSet
-from dg.runtime.latents import LatentSet
 from dg.runtime.training_state import step_generator
 from dg.training import train_discriminator
-from dg.training_data import Rows, check_discriminator, check_sets, drawn, epoch_order, noisy_batch, split_sets
+from dg.training_data import (
+    Rows,
+    check_discriminator,
+    check_sets,
+    epoch_order,
+    noisy_batch,
+    random_subset,
+    split_sets,
+)
 from dg.training_metrics import evaluate
 from guided_diffusion import create_classifier
 from tests.golden_fill import fill
 
-SHORT = DiscriminatorTraining(epochs=3, batch_size=16, lr=1e-2, ema_halflife=64, eval_images=40, conditional=True)
+SHORT = DiscriminatorTraining(
+    epochs=3, batch_size=16, lr=1e-2, ema_halflife=64, eval_images=40, conditional=True
+)
 
 
 def latents(n=80, name="real", spread=1.0, dtype="float32", size=8, **how):
@@ -39,7 +50,9 @@ class TinyHead(torch.nn.Module):
         self.leave = torch.nn.Linear(2, 1)
 
     def forward(self, features, time, condition=None):
-        return self.leave(torch.stack([features.std(dim=(1, 2, 3)), time.to(features.dtype)], dim=1))
+        return self.leave(
+            torch.stack([features.std(dim=(1, 2, 3)), time.to(features.dtype)], dim=1)
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -51,8 +64,13 @@ def test_batches_are_the_latents_as_they_are(dtype):
     for split in splits:
         index = torch.randperm(len(split.images), generator=torch.Generator().manual_seed(0))
         batch, labels, targets = split.batch(index)
-        assert batch.dtype == torch.float32 and targets.tolist() == (index < split.num_real).float().tolist()
-        for latent, label, target in zip(batch.numpy(), labels.argmax(1).tolist(), targets.tolist(), strict=True):
+        assert (
+            batch.dtype == torch.float32
+            and targets.tolist() == (index < split.num_real).float().tolist()
+        )
+        for latent, label, target in zip(
+            batch.numpy(), labels.argmax(1).tolist(), targets.tolist(), strict=True
+        ):
             data = real if target else fake
             (place,) = np.flatnonzero((data.latents == latent.astype(dtype)).all(axis=(1, 2, 3)))
             assert data.labels[place] == label
@@ -63,9 +81,12 @@ def test_batches_are_the_latents_as_they_are(dtype):
 def test_no_second_copy_is_made():
     rows = split_sets(REAL, FAKE, SHORT)[0].images
     assert isinstance(rows, Rows) and [latent.data_ptr() for latent in rows.latents] == [
-        data.latents.ctypes.data for data in (REAL, FAKE)]
-    assert rows.device == torch.device("cpu") and rows[torch.tensor([], dtype=torch.long)].shape == (0, 4, 8, 8)
-    assert drawn(REAL, 30, 0).latents.shape[0] == 30
+        data.latents.ctypes.data for data in (REAL, FAKE)
+    ]
+    assert rows.device == torch.device("cpu") and rows[
+        torch.tensor([], dtype=torch.long)
+    ].shape == (0, 4, 8, 8)
+    assert random_subset(REAL, 30, 0).latents.shape[0] == 30
 
 
 def test_noise_is_that_of_images_and_data_are_not_rescaled():
@@ -78,19 +99,40 @@ def test_noise_is_that_of_images_and_data_are_not_rescaled():
 
 def test_a_discriminator_learns_on_latents(tmp_path):
     discriminator = Discriminator(PixelExtractor(), [TinyHead()])
-    log = train_discriminator(discriminator, REAL, FAKE, replace(SHORT, epochs=6, P_mean=-3.0, ema_halflife=0, lr=0.1), tmp_path)
+    log = train_discriminator(
+        discriminator,
+        REAL,
+        FAKE,
+        replace(SHORT, epochs=6, P_mean=-3.0, ema_halflife=0, lr=0.1),
+        tmp_path,
+    )
     assert log[-1]["valid_auc"] > 0.9
     again = evaluate(discriminator, split_sets(REAL, FAKE, SHORT)[1], SHORT)
     assert np.isfinite(again["loss"])
     with pytest.raises(ValueError, match="other generated images"):
-        train_discriminator(discriminator, REAL, latents(name="fake", spread=0.6), replace(SHORT, epochs=6, P_mean=-3.0,
-                            ema_halflife=0, lr=0.1), tmp_path)
+        train_discriminator(
+            discriminator,
+            REAL,
+            latents(name="fake", spread=0.6),
+            replace(SHORT, epochs=6, P_mean=-3.0, ema_halflife=0, lr=0.1),
+            tmp_path,
+        )
 
 
 def test_the_published_recipe_for_latents():
     settings = PRESETS["imagenet-latent"]
-    assert (settings.epochs, settings.batch_size, settings.batches, settings.conditional) == (7, 1024, "balanced", True)
-    assert (settings.lr, settings.weight_decay, settings.time_sampling, settings.time_min) == (3e-4, 1e-7, "importance", 1e-5)
+    assert (settings.epochs, settings.batch_size, settings.batches, settings.conditional) == (
+        7,
+        1024,
+        "balanced",
+        True,
+    )
+    assert (settings.lr, settings.weight_decay, settings.time_sampling, settings.time_min) == (
+        3e-4,
+        1e-7,
+        "importance",
+        1e-5,
+    )
     small = replace(settings, batch_size=16)
     split = split_sets(latents(40), latents(70, "fake"), small)[0]
     order = epoch_order(split, small, 0)
@@ -99,36 +141,77 @@ def test_the_published_recipe_for_latents():
 
 def test_the_published_recipe_on_a_latent_classifier(tmp_path):
     """On 192 x 8 x 8 features: a classifier half as wide and half as deep stands in for the published one."""
-    encoder = fill(create_classifier(image_size=32, in_channels=4, classifier_width=64, classifier_depth=1,
-                                     classifier_attention_resolutions="8", channel_mult=(1, 2, 3), out_channels=3))
+    encoder = fill(
+        create_classifier(
+            image_size=32,
+            in_channels=4,
+            classifier_width=64,
+            classifier_depth=1,
+            classifier_attention_resolutions="8",
+            channel_mult=(1, 2, 3),
+            out_channels=3,
+        )
+    )
     torch.save(encoder.state_dict(), tmp_path / "classifier.pt")
     data = latents(4, size=32)
-    discriminator = build_discriminator("classifier", data, None, tmp_path / "classifier.pt", conditional=True, width=64)
+    discriminator = build_discriminator(
+        "classifier", data, None, tmp_path / "classifier.pt", conditional=True, width=64
+    )
     assert discriminator.heads[0].in_channels == 192
     settings = replace(PRESETS["imagenet-latent"], epochs=1, batch_size=4, eval_images=2)
     check_discriminator(discriminator, data, settings)
-    train_discriminator(discriminator, data, latents(4, "fake", size=32), settings, tmp_path / "disc")
+    train_discriminator(
+        discriminator, data, latents(4, "fake", size=32), settings, tmp_path / "disc"
+    )
     loaded = load_discriminator(tmp_path / "classifier.pt", tmp_path / "disc" / "last.safetensors")
     x, time, classes = torch.randn(2, 4, 32, 32), torch.tensor([0.2, 0.7]), torch.tensor([0, 2])
-    torch.testing.assert_close(loaded.at_vp(x, time, classes), discriminator.eval().at_vp(x, time, classes))
-    with pytest.raises(ValueError, match="real: latents of 8 pixels and 4 channels, but the classifier takes 32 pixels"):
+    torch.testing.assert_close(
+        loaded.at_vp(x, time, classes), discriminator.eval().at_vp(x, time, classes)
+    )
+    with pytest.raises(
+        ValueError,
+        match="real: latents of 8 pixels and 4 channels, but the classifier takes 32 pixels",
+    ):
         check_discriminator(discriminator, REAL, settings)
 
 
 PICTURES = ImageSet(np.zeros([80, 8, 8, 3], np.uint8), np.arange(80) % 3, "pictures")
 
 
-@pytest.mark.parametrize(("real", "fake", "changes", "match"), [
-    (PICTURES, FAKE, {}, "fake: holds latents, but pictures holds images; encode the images"),
-    (REAL, PICTURES, {}, "pictures: holds images, but real holds latents"),
-    (REAL, FAKE, dict(flip=True), "leave --flip out, and encode mirrored copies"),
-    (REAL, latents(name="fake", size=16), {}, "fake: latents of 16 pixels and 4 channels, but real"),
-    (REAL, latents(60, name="fake"), {}, "real has 80 latents and fake has 60"),
-    (REAL, latents(name="fake", dtype="float16"), {}, "encoded with precision float16, but real with float32; encode both alike"),
-    (latents(sample=True), latents(name="fake", sample=False), {}, "encoded with sample False, but real with True"),
-    (latents(vae="a"), latents(name="fake", vae="b"), {}, "encoded with vae b, but real with a"),
-    (latents(6), latents(6, "fake"), {}, "training latents are fewer than half a batch"),
-])
+@pytest.mark.parametrize(
+    ("real", "fake", "changes", "match"),
+    [
+        (PICTURES, FAKE, {}, "fake: holds latents, but pictures holds images; encode the images"),
+        (REAL, PICTURES, {}, "pictures: holds images, but real holds latents"),
+        (REAL, FAKE, dict(flip=True), "leave --flip out, and encode mirrored copies"),
+        (
+            REAL,
+            latents(name="fake", size=16),
+            {},
+            "fake: latents of 16 pixels and 4 channels, but real",
+        ),
+        (REAL, latents(60, name="fake"), {}, "real has 80 latents and fake has 60"),
+        (
+            REAL,
+            latents(name="fake", dtype="float16"),
+            {},
+            "encoded with precision float16, but real with float32; encode both alike",
+        ),
+        (
+            latents(sample=True),
+            latents(name="fake", sample=False),
+            {},
+            "encoded with sample False, but real with True",
+        ),
+        (
+            latents(vae="a"),
+            latents(name="fake", vae="b"),
+            {},
+            "encoded with vae b, but real with a",
+        ),
+        (latents(6), latents(6, "fake"), {}, "training latents are fewer than half a batch"),
+    ],
+)
 def test_sets_that_do_not_fit_are_refused(real, fake, changes, match):
     with pytest.raises(ValueError, match=match) as error:
         check_sets(real, fake, replace(SHORT, **changes))

@@ -17,11 +17,17 @@ def tensor(name):
 def test_maps_in_float64():
     tau, scale = vp.from_sigma(tensor("sigma"))
     for actual, name in ((tau, "tau"), (scale, "mean_vp"), (vp.std(tau), "std_vp")):
-        np.testing.assert_allclose(actual, ARRAYS[f"{name}_f64"], rtol=1e-9)  # log1p is the more accurate side
+        np.testing.assert_allclose(
+            actual, ARRAYS[f"{name}_f64"], rtol=1e-9
+        )  # log1p is the more accurate side
     t = tensor("t_grid")
-    for actual, name in ((vp.mean(t), "marginal_mean"), (vp.std(t), "marginal_std"), (vp.cosine_time(t), "t_cos"),
-                         (vp.integral_beta(t), "integral_beta"),
-                         (vp.importance_antiderivative(t), "antiderivative")):
+    for actual, name in (
+        (vp.mean(t), "marginal_mean"),
+        (vp.std(t), "marginal_std"),
+        (vp.cosine_time(t), "t_cos"),
+        (vp.integral_beta(t), "integral_beta"),
+        (vp.importance_antiderivative(t), "antiderivative"),
+    ):
         np.testing.assert_allclose(actual, ARRAYS[f"{name}_f64"], rtol=1e-9, atol=1e-12)
 
 
@@ -30,7 +36,9 @@ def test_sigma_and_time_are_inverse():
     tau, scale = vp.from_sigma(sigma)
     torch.testing.assert_close(vp.to_sigma(tau), sigma, rtol=1e-9, atol=0)
     torch.testing.assert_close(vp.mean(tau), scale, rtol=1e-12, atol=0)
-    assert vp.from_sigma(torch.tensor(80.0, dtype=torch.float64))[0].item() == pytest.approx(0.9335, abs=1e-4)
+    assert vp.from_sigma(torch.tensor(80.0, dtype=torch.float64))[0].item() == pytest.approx(
+        0.9335, abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("tau_min", ["1e-5", "1e-3", "1e-2"])
@@ -55,6 +63,8 @@ def test_importance_density():
 
 
 def test_uniform_times():
-    np.testing.assert_allclose(vp.uniform_time(tensor("u"), 1e-5).min(), ARRAYS["u"].min() * (1 - 1e-5) + 1e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        vp.uniform_time(tensor("u"), 1e-5).min(), ARRAYS["u"].min() * (1 - 1e-5) + 1e-5, rtol=1e-5
+    )
     key = next(k for k in ARRAYS.files if k.startswith("difftime_uniform") and k.endswith("1e-5"))
     np.testing.assert_allclose(vp.uniform_time(tensor("u"), 1e-5), ARRAYS[key], rtol=1e-6)

@@ -16,8 +16,18 @@ import torch
 from torch import nn
 
 
-def write_network(path, module: nn.Module, class_name: str, init_kwargs: dict, *, torch1: bool = False,
-                  numpy1: bool = False, device: str = "cpu", wrap: str | None = "ema", marker=None) -> None:
+def write_network(
+    path,
+    module: nn.Module,
+    class_name: str,
+    init_kwargs: dict,
+    *,
+    torch1: bool = False,
+    numpy1: bool = False,
+    device: str = "cpu",
+    wrap: str | None = "ema",
+    marker=None,
+) -> None:
     """Write a module as the network `class_name(**init_kwargs)`.
 
     torch1  keep parameters, buffers, modules and hooks in OrderedDicts as torch 1 does, instead of dicts
@@ -30,14 +40,26 @@ def write_network(path, module: nn.Module, class_name: str, init_kwargs: dict, *
     source = f"{stamp}raise RuntimeError('the source in a checkpoint was executed')\n"
     content = module
     if wrap is not None:
-        pipe = Persistent("AugmentPipe", {"p": 0.12, "xflip": 1e8, "rotate_frac": 0, "brightness_std": 0.2})
+        pipe = Persistent(
+            "AugmentPipe", {"p": 0.12, "xflip": 1e8, "rotate_frac": 0, "brightness_std": 0.2}
+        )
         loss = Persistent("EDMLoss", {"P_mean": -1.2, "P_std": 1.2, "sigma_data": 0.5})
         dataset_kwargs = {"path": "images.zip", "use_labels": False, "max_size": 50000}
-        content = {wrap: module, "loss_fn": loss, "augment_pipe": pipe, "dataset_kwargs": dataset_kwargs}
+        content = {
+            wrap: module,
+            "loss_fn": loss,
+            "augment_pipe": pipe,
+            "dataset_kwargs": dataset_kwargs,
+        }
     with mock.patch.dict(sys.modules, STAND_INS), open(path, "wb") as file:
         pickler = Pickler(file, protocol=4)
         pickler.top, pickler.class_name, pickler.init_kwargs = module, class_name, init_kwargs
-        pickler.torch1, pickler.numpy1, pickler.device, pickler.source = torch1, numpy1, device, source
+        pickler.torch1, pickler.numpy1, pickler.device, pickler.source = (
+            torch1,
+            numpy1,
+            device,
+            source,
+        )
         pickler.dump(content)
 
 
@@ -54,21 +76,36 @@ class Pickler(pickle.Pickler):
             return copyreg.__newobj__, (nn.ModuleDict,), self.state(obj)
         if isinstance(obj, nn.Module):
             class_name = self.class_name if obj is self.top else type(obj).__name__
-            block_kwargs = {"init": {"init_mode": "xavier_uniform", "init_weight": np.sqrt(0.2)}, "eps": 1e-6}
+            block_kwargs = {
+                "init": {"init_mode": "xavier_uniform", "init_weight": np.sqrt(0.2)},
+                "eps": 1e-6,
+            }
             init_kwargs = self.init_kwargs if obj is self.top else block_kwargs
-            return self.persistent(class_name, self.state(obj) | {"_init_args": (), "_init_kwargs": init_kwargs})
+            return self.persistent(
+                class_name, self.state(obj) | {"_init_args": (), "_init_kwargs": init_kwargs}
+            )
         if isinstance(obj, Persistent):
-            return self.persistent(obj.class_name, obj.attributes | {"_init_args": (), "_init_kwargs": {}})
+            return self.persistent(
+                obj.class_name, obj.attributes | {"_init_args": (), "_init_kwargs": {}}
+            )
         if isinstance(obj, torch.storage.TypedStorage):
             function, (data,) = obj.__reduce__()
             name = self.device.encode()
-            return function, (data.replace(b"X\x03\0\0\0cpu", b"X" + len(name).to_bytes(4, "little") + name, 1),)
+            return function, (
+                data.replace(b"X\x03\0\0\0cpu", b"X" + len(name).to_bytes(4, "little") + name, 1),
+            )
         if isinstance(obj, np.generic) and self.numpy1:
             return scalar, obj.__reduce__()[1]
         return NotImplemented
 
     def persistent(self, class_name: str, state: dict):
-        meta = {"type": "class", "version": 6, "module_src": self.source, "class_name": class_name, "state": state}
+        meta = {
+            "type": "class",
+            "version": 6,
+            "module_src": self.source,
+            "class_name": class_name,
+            "state": state,
+        }
         return _reconstruct_persistent_obj, (meta,)
 
     def state(self, module: nn.Module) -> dict:
@@ -83,7 +120,9 @@ class Pickler(pickle.Pickler):
                 state[name] = set()
             elif name == "skip_scale":
                 state[name] = np.float64(value)
-            elif value is None or isinstance(value, bool | int | float | str | list | tuple | np.generic):
+            elif value is None or isinstance(
+                value, bool | int | float | str | list | tuple | np.generic
+            ):
                 state[name] = value
         return state
 

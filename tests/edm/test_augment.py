@@ -16,14 +16,18 @@ def generator(seed=0):
 
 def transform(image, pipe=None, **values):
     """(image, labels) after a transform of given parameters."""
-    parameters = torch.tensor([[float(values.get(name, 0)) for name in NAMES]]).expand(len(image), -1)
+    parameters = torch.tensor([[float(values.get(name, 0)) for name in NAMES]]).expand(
+        len(image), -1
+    )
     return (pipe or edm.AugmentPipe()).apply(image, parameters)
 
 
 def blob(x=0.3, y=-0.2, size=32, width=0.2, ratio=1.0):
     """A smooth spot at (x, y), edges at -1 and 1, y down; `ratio` wider than high."""
     place = (torch.arange(size) + 0.5) / size * 2 - 1
-    return torch.exp(-((place[None, :] - x) / (width * ratio)) ** 2 - ((place[:, None] - y) / width) ** 2)[None, None]
+    return torch.exp(
+        -(((place[None, :] - x) / (width * ratio)) ** 2) - ((place[:, None] - y) / width) ** 2
+    )[None, None]
 
 
 def difference(a, b):
@@ -38,10 +42,22 @@ def test_probability_zero_changes_nothing():
 
 def test_flips_are_exact():
     images = torch.randn(2, 3, 8, 8, generator=generator())
-    for values, axes, told in ((dict(xflip=1), [3], (1, 0)), (dict(yflip=1), [2], (0, 1)),
-                               (dict(xflip=1, yflip=1), [2, 3], (1, 1))):
+    for values, axes, told in (
+        (dict(xflip=1), [3], (1, 0)),
+        (dict(yflip=1), [2], (0, 1)),
+        (dict(xflip=1, yflip=1), [2, 3], (1, 1)),
+    ):
         out, labels = transform(images, **values)
-        assert torch.equal(out, images.flip(axes)) and labels[0].tolist() == [*told, 0, 0, 0, 0, 0, 0, 0]
+        assert torch.equal(out, images.flip(axes)) and labels[0].tolist() == [
+            *told,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]
 
 
 @pytest.mark.parametrize("size", [8, 28, 33])
@@ -75,7 +91,9 @@ def test_stretch_widens_along_a_direction_and_narrows_across():
     torch.testing.assert_close(labels, torch.tensor([[0, 0, 0, 0, 0, amount, 0, 0, 0]]))
     across, labels = transform(image, stretch=amount, direction=math.pi / 2)
     assert difference(across, transform(image, stretch=-amount)[0]) < 1e-5
-    torch.testing.assert_close(labels, torch.tensor([[0, 0, 0, 0, 0, 0, amount, 0, 0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        labels, torch.tensor([[0, 0, 0, 0, 0, 0, amount, 0, 0]]), atol=1e-6, rtol=0
+    )
 
 
 def test_shift_moves_by_an_eighth_of_the_image():
@@ -112,7 +130,9 @@ def test_parameters_have_their_distributions():
     count, p = 20_000, 0.3
     a = dict(zip(NAMES, edm.AugmentPipe(p).draw(count, generator()).unbind(1), strict=True))
     close = dict(abs=4 * 0.5 / math.sqrt(count))  # 4 standard errors at most
-    assert (a["xflip"] == 1).float().mean() == pytest.approx(0.5, **close), "always mirrored half of the time"
+    assert (a["xflip"] == 1).float().mean() == pytest.approx(0.5, **close), (
+        "always mirrored half of the time"
+    )
     assert (a["yflip"] == 1).float().mean() == pytest.approx(p / 2, **close)
     for name in ("scale", "rotation", "stretch", "x", "y"):
         assert (a[name] != 0).float().mean() == pytest.approx(p, **close)
@@ -121,21 +141,39 @@ def test_parameters_have_their_distributions():
         drawn = a[name][a[name] != 0]
         assert abs(drawn.mean()) < 0.06 and drawn.std() == pytest.approx(1, abs=0.05)
     angle = a["rotation"][a["rotation"] != 0]
-    assert angle.abs().max() <= math.pi and angle.std() == pytest.approx(math.pi / math.sqrt(3), rel=0.05)
+    assert angle.abs().max() <= math.pi and angle.std() == pytest.approx(
+        math.pi / math.sqrt(3), rel=0.05
+    )
     assert torch.equal(a["x"] != 0, a["y"] != 0) and ((a["scale"] != 0) & (a["stretch"] != 0)).any()
 
 
-@pytest.mark.parametrize("name", ["xflip", "yflip", "scale", "rotate_frac", "aniso", "translate_frac"])
+@pytest.mark.parametrize(
+    "name", ["xflip", "yflip", "scale", "rotate_frac", "aniso", "translate_frac"]
+)
 def test_one_transform_alone(name):
-    others = dict.fromkeys(("xflip", "yflip", "scale", "rotate_frac", "aniso", "translate_frac"), 0) | {name: 1}
+    others = dict.fromkeys(
+        ("xflip", "yflip", "scale", "rotate_frac", "aniso", "translate_frac"), 0
+    ) | {name: 1}
     used = edm.AugmentPipe(1, **others).draw(200, generator()).ne(0).any(0)
-    columns = {"xflip": [0], "yflip": [1], "scale": [2], "rotate_frac": [3], "aniso": [4, 5], "translate_frac": [6, 7]}
+    columns = {
+        "xflip": [0],
+        "yflip": [1],
+        "scale": [2],
+        "rotate_frac": [3],
+        "aniso": [4, 5],
+        "translate_frac": [6, 7],
+    }
     assert used.nonzero().flatten().tolist() == columns[name]
 
 
 def test_sizes_of_the_transforms_are_options():
-    big = edm.AugmentPipe(scale_std=1, aniso_std=1, translate_frac_std=0.25, rotate_frac_max=0.5, aniso_rotate_prob=1)
-    assert difference(transform(blob(0.2, 0.1), big, scale=1, x=1)[0], blob(0.9, 0.2, width=0.4)) < 0.01
+    big = edm.AugmentPipe(
+        scale_std=1, aniso_std=1, translate_frac_std=0.25, rotate_frac_max=0.5, aniso_rotate_prob=1
+    )
+    assert (
+        difference(transform(blob(0.2, 0.1), big, scale=1, x=1)[0], blob(0.9, 0.2, width=0.4))
+        < 0.01
+    )
     assert difference(transform(blob(), big, stretch=1)[0], transform(blob(), stretch=5)[0]) < 1e-5
     drawn = big.draw(500, generator())
     assert math.pi / 4 < drawn[:, 3].abs().max() <= math.pi / 2 and (drawn[:, 4] != 0).all()
@@ -147,7 +185,9 @@ def test_the_generator_decides_and_the_global_one_is_left_alone():
     before = torch.get_rng_state()
     first = pipe(images, generator(5))
     assert torch.equal(torch.get_rng_state(), before)
-    for a, b, other in zip(first, pipe(images, generator(5)), pipe(images, generator(6)), strict=True):
+    for a, b, other in zip(
+        first, pipe(images, generator(5)), pipe(images, generator(6)), strict=True
+    ):
         assert torch.equal(a, b) and not torch.equal(a, other)
 
 

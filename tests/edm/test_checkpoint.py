@@ -14,11 +14,24 @@ from edm.precond import PRECONDITIONERS
 from tests import golden_fill
 from tests.edm.nvidia_writer import write_network
 
-COMMON = dict(img_resolution=8, img_channels=2, label_dim=3, num_blocks=1, channel_mult=[1, 2], attn_resolutions=[4])
+COMMON = dict(
+    img_resolution=8,
+    img_channels=2,
+    label_dim=3,
+    num_blocks=1,
+    channel_mult=[1, 2],
+    attn_resolutions=[4],
+)
 UNETS = {
     "ddpmpp": dict(model_type="SongUNet", model_channels=8, augment_dim=9),
-    "ncsnpp": dict(model_type="SongUNet", model_channels=8, embedding_type="fourier", encoder_type="residual",
-                   channel_mult_noise=2, resample_filter=[1, 3, 3, 1]),
+    "ncsnpp": dict(
+        model_type="SongUNet",
+        model_channels=8,
+        embedding_type="fourier",
+        encoder_type="residual",
+        channel_mult_noise=2,
+        resample_filter=[1, 3, 3, 1],
+    ),
     "adm": dict(model_type="DhariwalUNet", model_channels=32, dropout=0.2),
 }
 OWN = {  # what each preconditioner takes beside its U-Net, none of it a default
@@ -54,7 +67,9 @@ def same(a, b):
 
 
 def frozen(net):
-    return not any(module.training for module in net.modules()) and not any(p.requires_grad for p in net.parameters())
+    return not any(module.training for module in net.modules()) and not any(
+        p.requires_grad for p in net.parameters()
+    )
 
 
 @pytest.mark.parametrize("unet", UNETS)
@@ -84,7 +99,10 @@ def test_the_content_decides_which_format_it_is_and_not_the_name(tmp_path):
     net, kwargs = network()
     edm.save_network(tmp_path / "own.pkl", net)
     write_network(tmp_path / "nvidia.safetensors", net, "EDMPrecond", kwargs)
-    same(edm.load_network(tmp_path / "own.pkl"), edm.load_network(str(tmp_path / "nvidia.safetensors")))
+    same(
+        edm.load_network(tmp_path / "own.pkl"),
+        edm.load_network(str(tmp_path / "nvidia.safetensors")),
+    )
 
 
 def test_a_network_in_training_is_written_as_it_is_and_comes_back_frozen(tmp_path):
@@ -158,7 +176,13 @@ def test_rewriting_unchanged_is_harmless(good):
 def test_files_of_another_kind_are_refused(tmp_path, good):
     refused(tmp_path / "absent.pkl", "no such network file")
     refused(tmp_path, "no such network file")
-    for content in (b"", b"{", b"# Notes\n{and more}\n" * 20, b"12345678{", b"<!DOCTYPE html>\n<title>404</title>"):
+    for content in (
+        b"",
+        b"{",
+        b"# Notes\n{and more}\n" * 20,
+        b"12345678{",
+        b"<!DOCTYPE html>\n<title>404</title>",
+    ):
         (tmp_path / "text").write_bytes(content)
         refused(tmp_path / "text")
     torch.save(network()[0].state_dict(), tmp_path / "bare.pt")
@@ -187,9 +211,17 @@ def test_broken_metadata_is_refused(good):
 def test_other_networks_are_refused(good):
     rewrite(good, config=json.dumps({"class_name": "Unheard", "init_kwargs": {}}))
     refused(good, "Unheard", "EDMPrecond")
-    for changes, words in (({"wings": 2}, "wings"), ({"model_type": "ResNet"}, "SongUNet"), ({"model_channels": 0}, "zero"),
-                           ({"img_resolution": 7}, "cannot be halved"), ({"model_channels": -8}, "")):
-        rewrite(good, config=json.dumps({"class_name": "EDMPrecond", "init_kwargs": network()[1] | changes}))
+    for changes, words in (
+        ({"wings": 2}, "wings"),
+        ({"model_type": "ResNet"}, "SongUNet"),
+        ({"model_channels": 0}, "zero"),
+        ({"img_resolution": 7}, "cannot be halved"),
+        ({"model_channels": -8}, ""),
+    ):
+        rewrite(
+            good,
+            config=json.dumps({"class_name": "EDMPrecond", "init_kwargs": network()[1] | changes}),
+        )
         refused(good, "EDMPrecond does not take", words)
     rewrite(good, config=json.dumps({"class_name": "EDMPrecond", "init_kwargs": {}}))
     refused(good, "img_resolution")
@@ -198,12 +230,18 @@ def test_other_networks_are_refused(good):
 NAME = "model.enc.8x8_block0.conv0.weight"
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda tensors: tensors.pop(NAME), "is missing"),
-    (lambda tensors: tensors.update({NAME: torch.ones(8, 8, 1, 1)}), "(8, 8, 1, 1) where the network needs (8, 8, 3, 3)"),
-    (lambda tensors: tensors.update({NAME: tensors[NAME].log()}), "NaN or infinity"),
-    (lambda tensors: tensors[NAME].view(-1)[70].fill_(math.inf), "NaN or infinity"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda tensors: tensors.pop(NAME), "is missing"),
+        (
+            lambda tensors: tensors.update({NAME: torch.ones(8, 8, 1, 1)}),
+            "(8, 8, 1, 1) where the network needs (8, 8, 3, 3)",
+        ),
+        (lambda tensors: tensors.update({NAME: tensors[NAME].log()}), "NaN or infinity"),
+        (lambda tensors: tensors[NAME].view(-1)[70].fill_(math.inf), "NaN or infinity"),
+    ],
+)
 def test_a_tensor_that_does_not_fit_is_named(good, change, words):
     rewrite(good, change)
     refused(good, f"tensor {NAME} ", words)
@@ -216,7 +254,11 @@ def test_a_tensor_too_many_is_named(good):
 
 def test_an_nvidia_file_that_does_not_fit_its_arguments_is_refused(tmp_path):
     net, kwargs = network()
-    for changes, words in (({"num_blocks": 2}, "tensor model.enc.8x8_block1"), ({"img_channels": 1}, "has shape"),
-                           ({"label_dim": 0}, "tensor model.map_label.weight is unknown"), ({"wings": 2}, "wings")):
+    for changes, words in (
+        ({"num_blocks": 2}, "tensor model.enc.8x8_block1"),
+        ({"img_channels": 1}, "has shape"),
+        ({"label_dim": 0}, "tensor model.map_label.weight is unknown"),
+        ({"wings": 2}, "wings"),
+    ):
         write_network(tmp_path / "net.pkl", net, "EDMPrecond", kwargs | changes)
         refused(tmp_path / "net.pkl", words)

@@ -28,13 +28,17 @@ def constant(value, n=4096):
 
 
 def test_the_denoiser_that_knows_the_data_has_no_loss():
-    loss = edm.EDMLoss()(Recorder(lambda x, sigma: torch.full_like(x, 0.3)), constant(0.3), generator=generator())
+    loss = edm.EDMLoss()(
+        Recorder(lambda x, sigma: torch.full_like(x, 0.3)), constant(0.3), generator=generator()
+    )
     assert loss.shape == (4096, 1, 2, 2) and loss.dtype == torch.float32 and (loss == 0).all()
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.75])
 def test_the_weight_of_a_squared_error(sigma_data):
-    net = Recorder(lambda x, sigma: torch.full_like(x, 1.3))  # off by one everywhere: the loss is the weight alone
+    net = Recorder(
+        lambda x, sigma: torch.full_like(x, 1.3)
+    )  # off by one everywhere: the loss is the weight alone
     loss = edm.EDMLoss(sigma_data=sigma_data)(net, constant(0.3), generator=generator())
     sigma = net.calls[0][1].reshape(-1, 1, 1, 1)
     weight = 1 / sigma**2 + 1 / sigma_data**2
@@ -51,7 +55,9 @@ def test_the_images_are_perturbed_by_lognormal_noise_levels():
     for draws in (z, noise):  # 4 standard errors
         assert abs(draws.mean()) < 4 / math.sqrt(draws.numel())
         assert abs(draws.var() - 1) < 4 * math.sqrt(2 / draws.numel())
-    assert abs((noise.mean(dim=(1, 2, 3)) * 2 * z).mean()) < 4 / math.sqrt(4096), "the noise knows nothing of its level"
+    assert abs((noise.mean(dim=(1, 2, 3)) * 2 * z).mean()) < 4 / math.sqrt(4096), (
+        "the noise knows nothing of its level"
+    )
 
 
 @pytest.mark.parametrize("sd", [0.5, 0.2])
@@ -68,11 +74,15 @@ def test_the_exact_denoiser_of_a_gaussian_reaches_the_posterior_variance(sd):
         torch.testing.assert_close(expected, torch.ones_like(expected))
 
 
-@pytest.mark.parametrize("model", [dict(model_type="SongUNet", model_channels=8), dict(model_channels=32)])
+@pytest.mark.parametrize(
+    "model", [dict(model_type="SongUNet", model_channels=8), dict(model_channels=32)]
+)
 @pytest.mark.parametrize("sigma_data", [0.5, 0.75])
 def test_an_untrained_network_starts_at_unit_loss(sigma_data, model):
     """Karras et al. 2022, appendix B.6: F = 0 leaves c_skip x, and the weight makes its error 1 at every noise level."""
-    net = edm.EDMPrecond(4, 1, sigma_data=sigma_data, channel_mult=[1], num_blocks=1, attn_resolutions=[], **model)
+    net = edm.EDMPrecond(
+        4, 1, sigma_data=sigma_data, channel_mult=[1], num_blocks=1, attn_resolutions=[], **model
+    )
     recorder = Recorder(lambda x, sigma: net(x, sigma.flatten()))
     images = sigma_data * torch.randn(2048, 1, 4, 4, generator=generator(1))
     with torch.no_grad():
@@ -93,7 +103,9 @@ def test_labels_reach_the_network():
 
 def test_the_generator_decides_and_the_global_one_is_left_alone():
     def value(seed):
-        return edm.EDMLoss()(Recorder(lambda x, sigma: 0.9 * x), constant(0.3, 8), generator=generator(seed))
+        return edm.EDMLoss()(
+            Recorder(lambda x, sigma: 0.9 * x), constant(0.3, 8), generator=generator(seed)
+        )
 
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -103,7 +115,9 @@ def test_the_generator_decides_and_the_global_one_is_left_alone():
     assert torch.equal(value(5), first) and not torch.equal(value(6), first)
 
 
-@pytest.mark.parametrize("loss", [edm.VPLoss(), edm.VELoss(), edm.VPLoss(5.0, 0.2, 1e-3), edm.VELoss(0.1, 10)])
+@pytest.mark.parametrize(
+    "loss", [edm.VPLoss(), edm.VELoss(), edm.VPLoss(5.0, 0.2, 1e-3), edm.VELoss(0.1, 10)]
+)
 def test_losses_of_the_older_models_weigh_by_the_inverse_variance(loss):
     net = Recorder(lambda x, sigma: torch.full_like(x, 1.3))
     value = loss(net, constant(0.3), generator=generator())
@@ -114,9 +128,15 @@ def test_losses_of_the_older_models_weigh_by_the_inverse_variance(loss):
 @pytest.mark.parametrize("arguments", [{}, {"beta_d": 5.0, "beta_min": 0.2, "epsilon_t": 1e-3}])
 def test_noise_levels_of_vp_are_uniform_in_time(arguments):
     """Times from the noise levels by the inverse in the network's preconditioning."""
-    net = edm.VPPrecond(4, 1, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], **arguments)
+    net = edm.VPPrecond(
+        4, 1, model_channels=8, channel_mult=[1], num_blocks=1, attn_resolutions=[], **arguments
+    )
     sigma, _ = edm.VPLoss(**arguments).draw([20_000, 1, 1, 1], generator=generator())
-    assert sigma.shape == (20_000, 1, 1, 1) and net.sigma_min * 0.9 < sigma.min() and sigma.max() <= net.sigma_max * (1 + 1e-5)
+    assert (
+        sigma.shape == (20_000, 1, 1, 1)
+        and net.sigma_min * 0.9 < sigma.min()
+        and sigma.max() <= net.sigma_max * (1 + 1e-5)
+    )
     uniform(net.sigma_inv(sigma.double()), arguments.get("epsilon_t", 1e-5), 1)
 
 
@@ -127,7 +147,9 @@ def test_noise_levels_of_ve_are_uniform_in_the_logarithm(least, most):
 
 
 def uniform(draws, least, most):
-    quantiles = torch.quantile(draws.flatten(), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=draws.dtype))
+    quantiles = torch.quantile(
+        draws.flatten(), torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=draws.dtype)
+    )
     expected = torch.linspace(least, most, 5, dtype=draws.dtype)
     assert (quantiles - expected).abs().max() < 0.02 * (most - least)
 
@@ -138,5 +160,8 @@ def test_noise_may_be_drawn_first_and_used_in_parts(loss):
     whole = loss(Recorder(lambda x, sigma: 0.9 * x), images, labels, generator=generator())
     sigma, noise = loss.draw(images.shape, generator=generator())
     net = Recorder(lambda x, sigma: 0.9 * x)
-    parts = [loss.error(net, images[part], sigma[part], noise[part], labels[part]) for part in (slice(0, 3), slice(3, 8))]
+    parts = [
+        loss.error(net, images[part], sigma[part], noise[part], labels[part])
+        for part in (slice(0, 3), slice(3, 8))
+    ]
     assert torch.equal(torch.cat(parts), whole) and torch.equal(net.calls[1][2], labels[3:])

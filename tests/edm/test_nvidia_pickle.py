@@ -19,8 +19,12 @@ from edm.precond import PRECONDITIONERS
 from tests.edm.nvidia_writer import write_network
 
 NAMES = {
-    "torch_utils.persistence._reconstruct_persistent_obj", "collections.OrderedDict", "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_tensor_v2", "torch.storage._load_from_bytes", "torch.nn.modules.container.ModuleDict",
+    "torch_utils.persistence._reconstruct_persistent_obj",
+    "collections.OrderedDict",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+    "torch.storage._load_from_bytes",
+    "torch.nn.modules.container.ModuleDict",
     "numpy.dtype",
 }
 INSTRUCTIONS = """
@@ -28,10 +32,26 @@ INSTRUCTIONS = """
     BINBYTES SHORT_BINBYTES STACK_GLOBAL MARK BININT BININT1 BININT2 BINFLOAT NONE NEWTRUE NEWFALSE TUPLE
     TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS REDUCE NEWOBJ BUILD STOP
 """
-SONG = dict(img_resolution=8, img_channels=3, label_dim=10, model_type="SongUNet", model_channels=16,
-            channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4], augment_dim=9)
+SONG = dict(
+    img_resolution=8,
+    img_channels=3,
+    label_dim=10,
+    model_type="SongUNet",
+    model_channels=16,
+    channel_mult=[1, 2],
+    num_blocks=1,
+    attn_resolutions=[4],
+    augment_dim=9,
+)
 RESIDUAL = dict(embedding_type="fourier", encoder_type="residual", resample_filter=[1, 3, 3, 1])
-ADM = dict(img_resolution=8, img_channels=3, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4])
+ADM = dict(
+    img_resolution=8,
+    img_channels=3,
+    model_channels=32,
+    channel_mult=[1, 2],
+    num_blocks=1,
+    attn_resolutions=[4],
+)
 NETWORKS = {
     "ddpmpp": ("EDMPrecond", SONG | dict(sigma_max=math.inf)),
     "ncsnpp": ("VEPrecond", SONG | RESIDUAL | dict(use_fp16=False)),
@@ -69,7 +89,9 @@ def refused(path, *words, data=None):
         read_network(path)
     message = str(caught.value)
     assert time.perf_counter() - start < 5
-    assert message.startswith(str(path)) and len(message.splitlines()) == 1 and message.isprintable()
+    assert (
+        message.startswith(str(path)) and len(message.splitlines()) == 1 and message.isprintable()
+    )
     assert "; " in message and len(message) < len(str(path)) + 500
     assert all(word in message for word in words), message
     assert not (path.parent / "executed").exists()
@@ -78,8 +100,17 @@ def refused(path, *words, data=None):
 # Good files.
 
 
-@pytest.mark.parametrize("variant", [{}, {"torch1": True}, {"numpy1": True}, {"torch1": True, "numpy1": True},
-                                     {"device": "cuda:0"}, {"wrap": None}])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"torch1": True},
+        {"numpy1": True},
+        {"torch1": True, "numpy1": True},
+        {"device": "cuda:0"},
+        {"wrap": None},
+    ],
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_reads_what_was_written(name, variant, tmp_path):
     class_name, init_kwargs = NETWORKS[name]
@@ -94,7 +125,11 @@ def test_reads_what_was_written(name, variant, tmp_path):
     assert list(record.state_dict) == list(expected)
     for key, tensor in expected.items():
         found = record.state_dict[key]
-        assert found.dtype == tensor.dtype and found.device.type == "cpu" and torch.equal(found, tensor), key
+        assert (
+            found.dtype == tensor.dtype
+            and found.device.type == "cpu"
+            and torch.equal(found, tensor)
+        ), key
     assert not (tmp_path / "executed").exists()
 
 
@@ -165,7 +200,11 @@ def test_refuses_what_is_no_network_pickle(toy, tmp_path):
 
 @pytest.mark.parametrize("protocol", [0, 1, 6, 255])
 def test_refuses_other_protocols(toy, protocol):
-    data = pickle.dumps({"ema": 1}, protocol) if protocol < 2 else b"\x80" + bytes([protocol]) + toy.read_bytes()[2:]
+    data = (
+        pickle.dumps({"ema": 1}, protocol)
+        if protocol < 2
+        else b"\x80" + bytes([protocol]) + toy.read_bytes()[2:]
+    )
     refused(toy, "protocol", data=data)
 
 
@@ -195,8 +234,11 @@ def test_refuses_every_truncation(toy):
 def test_flipped_bytes_load_or_are_refused(toy):
     data = toy.read_bytes()
     expected = list(read_network(toy).state_dict)
-    payloads = [range(at, at + 5 + len(argument)) for opcode, argument, at in pickletools.genops(data)
-                if opcode.name == "BINBYTES"]
+    payloads = [
+        range(at, at + 5 + len(argument))
+        for opcode, argument, at in pickletools.genops(data)
+        if opcode.name == "BINBYTES"
+    ]
     draw = random.Random(0)
     for _ in range(400):
         at = draw.randrange(len(data))
@@ -206,9 +248,13 @@ def test_flipped_bytes_load_or_are_refused(toy):
         except CheckpointError as error:
             assert len(str(error).splitlines()) == 1
         else:
-            assert isinstance(record, NetworkRecord) and all(t.isfinite().all() for t in record.state_dict.values())
+            assert isinstance(record, NetworkRecord) and all(
+                t.isfinite().all() for t in record.state_dict.values()
+            )
             # Elsewhere a flip can turn one name into another, which only the network that takes the tensors can notice.
-            assert list(record.state_dict) == expected or not any(at in payload for payload in payloads)
+            assert list(record.state_dict) == expected or not any(
+                at in payload for payload in payloads
+            )
     assert not (toy.parent / "executed").exists()
 
 
@@ -234,28 +280,47 @@ def table(entries: dict[str, bytes]) -> bytes:
     return pickle.EMPTY_DICT + pickle.MARK + items + pickle.SETITEMS
 
 
-def module(parameters=None, modules=None, class_name="EDMPrecond", init_kwargs=pickle.EMPTY_DICT) -> bytes:
+def module(
+    parameters=None, modules=None, class_name="EDMPrecond", init_kwargs=pickle.EMPTY_DICT
+) -> bytes:
     """Instructions for a persistent object; `parameters` and `modules` are instructions for dicts."""
-    state = table({"_parameters": parameters or pickle.EMPTY_DICT, "_buffers": pickle.EMPTY_DICT,
-                   "_modules": modules or pickle.EMPTY_DICT, "_init_kwargs": init_kwargs})
+    state = table(
+        {
+            "_parameters": parameters or pickle.EMPTY_DICT,
+            "_buffers": pickle.EMPTY_DICT,
+            "_modules": modules or pickle.EMPTY_DICT,
+            "_init_kwargs": init_kwargs,
+        }
+    )
     meta = table({"type": plain("class"), "class_name": plain(class_name), "state": state})
     return call("torch_utils.persistence._reconstruct_persistent_obj", meta)
 
 
 def storage_file(values=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)) -> bytes:
     file, flat = io.BytesIO(), torch.tensor(values)
-    storage = torch.storage.TypedStorage(wrap_storage=flat.untyped_storage(), dtype=flat.dtype, _internal=True)
+    storage = torch.storage.TypedStorage(
+        wrap_storage=flat.untyped_storage(), dtype=flat.dtype, _internal=True
+    )
     torch.save(storage, file, _use_new_zipfile_serialization=False)
     return file.getvalue()
 
 
 def storage(data: bytes) -> bytes:
-    return call("torch.storage._load_from_bytes", pickle.BINBYTES + struct.pack("<I", len(data)) + data)
+    return call(
+        "torch.storage._load_from_bytes", pickle.BINBYTES + struct.pack("<I", len(data)) + data
+    )
 
 
 def tensor(offset=0, size=(2, 3), stride=(3, 1), of=None) -> bytes:
-    return call("torch._utils._rebuild_tensor_v2", of or storage(storage_file()), plain(offset), plain(size),
-                plain(stride), plain(False), call("collections.OrderedDict"))
+    return call(
+        "torch._utils._rebuild_tensor_v2",
+        of or storage(storage_file()),
+        plain(offset),
+        plain(size),
+        plain(stride),
+        plain(False),
+        call("collections.OrderedDict"),
+    )
 
 
 def put(index: int) -> bytes:
@@ -289,16 +354,31 @@ def test_the_assembled_network_is_good(toy):
     assert torch.equal(read_network(toy).state_dict["weight"], torch.arange(1.0, 7.0).reshape(2, 3))
     toy.write_bytes(pickle.dumps(Touch(toy)))
     pickle.loads(toy.read_bytes())
-    assert (toy.parent / "executed").exists()  # so that its absence in the other tests means something
+    assert (
+        toy.parent / "executed"
+    ).exists()  # so that its absence in the other tests means something
 
 
 def test_refuses_names(toy):
     command = plain(f"touch '{toy.parent / 'executed'}'")
     for protocol in (2, 3, 4, 5):
-        refused(toy, f"{os.system.__module__}.system", data=pickle.dumps({"ema": Touch(toy)}, protocol))
-    for dotted in ("os.system", "subprocess.run", "builtins.eval", "builtins.getattr", "torch.load", "builtins.set",
-                   "torch.jit.load", "torch.storage.os.system", "collections.OrderedDict.__init__",
-                   "torch._utils._rebuild_tensor_v2.__globals__", "numpy.load", "numpy._core.multiarray._reconstruct"):
+        refused(
+            toy, f"{os.system.__module__}.system", data=pickle.dumps({"ema": Touch(toy)}, protocol)
+        )
+    for dotted in (
+        "os.system",
+        "subprocess.run",
+        "builtins.eval",
+        "builtins.getattr",
+        "torch.load",
+        "builtins.set",
+        "torch.jit.load",
+        "torch.storage.os.system",
+        "collections.OrderedDict.__init__",
+        "torch._utils._rebuild_tensor_v2.__globals__",
+        "numpy.load",
+        "numpy._core.multiarray._reconstruct",
+    ):
         refused(toy, dotted, data=framed(call(dotted, command)))
         refused(toy, dotted, data=with_weight(call(dotted, command)))
     refused(toy, "os.system", data=framed(b"cos\nsystem\n" + command + b"\x85R"))
@@ -307,10 +387,29 @@ def test_refuses_names(toy):
     refused(toy, "os.x", data=framed(named("os.x\n\x1b[2J" + "y" * 100_000)))
 
 
-@pytest.mark.parametrize("code", [
-    b"(ios\nsystem\n", b"(o", b"Pid\n", b"Q", b"\x82\x01", b"\x96" + bytes(8), b"\x97", b"2", b"0", b"I1\n", b"S'x'\n",
-    b"\x8b" + bytes(4), b"\x8d" + bytes(8), b"\x8e" + bytes(8), b"\x90", b"\x91", b"\x92", b"\xff",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"(ios\nsystem\n",
+        b"(o",
+        b"Pid\n",
+        b"Q",
+        b"\x82\x01",
+        b"\x96" + bytes(8),
+        b"\x97",
+        b"2",
+        b"0",
+        b"I1\n",
+        b"S'x'\n",
+        b"\x8b" + bytes(4),
+        b"\x8d" + bytes(8),
+        b"\x8e" + bytes(8),
+        b"\x90",
+        b"\x91",
+        b"\x92",
+        b"\xff",
+    ],
+)
 def test_refuses_instructions(toy, code):
     refused(toy, "instruction", data=framed(pickle.EMPTY_LIST + code))
 
@@ -319,22 +418,35 @@ def test_refuses_allowed_names_with_hostile_arguments(toy):
     touch = pickle.dumps(Touch(toy))
     attributes = plain((None, {"__code__": 1, "__class__": 2}))
     for weight in (
-        storage(touch), storage(touch * 5), call("torch.storage._load_from_bytes", plain("text")),
+        storage(touch),
+        storage(touch * 5),
+        call("torch.storage._load_from_bytes", plain("text")),
         call("torch._utils._rebuild_parameter", plain("text"), plain(True), plain(None)),
-        call("collections.OrderedDict", plain([["a", 1]])), call("torch.nn.modules.container.ModuleDict", plain(1)),
-        call("numpy.dtype", plain("O"), plain(False), plain(True)), call("numpy.dtype", plain([("a", "f8")] * 2)),
+        call("collections.OrderedDict", plain([["a", 1]])),
+        call("torch.nn.modules.container.ModuleDict", plain(1)),
+        call("numpy.dtype", plain("O"), plain(False), plain(True)),
+        call("numpy.dtype", plain([("a", "f8")] * 2)),
         call("numpy._core.multiarray.scalar", named("numpy.dtype"), touch[2:-1]),
-        call("torch_utils.persistence._reconstruct_persistent_obj", plain({"class_name": "x", "state": None})),
+        call(
+            "torch_utils.persistence._reconstruct_persistent_obj",
+            plain({"class_name": "x", "state": None}),
+        ),
         named("collections.OrderedDict") + attributes + pickle.BUILD,
         named("torch._utils._rebuild_parameter") + attributes + pickle.BUILD,
         call("collections.OrderedDict") + attributes + pickle.BUILD,
         tensor() + plain((1, 2, 3, 4)) + pickle.BUILD,
         storage(storage_file()) + attributes + pickle.BUILD,
-        tensor() + plain(()) + pickle.REDUCE, plain("text") + plain(()) + pickle.NEWOBJ,
-        plain(7), plain([1]), named("collections.OrderedDict"), storage(storage_file()),
+        tensor() + plain(()) + pickle.REDUCE,
+        plain("text") + plain(()) + pickle.NEWOBJ,
+        plain(7),
+        plain([1]),
+        named("collections.OrderedDict"),
+        storage(storage_file()),
     ):
         refused(toy, data=with_weight(weight))
-    assert isinstance(read_network_of(toy, with_weight(tensor())), NetworkRecord)  # nothing was changed on the way
+    assert isinstance(
+        read_network_of(toy, with_weight(tensor())), NetworkRecord
+    )  # nothing was changed on the way
 
 
 def read_network_of(path, data: bytes) -> NetworkRecord:
@@ -348,26 +460,55 @@ def test_refuses_hostile_storages(toy):
     assert good.startswith(magic)
     for data in (
         magic + pickle.dumps(Touch(toy), 2) + good[len(magic) + 6 :],
-        good.replace(b"ctorch\nFloatStorage\n", b"cos\nsystem\n"), good.replace(b"FloatStorage", b"BoolStorage"),
-        good.replace(b"FloatStorage", b"DoubleStorage"), good.replace(b"K\x06N", b"K\x07N"),
-        good.replace(b"K\x06N", b"J\xff\xff\xff\x7fN"), good.replace(b"K\x06N", b"\x8a\x06" + b"\x7f" * 6 + b"N"),
-        good.replace(b"K\x06N", b"J\xff\xff\xff\xffN"), good.replace(b"K\x06N", b"K\x06K\x01"),
-        good.replace(b"\x06" + bytes(7), b"\x06" + bytes(6) + b"\x7f"), good + b"x", good[:-1], good[:200],
-        b"", good[17:],
-        good.replace(b"little_endian", b"little_endiax"), good.replace(b"M\xe9\x03.", b"M\xea\x03."),
+        good.replace(b"ctorch\nFloatStorage\n", b"cos\nsystem\n"),
+        good.replace(b"FloatStorage", b"BoolStorage"),
+        good.replace(b"FloatStorage", b"DoubleStorage"),
+        good.replace(b"K\x06N", b"K\x07N"),
+        good.replace(b"K\x06N", b"J\xff\xff\xff\x7fN"),
+        good.replace(b"K\x06N", b"\x8a\x06" + b"\x7f" * 6 + b"N"),
+        good.replace(b"K\x06N", b"J\xff\xff\xff\xffN"),
+        good.replace(b"K\x06N", b"K\x06K\x01"),
+        good.replace(b"\x06" + bytes(7), b"\x06" + bytes(6) + b"\x7f"),
+        good + b"x",
+        good[:-1],
+        good[:200],
+        b"",
+        good[17:],
+        good.replace(b"little_endian", b"little_endiax"),
+        good.replace(b"M\xe9\x03.", b"M\xea\x03."),
         b"PK\x03\x04" + good,
     ):
         assert data != good
         refused(toy, data=with_weight(tensor(of=storage(data))))
 
 
-@pytest.mark.parametrize("view", [
-    dict(offset=1), dict(offset=-1), dict(offset=2**40), dict(size=(2, 4)), dict(size=(7,), stride=(1,)),
-    dict(size=(3, 2)), dict(stride=(4, 1)), dict(stride=(-3, 1)), dict(stride=(2**62, 1)), dict(size=(2**62, 1)),
-    dict(size=(2**31, 2**31), stride=(0, 0)), dict(size=(7,), stride=(0,)), dict(size=(2,), stride=(6,)),
-    dict(size=(0, 3)), dict(size=(2, 3, 1)), dict(size=(1,) * 40, stride=(1,) * 40), dict(size=[2, 3]), dict(size=6),
-    dict(size=(2.0, 3)), dict(size=(True, 3)), dict(offset=None), dict(size=(2, "3")),
-])
+@pytest.mark.parametrize(
+    "view",
+    [
+        dict(offset=1),
+        dict(offset=-1),
+        dict(offset=2**40),
+        dict(size=(2, 4)),
+        dict(size=(7,), stride=(1,)),
+        dict(size=(3, 2)),
+        dict(stride=(4, 1)),
+        dict(stride=(-3, 1)),
+        dict(stride=(2**62, 1)),
+        dict(size=(2**62, 1)),
+        dict(size=(2**31, 2**31), stride=(0, 0)),
+        dict(size=(7,), stride=(0,)),
+        dict(size=(2,), stride=(6,)),
+        dict(size=(0, 3)),
+        dict(size=(2, 3, 1)),
+        dict(size=(1,) * 40, stride=(1,) * 40),
+        dict(size=[2, 3]),
+        dict(size=6),
+        dict(size=(2.0, 3)),
+        dict(size=(True, 3)),
+        dict(offset=None),
+        dict(size=(2, "3")),
+    ],
+)
 def test_refuses_views_outside_their_storage(toy, view):
     refused(toy, "tensor", data=with_weight(tensor(**view)))
 
@@ -418,7 +559,9 @@ def test_refuses_small_files_that_describe_huge_networks(toy):
         refused(toy, data=framed(module(class_name="x").replace(plain("x"), value)))
     networks = doubled(60, module(), lambda a, b: module(modules=table({"a": a, "b": b})))
     refused(toy, "structure", data=framed(networks))
-    shared = table({"a": module(table({"w": tensor() + put(9)})), "b": module(table({"w": get(9)}))})
+    shared = table(
+        {"a": module(table({"w": tensor() + put(9)})), "b": module(table({"w": get(9)}))}
+    )
     refused(toy, "structure", data=framed(module(modules=shared)))
     network, children = put(8), put(7)
     cyclic = module(modules=pickle.EMPTY_DICT + children) + network
@@ -437,8 +580,10 @@ def test_one_storage_serves_one_tensor(toy):
     refused(toy, "tensor", data=framed(module(weights)))
     data = storage_file(tuple(range(1, 300)))
     blob = pickle.BINBYTES + struct.pack("<I", len(data)) + data + put(5)
-    weights = {"a": tensor(of=call("torch.storage._load_from_bytes", blob)),
-               "b": tensor(of=call("torch.storage._load_from_bytes", get(5)))}
+    weights = {
+        "a": tensor(of=call("torch.storage._load_from_bytes", blob)),
+        "b": tensor(of=call("torch.storage._load_from_bytes", get(5))),
+    }
     refused(toy, data=framed(module(table(weights))))
 
 
@@ -449,15 +594,35 @@ def test_names_may_not_collide(toy):
 
 def test_refuses_constructor_arguments_that_are_not_plain(toy):
     for value in (module(), tensor(), plain([[[[1]]]]), plain(list(range(100))), pickle.EMPTY_SET):
-        refused(toy, "constructor arguments", data=framed(module(init_kwargs=table({"odd": value}))))
+        refused(
+            toy, "constructor arguments", data=framed(module(init_kwargs=table({"odd": value})))
+        )
 
 
 def test_refuses_malformed_structures(toy):
     for content in (
-        pickle.EMPTY_LIST + b"(NNu", pickle.EMPTY_DICT + b"(NNe", pickle.EMPTY_DICT + b"(" + plain("a") + b"u",
-        pickle.EMPTY_TUPLE + b"Na", b"t", b"a", b"s", b"R", b"b", b"\x94", b"h\x07", b"\x87", b"", b"u", b"e",
-        plain("\ud800") + plain("x") + pickle.STACK_GLOBAL, b"X\x02\0\0\0\xff\xff", b"cno newline",
-        module(plain({"w": 1})), module(plain([1])), module(modules=plain({"a": 1})), module(init_kwargs=plain(None)),
+        pickle.EMPTY_LIST + b"(NNu",
+        pickle.EMPTY_DICT + b"(NNe",
+        pickle.EMPTY_DICT + b"(" + plain("a") + b"u",
+        pickle.EMPTY_TUPLE + b"Na",
+        b"t",
+        b"a",
+        b"s",
+        b"R",
+        b"b",
+        b"\x94",
+        b"h\x07",
+        b"\x87",
+        b"",
+        b"u",
+        b"e",
+        plain("\ud800") + plain("x") + pickle.STACK_GLOBAL,
+        b"X\x02\0\0\0\xff\xff",
+        b"cno newline",
+        module(plain({"w": 1})),
+        module(plain([1])),
+        module(modules=plain({"a": 1})),
+        module(init_kwargs=plain(None)),
         named("torch.nn.modules.container.ModuleDict") + b")\x81" + module() + b"b",
     ):
         refused(toy, data=framed(content))

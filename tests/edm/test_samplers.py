@@ -43,7 +43,9 @@ def test_images_seed_for_seed(case):
     for name, run in config["runs"].items():
         net, sampler = nets[run["net"]], getattr(edm, f"{run['sampler']}_sampler")
         rnd = edm.StackedRandomGenerator("cpu", config["seeds"])
-        latents = rnd.randn([len(config["seeds"]), net.img_channels, net.img_resolution, net.img_resolution])
+        latents = rnd.randn(
+            [len(config["seeds"]), net.img_channels, net.img_resolution, net.img_resolution]
+        )
         np.testing.assert_array_equal(latents, arrays[f"{name}:latents"])
         labels = None
         if net.label_dim:
@@ -74,7 +76,15 @@ def convergence_order(sampler, steps, **kwargs):
                     visited.append(x)
                 return super().denoise(net, x, sigma, class_labels, step, order)
 
-        sampler(net, latents, num_steps=num_steps, sigma_min=0.05, sigma_max=5, guidance=Stop(), **kwargs)
+        sampler(
+            net,
+            latents,
+            num_steps=num_steps,
+            sigma_min=0.05,
+            sigma_max=5,
+            guidance=Stop(),
+            **kwargs,
+        )
         errors.append((visited[-1] - net.flow(latents * 5, 5, 0.05)).abs().max().item())
     return -np.polyfit(np.log(np.array(steps) - 1), np.log(errors), 1)[0]
 
@@ -92,7 +102,9 @@ def test_ablation_sampler_with_edm_settings_is_the_edm_sampler():
     for churn in (0, 20):
         draw = [edm.StackedRandomGenerator("cpu", [5, 6, 7]).randn_like for _ in range(2)]
         a = edm.edm_sampler(GaussianDenoiser(0, 0.5), latents, randn_like=draw[0], S_churn=churn)
-        b = edm.ablation_sampler(GaussianDenoiser(0, 0.5), latents, randn_like=draw[1], S_churn=churn)
+        b = edm.ablation_sampler(
+            GaussianDenoiser(0, 0.5), latents, randn_like=draw[1], S_churn=churn
+        )
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
@@ -107,20 +119,30 @@ def test_permuting_the_batch_permutes_the_images():
         return edm.edm_sampler(net, x, randn_like=rnd.randn_like, num_steps=3, S_churn=5)
 
     seeds = [11, 12, 13, 14]
-    torch.testing.assert_close(images([seeds[i] for i in order]), images(seeds)[order], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        images([seeds[i] for i in order]), images(seeds)[order], rtol=0, atol=1e-5
+    )
 
 
 def test_one_step_is_finite():
-    assert torch.isfinite(edm.edm_sampler(GaussianDenoiser(0, 0.5), torch.ones(1, 1, 1, 1), num_steps=1)).all()
+    assert torch.isfinite(
+        edm.edm_sampler(GaussianDenoiser(0, 0.5), torch.ones(1, 1, 1, 1), num_steps=1)
+    ).all()
 
 
 def test_random_draws_do_not_depend_on_the_batch():
     together = edm.StackedRandomGenerator("cpu", [3, 4, 5])
     alone = edm.StackedRandomGenerator("cpu", [4])
-    for draw in (lambda g, n: g.randn([n, 2, 2]), lambda g, n: g.randint(10, size=[n]), lambda g, n: g.randn([n, 3])):
+    for draw in (
+        lambda g, n: g.randn([n, 2, 2]),
+        lambda g, n: g.randint(10, size=[n]),
+        lambda g, n: g.randn([n, 3]),
+    ):
         assert torch.equal(draw(together, 3)[1:2], draw(alone, 1))
-    assert torch.equal(edm.StackedRandomGenerator("cpu", [2**32 + 3]).randn([1, 4]),
-                       edm.StackedRandomGenerator("cpu", [3]).randn([1, 4]))
+    assert torch.equal(
+        edm.StackedRandomGenerator("cpu", [2**32 + 3]).randn([1, 4]),
+        edm.StackedRandomGenerator("cpu", [3]).randn([1, 4]),
+    )
     with pytest.raises(ValueError, match="seeds"):
         alone.randn([2, 1])
 
@@ -128,4 +150,6 @@ def test_random_draws_do_not_depend_on_the_batch():
 def test_unknown_choices_are_refused():
     for name in ("solver", "discretization", "schedule", "scaling"):
         with pytest.raises(ValueError, match=name):
-            edm.ablation_sampler(GaussianDenoiser(0, 0.5), torch.ones(1, 1, 1, 1), **{name: "none such"})
+            edm.ablation_sampler(
+                GaussianDenoiser(0, 0.5), torch.ones(1, 1, 1, 1), **{name: "none such"}
+            )

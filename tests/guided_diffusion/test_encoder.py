@@ -8,10 +8,19 @@ from guided_diffusion import EncoderUNetModel, create_classifier
 from tests.golden_fill import fill, load
 
 FORWARD, GRADIENT = 2e-5, 1e-4  # of the array's maximum: other operator order, fused attention
-UNCONDITIONAL = ["b_clf32_w64_d1", "b_clf32_w64_d2", "b_clf64_w64_d1", "b_disc8_w64_d2_uncond", "b_full_clf32_w128_d4",
-                 "b_full_disc8_w128_d2_uncond"]
-CONDITIONAL = [f"{name}:{form}" for name in ("b_disc8_w64_d2_cond", "b_full_disc8_w128_d2_cond")
-               for form in ("int", "onehot")]
+UNCONDITIONAL = [
+    "b_clf32_w64_d1",
+    "b_clf32_w64_d2",
+    "b_clf64_w64_d1",
+    "b_disc8_w64_d2_uncond",
+    "b_full_clf32_w128_d4",
+    "b_full_disc8_w128_d2_uncond",
+]
+CONDITIONAL = [
+    f"{name}:{form}"
+    for name in ("b_disc8_w64_d2_cond", "b_full_disc8_w128_d2_cond")
+    for form in ("int", "onehot")
+]
 
 
 def assert_near(found, expected, tolerance):
@@ -31,11 +40,15 @@ def test_reference_vectors(case):
     suffix = f"_{form}" if form else ""
     encoder = frozen(config["create_classifier_kwargs"], config["salt"], config["gain"])
     x = torch.from_numpy(arrays["x"]).requires_grad_()
-    inputs = dict(timesteps=torch.from_numpy(arrays["timesteps"]),
-                  condition=torch.from_numpy(arrays[f"labels_{form}"]) if form else None)
+    inputs = dict(
+        timesteps=torch.from_numpy(arrays["timesteps"]),
+        condition=torch.from_numpy(arrays[f"labels_{form}"]) if form else None,
+    )
 
     feature = encoder(x, feature=True, **inputs)
-    assert_near(feature[:, ::config["feature_channel_stride"]], arrays["feature" + suffix], FORWARD)
+    assert_near(
+        feature[:, :: config["feature_channel_stride"]], arrays["feature" + suffix], FORWARD
+    )
     assert_near(feature.mean((2, 3)), arrays["feature_mean" + suffix], FORWARD)
     assert_near(feature.std((2, 3), correction=0), arrays["feature_std" + suffix], FORWARD)
 
@@ -43,15 +56,17 @@ def test_reference_vectors(case):
     assert_near(logits, arrays["logits" + suffix], FORWARD)
     assert_near(logits.sigmoid(), arrays["sigmoid" + suffix], FORWARD)
     weights = torch.from_numpy(np.cos(np.arange(logits.numel()))).float().view_as(logits)
-    grad, = torch.autograd.grad((logits * weights).sum(), x)
-    assert_near(grad[:, ::grad.shape[1] // arrays["grad_x"].shape[1]], arrays["grad_x"], GRADIENT)
+    (grad,) = torch.autograd.grad((logits * weights).sum(), x)
+    assert_near(grad[:, :: grad.shape[1] // arrays["grad_x"].shape[1]], arrays["grad_x"], GRADIENT)
     assert_near(grad.double().flatten(1).norm(dim=1), arrays["grad_x_norm"], GRADIENT)
 
 
 def test_reference_vectors_of_the_latent_stack():
     arrays, config = load("b_imagenet_latent_stack")
-    classifier = frozen(config["classifier_kwargs"] | {"channel_mult": config["channel_mult_32"]},
-                        config["classifier_salt"])
+    classifier = frozen(
+        config["classifier_kwargs"] | {"channel_mult": config["channel_mult_32"]},
+        config["classifier_salt"],
+    )
     discriminator = frozen(config["discriminator_kwargs"], config["discriminator_salt"])
     discriminator.out[2].c_proj.weight *= config["out_scale"]
     discriminator.out[2].c_proj.bias.fill_(config["out_bias"])
@@ -62,13 +77,23 @@ def test_reference_vectors_of_the_latent_stack():
     logits = discriminator(features, time, condition=torch.from_numpy(arrays["labels"]))[:, 0]
     assert_near(features[:, ::4], arrays["features"], FORWARD)
     assert_near(logits.sigmoid(), arrays["prediction"], FORWARD)
-    assert np.abs(logits.detach().numpy() - arrays["log_ratio"]).max() <= 2e-5  # the clip is inactive here
+    assert (
+        np.abs(logits.detach().numpy() - arrays["log_ratio"]).max() <= 2e-5
+    )  # the clip is inactive here
     assert_near(torch.autograd.grad(logits.sum(), x)[0], arrays["grad"], GRADIENT)
     assert_near(classifier(x, time), arrays["logits_classifier"], FORWARD)
 
 
-SMALL = dict(image_size=16, in_channels=3, out_channels=5, model_channels=32, num_res_blocks=1, channel_mult=(1, 2),
-             attention_resolutions=(8,), num_head_channels=32)
+SMALL = dict(
+    image_size=16,
+    in_channels=3,
+    out_channels=5,
+    model_channels=32,
+    num_res_blocks=1,
+    channel_mult=(1, 2),
+    attention_resolutions=(8,),
+    num_head_channels=32,
+)
 
 
 def small(**changes):
@@ -80,8 +105,15 @@ def images(count=3, size=16, channels=3):
 
 
 HEADS = {
-    "attention": ["0.weight", "0.bias", "2.positional_embedding", "2.qkv_proj.weight", "2.qkv_proj.bias",
-                  "2.c_proj.weight", "2.c_proj.bias"],
+    "attention": [
+        "0.weight",
+        "0.bias",
+        "2.positional_embedding",
+        "2.qkv_proj.weight",
+        "2.qkv_proj.bias",
+        "2.c_proj.weight",
+        "2.c_proj.bias",
+    ],
     "adaptive": ["0.weight", "0.bias", "3.weight", "3.bias"],
     "spatial": ["0.weight", "0.bias", "2.weight", "2.bias"],
     "spatial_v2": ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"],
@@ -92,11 +124,13 @@ HEADS = {
 @pytest.mark.parametrize("use_scale_shift_norm", [True, False])
 @pytest.mark.parametrize("pool", HEADS)
 def test_every_variant_gives_logits_and_gradients(pool, use_scale_shift_norm, resblock_updown):
-    encoder = small(pool=pool, use_scale_shift_norm=use_scale_shift_norm, resblock_updown=resblock_updown)
+    encoder = small(
+        pool=pool, use_scale_shift_norm=use_scale_shift_norm, resblock_updown=resblock_updown
+    )
     x = images().requires_grad_()
     logits = encoder(x, torch.tensor([0.1, 0.5, 0.9]))
     assert logits.shape == (3, 5)
-    grad, = torch.autograd.grad(logits.sum(), x)
+    (grad,) = torch.autograd.grad(logits.sum(), x)
     assert grad.isfinite().all() and (grad.flatten(1).norm(dim=1) > 0).all()
     assert list(encoder.out.state_dict()) == HEADS[pool]
     assert ("input_blocks.2.0.op.weight" in encoder.state_dict()) is not resblock_updown
@@ -104,14 +138,18 @@ def test_every_variant_gives_logits_and_gradients(pool, use_scale_shift_norm, re
 
 def test_spatial_pool_reads_the_average_of_every_block():
     encoder = small(pool="spatial")
-    assert encoder.out[0].in_features == 32 + 32 + 32 + 64 + 64  # stem, block, downsampling, block, middle
+    assert (
+        encoder.out[0].in_features == 32 + 32 + 32 + 64 + 64
+    )  # stem, block, downsampling, block, middle
 
 
 def test_time_may_be_shared_and_of_any_precision():
     encoder, x = small(), images()
     each = encoder(x, torch.full((3,), 0.3))
     torch.testing.assert_close(encoder(x, torch.tensor(0.3)), each)
-    torch.testing.assert_close(encoder(x.double(), torch.tensor(0.3, dtype=torch.float64)), each, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        encoder(x.double(), torch.tensor(0.3, dtype=torch.float64)), each, rtol=1e-4, atol=1e-4
+    )
     assert (encoder(x, torch.tensor(0.4)) - each).abs().max() > 1e-3
 
 
@@ -119,12 +157,14 @@ def test_permuting_the_batch_permutes_the_output():
     encoder, x, time = small(num_classes=4), images(), torch.tensor([0.1, 0.5, 0.9])
     condition, order = torch.tensor([0, 3, 1]), torch.tensor([2, 0, 1])
     permuted = encoder(x[order], time[order], condition=condition[order])
-    torch.testing.assert_close(permuted, encoder(x, time, condition=condition)[order], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        permuted, encoder(x, time, condition=condition)[order], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_freezing_the_weights_keeps_the_input_gradient():
     encoder, x = small(), images().requires_grad_()
-    trainable, = torch.autograd.grad(encoder(x, torch.tensor(0.3)).sum(), x)
+    (trainable,) = torch.autograd.grad(encoder(x, torch.tensor(0.3)).sum(), x)
     encoder.requires_grad_(False)
     assert torch.equal(torch.autograd.grad(encoder(x, torch.tensor(0.3)).sum(), x)[0], trainable)
 
@@ -147,7 +187,11 @@ def test_bfloat16_by_autocast_stays_near_and_returns_float32_logits():
 def test_features_describe_themselves():
     encoder = small(image_size=28, channel_mult=(1, 2, 2))
     assert encoder(images(size=28), torch.tensor(0.5), feature=True).shape == (
-        3, encoder.feature_channels, encoder.feature_size, encoder.feature_size)
+        3,
+        encoder.feature_channels,
+        encoder.feature_size,
+        encoder.feature_size,
+    )
     assert (encoder.feature_channels, encoder.feature_size) == (64, 7)
 
 
@@ -160,11 +204,14 @@ def test_one_hot_and_integer_conditions_agree():
     assert (encoder(x, time, condition=numbers.flip(0))[0] - expected[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("condition, message", [
-    (None, "conditional: pass class numbers"),
-    (torch.eye(5)[:3], "K <= 4, not torch.float32 \\[3, 5\\]"),
-    (torch.zeros(3), "must be integers"),
-])
+@pytest.mark.parametrize(
+    "condition, message",
+    [
+        (None, "conditional: pass class numbers"),
+        (torch.eye(5)[:3], "K <= 4, not torch.float32 \\[3, 5\\]"),
+        (torch.zeros(3), "must be integers"),
+    ],
+)
 def test_bad_condition(condition, message):
     with pytest.raises(ValueError, match=message):
         small(num_classes=4)(images(), torch.tensor(0.5), condition=condition)
@@ -175,13 +222,16 @@ def test_wrong_number_of_channels():
         small()(images(channels=1), torch.tensor(0.5))
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(image_size=18, channel_mult=(1, 2, 2)), "image_size 18 cannot be halved 2 times"),
-    (dict(model_channels=40), "positive multiples of 32"),
-    (dict(channel_mult=()), "positive multiples of 32"),
-    (dict(num_head_channels=48), "do not split into attention heads of 48"),
-    (dict(pool="max"), "pool 'max' is unknown"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(image_size=18, channel_mult=(1, 2, 2)), "image_size 18 cannot be halved 2 times"),
+        (dict(model_channels=40), "positive multiples of 32"),
+        (dict(channel_mult=()), "positive multiples of 32"),
+        (dict(num_head_channels=48), "do not split into attention heads of 48"),
+        (dict(pool="max"), "pool 'max' is unknown"),
+    ],
+)
 def test_impossible_settings(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         EncoderUNetModel(**SMALL | changes)

@@ -6,13 +6,21 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from guided_diffusion.layers import AttentionBlock, AttentionPool, GroupNorm, ResBlock, timestep_embedding
+from guided_diffusion.layers import (
+    AttentionBlock,
+    AttentionPool,
+    GroupNorm,
+    ResBlock,
+    timestep_embedding,
+)
 from tests.golden_fill import fill
 
 
 def test_timestep_embedding_holds_cosines_then_sines():
     frequencies = [math.exp(-math.log(10000) * i / 3) for i in range(3)]
-    expected = [[f(t * w) for f in (math.cos, math.sin) for w in frequencies] for t in (0.0, 7.5, 999.0)]
+    expected = [
+        [f(t * w) for f in (math.cos, math.sin) for w in frequencies] for t in (0.0, 7.5, 999.0)
+    ]
     embedding = timestep_embedding(torch.tensor([0.0, 7.5, 999.0], dtype=torch.float64), 6)
     assert embedding.dtype == torch.float32
     torch.testing.assert_close(embedding, torch.tensor(expected), rtol=0, atol=1e-4)

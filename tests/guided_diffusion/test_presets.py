@@ -16,7 +16,9 @@ from tests.golden_fill import GOLDEN, layouts
 # Of every file of guided-diffusion, from its own code: a digest of the tensors' names and shapes in order.
 PUBLISHED = json.loads((GOLDEN / "unet_layouts.json").read_text())
 CLASSIFIER_DEPTHS = {64: 4, 128: 2, 256: 2, 512: 2}
-LAYOUTS = {name: layout for name, layout in layouts().items() if "create_classifier_kwargs" in layout}
+LAYOUTS = {
+    name: layout for name, layout in layouts().items() if "create_classifier_kwargs" in layout
+}
 
 
 def build(layout_name, kwargs):
@@ -29,7 +31,9 @@ def build(layout_name, kwargs):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_equals_the_published_checkpoint(name):
     encoder = build(name, LAYOUTS[name]["create_classifier_kwargs"])
-    assert [[key, list(t.shape), "param"] for key, t in encoder.state_dict().items()] == LAYOUTS[name]["entries"]
+    assert [[key, list(t.shape), "param"] for key, t in encoder.state_dict().items()] == LAYOUTS[
+        name
+    ]["entries"]
     assert sum(p.numel() for p in encoder.parameters()) == LAYOUTS[name]["n_params"]
 
 
@@ -41,7 +45,10 @@ def test_every_published_size_ends_at_8x8_with_attention_at_32_16_8(image_size):
     for module in encoder.modules():
         if isinstance(module, AttentionBlock):
             module.register_forward_hook(lambda module, inputs, output: sizes.add(output.shape[-1]))
-    x, time = torch.zeros(2, 3, image_size, image_size, device="meta"), torch.zeros(2, device="meta")
+    x, time = (
+        torch.zeros(2, 3, image_size, image_size, device="meta"),
+        torch.zeros(2, device="meta"),
+    )
     feature = encoder(x, time, feature=True)
     assert feature.shape == (2, encoder.feature_channels, 8, 8)
     assert sizes == {size for size in (32, 16, 8) if size <= image_size}
@@ -50,8 +57,14 @@ def test_every_published_size_ends_at_8x8_with_attention_at_32_16_8(image_size):
 def test_image_size_without_preset_needs_channel_mult():
     with pytest.raises(ValueError, match="image_size 28 has no published channel_mult"):
         create_classifier(image_size=28)
-    encoder = create_classifier(image_size=28, classifier_width=64, channel_mult=(1, 1, 1),
-                                classifier_attention_resolutions="14,7", in_channels=1, out_channels=10)
+    encoder = create_classifier(
+        image_size=28,
+        classifier_width=64,
+        channel_mult=(1, 1, 1),
+        classifier_attention_resolutions="14,7",
+        in_channels=1,
+        out_channels=10,
+    )
     assert encoder(torch.zeros(1, 1, 28, 28), torch.tensor(0.5)).shape == (1, 10)
 
 
@@ -63,8 +76,11 @@ def test_half_precision_is_refused():
 def digest(net):
     shapes = shapes_of(net.state_dict())
     lines = [f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()]
-    return dict(parameters=sum(p.numel() for p in net.parameters()), tensors=len(lines),
-                sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest())
+    return dict(
+        parameters=sum(p.numel() for p in net.parameters()),
+        tensors=len(lines),
+        sha256=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+    )
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -82,7 +98,11 @@ def test_classifier_layout_equals_the_published_file(size):
         classifier = create_classifier(image_size=size, classifier_depth=CLASSIFIER_DEPTHS[size])
     assert digest(classifier) == PUBLISHED[f"{size}x{size}_classifier"]
     settings = infer_settings(shapes_of(classifier.state_dict()))
-    assert (settings["image_size"], settings["num_res_blocks"], settings["out_channels"]) == (size, CLASSIFIER_DEPTHS[size], 1000)
+    assert (settings["image_size"], settings["num_res_blocks"], settings["out_channels"]) == (
+        size,
+        CLASSIFIER_DEPTHS[size],
+        1000,
+    )
 
 
 @pytest.mark.parametrize("condition", [False, True])
@@ -90,8 +110,15 @@ def test_the_published_head_sits_on_the_classifier_of_256_pixels(condition):
     with FakeTensorMode():  # shapes only, no memory and no arithmetic
         classifier = create_classifier(image_size=256)
         head = create_classifier(image_size=8, in_channels=512, out_channels=1, condition=condition)
-        x, time, classes = torch.zeros(2, 3, 256, 256), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
+        x, time, classes = (
+            torch.zeros(2, 3, 256, 256),
+            torch.zeros(2),
+            torch.zeros(2, dtype=torch.int64),
+        )
         features = classifier(x, time, feature=True)
-        assert (classifier.feature_channels, classifier.feature_size) == (512, 8) and features.shape == (2, 512, 8, 8)
+        assert (classifier.feature_channels, classifier.feature_size) == (
+            512,
+            8,
+        ) and features.shape == (2, 512, 8, 8)
         assert head(features, time, condition=classes).shape == (2, 1)
     assert sum(p.numel() for p in head.parameters()) == (3_395_841 if condition else 2_883_841)

@@ -1,6 +1,11 @@
 """Figures of a run: plain arrays in, one PNG out."""
 
-from dg.evaluation.figures.discriminators import log_ratio_histograms, ratio_errors, ratio_scatter, training_curves
+from dg.evaluation.figures.discriminators import (
+    log_ratio_histograms,
+    ratio_errors,
+    ratio_scatter,
+    training_curves,
+)
 from dg.evaluation.figures.distances import (
     distance_against_size,
     distance_sweep,
@@ -10,6 +15,18 @@ from dg.evaluation.figures.distances import (
 from dg.evaluation.figures.models import loss_curves, quality_against_cost
 from dg.evaluation.figures.pictures import denoising_strips, image_grid, paired_grid
 
-__all__ = ["denoising_strips", "distance_against_size", "distance_sweep", "image_grid", "log_ratio_histograms", "loss_curves",
-           "metric_bars", "paired_grid", "precision_recall_scatter", "quality_against_cost", "ratio_errors", "ratio_scatter",
-           "training_curves"]
+__all__ = [
+    "denoising_strips",
+    "distance_against_size",
+    "distance_sweep",
+    "image_grid",
+    "log_ratio_histograms",
+    "loss_curves",
+    "metric_bars",
+    "paired_grid",
+    "precision_recall_scatter",
+    "quality_against_cost",
+    "ratio_errors",
+    "ratio_scatter",
+    "training_curves",
+]

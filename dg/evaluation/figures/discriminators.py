@@ -4,7 +4,17 @@ import math
 
 import numpy as np
 
-from dg.evaluation.figures.style import GUIDED, MUTED, OTHER, REAL, SIGMA, UNGUIDED, WIDTH, drawing, note
+from dg.evaluation.figures.style import (
+    GUIDED,
+    MUTED,
+    OTHER,
+    REAL,
+    SIGMA,
+    UNGUIDED,
+    WIDTH,
+    drawing,
+    note,
+)
 
 
 def training_curves(path, log, best_step=None, title="Discriminator: real or generated?"):
@@ -24,25 +34,52 @@ def training_curves(path, log, best_step=None, title="Discriminator: real or gen
     by_level = all(entry.get("valid_levels") for entry in log)
     with drawing(path, WIDTH, 9.2 if by_level else 6.4, title) as figure:
         top, bottom, *rest = figure.subplots(2 + by_level, sharex=True)
-        for axes, quantity, label in ((top, "loss", "binary cross-entropy [nats]"),
-                                      (bottom, "accuracy", "share classified correctly")):
+        for axes, quantity, label in (
+            (top, "loss", "binary cross-entropy [nats]"),
+            (bottom, "accuracy", "share classified correctly"),
+        ):
             _chance(axes, math.log(2) if quantity == "loss" else 0.5)
-            for part, name, colour in (("train", "training data", MUTED), ("valid", "validation data", GUIDED)):
+            for part, name, colour in (
+                ("train", "training data", MUTED),
+                ("valid", "validation data", GUIDED),
+            ):
                 steps, values = _series(log, f"{part}_{quantity}")
                 if steps:
-                    axes.plot(steps, values, color=colour, label=name, marker="o" if len(steps) < 3 else None)
+                    axes.plot(
+                        steps,
+                        values,
+                        color=colour,
+                        label=name,
+                        marker="o" if len(steps) < 3 else None,
+                    )
                 if part == "valid" and best_step in steps:
-                    axes.plot(best_step, values[steps.index(best_step)], "o", color=GUIDED, markersize=9,
-                              markeredgecolor="white", markeredgewidth=1.5, zorder=5)
+                    axes.plot(
+                        best_step,
+                        values[steps.index(best_step)],
+                        "o",
+                        color=GUIDED,
+                        markersize=9,
+                        markeredgecolor="white",
+                        markeredgewidth=1.5,
+                        zorder=5,
+                    )
             if best_step is not None:
                 axes.axvline(best_step, color=GUIDED, linewidth=1, alpha=0.5)
             axes.set_ylabel(label)
         if best_step is not None:
             low, high = top.get_ylim()
-            top.set_ylim(low, high + 0.16 * (high - low))  # room for the note above the chance level
+            top.set_ylim(
+                low, high + 0.16 * (high - low)
+            )  # room for the note above the chance level
             note(top, best_step, f"chosen: step {best_step:,}")
         if top.get_legend_handles_labels()[1]:
-            top.legend(loc="lower left", bbox_to_anchor=(0, 1.07), ncols=2, borderaxespad=0, handlelength=1.4)
+            top.legend(
+                loc="lower left",
+                bbox_to_anchor=(0, 1.07),
+                ncols=2,
+                borderaxespad=0,
+                handlelength=1.4,
+            )
         for axes in rest:
             _auc_by_level(axes, log)
         (rest or [bottom])[-1].set_xlabel("training step")
@@ -50,8 +87,16 @@ def training_curves(path, log, best_step=None, title="Discriminator: real or gen
 
 def _chance(axes, level):
     axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.annotate("chance", (1, level), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                  ha="right", color=MUTED, fontsize=10)
+    axes.annotate(
+        "chance",
+        (1, level),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        color=MUTED,
+        fontsize=10,
+    )
 
 
 def _auc_by_level(axes, log):
@@ -64,9 +109,20 @@ def _auc_by_level(axes, log):
             if level.get("auc") is not None:
                 levels.setdefault(tuple(level["sigma"]), []).append((entry["step"], level["auc"]))
     for i, ((low, high), points) in enumerate(sorted(levels.items(), key=lambda item: item[0][0])):
-        name = f"{SIGMA} > {low:g}" if high is None else f"{SIGMA} < {high:g}" if not low else f"{low:g} to {high:g}"
-        axes.plot(*zip(*points, strict=True), color=matplotlib.colormaps["viridis"](0.9 * i / max(len(levels) - 1, 1)),
-                  label=name, linewidth=1.6, marker="o" if len(points) < 3 else None)
+        name = (
+            f"{SIGMA} > {low:g}"
+            if high is None
+            else f"{SIGMA} < {high:g}"
+            if not low
+            else f"{low:g} to {high:g}"
+        )
+        axes.plot(
+            *zip(*points, strict=True),
+            color=matplotlib.colormaps["viridis"](0.9 * i / max(len(levels) - 1, 1)),
+            label=name,
+            linewidth=1.6,
+            marker="o" if len(points) < 3 else None,
+        )
     _chance(axes, 0.5)
     axes.set_ylabel("validation AUC by noise level")
     axes.legend(loc="upper left", ncols=3, fontsize=9, handlelength=1.2, columnspacing=1)
@@ -80,23 +136,41 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
     sigmas  [K]   noise levels, image units
     errors  {panel title: {"ratio" or "gradient": {loss name: [K]}}}, root mean square, 1 = as wrong as zero
     """
-    colours = dict(zip(dict.fromkeys(name for panel in errors.values() for name in panel["ratio"]),
-                       (UNGUIDED, GUIDED, REAL, OTHER), strict=False))
+    colours = dict(
+        zip(
+            dict.fromkeys(name for panel in errors.values() for name in panel["ratio"]),
+            (UNGUIDED, GUIDED, REAL, OTHER),
+            strict=False,
+        )
+    )
     with drawing(path, WIDTH, 1.4 + 2.3 * len(errors), title) as figure:
         panels = figure.subplots(len(errors), 2, squeeze=False, sharex=True, sharey="row")
         for row, (name, panel) in zip(panels, errors.items(), strict=True):
             for axes, quantity in zip(row, ("ratio", "gradient"), strict=True):
                 axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
                 for loss, values in panel[quantity].items():
-                    axes.plot(sigmas, values, color=colours[loss], label=loss, marker="o", markersize=4)
-                axes.set(xscale="log", ylabel={"ratio": "log ratio", "gradient": "gradient"}[quantity])
+                    axes.plot(
+                        sigmas, values, color=colours[loss], label=loss, marker="o", markersize=4
+                    )
+                axes.set(
+                    xscale="log", ylabel={"ratio": "log ratio", "gradient": "gradient"}[quantity]
+                )
                 axes.set_xticks(sigmas, [f"{float(sigma):g}" for sigma in sigmas], fontsize=9)
                 axes.minorticks_off()
             row[0].set_title(name)
-            row[0].set_ylim(0, 1.05 * max(1, *(max(values) for lines in panel.values() for values in lines.values())))
+            row[0].set_ylim(
+                0,
+                1.05
+                * max(1, *(max(values) for lines in panel.values() for values in lines.values())),
+            )
         for axes in panels[-1]:
             axes.set_xlabel(f"noise level {SIGMA}")
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, handlelength=1.2)
+        figure.legend(
+            *panels[0, 0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=4,
+            handlelength=1.2,
+        )
         figure.supylabel("relative error (1: no better than zero)", fontsize=11)
 
 
@@ -106,7 +180,9 @@ def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log 
     truth    {noise level index: [n]}, learned  {loss: {noise level index: [n]}}, in nats
     """
     with drawing(path, WIDTH, 0.8 + 1.75 * len(learned), title) as figure:
-        panels = figure.subplots(len(learned), len(truth), squeeze=False, sharex="col", sharey="col")
+        panels = figure.subplots(
+            len(learned), len(truth), squeeze=False, sharex="col", sharey="col"
+        )
         for row, (loss, values) in zip(panels, learned.items(), strict=True):
             for axes, (index, exact) in zip(row, truth.items(), strict=True):
                 axes.plot(exact, values[index], ".", color=GUIDED, markersize=2, alpha=0.4)
@@ -125,26 +201,49 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
     The number in a panel is the AUC: the chance that a real image gets the larger ratio (0.5: indistinguishable).
     """
     if not len(sigmas) == len(real) == len(generated):
-        raise ValueError(f"{len(sigmas)} noise levels, but {len(real)} real and {len(generated)} arrays of log ratios")
+        raise ValueError(
+            f"{len(sigmas)} noise levels, but {len(real)} real and {len(generated)} arrays of log ratios"
+        )
     rows = math.ceil(len(sigmas) / 2)
     with drawing(path, WIDTH, 1.0 + 2.1 * rows, title) as figure:
         panels = figure.subplots(rows, 2, squeeze=False).ravel()
-        for axes in panels[len(sigmas):]:
+        for axes in panels[len(sigmas) :]:
             axes.remove()
-        for axes, sigma, of_real, of_generated in zip(panels, sigmas, real, generated, strict=False):
+        for axes, sigma, of_real, of_generated in zip(
+            panels, sigmas, real, generated, strict=False
+        ):
             of_real, of_generated = np.ravel(of_real), np.ravel(of_generated)
             low, high = np.percentile(np.concatenate([of_real, of_generated]), [0.5, 99.5])
             edges = np.linspace(low, high if high > low else low + 1, 36)
-            for values, name, colour in ((of_real, "real", REAL), (of_generated, "generated", UNGUIDED)):
-                axes.hist(values, edges, density=True, histtype="stepfilled", facecolor=(colour, 0.35),
-                          edgecolor=colour, linewidth=1.4, label=name)
+            for values, name, colour in (
+                (of_real, "real", REAL),
+                (of_generated, "generated", UNGUIDED),
+            ):
+                axes.hist(
+                    values,
+                    edges,
+                    density=True,
+                    histtype="stepfilled",
+                    facecolor=(colour, 0.35),
+                    edgecolor=colour,
+                    linewidth=1.4,
+                    label=name,
+                )
             axes.axvline(0, color=MUTED, linewidth=1)
-            axes.set_title(f"{SIGMA} = {float(sigma):.3g}     AUC {_auc(of_real, of_generated):.2f}", pad=5,
-                           weight="normal")
+            axes.set_title(
+                f"{SIGMA} = {float(sigma):.3g}     AUC {_auc(of_real, of_generated):.2f}",
+                pad=5,
+                weight="normal",
+            )
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.grid(False)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, handlelength=1.2)
+        figure.legend(
+            *panels[0].get_legend_handles_labels(),
+            loc="outside upper right",
+            ncols=2,
+            handlelength=1.2,
+        )
         figure.supxlabel("log density ratio [nats]   ←  generated  |  real  →", fontsize=11)
 
 

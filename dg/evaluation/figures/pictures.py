@@ -25,8 +25,16 @@ def image_grid(path, images, columns=None, scale=None):
         Image.fromarray(_tile(images, columns, scale or _scale(images, 64))).save(file, "png")
 
 
-def paired_grid(path, before, after, panels, title_before="unguided", title_after="guided", difference=True,
-                scale=None):
+def paired_grid(
+    path,
+    before,
+    after,
+    panels,
+    title_before="unguided",
+    title_after="guided",
+    difference=True,
+    scale=None,
+):
     """Pairs from the same seeds, one pair per row, in panels side by side.
 
     before, after  uint8 [N, H, W, C]  C = 1 or 3, image i of both from the same seed
@@ -35,7 +43,9 @@ def paired_grid(path, before, after, panels, title_before="unguided", title_afte
     """
     before, after = _images(before, "before"), _images(after, "after")
     if before.shape != after.shape:
-        raise ValueError(f"before and after must have one shape, got {before.shape} and {after.shape}")
+        raise ValueError(
+            f"before and after must have one shape, got {before.shape} and {after.shape}"
+        )
     columns, headings = [before, after], [title_before, title_after]
     if difference:
         signed = after.astype(np.int16) - before
@@ -45,14 +55,25 @@ def paired_grid(path, before, after, panels, title_before="unguided", title_afte
         columns.append(np.clip(128 + gain * signed.astype(np.int32), 0, 255).astype(np.uint8))
         headings.append("difference" if gain == 1 else f"difference {TIMES}{gain}")
     scale = scale or _scale(before, 128)
-    blocks = {title: _tile(np.stack([c[np.asarray(indices)] for c in columns], 1).reshape(-1, *before.shape[1:]),
-                           len(columns), scale) for title, indices in panels.items()}
+    blocks = {
+        title: _tile(
+            np.stack([c[np.asarray(indices)] for c in columns], 1).reshape(-1, *before.shape[1:]),
+            len(columns),
+            scale,
+        )
+        for title, indices in panels.items()
+    }
 
     cell = before.shape[2] * scale + GAP
     between = cell // 4
     width = sum(block.shape[1] for block in blocks.values()) + between * (len(blocks) - 1)
-    text = min(width / 38, 1.6 * cell / max(map(len, headings)))    # a share of the width: legible at any scale
-    with canvas(path, width, max(len(block) for block in blocks.values()), top=4.2 * text) as (picture, label):
+    text = min(
+        width / 38, 1.6 * cell / max(map(len, headings))
+    )  # a share of the width: legible at any scale
+    with canvas(path, width, max(len(block) for block in blocks.values()), top=4.2 * text) as (
+        picture,
+        label,
+    ):
         left = 0
         for title, block in blocks.items():
             picture(block, left, 0)
@@ -62,7 +83,9 @@ def paired_grid(path, before, after, panels, title_before="unguided", title_afte
             left += block.shape[1] + between
 
 
-def denoising_strips(path, strips, sigmas, row_labels=None, title="From noise to image", scale=None):
+def denoising_strips(
+    path, strips, sigmas, row_labels=None, title="From noise to image", scale=None
+):
     """One row of images per sample along its sampling trajectory, the noise level above each column.
 
     strips      uint8 [R, T, H, W, C]  C = 1 or 3
@@ -71,7 +94,9 @@ def denoising_strips(path, strips, sigmas, row_labels=None, title="From noise to
     """
     strips = np.asarray(strips)
     if strips.ndim != 5 or len(sigmas) != strips.shape[1]:
-        raise ValueError(f"strips must be [R, {len(sigmas)}, H, W, C] for {len(sigmas)} sigmas, got {strips.shape}")
+        raise ValueError(
+            f"strips must be [R, {len(sigmas)}, H, W, C] for {len(sigmas)} sigmas, got {strips.shape}"
+        )
     if row_labels is not None and len(row_labels) != len(strips):
         raise ValueError(f"{len(strips)} rows of images, but {len(row_labels)} row labels")
     rows = [_images(row, "strips") for row in strips]
@@ -85,7 +110,13 @@ def denoising_strips(path, strips, sigmas, row_labels=None, title="From noise to
         label(title, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
         for i, sigma in enumerate(sigmas):
             number = f"{float(sigma):.2g}"
-            label(f"{SIGMA} = {number}" if i == 0 else number, (i + 0.5) * cell, -0.5 * text, text, color=MUTED)
+            label(
+                f"{SIGMA} = {number}" if i == 0 else number,
+                (i + 0.5) * cell,
+                -0.5 * text,
+                text,
+                color=MUTED,
+            )
         for r, tile in enumerate(tiles):
             picture(tile, 0, first + r * pitch)
             if row_labels is not None:
@@ -95,8 +126,15 @@ def denoising_strips(path, strips, sigmas, row_labels=None, title="From noise to
 def _images(images, name):
     """Checked images uint8 [N, H, W, 3]."""
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.dtype != np.uint8 or not len(images):
-        raise ValueError(f"{name} must be uint8 [N, H, W, 1 or 3], got {images.dtype} {list(images.shape)}")
+    if (
+        images.ndim != 4
+        or images.shape[3] not in (1, 3)
+        or images.dtype != np.uint8
+        or not len(images)
+    ):
+        raise ValueError(
+            f"{name} must be uint8 [N, H, W, 1 or 3], got {images.dtype} {list(images.shape)}"
+        )
     return images if images.shape[3] == 3 else images.repeat(3, axis=3)
 
 
@@ -112,4 +150,4 @@ def _tile(images, columns, scale):
     for i, image in enumerate(images.repeat(scale, axis=1).repeat(scale, axis=2)):
         y, x = i // columns * cell[0], i % columns * cell[1]
         canvas[y : y + height * scale, x : x + width * scale] = image
-    return canvas[: -GAP, : -GAP]
+    return canvas[:-GAP, :-GAP]

@@ -12,13 +12,33 @@ from dg.runtime.files import atomic_write
 REAL, UNGUIDED, GUIDED = "#1f8a70", "#dd7a1f", "#2b66b1"
 OTHER, INK, MUTED, GRID = "#9aa5b1", "#20262e", "#6b7480", "#e4e7eb"
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.titlepad": 10, "figure.titlesize": 13, "figure.titleweight": "bold",
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True, "lines.linewidth": 2,
-    "legend.frameon": False, "figure.constrained_layout.h_pad": 0.08, "figure.constrained_layout.w_pad": 0.08,
-    "figure.facecolor": "white", "savefig.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "figure.titlesize": 13,
+    "figure.titleweight": "bold",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "lines.linewidth": 2,
+    "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
 }
 WIDTH, DPI = 5.4, 220  # inches, of every figure with axes
 SIGMA, TIMES = "\N{GREEK SMALL LETTER SIGMA}", "\N{MULTIPLICATION SIGN}"
@@ -56,8 +76,15 @@ def canvas(path, width, height, top):
             figure.figimage(array, xo=edge + x, yo=up(y + len(array)), origin="upper")
 
         def label(text, x, y, size, ha="center", **style):
-            figure.text((edge + x) / total[0], up(y) / total[1], text, fontsize=size * 72 / dpi, ha=ha, va="baseline",
-                        **style)
+            figure.text(
+                (edge + x) / total[0],
+                up(y) / total[1],
+                text,
+                fontsize=size * 72 / dpi,
+                ha=ha,
+                va="baseline",
+                **style,
+            )
 
         yield picture, label
 
@@ -66,8 +93,17 @@ def note(axes, x, text):
     """Write `text` at the top of the axes beside x, on the side that has room."""
     low, high = axes.get_xlim()
     right = x > (low + high) / 2
-    axes.annotate(text, (x, 1), (-5 if right else 5, -2), xycoords=("data", "axes fraction"), color=GUIDED, va="top",
-                  textcoords="offset points", ha="right" if right else "left", weight="bold")
+    axes.annotate(
+        text,
+        (x, 1),
+        (-5 if right else 5, -2),
+        xycoords=("data", "axes fraction"),
+        color=GUIDED,
+        va="top",
+        textcoords="offset points",
+        ha="right" if right else "left",
+        weight="bold",
+    )
 
 
 def mean_sd(mean, sd):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import edm
+from dg.data.datasets import ImageSet, load_images, to_float
 from dg.evaluation.classifier import (
     ClassifierTraining,
     FeatureClassifier,
@@ -18,7 +19,6 @@ from dg.evaluation.classifier import (
     save_classifier,
     train_classifier,
 )
-from dg.runtime.datasets import ImageSet, load_images, to_float
 from edm.checkpoint import write_safetensors
 
 QUICK = ClassifierTraining(epochs=1, batch_size=16)
@@ -37,7 +37,9 @@ def bars(n=48, labels=True):
 @pytest.fixture(scope="module")
 def digits():
     """A classifier of digits after few epochs, with the set that it has not seen."""
-    return train_classifier(load_images("digits:train"), ClassifierTraining(epochs=3)), load_images("digits:heldout")
+    return train_classifier(load_images("digits:train"), ClassifierTraining(epochs=3)), load_images(
+        "digits:heldout"
+    )
 
 
 def same(a, b):
@@ -50,7 +52,9 @@ def test_it_learns_to_name_unseen_digits(digits):
     assert accuracy(model, heldout) > 0.9
     logits = model(to_float(heldout.images))
     assert accuracy(model, heldout) == np.mean(logits.argmax(1).numpy() == heldout.labels)
-    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training and not any(
+        parameter.requires_grad for parameter in model.parameters()
+    )
 
 
 def test_features_are_the_activations_before_the_logits(digits):
@@ -100,10 +104,13 @@ def test_an_image_is_translated_by_up_to_the_limit_and_its_border_is_background(
     for down in range(-2, 3):
         for right in range(-2, 3):
             moved = torch.full_like(image[0], -1.0)
-            moved[:, max(down, 0) : 5 + min(down, 0), max(right, 0) : 5 + min(right, 0)] = \
-                image[0, :, max(-down, 0) : 5 + min(-down, 0), max(-right, 0) : 5 + min(-right, 0)]
+            moved[:, max(down, 0) : 5 + min(down, 0), max(right, 0) : 5 + min(right, 0)] = image[
+                0, :, max(-down, 0) : 5 + min(-down, 0), max(-right, 0) : 5 + min(-right, 0)
+            ]
             possible[down, right] = moved
-    found = [next(key for key, moved in possible.items() if torch.equal(moved, one)) for one in shifted]
+    found = [
+        next(key for key, moved in possible.items() if torch.equal(moved, one)) for one in shifted
+    ]
     assert set(found) == set(possible), "every shift occurs, in both directions, and nothing else"
     assert max(found.count(key) for key in possible) < 40  # 16 expected, standard deviation 4
 
@@ -121,7 +128,9 @@ def test_a_classifier_comes_back_as_it_was_saved(tmp_path, digits):
     assert torch.equal(torch.get_rng_state(), before)
     assert same(loaded, model) and loaded.config == model.config
     assert np.array_equal(extract_features(loaded, heldout), extract_features(model, heldout))
-    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert not loaded.training and not any(
+        parameter.requires_grad for parameter in loaded.parameters()
+    )
 
 
 @pytest.mark.parametrize("resolution, channels", [(8, 3), (28, 1), (33, 1)])
@@ -140,23 +149,37 @@ def refused(words, call):
 def test_images_and_labels_that_do_not_fit_are_refused(digits):
     model, _ = digits
     grey = np.zeros([2, 16, 16, 1], np.uint8)
-    refused("big: images of 16 pixels and 1 channels; the feature classifier takes 8 pixels and 1 channels",
-            lambda: extract_features(model, ImageSet(grey, None, "big")))
-    refused("colour: images of 8 pixels and 3 channels",
-            lambda: extract_features(model, ImageSet(np.zeros([2, 8, 8, 3], np.uint8), None, "colour")))
-    refused("colour: images of 8 pixels and 3 channels",
-            lambda: accuracy(model, ImageSet(np.zeros([2, 8, 8, 3], np.uint8), np.array([0, 1]), "colour")))
+    refused(
+        "big: images of 16 pixels and 1 channels; the feature classifier takes 8 pixels and 1 channels",
+        lambda: extract_features(model, ImageSet(grey, None, "big")),
+    )
+    refused(
+        "colour: images of 8 pixels and 3 channels",
+        lambda: extract_features(model, ImageSet(np.zeros([2, 8, 8, 3], np.uint8), None, "colour")),
+    )
+    refused(
+        "colour: images of 8 pixels and 3 channels",
+        lambda: accuracy(
+            model, ImageSet(np.zeros([2, 8, 8, 3], np.uint8), np.array([0, 1]), "colour")
+        ),
+    )
     refused("bars: has no labels", lambda: accuracy(model, bars(labels=False)))
     refused("bars: has no labels", lambda: train_classifier(bars(labels=False), QUICK))
-    refused("tall: images are 8x4", lambda: train_classifier(
-        ImageSet(np.zeros([2, 8, 4, 1], np.uint8), np.array([0, 1]), "tall"), QUICK))
+    refused(
+        "tall: images are 8x4",
+        lambda: train_classifier(
+            ImageSet(np.zeros([2, 8, 4, 1], np.uint8), np.array([0, 1]), "tall"), QUICK
+        ),
+    )
 
 
 def test_files_that_are_no_classifier_are_refused(tmp_path):
     path = tmp_path / "classifier.safetensors"
     refused(f"{path}: no such classifier", lambda: load_classifier(path))
     refused("no such classifier", lambda: load_classifier(tmp_path))
-    edm.save_network(path, edm.EDMPrecond(8, 1, model_type="SongUNet", model_channels=8, num_blocks=1))
+    edm.save_network(
+        path, edm.EDMPrecond(8, 1, model_type="SongUNet", model_channels=8, num_blocks=1)
+    )
     refused("not a file of format feature-classifier", lambda: load_classifier(path))
     model = FeatureClassifier(8, 1, 2, width=8, feature_dim=4)
     save_classifier(path, model)
@@ -167,7 +190,9 @@ def test_files_that_are_no_classifier_are_refused(tmp_path):
         model.logits.bias[1] = math.nan
     save_classifier(path, model)
     refused(f"{path}: tensor logits.bias holds NaN", lambda: load_classifier(path))
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "logits.weight"}
+    tensors = {
+        name: tensor for name, tensor in model.state_dict().items() if name != "logits.weight"
+    }
     write_safetensors(path, tensors, "feature-classifier", model.config)
     refused(f"{path}: tensor logits.weight is missing", lambda: load_classifier(path))
     write_safetensors(path, tensors, "feature-classifier", {"width": 8})

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from dg.data.datasets import load_images
+from dg.data.image_stream import ImageStream, open_images
 from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, evaluate
 from dg.evaluation.metrics import statistics
-from dg.runtime.datasets import load_images
-from dg.runtime.image_stream import ImageStream, open_images
-from dg.runtime.ranks import Ranks
+from dg.runtime.processes import Ranks
 
 PIXELS = load_extractor("pixels")
 
@@ -40,7 +40,9 @@ def test_a_batch_that_does_not_fit_into_memory_is_taken_in_halves():
     small, stream, limit = Small(**vars(PIXELS)), open_images("digits"), 3
     found = collect(small, stream, stream.positions(7), batch_size=7)
     assert sizes == [7, 4, 2, 2, 2, 1]
-    np.testing.assert_array_equal(found.features, collect(PIXELS, stream, stream.positions(7)).features)
+    np.testing.assert_array_equal(
+        found.features, collect(PIXELS, stream, stream.positions(7)).features
+    )
     limit = 0
     with pytest.raises(ValueError, match="does not suffice for one image"):
         collect(small, stream, stream.positions(7))
@@ -51,8 +53,11 @@ def test_statistics_are_those_of_the_features():
     mu, sigma = statistics(found.features)
     np.testing.assert_allclose(found.mu, mu, atol=1e-14)
     np.testing.assert_allclose(found.sigma, sigma, atol=1e-14)
-    np.testing.assert_allclose(found.features.reshape(-1, 64), load_images("digits", 200).images.reshape(200, 64) / 127.5 - 1,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        found.features.reshape(-1, 64),
+        load_images("digits", 200).images.reshape(200, 64) / 127.5 - 1,
+        atol=1e-6,
+    )
 
 
 def test_processes_add_up_to_one():
@@ -98,7 +103,9 @@ def test_memory_does_not_grow_where_nothing_is_kept():
 
     def peak(count):
         block = np.zeros((500, 8, 8, 1), np.uint8)
-        stream = ImageStream("blocks", (8, 8, 1), (500,) * (count // 500), lambda part: block + np.uint8(part))
+        stream = ImageStream(
+            "blocks", (8, 8, 1), (500,) * (count // 500), lambda part: block + np.uint8(part)
+        )
         tracemalloc.start()
         collect(PIXELS, stream, np.arange(count), 500, keep=False)
         size = tracemalloc.get_traced_memory()[1]
@@ -107,7 +114,9 @@ def test_memory_does_not_grow_where_nothing_is_kept():
 
     peak(1000)
     small, large = peak(1000), peak(20_000)
-    assert large - small < 20_000 * 400, "digests and positions, but neither images (64 bytes each in float32: 256) nor features"
+    assert large - small < 20_000 * 400, (
+        "digests and positions, but neither images (64 bytes each in float32: 256) nor features"
+    )
 
 
 def test_written_and_read(tmp_path):
@@ -116,8 +125,16 @@ def test_written_and_read(tmp_path):
     back = load_features(tmp_path / "a.npz", PIXELS)
     np.testing.assert_array_equal(back.features, found.features)
     np.testing.assert_array_equal(back.sigma, found.sigma)
-    assert (back.num_images, back.fingerprint, back.extractor) == (200, found.fingerprint, PIXELS.describe())
-    assert is_statistics(tmp_path / "a.npz") and not is_statistics(tmp_path) and not is_statistics("digits")
+    assert (back.num_images, back.fingerprint, back.extractor) == (
+        200,
+        found.fingerprint,
+        PIXELS.describe(),
+    )
+    assert (
+        is_statistics(tmp_path / "a.npz")
+        and not is_statistics(tmp_path)
+        and not is_statistics("digits")
+    )
 
 
 def test_foreign_statistics_do_not_tell_what_made_them(tmp_path):
@@ -127,12 +144,15 @@ def test_foreign_statistics_do_not_tell_what_made_them(tmp_path):
     assert available(digits(), found) == ["fd"]
 
 
-@pytest.mark.parametrize(("arrays", "message"), [
-    (dict(mu=np.zeros(3), sigma=np.eye(4)), "are no statistics"),
-    (dict(mu=np.array(["a"]), sigma=np.eye(1)), "not readable statistics"),
-    (dict(mu=np.zeros(3)), "not readable statistics"),
-    (dict(mu=np.zeros(1), sigma=np.eye(1), about=np.array("{")), "not readable statistics"),
-])
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (dict(mu=np.zeros(3), sigma=np.eye(4)), "are no statistics"),
+        (dict(mu=np.array(["a"]), sigma=np.eye(1)), "not readable statistics"),
+        (dict(mu=np.zeros(3)), "not readable statistics"),
+        (dict(mu=np.zeros(1), sigma=np.eye(1), about=np.array("{")), "not readable statistics"),
+    ],
+)
 def test_broken_statistics(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=message):

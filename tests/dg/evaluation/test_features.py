@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks.random_weights import write_random_weights
+from dg.data.datasets import load_images
 from dg.evaluation.classifier import FeatureClassifier, extract_features, save_classifier
 from dg.evaluation.features import FIDELITY, load_extractor
 from dg.runtime.catalogue import CATALOGUE
-from dg.runtime.datasets import load_images
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,23 @@ def images(*shape):
 def test_inception_gives_features_logits_and_spatial_ones(inception):
     named = inception(images(2, 32, 32, 3))
     assert {name: tuple(value.shape) for name, value in named.items()} == {
-        "features": (2, 2048), "logits": (2, 1008), "spatial": (2, 17 * 17 * 7)}
+        "features": (2, 2048),
+        "logits": (2, 1008),
+        "spatial": (2, 17 * 17 * 7),
+    }
     assert all(value.dtype == torch.float32 for value in named.values())
-    assert inception.metric == "fid" and inception.published is False and not inception.network.training
+    assert (
+        inception.metric == "fid"
+        and inception.published is False
+        and not inception.network.training
+    )
 
 
 def test_inception_is_torch_fidelitys_own(inception, weights):
     module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-    direct = module.FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(weights))
+    direct = module.FeatureExtractorInceptionV3(
+        "inception", ["2048", "logits_unbiased"], str(weights)
+    )
     batch = images(2, 20, 20, 3)
     features, logits = direct(torch.from_numpy(batch).permute(0, 3, 1, 2))
     named = inception(batch)
@@ -50,7 +59,9 @@ def test_inception_is_torch_fidelitys_own(inception, weights):
 
 def test_grey_is_repeated(inception):
     grey = images(1, 16, 16, 1)
-    torch.testing.assert_close(inception(grey)["features"], inception(grey.repeat(3, axis=3))["features"])
+    torch.testing.assert_close(
+        inception(grey)["features"], inception(grey.repeat(3, axis=3))["features"]
+    )
 
 
 def test_other_weights_than_the_published_are_refused(weights):
@@ -86,7 +97,9 @@ def test_clip_addresses_are_torch_fidelitys():
     from torch_fidelity.feature_extractor_clip import MODEL_URLS
 
     for name in ("clip-vit-b-32", "clip-vit-l-14"):
-        assert CATALOGUE[name].url == MODEL_URLS[name] and CATALOGUE[name].sha256 in MODEL_URLS[name]
+        assert (
+            CATALOGUE[name].url == MODEL_URLS[name] and CATALOGUE[name].sha256 in MODEL_URLS[name]
+        )
 
 
 def test_dinov2_takes_no_file(tmp_path):
@@ -99,7 +112,9 @@ def test_a_classifier_is_an_extractor(tmp_path):
     model = FeatureClassifier(8, 1, 10).eval().requires_grad_(False)
     save_classifier(tmp_path / "c.safetensors", model)
     extractor, digits = load_extractor(str(tmp_path / "c.safetensors")), load_images("digits", 20)
-    np.testing.assert_allclose(extractor(digits.images)["features"], extract_features(model, digits), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        extractor(digits.images)["features"], extract_features(model, digits), rtol=1e-5, atol=1e-6
+    )
     assert extractor.metric == "fd"
     with pytest.raises(ValueError, match="16x16 pixels"):
         extractor.check("a", (16, 16, 1))
@@ -110,6 +125,8 @@ def test_a_classifier_is_an_extractor(tmp_path):
 def test_pixels_are_the_images_at_edm_scale():
     batch = images(3, 4, 5, 3)
     found = load_extractor("pixels")(batch)["features"].numpy()
-    np.testing.assert_allclose(found, batch.transpose(0, 3, 1, 2).reshape(3, -1) / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(
+        found, batch.transpose(0, 3, 1, 2).reshape(3, -1) / 127.5 - 1, atol=1e-6
+    )
     with pytest.raises(ValueError, match="12288 values"):
         load_extractor("pixels").check("a", (64, 64, 3))

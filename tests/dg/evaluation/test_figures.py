@@ -11,11 +11,22 @@ from dg.evaluation.figures.discriminators import _auc
 from dg.evaluation.figures.pictures import GAP
 
 RNG = np.random.default_rng(0)
-LOG = [{"step": 10 * i, "train_loss": 0.7 - 0.05 * i, "valid_loss": 0.7 - 0.04 * i + 0.006 * i**2,
-        "train_accuracy": 0.5 + 0.04 * i, "valid_accuracy": 0.5 + 0.02 * i} for i in range(9)]
-METRICS = {"unguided": {"fd": {"mean": 4.0, "sd": 0.1}, "kid": {"mean": 0.012, "sd": 0.001}},
-           "guided": {"fd": {"mean": 3.1, "sd": 0.1}, "kid": {"mean": 0.007, "sd": 0.001}},
-           "ensemble": {"fd": {"mean": 3.0, "sd": None}}, "floor": {"fd": {"mean": 1.1, "sd": 0.1}}}
+LOG = [
+    {
+        "step": 10 * i,
+        "train_loss": 0.7 - 0.05 * i,
+        "valid_loss": 0.7 - 0.04 * i + 0.006 * i**2,
+        "train_accuracy": 0.5 + 0.04 * i,
+        "valid_accuracy": 0.5 + 0.02 * i,
+    }
+    for i in range(9)
+]
+METRICS = {
+    "unguided": {"fd": {"mean": 4.0, "sd": 0.1}, "kid": {"mean": 0.012, "sd": 0.001}},
+    "guided": {"fd": {"mean": 3.1, "sd": 0.1}, "kid": {"mean": 0.007, "sd": 0.001}},
+    "ensemble": {"fd": {"mean": 3.0, "sd": None}},
+    "floor": {"fd": {"mean": 1.1, "sd": 0.1}},
+}
 
 
 def images(*shape):
@@ -32,8 +43,13 @@ def pixels(path):
 def drawn(monkeypatch):
     """The matplotlib figure that was written last."""
     from matplotlib.figure import Figure
+
     written, savefig = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (written.append(self), savefig(self, *args, **kw)))
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda self, *args, **kw: (written.append(self), savefig(self, *args, **kw)),
+    )
     return written
 
 
@@ -63,13 +79,17 @@ def test_paired_grid_shows_the_chosen_pairs(tmp_path, drawn):
     panels = {"Most changed": [2, 1], "Random": [0, 3]}
     figures.paired_grid(tmp_path / "pairs.png", before, after, panels, "plain", "better", scale=8)
     texts = [text.get_text() for text in drawn[-1].texts]
-    assert texts[:4] == ["Most changed", "plain", "better", texts[3]] and texts[3].startswith("difference")
+    assert texts[:4] == ["Most changed", "plain", "better", texts[3]] and texts[3].startswith(
+        "difference"
+    )
     assert texts[4] == "Random" and len(texts) == 8
     shown = pixels(tmp_path / "pairs.png")
     for image in (before[2], after[2], before[0], after[3]):
         assert find(shown, image.repeat(8, 0).repeat(8, 1))
     assert not find(shown, before[5].repeat(8, 0).repeat(8, 1))
-    figures.paired_grid(tmp_path / "two.png", before, after, {"All": range(6)}, difference=False, scale=8)
+    figures.paired_grid(
+        tmp_path / "two.png", before, after, {"All": range(6)}, difference=False, scale=8
+    )
     assert len(drawn[-1].texts) == 3
 
 
@@ -82,9 +102,18 @@ def test_difference_is_amplified_around_grey(tmp_path, drawn):
 
 def test_denoising_strips(tmp_path, drawn):
     strips = images(2, 3, 8, 8, 1)
-    figures.denoising_strips(tmp_path / "s.png", strips, [80, 1.25, 0], ["seed 0", "seed 1"], scale=4)
+    figures.denoising_strips(
+        tmp_path / "s.png", strips, [80, 1.25, 0], ["seed 0", "seed 1"], scale=4
+    )
     texts = [text.get_text() for text in drawn[-1].texts]
-    assert texts == ["From noise to image", "\N{GREEK SMALL LETTER SIGMA} = 80", "1.2", "0", "seed 0", "seed 1"]
+    assert texts == [
+        "From noise to image",
+        "\N{GREEK SMALL LETTER SIGMA} = 80",
+        "1.2",
+        "0",
+        "seed 0",
+        "seed 1",
+    ]
     shown = pixels(tmp_path / "s.png")
     assert all(find(shown, image.repeat(4, 0).repeat(4, 1)) for row in strips for image in row)
 
@@ -94,12 +123,32 @@ def curve_figures(folder):
     ratios = [RNG.standard_normal(200) + shift for shift in (1.0, 0.5, 0.1)]
     return {
         "training": (2, lambda: figures.training_curves(folder / "f.png", LOG)),
-        "training, sparse": (2, lambda: figures.training_curves(folder / "f.png", [{"step": 0, "train_loss": 0.7}])),
-        "sweep": (1, lambda: figures.distance_sweep(folder / "f.png", weights, [3.1, 4.0, 3.5], [0.1, 0.1, 0.2],
-                                                  (4.0, 0.1), (1.1, 0.05), 2.0)),
-        "histograms": (3, lambda: figures.log_ratio_histograms(folder / "f.png", [0.1, 1, 10], ratios,
-                                                               [-r[:150] for r in ratios])),
-        "bars": (2, lambda: figures.metric_bars(folder / "f.png", METRICS, {"fd": "FD", "kid": "KID"})),
+        "training, sparse": (
+            2,
+            lambda: figures.training_curves(folder / "f.png", [{"step": 0, "train_loss": 0.7}]),
+        ),
+        "sweep": (
+            1,
+            lambda: figures.distance_sweep(
+                folder / "f.png",
+                weights,
+                [3.1, 4.0, 3.5],
+                [0.1, 0.1, 0.2],
+                (4.0, 0.1),
+                (1.1, 0.05),
+                2.0,
+            ),
+        ),
+        "histograms": (
+            3,
+            lambda: figures.log_ratio_histograms(
+                folder / "f.png", [0.1, 1, 10], ratios, [-r[:150] for r in ratios]
+            ),
+        ),
+        "bars": (
+            2,
+            lambda: figures.metric_bars(folder / "f.png", METRICS, {"fd": "FD", "kid": "KID"}),
+        ),
     }
 
 
@@ -123,7 +172,7 @@ def labels(figure):
 
 
 def test_chosen_checkpoint_is_marked(tmp_path, drawn):
-    figures.training_curves(tmp_path / "f.png", LOG)                          # lowest validation loss
+    figures.training_curves(tmp_path / "f.png", LOG)  # lowest validation loss
     assert "chosen: step 30" in labels(drawn[-1])
     figures.training_curves(tmp_path / "f.png", [*LOG[:-1], {**LOG[-1], "best_step": 50}])
     assert "chosen: step 50" in labels(drawn[-1])
@@ -143,16 +192,27 @@ def test_auc_counts_ties_half():
     assert _auc([1, 1], [1]) == 0.5
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda path: figures.image_grid(path, images(4, 4, 3)), "images must be uint8"),
-    (lambda path: figures.image_grid(path, np.zeros((1, 4, 4, 3))), "float64"),
-    (lambda path: figures.image_grid(path, images(0, 4, 4, 3)), "images must be uint8"),
-    (lambda path: figures.paired_grid(path, images(2, 4, 4, 3), images(3, 4, 4, 3), {"a": [0]}), "one shape"),
-    (lambda path: figures.denoising_strips(path, images(2, 3, 4, 4, 1), [1, 0]), "2 sigmas"),
-    (lambda path: figures.denoising_strips(path, images(2, 2, 4, 4, 1), [1, 0], ["a"]), "2 rows of images, but 1"),
-    (lambda path: figures.training_curves(path, []), "empty"),
-    (lambda path: figures.log_ratio_histograms(path, [1, 2], [[1]], [[1]]), "2 noise levels"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda path: figures.image_grid(path, images(4, 4, 3)), "images must be uint8"),
+        (lambda path: figures.image_grid(path, np.zeros((1, 4, 4, 3))), "float64"),
+        (lambda path: figures.image_grid(path, images(0, 4, 4, 3)), "images must be uint8"),
+        (
+            lambda path: figures.paired_grid(
+                path, images(2, 4, 4, 3), images(3, 4, 4, 3), {"a": [0]}
+            ),
+            "one shape",
+        ),
+        (lambda path: figures.denoising_strips(path, images(2, 3, 4, 4, 1), [1, 0]), "2 sigmas"),
+        (
+            lambda path: figures.denoising_strips(path, images(2, 2, 4, 4, 1), [1, 0], ["a"]),
+            "2 rows of images, but 1",
+        ),
+        (lambda path: figures.training_curves(path, []), "empty"),
+        (lambda path: figures.log_ratio_histograms(path, [1, 2], [[1]], [[1]]), "2 noise levels"),
+    ],
+)
 def test_errors_are_one_line_and_leave_no_file(tmp_path, call, message):
     with pytest.raises(ValueError, match=message) as error:
         call(tmp_path / "f.png")
@@ -167,17 +227,36 @@ def test_import_does_not_load_matplotlib():
 
 
 def test_new_kinds_of_figures_show_what_they_are_given(tmp_path, drawn):
-    log = [{"step": 50 * i, "loss": 1 / (i + 1)} | ({"test_loss": 0.5} if i % 5 == 4 else {}) for i in range(20)]
-    figures.loss_curves(tmp_path / "a.png", {"EDM": {"ylabel": "loss", "log": log}, "VAE": {"ylabel": "bits/dim", "log": log}})
+    log = [
+        {"step": 50 * i, "loss": 1 / (i + 1)} | ({"test_loss": 0.5} if i % 5 == 4 else {})
+        for i in range(20)
+    ]
+    figures.loss_curves(
+        tmp_path / "a.png",
+        {"EDM": {"ylabel": "loss", "log": log}, "VAE": {"ylabel": "bits/dim", "log": log}},
+    )
     assert [axes.get_title(loc="left") for axes in drawn[-1].axes] == ["EDM", "VAE"]
     assert [len(line.get_xdata()) for line in drawn[-1].axes[0].lines] == [20, 4]
-    figures.quality_against_cost(tmp_path / "b.png", {"EDM": dict(seconds=10, mean=3.0, sd=0.1),
-                                                      "EDM, guided": dict(seconds=15, mean=2.0, sd=0.1)})
+    figures.quality_against_cost(
+        tmp_path / "b.png",
+        {
+            "EDM": dict(seconds=10, mean=3.0, sd=0.1),
+            "EDM, guided": dict(seconds=15, mean=2.0, sd=0.1),
+        },
+    )
     assert {text.get_text() for text in drawn[-1].axes[0].texts} == {"EDM", "EDM, guided"}
     estimate = dict(value=0.5, low=0.4, high=0.6)
-    figures.precision_recall_scatter(tmp_path / "c.png", {"floor": dict(precision=estimate, recall=estimate | {"value": 0.4})})
+    figures.precision_recall_scatter(
+        tmp_path / "c.png", {"floor": dict(precision=estimate, recall=estimate | {"value": 0.4})}
+    )
     assert drawn[-1].axes[0].get_legend_handles_labels()[1] == ["real against real"]
-    curve = dict(sizes=[100, 200, 400], values=[3.0, 2.5, 2.2], intercept=2.0, slope=100.0, standard_error=0.1)
+    curve = dict(
+        sizes=[100, 200, 400],
+        values=[3.0, 2.5, 2.2],
+        intercept=2.0,
+        slope=100.0,
+        standard_error=0.1,
+    )
     figures.distance_against_size(tmp_path / "d.png", {"unguided": curve}, "FID")
     assert "2.00 ± 0.10 at ∞" in drawn[-1].axes[0].get_legend_handles_labels()[1][0]
     for name in "abcd":

@@ -29,15 +29,23 @@ class Gaussian(GaussianDenoiser):
 
     def log_density(self, x, sigma=0.002):
         variance = torch.as_tensor(self.sd, dtype=torch.float64) ** 2 + sigma**2
-        return (-0.5 * ((x - self.mean) ** 2 / variance + (2 * math.pi * variance).log())).sum(dim=(1, 2, 3))
+        return (-0.5 * ((x - self.mean) ** 2 / variance + (2 * math.pi * variance).log())).sum(
+            dim=(1, 2, 3)
+        )
 
     def draw(self, n):
-        noise = torch.randn(n, 1, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(
+            n, 1, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
         return self.mean + self.sd * noise
 
 
 PIXELS = torch.arange(SIZE**2, dtype=torch.float64).reshape(1, 1, SIZE, SIZE) / SIZE**2
-GAUSSIANS = [Gaussian(0.0, 0.5), Gaussian(0.0, 0.05), Gaussian(0.02 * (PIXELS - 0.5), 0.05 + PIXELS)]
+GAUSSIANS = [
+    Gaussian(0.0, 0.5),
+    Gaussian(0.0, 0.05),
+    Gaussian(0.02 * (PIXELS - 0.5), 0.05 + PIXELS),
+]
 DATA, MODEL = Gaussian(0.0, 0.5), Gaussian(0.3, 0.6)
 
 
@@ -48,7 +56,9 @@ def ones(x):
 def error(net, x, **kwargs):
     """Bits per dimension too much, [N]; a probe of +-1 is exact where the Jacobian is diagonal."""
     found, _ = log_density(net, x, ones(x), **kwargs)
-    return (to_bits_per_dim(found, x[0].numel()) - to_bits_per_dim(net.log_density(x), x[0].numel())).abs()
+    return (
+        to_bits_per_dim(found, x[0].numel()) - to_bits_per_dim(net.log_density(x), x[0].numel())
+    ).abs()
 
 
 @pytest.mark.parametrize("net", GAUSSIANS)
@@ -58,7 +68,9 @@ def test_gaussians_have_their_own_density(net):
     errors = [error(net, x, num_steps=n).max().item() for n in (64, 128, 256, 512)]
     assert errors[-1] < 1e-3
     order = -np.polyfit(np.log([64, 128, 256, 512]), np.log(errors), 1)[0]
-    assert abs(order - 2) < 0.4  # the Gaussian at sigma_max in place of the true density leaves about 1e-4
+    assert (
+        abs(order - 2) < 0.4
+    )  # the Gaussian at sigma_max in place of the true density leaves about 1e-4
 
 
 def test_a_uniform_density_has_8_bits():
@@ -68,13 +80,22 @@ def test_a_uniform_density_has_8_bits():
     offset = (x + 1) * 127.5 - u.permute(0, 3, 1, 2)
     assert offset.min() >= -0.5 and offset.max() < 0.5 and abs(offset.mean()) < 0.06
     per_dim = -math.log(2 * 128 / 127.5)  # the 256 bins reach half a bin beyond -1 and 1
-    assert to_bits_per_dim(torch.tensor([12 * per_dim], dtype=torch.float64), 12).item() == pytest.approx(8, abs=1e-12)
+    assert to_bits_per_dim(
+        torch.tensor([12 * per_dim], dtype=torch.float64), 12
+    ).item() == pytest.approx(8, abs=1e-12)
 
 
 def test_bits_per_dim_of_bytes():
     """Bytes drawn from a Gaussian: the mean is its entropy, and a model of one bit more spread says so."""
     net = Gaussian(0.0, 0.2)
-    images = ((net.draw(64) + 1) * 127.5).round().clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    images = (
+        ((net.draw(64) + 1) * 127.5)
+        .round()
+        .clip(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     found = bits_per_dim(net, images, solver="heun", num_steps=256)
     entropy = 0.5 * math.log2(2 * math.pi * math.e * 0.2**2) + math.log2(127.5)
     assert found.bits_per_dim.shape == (64,) and found.bits_per_dim.dtype == np.float64
@@ -83,34 +104,48 @@ def test_bits_per_dim_of_bytes():
     assert math.isnan(bits_per_dim(net, images[:1], num_steps=2).standard_error)
 
 
-@pytest.mark.parametrize("guided, settings", [(True, dict(num_steps=3)),
-                                              (False, dict(solver="rk45", tolerance=1e-2, sigma_min=1, sigma_max=9))])
+@pytest.mark.parametrize(
+    "guided, settings",
+    [
+        (True, dict(num_steps=3)),
+        (False, dict(solver="rk45", tolerance=1e-2, sigma_min=1, sigma_max=9)),
+    ],
+)
 def test_results_do_not_depend_on_the_batch(guided, settings):
     net = small_network(label_dim=3)
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), dtype=np.uint8)
     labels, seeds = torch.eye(3), [7, 8, 9]
     kwargs = dict(num_probes=2, guidance=small_guidance(net) if guided else None, **settings)
     together = bits_per_dim(net, images, labels, seeds=seeds, **kwargs).bits_per_dim
-    back = bits_per_dim(net, images[::-1].copy(), labels.flip(0), seeds=seeds[::-1], batch_size=2, **kwargs)
+    back = bits_per_dim(
+        net, images[::-1].copy(), labels.flip(0), seeds=seeds[::-1], batch_size=2, **kwargs
+    )
     np.testing.assert_allclose(back.bits_per_dim[::-1], together, rtol=0, atol=1e-4)
-    assert (np.abs(bits_per_dim(net, images, labels, **kwargs).bits_per_dim - together) > 1e-3).all(), "other seeds"
+    assert (
+        np.abs(bits_per_dim(net, images, labels, **kwargs).bits_per_dim - together) > 1e-3
+    ).all(), "other seeds"
 
 
 def test_gaussian_probes_are_unbiased():
     net = Gaussian(0.0, 0.5)
     images = np.full((1, SIZE, SIZE, 1), 100, dtype=np.uint8).repeat(200, axis=0)
-    exact, noisy = (bits_per_dim(net, images, probe=probe, num_steps=16) for probe in likelihood.PROBES)
+    exact, noisy = (
+        bits_per_dim(net, images, probe=probe, num_steps=16) for probe in likelihood.PROBES
+    )
     difference = noisy.bits_per_dim - exact.bits_per_dim  # the same dequantisation
     assert 0 < abs(difference.mean()) < 3 * difference.std() / math.sqrt(200)
 
 
 # Guidance -------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("kwargs", [dict(num_steps=32), dict(solver="rk45")])
 def test_exact_ratio_has_the_likelihood_of_the_data(kwargs):
     x = DATA.draw(4)
-    (guided, _), (true, _) = log_density(MODEL, x, ones(x), guidance=guidance((1, 1)), **kwargs), log_density(
-        DATA, x, ones(x), **kwargs)
+    (guided, _), (true, _) = (
+        log_density(MODEL, x, ones(x), guidance=guidance((1, 1)), **kwargs),
+        log_density(DATA, x, ones(x), **kwargs),
+    )
     torch.testing.assert_close(guided, true, rtol=0, atol=1e-9)
     model, _ = log_density(MODEL, x, ones(x), **kwargs)
     assert (guided - model).mean() > 1
@@ -120,8 +155,10 @@ def test_doubled_first_order_comes_near_both_orders():
     x = DATA.draw(4)
 
     def gap(num_steps):
-        both, doubled = (log_density(MODEL, x, ones(x), guidance=guidance(w), num_steps=num_steps)[0]
-                         for w in ((1, 1), (2, 0)))
+        both, doubled = (
+            log_density(MODEL, x, ones(x), guidance=guidance(w), num_steps=num_steps)[0]
+            for w in ((1, 1), (2, 0))
+        )
         return (both - doubled).abs().max().item()
 
     assert abs(math.log2(gap(64) / gap(256)) / 2 - 1) < 0.2
@@ -138,8 +175,16 @@ def test_window_decides_by_step():
 
 
 def small_network(label_dim=0):
-    net = edm.EDMPrecond(SIZE, 1, label_dim, model_type="SongUNet", model_channels=32, channel_mult=[1, 2], num_blocks=1,
-                         attn_resolutions=[2])
+    net = edm.EDMPrecond(
+        SIZE,
+        1,
+        label_dim,
+        model_type="SongUNet",
+        model_channels=32,
+        channel_mult=[1, 2],
+        num_blocks=1,
+        attn_resolutions=[2],
+    )
     return golden_fill.fill(net, gain=0.6).eval().requires_grad_(False)
 
 
@@ -149,8 +194,15 @@ def small_guidance(net, kind="score", clip=None):
         head = ScoreHead(*extractor.dims(), num_classes=net.label_dim, width=16)
     else:
         extractor = PixelExtractor()
-        head = create_classifier(image_size=SIZE, in_channels=1, out_channels=1, classifier_width=64, channel_mult=(1, 2),
-                                 classifier_depth=1, classifier_attention_resolutions="2")
+        head = create_classifier(
+            image_size=SIZE,
+            in_channels=1,
+            out_channels=1,
+            classifier_width=64,
+            channel_mult=(1, 2),
+            classifier_depth=1,
+            classifier_attention_resolutions="2",
+        )
     golden_fill.fill(head, gain=2.0)
     discriminator = Discriminator(extractor, [head]).eval().requires_grad_(False)
     return DiscriminatorGuidance(discriminator, (1.0, 1.0), time_min=0.0, clip=clip)
@@ -163,6 +215,7 @@ def test_trace_of_real_networks(kind, clip):
     x, sigma = DATA.draw(1), torch.tensor(0.6, dtype=torch.float64)
     basis = torch.tensor(hadamard(SIZE**2), dtype=torch.float64).reshape(-1, 1, 1, SIZE, SIZE)
     for how in (edm.Guidance(), small_guidance(net, kind, clip)):
+
         def denoise(x, how=how):
             return how.denoise(net, x, sigma, None, 0, 1).detach()
 
@@ -177,34 +230,64 @@ def test_trace_of_real_networks(kind, clip):
 def test_guidance_of_real_networks_counts(kind):
     net = small_network()
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 1), dtype=np.uint8)
-    plain, guided = (bits_per_dim(net, torch.from_numpy(images), guidance=how, num_steps=6)
-                     for how in (None, small_guidance(net, kind)))
-    assert np.isfinite(guided.bits_per_dim).all() and (plain.bits_per_dim != guided.bits_per_dim).all()
+    plain, guided = (
+        bits_per_dim(net, torch.from_numpy(images), guidance=how, num_steps=6)
+        for how in (None, small_guidance(net, kind))
+    )
+    assert (
+        np.isfinite(guided.bits_per_dim).all() and (plain.bits_per_dim != guided.bits_per_dim).all()
+    )
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda im, x: bits_per_dim(DATA, im[:, :2]), r"\[2, 2, 4, 1\] are no images for this network; give uint8 \[N, 4, 4, 1\]"),
-    (lambda im, x: bits_per_dim(DATA, im.repeat(3, axis=3)), "are no images for this network"),
-    (lambda im, x: bits_per_dim(DATA, im / 255), "float64"),
-    (lambda im, x: bits_per_dim(DATA, im[:0]), "at least one"),
-    (lambda im, x: bits_per_dim(DATA, im, seeds=[1]), "1 seeds for 2 images"),
-    (lambda im, x: bits_per_dim(DATA, im, num_probes=0), "at least one probe"),
-    (lambda im, x: bits_per_dim(DATA, im, probe="cauchy"), "rademacher or gaussian"),
-    (lambda im, x: bits_per_dim(DATA, im, solver="euler"), "solver is 'euler'; use one of heun, rk45"),
-    (lambda im, x: bits_per_dim(DATA, im, num_steps=0), "must be positive"),
-    (lambda im, x: bits_per_dim(DATA, im, sigma_min=0), "must be positive"),
-    (lambda im, x: bits_per_dim(DATA, im, sigma_min=90), "larger sigma_max"),
-    (lambda im, x: bits_per_dim(small_network(3), im), r"one-hot class_labels \[2, 3\]"),
-    (lambda im, x: bits_per_dim(small_network(3), im, torch.eye(2)), r"one-hot class_labels \[2, 3\]"),
-    (lambda im, x: bits_per_dim(Gaussian(math.nan, 1.0), im, num_steps=4), "flow of 2 of 2 images is NaN"),
-    (lambda im, x: bits_per_dim(Gaussian(math.nan, 1.0), im, solver="rk45"), "flow of 1 of 1 images is NaN"),
-    (lambda im, x: bits_per_dim(MODEL, im, guidance=guidance((1, 1), boosting=BOOSTING["paper"])), "boosting"),
-    (lambda im, x: bits_per_dim(MODEL, im, guidance=guidance((2, 0)), solver="rk45"), "equal guidance weights"),
-    (lambda im, x: log_density(DATA, x[..., :2], ones(x)), r"finite values \[N, 1, 4, 4\]"),
-    (lambda im, x: log_density(DATA, x * math.nan, ones(x)), "hold NaN"),
-    (lambda im, x: log_density(DATA, x, ones(x)[:, :1]), r"give \[P, 2, 1, 4, 4\]"),
-    (lambda im, x: log_density(DATA, x, ones(x)[0]), "probes"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda im, x: bits_per_dim(DATA, im[:, :2]),
+            r"\[2, 2, 4, 1\] are no images for this network; give uint8 \[N, 4, 4, 1\]",
+        ),
+        (lambda im, x: bits_per_dim(DATA, im.repeat(3, axis=3)), "are no images for this network"),
+        (lambda im, x: bits_per_dim(DATA, im / 255), "float64"),
+        (lambda im, x: bits_per_dim(DATA, im[:0]), "at least one"),
+        (lambda im, x: bits_per_dim(DATA, im, seeds=[1]), "1 seeds for 2 images"),
+        (lambda im, x: bits_per_dim(DATA, im, num_probes=0), "at least one probe"),
+        (lambda im, x: bits_per_dim(DATA, im, probe="cauchy"), "rademacher or gaussian"),
+        (
+            lambda im, x: bits_per_dim(DATA, im, solver="euler"),
+            "solver is 'euler'; use one of heun, rk45",
+        ),
+        (lambda im, x: bits_per_dim(DATA, im, num_steps=0), "must be positive"),
+        (lambda im, x: bits_per_dim(DATA, im, sigma_min=0), "must be positive"),
+        (lambda im, x: bits_per_dim(DATA, im, sigma_min=90), "larger sigma_max"),
+        (lambda im, x: bits_per_dim(small_network(3), im), r"one-hot class_labels \[2, 3\]"),
+        (
+            lambda im, x: bits_per_dim(small_network(3), im, torch.eye(2)),
+            r"one-hot class_labels \[2, 3\]",
+        ),
+        (
+            lambda im, x: bits_per_dim(Gaussian(math.nan, 1.0), im, num_steps=4),
+            "flow of 2 of 2 images is NaN",
+        ),
+        (
+            lambda im, x: bits_per_dim(Gaussian(math.nan, 1.0), im, solver="rk45"),
+            "flow of 1 of 1 images is NaN",
+        ),
+        (
+            lambda im, x: bits_per_dim(
+                MODEL, im, guidance=guidance((1, 1), boosting=BOOSTING["paper"])
+            ),
+            "boosting",
+        ),
+        (
+            lambda im, x: bits_per_dim(MODEL, im, guidance=guidance((2, 0)), solver="rk45"),
+            "equal guidance weights",
+        ),
+        (lambda im, x: log_density(DATA, x[..., :2], ones(x)), r"finite values \[N, 1, 4, 4\]"),
+        (lambda im, x: log_density(DATA, x * math.nan, ones(x)), "hold NaN"),
+        (lambda im, x: log_density(DATA, x, ones(x)[:, :1]), r"give \[P, 2, 1, 4, 4\]"),
+        (lambda im, x: log_density(DATA, x, ones(x)[0]), "probes"),
+    ],
+)
 def test_errors_are_one_line(call, message):
     images = np.zeros((2, SIZE, SIZE, 1), dtype=np.uint8)
     with pytest.raises(ValueError, match=message) as caught:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from dg.evaluation.manifolds import precision_recall
 from dg.evaluation.measure import measure
 from dg.evaluation.metrics import frechet_distance, kernel_distance, statistics
-from dg.evaluation.neighbours import precision_recall
 
 KEYS = ["fd", "kid", "precision", "recall"]
 
@@ -17,9 +17,15 @@ def gaussian(seed, n=400, scale=1.0, mean=0.0):
 def test_it_is_the_four_metrics_by_name():
     x, y = gaussian(0, mean=0.3), gaussian(1, n=300)
     precision, recall = precision_recall(x, y)
-    assert measure(x, y) == {"fd": frechet_distance(*statistics(x), *statistics(y)), "kid": kernel_distance(x, y),
-                             "precision": precision, "recall": recall}
-    assert list(measure(x, y)) == KEYS and all(isinstance(value, float) for value in measure(x, y).values())
+    assert measure(x, y) == {
+        "fd": frechet_distance(*statistics(x), *statistics(y)),
+        "kid": kernel_distance(x, y),
+        "precision": precision,
+        "recall": recall,
+    }
+    assert list(measure(x, y)) == KEYS and all(
+        isinstance(value, float) for value in measure(x, y).values()
+    )
 
 
 def test_a_collapsed_generator_is_precise_and_forgets():
@@ -34,7 +40,9 @@ def test_a_set_against_itself():
     x = gaussian(0)
     row = measure(x, x[::-1])
     assert abs(row["fd"]) < 1e-10 and (row["precision"], row["recall"]) == (1, 1)
-    assert -0.5 < row["kid"] <= 0  # unbiased: a point is never compared with itself within a set, but is across the two
+    assert (
+        -0.5 < row["kid"] <= 0
+    )  # unbiased: a point is never compared with itself within a set, but is across the two
 
 
 def test_a_shift_of_the_mean_is_its_square():

@@ -6,7 +6,8 @@ import scipy.linalg
 import torch
 
 import dg.evaluation
-from dg.evaluation import matrices
+from dg.evaluation import feature_matrices as matrices
+from dg.evaluation.manifolds import precision_recall
 from dg.evaluation.metrics import (
     FeatureStatistics,
     frechet_distance,
@@ -15,7 +16,6 @@ from dg.evaluation.metrics import (
     kernel_distance_subsets,
     statistics,
 )
-from dg.evaluation.neighbours import precision_recall
 from tests.golden_fill import load
 
 
@@ -24,6 +24,7 @@ def gaussian(seed, n=200, dim=6, mean=0.0, scale=1.0):
 
 
 # Reference vectors were computed with the code published with the papers.
+
 
 @pytest.mark.parametrize("dim", [64, 256])
 @pytest.mark.parametrize("case", ["regular", "decay", "nearsingular", "both_singular"])
@@ -34,7 +35,9 @@ def test_frechet_distance_equals_reference_vectors(dim, case):
         mu = golden[f"d{dim}_{case}:mu{suffix}"]
         if f"d{dim}_{case}:sigma{suffix}" in golden:
             return mu, golden[f"d{dim}_{case}:sigma{suffix}"]
-        return mu, np.cov(golden[f"d{dim}_{case}:features{suffix}"].astype(np.float64), rowvar=False)
+        return mu, np.cov(
+            golden[f"d{dim}_{case}:features{suffix}"].astype(np.float64), rowvar=False
+        )
 
     got = frechet_distance(*moments(""), *moments("_ref"))
     singular = "singular" in case
@@ -60,12 +63,18 @@ def test_streaming_statistics_equal_reference_vectors():
 
 def test_statistics_of_processes_add_up():
     features = gaussian(0, mean=3)
-    whole, left, right = (FeatureStatistics().update(part) for part in (features, features[:70], features[70:]))
+    whole, left, right = (
+        FeatureStatistics().update(part) for part in (features, features[:70], features[70:])
+    )
     left.merge(pickle.loads(pickle.dumps(right))).merge(FeatureStatistics())  # as processes send it
     assert left.num_x == 200
     for got in (left, FeatureStatistics().merge(whole)):
-        assert np.allclose(got.mu, whole.mu, rtol=1e-14) and np.allclose(got.sigma, whole.sigma, rtol=0, atol=1e-14)
-    assert right.num_x == 130 and np.array_equal(right.mu, FeatureStatistics().update(features[70:]).mu)
+        assert np.allclose(got.mu, whole.mu, rtol=1e-14) and np.allclose(
+            got.sigma, whole.sigma, rtol=0, atol=1e-14
+        )
+    assert right.num_x == 130 and np.array_equal(
+        right.mu, FeatureStatistics().update(features[70:]).mu
+    )
     left.mu[:] = 0
     assert np.allclose(left.mu, whole.mu, rtol=1e-14)
 
@@ -77,14 +86,18 @@ def test_statistics_keep_their_digits_where_the_mean_is_far_from_zero(monkeypatc
     streamed = FeatureStatistics()
     for start in range(0, 200, 30):
         streamed.update(features[start : start + 30] + 1e6)
-    assert np.abs(streamed.sigma - np.cov(features, rowvar=False)).max() < 1e-8  # plain sums are off by 2e-3
+    assert (
+        np.abs(streamed.sigma - np.cov(features, rowvar=False)).max() < 1e-8
+    )  # plain sums are off by 2e-3
     assert np.abs(streamed.mu - 1e6 - features.mean(0)).max() < 1e-9
 
 
 def test_frechet_distance_of_known_gaussians():
     root = gaussian(1, 8, 8)
     sigma, shift = root @ root.T, gaussian(2, 1, 8)[0]
-    assert frechet_distance(shift, sigma, np.zeros(8), sigma) == pytest.approx(shift @ shift, rel=1e-10)
+    assert frechet_distance(shift, sigma, np.zeros(8), sigma) == pytest.approx(
+        shift @ shift, rel=1e-10
+    )
     # Covariances that commute: sum of (s - s_ref)^2 over the standard deviations s.
     s, s_ref = np.array([3, 2, 1, 1, 0, 0, 1e-3, 5]), np.array([1, 2, 0, 2, 1, 0, 1, 4.0])
     basis = np.linalg.qr(root)[0]
@@ -112,15 +125,27 @@ def test_metrics_equal_those_of_torch_fidelity():
     from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
     x, y = (torch.from_numpy(gaussian(seed, 120, 16, mean=0.2 * seed)) for seed in (0, 1))
-    theirs = metric_fid.fid_statistics_to_metric(*(metric_fid.fid_features_to_statistics(z) for z in (x, y)), verbose=False)
-    assert frechet_distance(*statistics(x), *statistics(y)) == pytest.approx(*theirs.values(), rel=1e-6)
-    theirs = metric_kid.kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=120, verbose=False)
-    assert kernel_distance(x, y) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    theirs = metric_fid.fid_statistics_to_metric(
+        *(metric_fid.fid_features_to_statistics(z) for z in (x, y)), verbose=False
+    )
+    assert frechet_distance(*statistics(x), *statistics(y)) == pytest.approx(
+        *theirs.values(), rel=1e-6
+    )
+    theirs = metric_kid.kid_features_to_metric(
+        x, y, kid_subsets=1, kid_subset_size=120, verbose=False
+    )
+    assert kernel_distance(x, y) == pytest.approx(
+        theirs["kernel_inception_distance_mean"], rel=1e-6
+    )
     theirs = metric_prc.prc_features_to_metric(x, y, verbose=False)
-    assert precision_recall(x, y) == pytest.approx((theirs["precision"], theirs["recall"]), rel=1e-6)
+    assert precision_recall(x, y) == pytest.approx(
+        (theirs["precision"], theirs["recall"]), rel=1e-6
+    )
     logits, order = 3 * x, np.random.default_rng(7).permutation(120)
     theirs = metric_isc.isc_features_to_metric(logits[order], splits=7, shuffle=False)
-    assert inception_score(logits, splits=7, seed=7) == pytest.approx(tuple(theirs.values()), rel=1e-6)
+    assert inception_score(logits, splits=7, seed=7) == pytest.approx(
+        tuple(theirs.values()), rel=1e-6
+    )
 
 
 def test_inception_score_of_known_predictions():
@@ -152,7 +177,12 @@ def test_kernel_distance_equals_the_double_sum():
     x, y = gaussian(0, 5, 3), gaussian(1, 4, 3, mean=1)
 
     def mean_kernel(a, b, same):
-        values = [(p @ q / 3 + 1) ** 3 for i, p in enumerate(a) for j, q in enumerate(b) if not (same and i == j)]
+        values = [
+            (p @ q / 3 + 1) ** 3
+            for i, p in enumerate(a)
+            for j, q in enumerate(b)
+            if not (same and i == j)
+        ]
         return np.mean(values)
 
     expected = mean_kernel(x, x, True) + mean_kernel(y, y, True) - 2 * mean_kernel(x, y, False)
@@ -175,7 +205,8 @@ def test_order_of_samples_does_not_matter():
     p, q = x[::-1], y[np.random.default_rng(0).permutation(len(y))]
     assert kernel_distance(p, q) == pytest.approx(kernel_distance(x, y), abs=1e-12)
     assert frechet_distance(*statistics(p), *statistics(q)) == pytest.approx(
-        frechet_distance(*statistics(x), *statistics(y)), abs=1e-12)
+        frechet_distance(*statistics(x), *statistics(y)), abs=1e-12
+    )
 
 
 def test_any_float_type_is_read_and_arguments_stay_unchanged():
@@ -192,25 +223,51 @@ def test_any_float_type_is_read_and_arguments_stay_unchanged():
 NAN = np.where(np.eye(6) > 0, np.nan, 0.0)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda x: FeatureStatistics().mu, "at least 1"),
-    (lambda x: statistics(x[:1]), "at least 2 features, got 1"),
-    (lambda x: statistics(x[0]), r"must be \[N, D\], got shape \[6\]"),
-    (lambda x: statistics(NAN), "NaN or infinite values in 6 of 6 rows"),
-    (lambda x: FeatureStatistics().update(x).update(x[:, :5]), "have 5 dimensions, the ones before had 6"),
-    (lambda x: kernel_distance(x, x[:, :5]), "generated features have 6 dimensions, reference features 5"),
-    (lambda x: kernel_distance(x[:1], x), "at least 2"),
-    (lambda x: kernel_distance(NAN, x), "generated features hold NaN"),
-    (lambda x: kernel_distance(x, x, subset_size=1), "subset_size"),
-    (lambda x: FeatureStatistics().update(x).merge(FeatureStatistics().update(x[:, :5])), "have 5 dimensions"),
-    (lambda x: inception_score(x[:9]), "cannot cut 9 images into 10 splits"),
-    (lambda x: inception_score(x, splits=0), "into 0 splits"),
-    (lambda x: inception_score(NAN), "logits hold NaN"),
-    (lambda x: frechet_distance(np.zeros(6), np.eye(5), np.zeros(5), np.eye(5)), "generated statistics need mu"),
-    (lambda x: frechet_distance(np.zeros(6), np.eye(6), np.zeros(5), np.eye(5)), "6 dim.*, reference statistics 5"),
-    (lambda x: frechet_distance(np.zeros(6), NAN, np.zeros(6), np.eye(6)), "generated statistics hold NaN"),
-    (lambda x: frechet_distance(np.zeros(6), np.triu(np.ones((6, 6))), np.zeros(6), np.eye(6)), "not symmetric"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: FeatureStatistics().mu, "at least 1"),
+        (lambda x: statistics(x[:1]), "at least 2 features, got 1"),
+        (lambda x: statistics(x[0]), r"must be \[N, D\], got shape \[6\]"),
+        (lambda x: statistics(NAN), "NaN or infinite values in 6 of 6 rows"),
+        (
+            lambda x: FeatureStatistics().update(x).update(x[:, :5]),
+            "have 5 dimensions, the ones before had 6",
+        ),
+        (
+            lambda x: kernel_distance(x, x[:, :5]),
+            "generated features have 6 dimensions, reference features 5",
+        ),
+        (lambda x: kernel_distance(x[:1], x), "at least 2"),
+        (lambda x: kernel_distance(NAN, x), "generated features hold NaN"),
+        (lambda x: kernel_distance(x, x, subset_size=1), "subset_size"),
+        (
+            lambda x: FeatureStatistics().update(x).merge(FeatureStatistics().update(x[:, :5])),
+            "have 5 dimensions",
+        ),
+        (lambda x: inception_score(x[:9]), "cannot cut 9 images into 10 splits"),
+        (lambda x: inception_score(x, splits=0), "into 0 splits"),
+        (lambda x: inception_score(NAN), "logits hold NaN"),
+        (
+            lambda x: frechet_distance(np.zeros(6), np.eye(5), np.zeros(5), np.eye(5)),
+            "generated statistics need mu",
+        ),
+        (
+            lambda x: frechet_distance(np.zeros(6), np.eye(6), np.zeros(5), np.eye(5)),
+            "6 dim.*, reference statistics 5",
+        ),
+        (
+            lambda x: frechet_distance(np.zeros(6), NAN, np.zeros(6), np.eye(6)),
+            "generated statistics hold NaN",
+        ),
+        (
+            lambda x: frechet_distance(
+                np.zeros(6), np.triu(np.ones((6, 6))), np.zeros(6), np.eye(6)
+            ),
+            "not symmetric",
+        ),
+    ],
+)
 def test_errors_are_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call(gaussian(0))

@@ -22,10 +22,14 @@ def normal(seed, n, mean=0.0, sd=1.0):
 def same_as_scipy(got, scipy_test, *sets):
     expected = scipy_test(*sets)
     interval = expected.confidence_interval()
-    assert (got.t, got.df, got.p) == pytest.approx((expected.statistic, expected.df, expected.pvalue), rel=1e-12)
+    assert (got.t, got.df, got.p) == pytest.approx(
+        (expected.statistic, expected.df, expected.pvalue), rel=1e-12
+    )
     assert (got.low, got.high) == pytest.approx((interval.low, interval.high), rel=1e-10, abs=1e-12)
     for alternative in ("less", "greater"):
-        assert getattr(got, f"p_{alternative}") == pytest.approx(scipy_test(*sets, alternative=alternative).pvalue)
+        assert getattr(got, f"p_{alternative}") == pytest.approx(
+            scipy_test(*sets, alternative=alternative).pvalue
+        )
 
 
 @pytest.mark.parametrize("n, m", [(2, 2), (3, 9), (20, 5)])
@@ -37,8 +41,9 @@ def test_tests_equal_scipy(n, m):
     same_as_scipy(welch_t(a, c), lambda *x, **k: stats.ttest_ind(*x, equal_var=False, **k), a, c)
     assert one_sample_t(a, 1.85).effect == pytest.approx((a.mean() - 1.85) / a.std(ddof=1))
     assert paired_t(a, b).effect == pytest.approx(difference.mean() / difference.std(ddof=1))
-    assert [test.effect_name for test in (one_sample_t(a, 1.85), paired_t(a, b), welch_t(a, c))] == [
-        "Cohen's d", "Cohen's d_z", "Hedges' g"]
+    assert [
+        test.effect_name for test in (one_sample_t(a, 1.85), paired_t(a, b), welch_t(a, c))
+    ] == ["Cohen's d", "Cohen's d_z", "Hedges' g"]
     assert (one_sample_t(a, 1.85).n, paired_t(a, b).n, welch_t(a, c).n) == (n, n, (n, m))
 
 
@@ -51,10 +56,13 @@ def test_hedges_g_is_unbiased():
 # Six discriminators of a reproduction of Discriminator Guidance, FIDs of mean 1.8433 and sd 0.01082, against EDM's 1.96:
 # published as t = -26.42, p < 0.0005. The rounded mean and sd leave -26.44 .. -26.40.
 
+
 def published(test):
     assert test.t == pytest.approx(-26.42, abs=0.005) and (test.df, test.n) == (5, 6)
     assert test.p == pytest.approx(1.45e-6, rel=0.01) and test.p < 0.0005
-    assert (test.difference, test.low, test.high) == pytest.approx((-0.1167, -0.1281, -0.1053), abs=1e-4)
+    assert (test.difference, test.low, test.high) == pytest.approx(
+        (-0.1167, -0.1281, -0.1053), abs=1e-4
+    )
     assert test.effect == pytest.approx(-10.79, abs=0.01)
 
 
@@ -63,7 +71,9 @@ def test_published_test_is_reproduced():
     values = normal(0, 6)
     values = 1.8433 + 0.01082 * (values - values.mean()) / values.std(ddof=1)
     published(one_sample_t(values, 1.96))
-    assert one_sample_t_from_summary(1.84335, 0.010815, 6, 1.96).t == pytest.approx(-26.42, abs=0.02)
+    assert one_sample_t_from_summary(1.84335, 0.010815, 6, 1.96).t == pytest.approx(
+        -26.42, abs=0.02
+    )
 
 
 def test_common_seeds_find_what_independent_sets_hide():
@@ -72,7 +82,9 @@ def test_common_seeds_find_what_independent_sets_hide():
 
 
 def test_interval_of_many_degrees_of_freedom_is_normal():
-    assert mean_interval(1, 2, 10**9) == pytest.approx((1 - 2 * 1.959964, 1 + 2 * 1.959964), abs=1e-6)
+    assert mean_interval(1, 2, 10**9) == pytest.approx(
+        (1 - 2 * 1.959964, 1 + 2 * 1.959964), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("design, n", [("one-sample", 5), ("paired", 5), ("two-sample", 4)])
@@ -85,7 +97,9 @@ def test_power_is_the_share_of_found_differences(design, n):
         p = stats.ttest_1samp(values, 0, axis=1).pvalue
     expected = power(difference, sd, n, design=design)
     assert 0.5 < expected < 0.95 and power(-difference, sd, n, design=design) == expected
-    assert (p < 0.05).mean() == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 4000))
+    assert (p < 0.05).mean() == pytest.approx(
+        expected, abs=4 * np.sqrt(expected * (1 - expected) / 4000)
+    )
 
 
 @pytest.mark.parametrize("design", ["one-sample", "paired", "two-sample"])
@@ -106,26 +120,32 @@ def test_published_sample_sizes():
     assert large == pytest.approx(1.959964 + 0.841621, abs=1e-3)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: one_sample_t([1.9], 2), "at least 2 values, values has 1"),
-    (lambda: one_sample_t([0.1 + 0.2, 0.3], 2), "values are all equal"),
-    (lambda: one_sample_t([1, np.nan], 2), "values hold NaN"),
-    (lambda: one_sample_t([1, 2], np.nan), "reference is nan"),
-    (lambda: one_sample_t([[1, 2]], 2), r"list of numbers, got shape \[1, 2\]"),
-    (lambda: one_sample_t_from_summary(1, 0, 6, 2), "sd is 0.0: a t test needs some variance"),
-    (lambda: one_sample_t_from_summary(1, 0.1, 1, 2), "at least 2 values, got n = 1"),
-    (lambda: one_sample_t_from_summary(1, np.inf, 6, 2), "sd is inf"),
-    (lambda: paired_t([1, 2, 3], [1, 2]), "as many values in a as in b, got 3 and 2"),
-    (lambda: paired_t([1.1, 2.2, 3.3], [1.0, 2.1, 3.2]), "differences are all equal"),
-    (lambda: welch_t([1, 1], [2, 2]), "some variance"),
-    (lambda: welch_t([1, 2], [2, np.inf]), "b hold NaN or infinite"),
-    (lambda: power(1, 1, 5, design="crossed"), "no design 'crossed'; choose from one-sample, paired, two-sample"),
-    (lambda: power(1, 1, 5, alpha=0), "alpha is 0"),
-    (lambda: power(np.nan, 1, 5), "difference is nan"),
-    (lambda: power(1, -1, 5), "sd is -1.0"),
-    (lambda: smallest_detectable_difference(1, 1), "at least 2 values"),
-    (lambda: smallest_detectable_difference(1, 5, power=0.05), "between alpha = 0.05 and 1"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: one_sample_t([1.9], 2), "at least 2 values, values has 1"),
+        (lambda: one_sample_t([0.1 + 0.2, 0.3], 2), "values are all equal"),
+        (lambda: one_sample_t([1, np.nan], 2), "values hold NaN"),
+        (lambda: one_sample_t([1, 2], np.nan), "reference is nan"),
+        (lambda: one_sample_t([[1, 2]], 2), r"list of numbers, got shape \[1, 2\]"),
+        (lambda: one_sample_t_from_summary(1, 0, 6, 2), "sd is 0.0: a t test needs some variance"),
+        (lambda: one_sample_t_from_summary(1, 0.1, 1, 2), "at least 2 values, got n = 1"),
+        (lambda: one_sample_t_from_summary(1, np.inf, 6, 2), "sd is inf"),
+        (lambda: paired_t([1, 2, 3], [1, 2]), "as many values in a as in b, got 3 and 2"),
+        (lambda: paired_t([1.1, 2.2, 3.3], [1.0, 2.1, 3.2]), "differences are all equal"),
+        (lambda: welch_t([1, 1], [2, 2]), "some variance"),
+        (lambda: welch_t([1, 2], [2, np.inf]), "b hold NaN or infinite"),
+        (
+            lambda: power(1, 1, 5, design="crossed"),
+            "no design 'crossed'; choose from one-sample, paired, two-sample",
+        ),
+        (lambda: power(1, 1, 5, alpha=0), "alpha is 0"),
+        (lambda: power(np.nan, 1, 5), "difference is nan"),
+        (lambda: power(1, -1, 5), "sd is -1.0"),
+        (lambda: smallest_detectable_difference(1, 1), "at least 2 values"),
+        (lambda: smallest_detectable_difference(1, 5, power=0.05), "between alpha = 0.05 and 1"),
+    ],
+)
 def test_errors_are_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()

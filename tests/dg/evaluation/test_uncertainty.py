@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dg.evaluation import matrices
+from dg.evaluation import feature_matrices as matrices
 from dg.evaluation.metrics import frechet_distance, kernel_distance, statistics
 from dg.evaluation.uncertainty import (
     fid_infinity,
@@ -22,7 +22,9 @@ def gaussian(seed, n=100, dim=8, mean=0.0):
 
 
 def to_standard_normal(features):
-    return frechet_distance(*statistics(features), np.zeros(features.shape[1]), np.eye(features.shape[1]))
+    return frechet_distance(
+        *statistics(features), np.zeros(features.shape[1]), np.eye(features.shape[1])
+    )
 
 
 def test_summary_of_repeats():
@@ -36,16 +38,21 @@ def test_mean_and_proportion_equal_scipy():
     x = gaussian(0, 7, 1)[:, 0]
     estimate = mean_estimate(x)
     assert estimate.standard_error == pytest.approx(stats.sem(x))
-    assert (estimate.low, estimate.high) == pytest.approx(stats.t.interval(0.95, 6, x.mean(), stats.sem(x)))
+    assert (estimate.low, estimate.high) == pytest.approx(
+        stats.t.interval(0.95, 6, x.mean(), stats.sem(x))
+    )
     for ones in (0, 1, 13, 40):
         indicators = np.arange(40) < ones
         wilson = stats.binomtest(ones, 40).proportion_ci(method="wilson")
         estimate = proportion_estimate(indicators)
-        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((ones / 40, wilson.low, wilson.high), abs=1e-12)
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+            (ones / 40, wilson.low, wilson.high), abs=1e-12
+        )
         assert estimate.standard_error == pytest.approx(np.sqrt(ones * (40 - ones) / 40**3))
 
 
 # Kernel distance ------------------------------------------------------------------------------------------------------
+
 
 def test_jackknife_equals_leaving_out_one_image_at_a_time(monkeypatch):
     x, y = gaussian(0, 9, 3), gaussian(1, 7, 3, mean=0.5)
@@ -67,9 +74,14 @@ def test_jackknife_equals_leaving_out_one_image_at_a_time(monkeypatch):
 
 
 # Without a difference the linear part of the error vanishes, and the jackknife counts the quadratic part twice.
-@pytest.mark.parametrize("shift, part_size, ratio", [(0.3, 100, 1), (0.3, 50, 1), (1, 100, 1), (0, 100, np.sqrt(2))])
+@pytest.mark.parametrize(
+    "shift, part_size, ratio", [(0.3, 100, 1), (0.3, 50, 1), (1, 100, 1), (0, 100, np.sqrt(2))]
+)
 def test_standard_error_is_the_sd_over_fresh_draws(shift, part_size, ratio):
-    draws = [kernel_distance_estimate(gaussian(2 * i, mean=shift), gaussian(2 * i + 1), part_size) for i in range(200)]
+    draws = [
+        kernel_distance_estimate(gaussian(2 * i, mean=shift), gaussian(2 * i + 1), part_size)
+        for i in range(200)
+    ]
     sd = np.std([draw.value for draw in draws], ddof=1)
     assert np.mean([draw.standard_error for draw in draws]) == pytest.approx(ratio * sd, rel=0.25)
     if not shift:
@@ -79,20 +91,33 @@ def test_standard_error_is_the_sd_over_fresh_draws(shift, part_size, ratio):
 
 def test_shares_of_the_standard_error():
     few, many = gaussian(0, 60, mean=0.5), gaussian(1, 600)
-    assert kernel_distance_estimate(few, many).generated > 2 * kernel_distance_estimate(few, many).reference
+    assert (
+        kernel_distance_estimate(few, many).generated
+        > 2 * kernel_distance_estimate(few, many).reference
+    )
     turned = kernel_distance_estimate(many, few)
-    assert turned.reference == pytest.approx(kernel_distance_estimate(few, many).generated, rel=1e-9)
+    assert turned.reference == pytest.approx(
+        kernel_distance_estimate(few, many).generated, rel=1e-9
+    )
 
 
 def test_large_sets_are_cut_into_disjoint_parts():
     x, y = gaussian(0, 90, mean=0.5), gaussian(1, 200)
-    whole, cut = kernel_distance_estimate(x, y), kernel_distance_estimate(x, y, part_size=50, seed=3)
-    assert cut == kernel_distance_estimate(x, y, part_size=50, seed=3) != kernel_distance_estimate(x, y, part_size=50, seed=4)
+    whole, cut = (
+        kernel_distance_estimate(x, y),
+        kernel_distance_estimate(x, y, part_size=50, seed=3),
+    )
+    assert (
+        cut
+        == kernel_distance_estimate(x, y, part_size=50, seed=3)
+        != kernel_distance_estimate(x, y, part_size=50, seed=4)
+    )
     assert cut.value == pytest.approx(whole.value, abs=3 * whole.standard_error)
     assert cut.standard_error == pytest.approx(whole.standard_error, rel=0.3)
 
 
 # Frechet distance -----------------------------------------------------------------------------------------------------
+
 
 def test_a_bootstrap_of_the_frechet_distance_would_lie_beside_the_value():
     """The numbers in the docstring of the module."""
@@ -109,7 +134,10 @@ def test_a_bootstrap_of_the_frechet_distance_would_lie_beside_the_value():
 
 def test_fid_infinity_is_nearer_to_the_truth_than_the_distance_itself():
     shift, dim = 0.1, 8
-    lines = [fid_infinity(gaussian(seed, 500, dim, shift), np.zeros(dim), np.eye(dim), seed=seed) for seed in range(40)]
+    lines = [
+        fid_infinity(gaussian(seed, 500, dim, shift), np.zeros(dim), np.eye(dim), seed=seed)
+        for seed in range(40)
+    ]
     raw, truth = np.array([line.values[-1] for line in lines]), dim * shift**2
     intercepts = np.array([line.intercept for line in lines])
     assert raw.mean() > truth + 0.04
@@ -126,23 +154,36 @@ def test_fid_infinity_is_a_line_in_one_over_n():
     assert line.standard_error == pytest.approx(expected.intercept_stderr)
     estimate = line.estimate
     low, high = stats.t.interval(0.95, 3, expected.intercept, expected.intercept_stderr)
-    assert (estimate.low, estimate.value, estimate.high) == pytest.approx((low, line.intercept, high))
+    assert (estimate.low, estimate.value, estimate.high) == pytest.approx(
+        (low, line.intercept, high)
+    )
     assert np.array_equal(line.values, fid_infinity(x, *reference, num_points=5).values)
-    assert not np.array_equal(line.values[:-1], fid_infinity(x, *reference, num_points=5, seed=1).values[:-1])
+    assert not np.array_equal(
+        line.values[:-1], fid_infinity(x, *reference, num_points=5, seed=1).values[:-1]
+    )
     assert fid_infinity(x[:100], *reference, num_points=3).sizes.tolist() == [16, 58, 100]
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda x: summarise_repeats([]), "no values"),
-    (lambda x: mean_estimate([1.0]), "at least 2 values"),
-    (lambda x: proportion_estimate([]), "list of indicators"),
-    (lambda x: kernel_distance_estimate(x[:2], x), "at least 3 generated and 3 reference"),
-    (lambda x: kernel_distance_estimate(x, x, part_size=2), "at least 3"),
-    (lambda x: kernel_distance_estimate(x[:5], x, part_size=10), "into 10 parts of at least 3; raise part_size"),
-    (lambda x: fid_infinity(x[:31], np.zeros(8), np.eye(8)), "8-dimensional features needs at least 32 images, got 31"),
-    (lambda x: fid_infinity(x, np.zeros(8), np.eye(8), num_points=2), "at least 3"),
-    (lambda x: fid_infinity(x, np.zeros(7), np.eye(7)), "8 dimensions, reference statistics 7"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: summarise_repeats([]), "no values"),
+        (lambda x: mean_estimate([1.0]), "at least 2 values"),
+        (lambda x: proportion_estimate([]), "list of indicators"),
+        (lambda x: kernel_distance_estimate(x[:2], x), "at least 3 generated and 3 reference"),
+        (lambda x: kernel_distance_estimate(x, x, part_size=2), "at least 3"),
+        (
+            lambda x: kernel_distance_estimate(x[:5], x, part_size=10),
+            "into 10 parts of at least 3; raise part_size",
+        ),
+        (
+            lambda x: fid_infinity(x[:31], np.zeros(8), np.eye(8)),
+            "8-dimensional features needs at least 32 images, got 31",
+        ),
+        (lambda x: fid_infinity(x, np.zeros(8), np.eye(8), num_points=2), "at least 3"),
+        (lambda x: fid_infinity(x, np.zeros(7), np.eye(7)), "8 dimensions, reference statistics 7"),
+    ],
+)
 def test_errors_are_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call(gaussian(0))

@@ -9,20 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from dg.dit import load_dit
+from dg.data.datasets import load_images
 from dg.evaluation.features import load_extractor
 from dg.evaluation.metrics import statistics
 from dg.experiments.imagenet import SETTINGS, ImageNetRun, _run_shard, run, trained_head
 from dg.experiments.imagenet_report import text_table
-from dg.experiments.stages import Stages
+from dg.experiments.pipeline import Stages
+from dg.models.dit import load_dit
 from dg.runtime.catalogue import CATALOGUE
-from dg.runtime.datasets import load_images
 from dg.runtime.files import plain, read_json
 from dg.runtime.progress import silent
 from dg.sampling import describe
 from guided_diffusion import EncoderUNetModel, create_classifier
 from tests import golden_fill
-from tests.dg.test_models import unet
+from tests.dg.models.test_loading import unet
 from tests.scripts import ROOT
 from tests.scripts import run as run_script
 from tests.tiny_dit import original_state
@@ -40,11 +40,24 @@ def files(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = rng.integers(16, 50, 2)
         Image.fromarray(rng.integers(0, 256, [height, width, 3], dtype=np.uint8)).save(path)
-    latent, pixel = (dict(image_size=size, model_channels=64, num_res_blocks=1, channel_mult=[1], attention_resolutions=[])
-                     for size in (8, 8))
-    nets = {"adm": unet(num_classes=3), "adm-classifier": EncoderUNetModel(in_channels=3, out_channels=3, **pixel),
-            "latent-classifier": EncoderUNetModel(in_channels=4, out_channels=3, **latent),
-            "head": create_classifier(image_size=8, in_channels=64, out_channels=1, classifier_width=64, condition=True)}
+    latent, pixel = (
+        dict(
+            image_size=size,
+            model_channels=64,
+            num_res_blocks=1,
+            channel_mult=[1],
+            attention_resolutions=[],
+        )
+        for size in (8, 8)
+    )
+    nets = {
+        "adm": unet(num_classes=3),
+        "adm-classifier": EncoderUNetModel(in_channels=3, out_channels=3, **pixel),
+        "latent-classifier": EncoderUNetModel(in_channels=4, out_channels=3, **latent),
+        "head": create_classifier(
+            image_size=8, in_channels=64, out_channels=1, classifier_width=64, condition=True
+        ),
+    }
     for name, net in nets.items():
         torch.save(golden_fill.fill(net, gain=0.8).state_dict(), folder / f"{name}.pt")
     torch.save(original_state(num_classes=3), folder / "dit.pt")
@@ -70,18 +83,36 @@ def tiny(name, files):
         tiny_vae().save_pretrained(files / "vae")
     size = 16 if latents else 8
     changes = dict(
-        network=str(files / ("dit.pt" if latents else "adm.pt")), vae=str(files / "vae") if latents else None, resolution=size,
-        classifier=str(files / ("latent-classifier.pt" if latents else "adm-classifier.pt")), reference=reference(files, size),
-        features="pixels", num_data=8, num_images=6, part=4, batch_size=2, fake=replace(setting.fake, num_steps=3),
-        recipe=replace(setting.recipe, epochs=1, batch_size=4, split=(1.0, 0.0, 0.0), eval_images=8))
-    systems = {key: replace(system, sampling=replace(system.sampling, num_steps=3),
-                            head=str(files / "head.pt") if key == "released" else system.head)
-               for key, system in setting.systems.items()}
+        network=str(files / ("dit.pt" if latents else "adm.pt")),
+        vae=str(files / "vae") if latents else None,
+        resolution=size,
+        classifier=str(files / ("latent-classifier.pt" if latents else "adm-classifier.pt")),
+        reference=reference(files, size),
+        features="pixels",
+        num_data=8,
+        num_images=6,
+        part=4,
+        batch_size=2,
+        fake=replace(setting.fake, num_steps=3),
+        recipe=replace(
+            setting.recipe, epochs=1, batch_size=4, split=(1.0, 0.0, 0.0), eval_images=8
+        ),
+    )
+    systems = {
+        key: replace(
+            system,
+            sampling=replace(system.sampling, num_steps=3),
+            head=str(files / "head.pt") if key == "released" else system.head,
+        )
+        for key, system in setting.systems.items()
+    }
     return replace(setting, systems=systems, **changes)
 
 
 def experiment(name, files, shard=None):
-    return ImageNetRun(name, tiny(name, files), files / "train", silent, lambda line: None, "cpu", shard)
+    return ImageNetRun(
+        name, tiny(name, files), files / "train", silent, lambda line: None, "cpu", shard
+    )
 
 
 BOTH = [pytest.param("imagenet-dit", marks=NEEDS_VAE), "imagenet-adm"]
@@ -92,17 +123,34 @@ BOTH = [pytest.param("imagenet-dit", marks=NEEDS_VAE), "imagenet-adm"]
 def test_from_published_files_to_a_table(name, files, tmp_path, monkeypatch):
     if name == "imagenet-dit":
         pytest.importorskip("diffusers")
-        monkeypatch.setattr("dg.experiments.imagenet.load_model", partial(load_dit, num_heads=2))  # which a file does not show
+        monkeypatch.setattr(
+            "dg.experiments.imagenet.load_model", partial(load_dit, num_heads=2)
+        )  # which a file does not show
     (tmp_path / "results").mkdir()
-    outcome = run(experiment(name, files), tmp_path / "runs", tmp_path / "results", "python reproduce.py")
+    outcome = run(
+        experiment(name, files), tmp_path / "runs", tmp_path / "results", "python reproduce.py"
+    )
     systems = SETTINGS[name].systems
     assert list(outcome["metrics"]) == list(systems)
     for metrics in outcome["metrics"].values():
-        assert metrics["fd"]["mean"] > 0 and 0 <= metrics["precision"]["mean"] <= 1 and metrics["recall"]["n"] == 1
-    images = {key: load_images(next((tmp_path / "runs").glob(f"sample-{key}-*")) / "all") for key in systems}
+        assert (
+            metrics["fd"]["mean"] > 0
+            and 0 <= metrics["precision"]["mean"] <= 1
+            and metrics["recall"]["n"] == 1
+        )
+    images = {
+        key: load_images(next((tmp_path / "runs").glob(f"sample-{key}-*")) / "all")
+        for key in systems
+    }
     for found in images.values():
-        assert len(found) == 6 and found.num_classes <= 3 and found.resolution == tiny(name, files).resolution
-    assert (images["guided"].images != images["unguided"].images).any(), "guidance changes the images"
+        assert (
+            len(found) == 6
+            and found.num_classes <= 3
+            and found.resolution == tiny(name, files).resolution
+        )
+    assert (images["guided"].images != images["unguided"].images).any(), (
+        "guidance changes the images"
+    )
     assert len(read_json(tmp_path / "results" / "results.json")["training"]["log"]) == 1
     table = text_table(outcome)
     assert all(system.title in table for system in systems.values())
@@ -121,7 +169,16 @@ def test_machines_take_parts_and_the_rest_is_made_afterwards(files, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(experiment("imagenet-adm", files), whole, tmp_path, "", only="sample-classifier")
     for i in (1, 0):
-        assert run(experiment("imagenet-adm", files, (i, 2)), parts, tmp_path, "", only="sample-classifier") is None
+        assert (
+            run(
+                experiment("imagenet-adm", files, (i, 2)),
+                parts,
+                tmp_path,
+                "",
+                only="sample-classifier",
+            )
+            is None
+        )
         (stage,) = parts.glob("sample-classifier-*")
         assert (stage / f"part-000{i}").is_dir() and not (stage / "done.json").exists()
         if i:
@@ -137,12 +194,16 @@ def test_machines_take_parts_and_the_rest_is_made_afterwards(files, tmp_path):
 def test_networks_are_hashed_once_for_all_parts(files, tmp_path, monkeypatch):
     """They are gigabytes."""
     asked = []
-    monkeypatch.setattr("dg.experiments.imagenet.describe", lambda *args: asked.append(describe(*args)) or asked[-1])
+    monkeypatch.setattr(
+        "dg.experiments.imagenet.describe", lambda *args: asked.append(describe(*args)) or asked[-1]
+    )
     monkeypatch.setattr("dg.experiments.common.describe", None)
     monkeypatch.setattr("dg.experiments.common.generate", lambda *args, **kwargs: None)
     experiment("imagenet-adm", files).make_images(tmp_path, {}, "classifier")
     assert len(asked) == 1 and "classifier" in asked[0]
-    manifests = [read_json(path)["settings"] for path in sorted(tmp_path.glob("part-*/manifest.json"))]
+    manifests = [
+        read_json(path)["settings"] for path in sorted(tmp_path.glob("part-*/manifest.json"))
+    ]
     assert manifests == [plain(asked[0])] * 2
 
 
@@ -155,7 +216,10 @@ def test_training_images_of_the_same_folder_name_are_told_apart(files, tmp_path)
     next(other.data.rglob("*.JPEG")).unlink()
     assert other.plan()[0].settings == experiment("imagenet-adm", files).plan()[0].settings
     for only in (None, "real", "train", "sample-guided", "measure-guided"):
-        with pytest.raises(ValueError, match=r"was made of other images than those of .*elsewhere/train; give those") as caught:
+        with pytest.raises(
+            ValueError,
+            match=r"was made of other images than those of .*elsewhere/train; give those",
+        ) as caught:
             run(other, tmp_path / "runs", tmp_path, "", only=only)
         assert "\n" not in str(caught.value)
     run(other, tmp_path / "runs", tmp_path, "", only="reference")  # needs none
@@ -168,7 +232,9 @@ def test_training_images_without_labels_are_refused_before_anything_is_computed(
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (300, 300)).save(tmp_path / "flat" / "a.png")
     flat = ImageNetRun(name, SETTINGS[name], tmp_path / "flat", silent, None, "cpu")
-    with pytest.raises(ValueError, match="flat: has no labels; give a folder with a sub-folder for each class"):
+    with pytest.raises(
+        ValueError, match="flat: has no labels; give a folder with a sub-folder for each class"
+    ):
         run(flat, tmp_path / "runs", tmp_path, "")
     assert [path.name for path in (tmp_path / "runs").glob("*/*")] == ["seconds.json"]
 
@@ -176,9 +242,13 @@ def test_training_images_without_labels_are_refused_before_anything_is_computed(
 def test_latents_are_encoded_in_large_batches(files, tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr("dg.experiments.imagenet.load_vae", lambda *args: None)
-    monkeypatch.setattr("dg.experiments.imagenet.latent_store", lambda *args: sizes.append(args[-1]))
+    monkeypatch.setattr(
+        "dg.experiments.imagenet.latent_store", lambda *args: sizes.append(args[-1])
+    )
     monkeypatch.setattr("dg.experiments.imagenet.encode", lambda *args, **kwargs: None)
-    dit = ImageNetRun("", replace(SETTINGS["imagenet-dit"], vae=str(files)), files / "train", silent, None, "cpu")
+    dit = ImageNetRun(
+        "", replace(SETTINGS["imagenet-dit"], vae=str(files)), files / "train", silent, None, "cpu"
+    )
     dit.make_real(tmp_path, {})
     assert sizes == [256] and len(read_json(tmp_path / "pictures.json")["fingerprint"]) == 16
 
@@ -193,8 +263,11 @@ def test_the_head_of_lowest_validation_loss_guides(tmp_path):
 
 def test_shards_are_for_what_generates_and_wait_for_what_they_need(files, tmp_path):
     adm = experiment("imagenet-adm", files, (0, 2))
-    for only, told in ((None, "--shard is for stages that generate"), ("train", "--shard is for stages that generate"),
-                       ("sample-guided", "needs train, which is not done; run --stage train first")):
+    for only, told in (
+        (None, "--shard is for stages that generate"),
+        ("train", "--shard is for stages that generate"),
+        ("sample-guided", "needs train, which is not done; run --stage train first"),
+    ):
         with pytest.raises(ValueError, match=told):
             _run_shard(adm, Stages(tmp_path), adm.plan(), only)
     assert not list(tmp_path.iterdir())
@@ -203,27 +276,61 @@ def test_shards_are_for_what_generates_and_wait_for_what_they_need(files, tmp_pa
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_published_settings_name_known_files_and_rows(name):
     setting = SETTINGS[name]
-    named = [setting.network, setting.vae, setting.classifier, setting.reference,
-             *(system.head for system in setting.systems.values() if system.head != "trained")]
+    named = [
+        setting.network,
+        setting.vae,
+        setting.classifier,
+        setting.reference,
+        *(system.head for system in setting.systems.values() if system.head != "trained"),
+    ]
     assert all(file in CATALOGUE for file in named if file)
-    published = {row["system"] for row in read_json(ROOT / "stats" / "published.json")["rows"] if row["data"] == "imagenet-256"}
+    published = {
+        row["system"]
+        for row in read_json(ROOT / "stats" / "published.json")["rows"]
+        if row["data"] == "imagenet-256"
+    }
     assert {system.published for system in setting.systems.values()} - {None} <= published
-    assert setting.recipe.conditional and all(system.sampling.num_steps == 250 for system in setting.systems.values())
+    assert setting.recipe.conditional and all(
+        system.sampling.num_steps == 250 for system in setting.systems.values()
+    )
 
 
 def test_the_cost_counts_both_passes_of_classifier_free_guidance_and_gradients():
-    plan = {stage.name: stage.cost for stage in ImageNetRun("", SETTINGS["imagenet-dit"], "x", silent, None, "cpu").plan()}
+    plan = {
+        stage.name: stage.cost
+        for stage in ImageNetRun("", SETTINGS["imagenet-dit"], "x", silent, None, "cpu").plan()
+    }
     assert plan["sample-unguided"].evaluations == 50_000 * 250 and plan["train"].images == 0
-    assert plan["sample-unguided"].gpu_hours == pytest.approx(2 * 50_000 * 250 * 2 * 114e9 / 50e12 / 3600)
-    adm = {stage.name: stage.cost for stage in ImageNetRun("", SETTINGS["imagenet-adm"], "x", silent, None, "cpu").plan()}
-    assert adm["sample-unguided"].gpu_hours < adm["sample-classifier"].gpu_hours < adm["sample-guided"].gpu_hours
+    assert plan["sample-unguided"].gpu_hours == pytest.approx(
+        2 * 50_000 * 250 * 2 * 114e9 / 50e12 / 3600
+    )
+    adm = {
+        stage.name: stage.cost
+        for stage in ImageNetRun("", SETTINGS["imagenet-adm"], "x", silent, None, "cpu").plan()
+    }
+    assert (
+        adm["sample-unguided"].gpu_hours
+        < adm["sample-classifier"].gpu_hours
+        < adm["sample-guided"].gpu_hours
+    )
 
 
 def test_a_gradient_through_frozen_weights_costs_as_much_as_the_evaluation():
     from torch.utils.flop_counter import FlopCounterMode
 
-    net = EncoderUNetModel(in_channels=3, out_channels=3, image_size=8, model_channels=64, num_res_blocks=1, channel_mult=[1],
-                           attention_resolutions=[]).eval().requires_grad_(False)
+    net = (
+        EncoderUNetModel(
+            in_channels=3,
+            out_channels=3,
+            image_size=8,
+            model_channels=64,
+            num_res_blocks=1,
+            channel_mult=[1],
+            attention_resolutions=[],
+        )
+        .eval()
+        .requires_grad_(False)
+    )
     counted = []
     for with_gradient in (False, True):
         with FlopCounterMode(display=False) as counter:
@@ -243,7 +350,10 @@ def test_the_operations_are_those_of_the_networks():
     with FakeTensorMode():
         unet, classifier = create_unet("256x256_diffusion"), create_classifier(image_size=256)
         x, t, counted = torch.zeros(1, 3, 256, 256), torch.zeros(1), []
-        for call in (lambda: unet(x, t, torch.zeros(1, dtype=torch.long)), lambda: classifier(x, t)):
+        for call in (
+            lambda: unet(x, t, torch.zeros(1, dtype=torch.long)),
+            lambda: classifier(x, t),
+        ):
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 call()
             counted.append(counter.get_total_flops() / 2)
@@ -251,14 +361,20 @@ def test_the_operations_are_those_of_the_networks():
     assert counted == pytest.approx([network, gradient / 2], rel=0.01)
 
 
-@pytest.mark.parametrize(("command", "told"), [
-    ("imagenet-dit", "needs the training images of ImageNet: give --data FOLDER"),
-    ("imagenet-adm --data . --shard 2/2", "--shard 2/2: give I/N with I from 0 to N - 1"),
-    ("imagenet-adm --data . --shard x", "--shard x: give I/N"),
-    ("imagenet-adm --data . --profile smoke", "are not for imagenet-adm"),
-    ("imagenet-adm --data . --shard 0/2 --stage sample-guided --fresh", "--fresh would forget what other machines have made"),
-    ("digits --shard 0/2", "--shard belongs to imagenet-dit and imagenet-adm, not to digits"),
-])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("imagenet-dit", "needs the training images of ImageNet: give --data FOLDER"),
+        ("imagenet-adm --data . --shard 2/2", "--shard 2/2: give I/N with I from 0 to N - 1"),
+        ("imagenet-adm --data . --shard x", "--shard x: give I/N"),
+        ("imagenet-adm --data . --profile smoke", "are not for imagenet-adm"),
+        (
+            "imagenet-adm --data . --shard 0/2 --stage sample-guided --fresh",
+            "--fresh would forget what other machines have made",
+        ),
+        ("digits --shard 0/2", "--shard belongs to imagenet-dit and imagenet-adm, not to digits"),
+    ],
+)
 def test_what_does_not_fit_is_one_line(command, told):
     done = run_script("reproduce " + command)
     assert done.code == 2 and told in done.err and len(done.lines) == 1
@@ -269,7 +385,10 @@ def test_gpus_may_round_to_tf32_as_the_authors_let_them(name, tmp_path, monkeypa
     holders = torch.backends.cuda.matmul, torch.backends.cudnn
     for holder in holders:
         monkeypatch.setattr(holder, "allow_tf32", False)
-    done = run_script(f"reproduce {name} --data . --stage none --runs {{tmp}}/runs --results {{tmp}}/results", tmp=tmp_path)
+    done = run_script(
+        f"reproduce {name} --data . --stage none --runs {{tmp}}/runs --results {{tmp}}/results",
+        tmp=tmp_path,
+    )
     assert done.code == 2 and "there is no stage 'none'" in done.err
     assert all(holder.allow_tf32 for holder in holders)
 
@@ -277,4 +396,9 @@ def test_gpus_may_round_to_tf32_as_the_authors_let_them(name, tmp_path, monkeypa
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_cost_is_told_before_anything_is_loaded(name, tmp_path):
     done = run_script(f"reproduce {name} --data . --dry-run --runs {{tmp}}", tmp=tmp_path)
-    assert done.code == 0 and "still to do" in done.out and "50 TFLOP/s" in done.out and "sample-guided" in done.out
+    assert (
+        done.code == 0
+        and "still to do" in done.out
+        and "50 TFLOP/s" in done.out
+        and "sample-guided" in done.out
+    )

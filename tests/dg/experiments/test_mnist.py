@@ -8,7 +8,7 @@ import pytest
 from dg.experiments import mnist
 from dg.experiments.mnist import CPU, MODELS, SMOKE, SYSTEMS, Comparison, Settings
 from dg.experiments.mnist_report import rows, winners
-from dg.experiments.stages import Stages
+from dg.experiments.pipeline import Stages
 from dg.runtime.files import read_json
 from tests.scripts import succeed
 
@@ -19,7 +19,9 @@ def test_a_plan_needs_nothing_that_comes_later(settings, tmp_path):
     for stage in Comparison(settings, Stages(tmp_path), "cpu", "digits").plan():
         assert set(stage.needs) <= seen
         seen.add(stage.name)
-    assert {f"sample-{system}" for system in SYSTEMS} | {f"nll-{system}" for system in SYSTEMS} | {"measure"} <= seen
+    assert {f"sample-{system}" for system in SYSTEMS} | {f"nll-{system}" for system in SYSTEMS} | {
+        "measure"
+    } <= seen
 
 
 def test_every_model_sees_as_many_images_on_a_cpu():
@@ -38,7 +40,11 @@ def test_without_mnist_the_digits_serve(monkeypatch):
 
     said = []
     monkeypatch.setattr(mnist, "load_images", missing)
-    assert mnist._mnist_or_digits(said.append) == "digits" and "embedded digits" in said[0] and "--data" in said[0]
+    assert (
+        mnist._mnist_or_digits(said.append) == "digits"
+        and "embedded digits" in said[0]
+        and "--data" in said[0]
+    )
 
 
 @pytest.mark.slow
@@ -51,8 +57,14 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     assert outcome["experiment"] == name and set(outcome["metrics"]) == {*SYSTEMS, "floor"}
     for system in SYSTEMS:
         entry, table = outcome["systems"][system], outcome["metrics"][system]
-        assert all(np.isfinite(table[m]["values"]).all() for m in ("fd", "kid", "precision", "recall"))
-        assert entry["parameters"] > 1000 and np.isfinite(entry["nll"]["mean"]) and entry["seconds_per_1000"] > 0
+        assert all(
+            np.isfinite(table[m]["values"]).all() for m in ("fd", "kid", "precision", "recall")
+        )
+        assert (
+            entry["parameters"] > 1000
+            and np.isfinite(entry["nll"]["mean"])
+            and entry["seconds_per_1000"] > 0
+        )
         assert ("agreement" in table) == (name == "mnist-cond" and system != "vae")
     assert set(outcome["systems"]["ddpm"]["nll"]["terms"]) == {"prior", "steps", "decoder"}
     assert set(outcome["systems"]["vae"]["nll"]["terms"]) == {"reconstruction", "kl"}
@@ -61,4 +73,7 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     report = (folder / "report.html").read_text()
     assert report.count("data:image/png") >= 12 and "http" not in report.split("<body")[1]
     again = succeed(command, tmp=tmp_path)
-    assert again.out == done.out and read_json(folder / "results.json")["metrics"] == outcome["metrics"]
+    assert (
+        again.out == done.out
+        and read_json(folder / "results.json")["metrics"] == outcome["metrics"]
+    )

@@ -9,7 +9,9 @@ from dg.experiments.provenance import PACKAGES, provenance
 
 
 def test_it_says_what_ran_on_what_and_for_how_long():
-    entries = provenance("python reproduce.py digits", {"score": 12.3456, "fake": 0.1}, torch.device("cpu"))
+    entries = provenance(
+        "python reproduce.py digits", {"score": 12.3456, "fake": 0.1}, torch.device("cpu")
+    )
     assert set(entries) == {"command", "versions", "hardware", "seconds"}
     assert entries["command"] == "python reproduce.py digits"
     assert entries["seconds"] == {"score": 12.35, "fake": 0.1, "total": 12.45}

@@ -11,7 +11,14 @@ from dg.experiments.publish import MOST_BYTES, publish
 def results(tmp_path):
     folder = tmp_path / "results"
     (folder / "cache").mkdir(parents=True)
-    for name in ("results.json", "report.md", "pairs.png", "report.html", "samples.npz", "state.pt"):
+    for name in (
+        "results.json",
+        "report.md",
+        "pairs.png",
+        "report.html",
+        "samples.npz",
+        "state.pt",
+    ):
         (folder / name).write_text(name)
     Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(folder / "pairs.png")
     return folder

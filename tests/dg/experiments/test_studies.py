@@ -6,11 +6,11 @@ import pytest
 
 from dg.experiments import study_report
 from dg.experiments.costs import Cost, generation_cost
-from dg.experiments.stages import Stages
+from dg.experiments.pipeline import Stages
+from dg.experiments.settings import WORLDS, smoke
 from dg.experiments.studies import STUDIES, build, trainings
 from dg.experiments.study import Request, StudyRun
 from dg.experiments.study_report import _published_rows
-from dg.experiments.worlds import WORLDS, smoke
 from dg.runtime.catalogue import CATALOGUE
 
 EVERY = [(study, world) for study in STUDIES for world in WORLDS]
@@ -30,7 +30,9 @@ def test_every_study_has_a_plan_in_every_world(study, world):
         assert set(stage.needs) <= seen, f"{stage.name} comes before what it needs"
         seen.add(stage.name)
     assert "unguided" in run.study.systems and "measure-floor" in seen
-    asked = {head.training for system in run.study.systems.values() for head in system.heads} - {"released"}
+    asked = {head.training for system in run.study.systems.values() for head in system.heads} - {
+        "released"
+    }
     assert asked == set(run.study.trainings)
 
 
@@ -38,9 +40,18 @@ def test_every_study_has_a_plan_in_every_world(study, world):
 def test_published_numbers_are_there(study, world):
     for system in build(study, WORLDS[world]).systems.values():
         if system.published:
-            found = [row for row in _published_rows() if all(row.get(k) == v for k, v in system.published.items())]
-            assert len(found) == 1 or "epoch" in system.published, system.title  # not every epoch has been published
-            assert all(row["metric"] == "fid" and row["conditional"] == WORLDS[world].conditional for row in found)
+            found = [
+                row
+                for row in _published_rows()
+                if all(row.get(k) == v for k, v in system.published.items())
+            ]
+            assert len(found) == 1 or "epoch" in system.published, (
+                system.title
+            )  # not every epoch has been published
+            assert all(
+                row["metric"] == "fid" and row["conditional"] == WORLDS[world].conditional
+                for row in found
+            )
 
 
 def test_worlds_name_known_files():
@@ -48,7 +59,10 @@ def test_worlds_name_known_files():
         for name in (world.network, world.classifier, world.released, world.reference):
             assert name is None or name in CATALOGUE
         for wanted in (one for rows in world.published.values() for one in rows):
-            assert sum(all(row.get(k) == v for k, v in wanted.items()) for row in _published_rows()) == 1
+            assert (
+                sum(all(row.get(k) == v for k, v in wanted.items()) for row in _published_rows())
+                == 1
+            )
 
 
 def test_studies_of_a_world_share_what_is_the_same():
@@ -57,7 +71,9 @@ def test_studies_of_a_world_share_what_is_the_same():
     names = {stage.name: stage.settings for stage in table}
     shared = [stage for stage in swept if stage.name in names]
     assert {"score", "fake", "train-default"} < {stage.name for stage in shared}
-    assert sum(stage.name.startswith("sample-") for stage in shared) == 2, "unguided, and weights (2, 0)"
+    assert sum(stage.name.startswith("sample-") for stage in shared) == 2, (
+        "unguided, and weights (2, 0)"
+    )
     assert all(stage.settings == names[stage.name] for stage in shared)
 
 
@@ -65,41 +81,74 @@ def test_recipes_differ_in_what_they_claim_to():
     for world in WORLDS.values():
         made = trainings(world)
         authors, default = made["authors"].settings, made["default"].settings
-        assert authors.lr_schedule == "constant" and not authors.ema_halflife and authors.time_sampling == "importance"
+        assert (
+            authors.lr_schedule == "constant"
+            and not authors.ema_halflife
+            and authors.time_sampling == "importance"
+        )
         assert default.lr_schedule == "cosine" and default.ema_halflife
         assert made["default-score"].extractor == made["score"].extractor == "score"
         assert made["default-score"].settings == default
         assert authors.conditional == default.conditional == world.conditional
-        assert len({training.settings.seed for name, training in made.items() if name.startswith("authors")}) == world.num_members
+        assert (
+            len(
+                {
+                    training.settings.seed
+                    for name, training in made.items()
+                    if name.startswith("authors")
+                }
+            )
+            == world.num_members
+        )
 
 
 def test_the_published_settings():
     full = trainings(WORLDS["cifar10-uncond"])
-    assert full["authors"].settings.epochs == 60 and full["d5"].settings.epochs == 200 and full["d1"].settings.lr == 1e-3
+    assert (
+        full["authors"].settings.epochs == 60
+        and full["d5"].settings.epochs == 200
+        and full["d1"].settings.lr == 1e-3
+    )
     assert trainings(WORLDS["cifar10-cond"])["authors"].settings.epochs == 250
     assert WORLDS["cifar10-uncond"].weights == (2, 0) and WORLDS["cifar10-cond"].weights == (1, 0)
     assert WORLDS["cifar10-cond"].boosting and not WORLDS["cifar10-uncond"].boosting
-    swept = [system.S_churn for system in build("churn", WORLDS["cifar10-cond"]).systems.values() if system.boosting]
+    swept = [
+        system.S_churn
+        for system in build("churn", WORLDS["cifar10-cond"]).systems.values()
+        if system.boosting
+    ]
     assert swept == [0, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 10]
 
 
 def test_a_plan_depends_on_what_it_should(tmp_path):
     keys = {}
-    for name, world in {"plain": WORLDS["mnist-14"], "more images": replace(WORLDS["mnist-14"], num_images=600),
-                        "other network": replace(WORLDS["mnist-14"], conditional=True)}.items():
+    for name, world in {
+        "plain": WORLDS["mnist-14"],
+        "more images": replace(WORLDS["mnist-14"], num_images=600),
+        "other network": replace(WORLDS["mnist-14"], conditional=True),
+    }.items():
         stages = Stages(tmp_path)
         stages.overview(plan("recipes", "mnist-14", world)[1])
         keys[name] = stages.keys
     assert keys["plain"]["score"] == keys["more images"]["score"] != keys["other network"]["score"]
-    assert keys["plain"]["train-authors"] == keys["more images"]["train-authors"] != keys["other network"]["train-authors"]
+    assert (
+        keys["plain"]["train-authors"]
+        == keys["more images"]["train-authors"]
+        != keys["other network"]["train-authors"]
+    )
     assert not {name for name in keys["plain"] if name.startswith("sample-")} & {
-        name for name in keys["more images"] if name.startswith("sample-")}
+        name for name in keys["more images"] if name.startswith("sample-")
+    }
 
 
 def test_costs_add_up():
     world = WORLDS["cifar10-uncond"]
     one = generation_cost(world, 50_000)
-    assert one.evaluations == 50_000 * 35 and one.gpu_hours == pytest.approx(1) and one.bytes == 50_000 * 3072
+    assert (
+        one.evaluations == 50_000 * 35
+        and one.gpu_hours == pytest.approx(1)
+        and one.bytes == 50_000 * 3072
+    )
     assert generation_cost(world, 50_000, guided=True).gpu_hours == pytest.approx(1.62)
     assert (one + Cost(images=5)).images == 50_005
     assert generation_cost(smoke(world), 100).gpu_hours < 1e-4
@@ -111,14 +160,24 @@ def test_a_world_without_data_says_so():
 
 
 def test_measured_stands_beside_published():
-    outcome = {"settings": {"published": WORLDS["cifar10-uncond"].published, "num_images": 50_000},
-               "extractor": {"name": "inception"},
-               "systems": {"unguided": {"title": "unguided"}, "released": {"title": "released"}},
-               "metrics": {name: {m: {"mean": mean, "sd": 0.01} for m in ("fd", "kid", "precision", "recall")}
-                           for name, mean in {"unguided": 2.05, "released": 1.77, "floor": 1.0}.items()}}
+    outcome = {
+        "settings": {"published": WORLDS["cifar10-uncond"].published, "num_images": 50_000},
+        "extractor": {"name": "inception"},
+        "systems": {"unguided": {"title": "unguided"}, "released": {"title": "released"}},
+        "metrics": {
+            name: {m: {"mean": mean, "sd": 0.01} for m in ("fd", "kid", "precision", "recall")}
+            for name, mean in {"unguided": 2.05, "released": 1.77, "floor": 1.0}.items()
+        },
+    }
     table = dict(zip(("unguided", "released", "floor"), study_report.rows(outcome), strict=True))
-    assert study_report.columns(outcome)[1] == "FID" and study_report.columns(outcome)[-2:] == ["published", "off by (sd)"]
-    assert table["unguided"][-2:] == ["2.03 (paper-table-3); 1.96 (reproduction-a); 2.094 (reproduction-b)", "+2.0"]
+    assert study_report.columns(outcome)[1] == "FID" and study_report.columns(outcome)[-2:] == [
+        "published",
+        "off by (sd)",
+    ]
+    assert table["unguided"][-2:] == [
+        "2.03 (paper-table-3); 1.96 (reproduction-a); 2.094 (reproduction-b)",
+        "+2.0",
+    ]
     outcome["settings"]["num_images"] = 10_000
     assert study_report.rows(outcome)[0][-1] == "", "fewer images have a larger bias"
     assert table["released"][-1] == "+0.0" and table["floor"][-2:] == ["", ""]

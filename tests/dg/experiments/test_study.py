@@ -10,13 +10,15 @@ import time
 import numpy as np
 import pytest
 
+from dg.data.datasets import ImageSet
 from dg.experiments.studies import STUDIES
 from dg.experiments.study import pooled
-from dg.runtime.datasets import ImageSet
 from dg.runtime.files import read_json
 from tests.scripts import ROOT, run, succeed
 
-SMOKE = "reproduce {study} --world {world} --profile smoke --runs {tmp}/runs --results {tmp}/results"
+SMOKE = (
+    "reproduce {study} --world {world} --profile smoke --runs {tmp}/runs --results {tmp}/results"
+)
 
 
 def places(tmp_path, study, world):
@@ -25,7 +27,10 @@ def places(tmp_path, study, world):
 
 def test_pooling_averages_squares():
     images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
-    assert pooled(ImageSet(images, None, "x"), 2).images[0, :, :, 0].tolist() == [[2, 4], [10, 12]]  # 2.5 and 4.5 to even
+    assert pooled(ImageSet(images, None, "x"), 2).images[0, :, :, 0].tolist() == [
+        [2, 4],
+        [10, 12],
+    ]  # 2.5 and 4.5 to even
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +39,33 @@ def shared(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("study", "world"), [
-    *((study, world) for study in STUDIES for world in ("cifar10-uncond", "cifar10-cond", "mnist-14")),
-    ("recipes", "cifar10-jpeg"), ("churn", "mnist")])
+@pytest.mark.parametrize(
+    ("study", "world"),
+    [
+        *(
+            (study, world)
+            for study in STUDIES
+            for world in ("cifar10-uncond", "cifar10-cond", "mnist-14")
+        ),
+        ("recipes", "cifar10-jpeg"),
+        ("churn", "mnist"),
+    ],
+)
 def test_the_smoke_profile_of_every_study_reports(shared, study, world):
     done = succeed(SMOKE, **places(shared, study, world))
     name = world if study == "recipes" else f"{study}-{world}"
     folder = shared / "results" / f"{name}-smoke"
     outcome = read_json(folder / "results.json")
-    assert {"experiment", "command", "versions", "hardware", "seconds", "metrics", "extractor", "settings"} <= set(outcome)
+    assert {
+        "experiment",
+        "command",
+        "versions",
+        "hardware",
+        "seconds",
+        "metrics",
+        "extractor",
+        "settings",
+    } <= set(outcome)
     assert {"unguided", "floor"} <= set(outcome["metrics"])
     for table in outcome["metrics"].values():
         for metric in ("fd", "kid", "precision", "recall"):
@@ -51,10 +74,16 @@ def test_the_smoke_profile_of_every_study_reports(shared, study, world):
             assert entry["mean"] == pytest.approx(np.mean(entry["values"]))
     if study == "recipes":
         assert {"unguided", "guided", "authors", "score", "floor"} <= set(outcome["metrics"])
-        assert all(np.isfinite(outcome["metrics"][system]["nll"]["mean"]) for system in ("unguided", "guided"))
+        assert all(
+            np.isfinite(outcome["metrics"][system]["nll"]["mean"])
+            for system in ("unguided", "guided")
+        )
     report = (folder / "report.html").read_text()
     pictures = report.count("data:image/png")
-    assert pictures >= (4 if len(outcome["systems"]) > 1 else 1) and "http" not in report.split("<body")[1]
+    assert (
+        pictures >= (4 if len(outcome["systems"]) > 1 else 1)
+        and "http" not in report.split("<body")[1]
+    )
     for title in ("Results", "Deviations", "How it was run"):
         assert title in report
     assert "report:" in done.out and len(done.out.splitlines()) == len(outcome["systems"]) + 3
@@ -70,8 +99,14 @@ def test_a_study_is_done_once(tmp_path):
 
 
 def test_a_dry_run_names_the_stages_and_runs_nothing(tmp_path):
-    done = succeed("reproduce cifar10-cond --dry-run --runs {tmp}/runs --results {tmp}/results", tmp=tmp_path)
-    assert "authors' released discriminator" in done.out and "still to do" in done.out and not list(tmp_path.iterdir())
+    done = succeed(
+        "reproduce cifar10-cond --dry-run --runs {tmp}/runs --results {tmp}/results", tmp=tmp_path
+    )
+    assert (
+        "authors' released discriminator" in done.out
+        and "still to do" in done.out
+        and not list(tmp_path.iterdir())
+    )
     hours = float(re.search(r"still to do\s+\S+\s+\S+\s+(\S+)", done.out)[1])
     assert 15 < hours < 60, "four systems of 150,000 images, and 50,000 to learn from"
 
@@ -80,7 +115,9 @@ def test_sizes_are_options(tmp_path):
     command = SMOKE + " --samples 30 --seeds-per-set 10"
     succeed(command, **places(tmp_path, "window", "mnist-14"))
     outcome = read_json(tmp_path / "results" / "window-mnist-14-smoke" / "results.json")
-    assert outcome["settings"]["num_images"] == 10 and outcome["metrics"]["unguided"]["fd"]["n"] == 3
+    assert (
+        outcome["settings"]["num_images"] == 10 and outcome["metrics"]["unguided"]["fd"]["n"] == 3
+    )
 
 
 def test_one_stage_runs_with_what_it_needs(tmp_path):
@@ -106,19 +143,34 @@ def test_what_is_wrong_is_one_line(tmp_path):
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_the_same(tmp_path):
     """SIGKILL at different moments, until the study is done; then the results are those of a run that was left alone."""
-    command = [sys.executable, "reproduce.py", "selection", "--world", "mnist-14", "--profile", "smoke"]
+    command = [
+        sys.executable,
+        "reproduce.py",
+        "selection",
+        "--world",
+        "mnist-14",
+        "--profile",
+        "smoke",
+    ]
     succeed(SMOKE, **places(tmp_path / "whole", "selection", "mnist-14"))
     killed = [*command, "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     hits = 0
     for wait in (3.0, 3.5, 4.0, 4.5, 5.0, 6.0):
-        process = subprocess.Popen(killed, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            killed,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         hits += process.wait() == -signal.SIGKILL
     assert hits >= 2, "the kills came after the end"
     subprocess.run(killed, cwd=ROOT, check=True, capture_output=True)
     names = ("metrics", "comparison", "trainings", "systems")
-    whole, resumed = (read_json(folder / "results" / "selection-mnist-14-smoke" / "results.json")
-                      for folder in (tmp_path / "whole", tmp_path))
+    whole, resumed = (
+        read_json(folder / "results" / "selection-mnist-14-smoke" / "results.json")
+        for folder in (tmp_path / "whole", tmp_path)
+    )
     assert {name: whole[name] for name in names} == {name: resumed[name] for name in names}

@@ -31,7 +31,9 @@ def leave(work, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["somewhere/script.py"])
     with pytest.raises(SystemExit) as left:
         console.run(click.Command("script", callback=work))
-    return left.value.code, capsys.readouterr().err.lstrip("\n")  # click ends the line of an interrupt's ^C
+    return left.value.code, capsys.readouterr().err.lstrip(
+        "\n"
+    )  # click ends the line of an interrupt's ^C
 
 
 def test_sigterm_ends_a_stoppable_loop_between_two_items():
@@ -79,14 +81,17 @@ def fail(error):
     return work
 
 
-@pytest.mark.parametrize(("work", "code", "told"), [
-    (terminate, 143, "terminated; the same command again goes on"),
-    (fail(KeyboardInterrupt()), 130, "interrupted; the same command again goes on"),
-    (fail(Stopped()), 0, "stopped in good order; the same command again goes on"),
-    (fail(ValueError("no such\nfile")), 2, "no such file"),
-    (fail(ConnectionError("another process has ended")), 1, "another process has ended"),
-    (fail(click.UsageError("give --seeds")), 2, "give --seeds"),
-])
+@pytest.mark.parametrize(
+    ("work", "code", "told"),
+    [
+        (terminate, 143, "terminated; the same command again goes on"),
+        (fail(KeyboardInterrupt()), 130, "interrupted; the same command again goes on"),
+        (fail(Stopped()), 0, "stopped in good order; the same command again goes on"),
+        (fail(ValueError("no such\nfile")), 2, "no such file"),
+        (fail(ConnectionError("another process has ended")), 1, "another process has ended"),
+        (fail(click.UsageError("give --seeds")), 2, "give --seeds"),
+    ],
+)
 def test_every_end_has_its_code_and_one_line(work, code, told, monkeypatch, capsys):
     found, line = leave(work, monkeypatch, capsys)
     assert found == code and line.startswith(f"script.py: {told}") and line.count("\n") == 1

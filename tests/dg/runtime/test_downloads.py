@@ -24,9 +24,15 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(404)
         start = 0
         if server.ranges and self.headers.get("Range"):
-            start = 0 if server.ranges == "other" else int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            start = (
+                0
+                if server.ranges == "other"
+                else int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            )
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+            self.send_header(
+                "Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
+            )
         else:
             self.send_response(200)
         body = server.content[start:]
@@ -52,14 +58,18 @@ def server(cache):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.plan, server.requests, server.ranges = CONTENT, [], [], True
     server.url = f"http://127.0.0.1:{server.server_port}/a.pkl"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     yield server
     server.shutdown()
     server.server_close()
 
 
 def catalogue(monkeypatch, url, sha256=None, member=None):
-    monkeypatch.setitem(CATALOGUE, "trial", Source("trial.pkl", url, "MIT (nobody)", sha256, member))
+    monkeypatch.setitem(
+        CATALOGUE, "trial", Source("trial.pkl", url, "MIT (nobody)", sha256, member)
+    )
 
 
 def refused(match, name):
@@ -131,7 +141,10 @@ def test_broken_connections_are_continued(cache, server):
 
 def test_a_download_goes_on_in_the_next_run(cache, server):
     server.plan = [100_000, 0, 0]
-    refused(r"100000 bytes so far\); run again to continue, or get the file from there and save it as .*a-", server.url)
+    refused(
+        r"100000 bytes so far\); run again to continue, or get the file from there and save it as .*a-",
+        server.url,
+    )
     assert not list(cache.glob("*.pkl"))
     server.requests.clear()
     assert downloads.resolve(server.url).read_bytes() == CONTENT
@@ -154,7 +167,10 @@ def test_a_server_without_ranges_or_with_others(cache, server, ranges):
 
 def test_two_at_once_fetch_once(cache, server):
     paths = []
-    threads = [threading.Thread(target=lambda: paths.append(downloads.resolve(server.url))) for _ in range(3)]
+    threads = [
+        threading.Thread(target=lambda: paths.append(downloads.resolve(server.url)))
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -197,7 +213,9 @@ def test_google_drive(cache, monkeypatch):
             for name in names:
                 downloads.Path(output, name).write_bytes(b"weights")
 
-        monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download_folder=download_folder))
+        monkeypatch.setitem(
+            sys.modules, "gdown", types.SimpleNamespace(download_folder=download_folder)
+        )
 
     steps = rf"or open {folder} in a browser, download d_\*.pt and save it as {cache}/trial.pkl"
     monkeypatch.setitem(sys.modules, "gdown", None)
@@ -216,10 +234,16 @@ def test_catalogue():
         "https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-cond-ve.pkl"
     )
     assert CATALOGUE["adm-256-classifier"].url.endswith("/diffusion/jul-2021/256x256_classifier.pt")
-    assert CATALOGUE["adm-256-uncond"].url.endswith("/256x256_diffusion_uncond.pt") and CATALOGUE["adm-256-uncond"].sha256
+    assert (
+        CATALOGUE["adm-256-uncond"].url.endswith("/256x256_diffusion_uncond.pt")
+        and CATALOGUE["adm-256-uncond"].sha256
+    )
     assert CATALOGUE["dit-xl-2-512"].url.endswith("/DiT-XL-2-512x512.pt")
     names = [source.name for source in CATALOGUE.values()]
     assert len(set(names)) == len(names)
     assert all(len(source.sha256) == 64 for source in CATALOGUE.values() if source.sha256)
     assert sum(source.sha256 is not None for source in CATALOGUE.values()) == 8
-    assert "NC" in CATALOGUE["edm-ffhq-64x64-uncond-vp"].licence and "MIT" in CATALOGUE["adm-64-classifier"].licence
+    assert (
+        "NC" in CATALOGUE["edm-ffhq-64x64-uncond-vp"].licence
+        and "MIT" in CATALOGUE["adm-64-classifier"].licence
+    )

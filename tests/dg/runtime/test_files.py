@@ -29,7 +29,9 @@ def test_nothing_has_the_final_name_before_the_end(tmp_path):
         assert not path.exists()
     assert path.stat().st_size == 100_000
     path.with_name("b").touch()
-    assert path.stat().st_mode == path.with_name("b").stat().st_mode  # not the 0600 of a private temporary
+    assert (
+        path.stat().st_mode == path.with_name("b").stat().st_mode
+    )  # not the 0600 of a private temporary
 
 
 def test_full_disk_is_one_line_and_nothing_remains(tmp_path):
@@ -41,7 +43,9 @@ def test_full_disk_is_one_line_and_nothing_remains(tmp_path):
         "    with atomic_write(sys.argv[1]) as file: file.write(b'x' * 100_000)\n"
         "except ValueError as error: print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", script, tmp_path / "a"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "a"], capture_output=True, text=True
+    )
     assert run.stdout.count("\n") == 1 and "free some space" in run.stdout, run.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -89,7 +93,9 @@ def test_temporaries_of_a_killed_process_go_and_live_ones_stay(tmp_path):
         "    file.write(b'half'); file.flush(); print('ready', flush=True); sys.stdin.read()\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path / "a.npz"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", script, tmp_path / "a.npz"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     child.stdout.readline()
     files.remove_stale_temporaries(tmp_path)
@@ -117,28 +123,44 @@ def test_temporaries_of_others_are_left_alone(tmp_path, monkeypatch):
 
 
 def test_json_round_trip_of_what_settings_hold(tmp_path):
-    files.write_json(tmp_path / "a.json", {"S_max": np.inf, "w": (2, 0), "n": np.int64(3), "path": tmp_path})
-    assert files.read_json(tmp_path / "a.json") == {"S_max": "inf", "w": [2, 0], "n": 3, "path": str(tmp_path)}
+    files.write_json(
+        tmp_path / "a.json", {"S_max": np.inf, "w": (2, 0), "n": np.int64(3), "path": tmp_path}
+    )
+    assert files.read_json(tmp_path / "a.json") == {
+        "S_max": "inf",
+        "w": [2, 0],
+        "n": 3,
+        "path": str(tmp_path),
+    }
 
 
 def test_broken_json_is_one_line(tmp_path):
     (tmp_path / "a.json").write_text('{"steps": 1')
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
-    for name, match in [("a.json", "not valid JSON"), ("b.json", "not valid JSON"), ("c.json", "cannot read")]:
+    for name, match in [
+        ("a.json", "not valid JSON"),
+        ("b.json", "not valid JSON"),
+        ("c.json", "cannot read"),
+    ]:
         with pytest.raises(ValueError, match=match) as caught:
             files.read_json(tmp_path / name)
         assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
 def test_settings_hash_ignores_order_and_sees_values():
-    assert files.settings_hash({"a": 1, "b": [1, 2]}) == files.settings_hash({"b": (1, 2), "a": np.int64(1)})
+    assert files.settings_hash({"a": 1, "b": [1, 2]}) == files.settings_hash(
+        {"b": (1, 2), "a": np.int64(1)}
+    )
     assert files.settings_hash({"a": 1}) != files.settings_hash({"a": 2})
     assert len(files.settings_hash({})) == 12
 
 
 def test_sha256_of(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert files.sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        files.sha256_of(tmp_path / "a")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_writable_folder(tmp_path):
@@ -153,7 +175,10 @@ def test_writable_folder(tmp_path):
 
 def test_importing_files_loads_nothing_heavy():
     script = (
-        "import sys, dg.runtime.files, dg.runtime.downloads, dg.runtime.store\n"
+        "import sys, dg.runtime.files, dg.runtime.downloads, dg.data.sample_store\n"
         "print({'torch', 'sklearn', 'torchvision', 'PIL', 'requests', 'gdown'} & set(sys.modules) or 'light')"
     )
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "light\n"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+        == "light\n"
+    )

@@ -19,7 +19,12 @@ def test_a_steps_numbers_depend_on_seed_stage_and_step_alone():
     torch.manual_seed(1)
     numbers(0, "score", 6)
     assert torch.equal(numbers(0, "score", 7), first)
-    keys = [(seed, stage, step) for seed in (0, 1, 11) for stage in ("score", "noise") for step in (0, 1, 11, 111)]
+    keys = [
+        (seed, stage, step)
+        for seed in (0, 1, 11)
+        for stage in ("score", "noise")
+        for step in (0, 1, 11, 111)
+    ]
     assert len({tuple(numbers(*key).tolist()) for key in keys}) == len(keys)
 
 
@@ -44,8 +49,13 @@ def run(net, optimizer, steps):
         optimizer.zero_grad()
         net(torch.randn(5, 3, generator=step_generator(0, "test", step))).square().sum().backward()
         optimizer.step()
-    return {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "log": [{"loss": 0.1, "step": 1}], "best": None,
-            "settings": {"split": [0.8, 0.2], "S_max": "inf"}}
+    return {
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "log": [{"loss": 0.1, "step": 1}],
+        "best": None,
+        "settings": {"split": [0.8, 0.2], "S_max": "inf"},
+    }
 
 
 def test_a_state_goes_on_as_if_it_had_never_been_saved(tmp_path):
@@ -81,7 +91,14 @@ def test_a_failed_save_leaves_the_state_before_it(tmp_path, monkeypatch):
 
 def broken_states(good):
     """Bytes of states that were cut or changed."""
-    yield from (b"", b"PK\x03\x04", b"# notes\n", b"\x80\x02}", b"cos\nsystem\n(S'touch executed'\ntR.", bytes(200))
+    yield from (
+        b"",
+        b"PK\x03\x04",
+        b"# notes\n",
+        b"\x80\x02}",
+        b"cos\nsystem\n(S'touch executed'\ntR.",
+        bytes(200),
+    )
     yield from (good[:n] for n in range(1, len(good), len(good) // 20))
     draw = random.Random(0)
     for _ in range(300):
@@ -101,7 +118,10 @@ def test_damage_is_one_line_that_names_the_file(tmp_path, monkeypatch):
             load_state(path)  # a changed bit in a number shows nowhere
         except ValueError as error:
             refused += 1
-            assert str(error).startswith(f"{path}: not a readable training state") and len(str(error).splitlines()) == 1
+            assert (
+                str(error).startswith(f"{path}: not a readable training state")
+                and len(str(error).splitlines()) == 1
+            )
             assert "delete it to start over" in str(error)
     assert refused > 26 and os.listdir(tmp_path) == ["state.pt"]
 

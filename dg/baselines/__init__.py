@@ -1,1 +1,0 @@
-"""Models that guided diffusion is compared against."""

@@ -1,0 +1,135 @@
+"""Discriminators on disk: a head's file says on which extractor it was trained, and is not loaded on another one."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dg.discriminator import Discriminator
+from dg.extractors import build_extractor
+from dg.fingerprints import fingerprint
+from dg.heads import ScoreHead
+from dg.lora import load_lora, merge_lora
+from dg.runtime.files import atomic_write
+from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from guided_diffusion import load_encoder
+
+FORMAT = "discriminator-head"
+
+
+def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None = None) -> None:
+    """Write a head as safetensors; its metadata says on which extractor it was trained, and how."""
+    config = {
+        "head": type(head).__name__,
+        "head_kwargs": getattr(head, "config", {}),
+        "extractor": extractor.kind,
+        "fingerprint": extractor.frozen and fingerprint(extractor.frozen),
+        "schedule": getattr(extractor, "schedule", None),
+        "training": training or {},
+    }
+    with atomic_write(path) as file:
+        write_safetensors(file, head.state_dict(), FORMAT, config)
+
+
+def load_discriminator(
+    classifier_path=None,
+    head_path=None,
+    net=None,
+    weights=None,
+    device="cpu",
+    lora_path=None,
+    average="logits",
+) -> Discriminator:
+    """A frozen discriminator from files.
+
+    classifier_path  the ADM classifier's bare state dict, where a head was trained on its features
+    head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt), or a list of them
+    net              the score network, where a head was trained on its encoder
+    weights, average of the members, as in `Discriminator`
+    lora_path        low-rank update of the classifier that the head was trained with; merged, so that it costs nothing
+
+    Raises ValueError with one line that names the file: missing, damaged, or trained on another extractor.
+    """
+    paths = [
+        Path(p)
+        for p in (head_path if isinstance(head_path, (list, tuple)) else [head_path])
+        if p is not None
+    ]
+    if not paths:
+        raise ValueError("no discriminator is given; give the path of a head")
+    loaded = [_load_head(path) for path in paths]
+    needs = {config["extractor"] for _, config in loaded}
+    if len(needs) > 1:
+        raise ValueError(
+            f"{paths[0]}: members of an ensemble must share one extractor, found {', '.join(sorted(needs))}"
+        )
+    extractor = _extractor_of(loaded[0][1], classifier_path, net, paths[0])
+    for path, (_, config) in zip(paths, loaded, strict=True):
+        _check_trained_on(config, extractor, path)
+    _adapt(
+        extractor,
+        lora_path,
+        [config.get("training", {}).get("lora_rank") for _, config in loaded],
+        paths[0],
+    )
+    discriminator = Discriminator(extractor, [head for head, _ in loaded], weights, average)
+    return discriminator.to(device).eval().requires_grad_(False)
+
+
+def _load_head(path: Path) -> tuple[nn.Module, dict]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such discriminator; train one with train.py")
+    with open(path, "rb") as file:
+        own_format = file.read(9)[8:] == b"{"
+    if not own_format:
+        head = load_encoder(path)
+        return head, {"extractor": "none" if head.in_channels <= 4 else "classifier"}
+    config, tensors = read_safetensors(path, FORMAT, "head", "head_kwargs", "extractor")
+    if config["head"] == "EncoderUNetModel":
+        try:
+            return load_encoder(tensors), config
+        except ValueError as error:
+            raise ValueError(str(error).replace("the state dict", str(path), 1)) from None
+    with torch.device("meta"):
+        head = ScoreHead(**config["head_kwargs"])
+    load_strictly(head, tensors, path)
+    return head, config
+
+
+def _extractor_of(config: dict, classifier_path, net, path) -> nn.Module:
+    """The extractor that a head was trained on, from what the caller has."""
+    kind = config["extractor"]
+    if kind == "score" and net is None:
+        raise ValueError(f"{path}: was trained on a score network's encoder; give that network")
+    if kind == "classifier" and classifier_path is None:
+        raise ValueError(f"{path}: works on a classifier's features; give that classifier")
+    return build_extractor(kind, net, classifier_path, config.get("schedule"))
+
+
+def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
+    """Merge a LoRA into the classifier; a head that was trained with one must get one."""
+    if lora_path is None:
+        if any(ranks):
+            raise ValueError(
+                f"{head_path}: was trained together with a LoRA of the classifier; give --lora_checkpoint"
+            )
+        return
+    if extractor.kind != "classifier":
+        raise ValueError(
+            f"{lora_path}: LoRA adapts a classifier, but the head was trained on extractor {extractor.kind}"
+        )
+    load_lora(lora_path, extractor.encoder)
+    merge_lora(extractor.encoder)
+
+
+def _check_trained_on(config: dict, extractor: nn.Module, path) -> None:
+    expected = config.get("fingerprint")
+    if expected is None:
+        return
+    found = fingerprint(extractor.frozen)
+    if found != expected:
+        what = "score network" if extractor.kind == "score" else "classifier"
+        raise ValueError(
+            f"{path}: was trained on another {what} (fingerprint {expected}, given {found}); "
+            "give the one it was trained with, or train a new discriminator"
+        )

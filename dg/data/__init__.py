@@ -1,0 +1,1 @@
+"""Sets of images and latents: readers, streams, stores."""

@@ -1,0 +1,171 @@
+"""A set of images with labels, and the way between bytes and the floats that networks see."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+
+class Labelled:
+    """What sets of images and sets of latents share: a dataclass with labels, name and num_classes after its first field.
+
+    `what` is the name of that field, an array with one item per row, and what messages call the items.
+    """
+
+    what: str
+
+    def __post_init__(self):
+        self._check_items()
+        if self.labels is None:
+            object.__setattr__(self, "num_classes", 0)
+            return
+        self._check_labels()
+        object.__setattr__(self, "labels", self.labels.astype(np.int64))
+        object.__setattr__(self, "num_classes", self.num_classes or int(self.labels.max()) + 1)
+
+    def _check_labels(self):
+        labels, count = self.labels, self.num_classes
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.name}: {kind(labels)} are not labels; give one integer per {self.what[:-1]}"
+            )
+        if len(labels) != len(self):
+            raise ValueError(
+                f"{self.name}: {len(labels)} labels for {len(self)} {self.what}; give one per {self.what[:-1]}"
+            )
+        if labels.min() < 0:
+            raise ValueError(
+                f"{self.name}: label {labels.min()} is negative; number the classes from 0"
+            )
+        if count and labels.max() >= count:
+            raise ValueError(
+                f"{self.name}: label {labels.max()} is out of range; {count} classes are 0..{count - 1}"
+            )
+
+    @property
+    def items(self):
+        """The array of images or latents."""
+        return getattr(self, self.what)
+
+    def __len__(self):
+        return len(self.items)
+
+    def fingerprint(self):
+        """16 hex digits that depend on every item and label."""
+        digest = hashlib.sha256(repr(self.items.shape).encode())
+        for array in (self.items, self.labels):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
+
+    def subset(self, index):
+        """The items at `index` (integers, booleans or a slice, as numpy takes them), in that order."""
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, **{self.what: self.items[index]}, labels=labels)
+
+    def take(self, n):
+        """The first `n` items; ValueError when there are fewer."""
+        return self.subset(slice(checked_count(self.name, n, len(self), self.what)))
+
+
+@dataclass(frozen=True)
+class ImageSet(Labelled):
+    """Images with their labels.
+
+    images       uint8 [N, H, W, C]  C is 1 or 3, values 0..255
+    labels       int64 [N]           None for an unlabelled set
+    name         str                 where they came from; error messages begin with it
+    num_classes  int                 largest label + 1 unless given (a subset keeps it); 0 for an unlabelled set
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    name: str
+    num_classes: int | None = None
+    what: ClassVar[str] = "images"
+
+    def _check_items(self):
+        images = self.images
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or images.shape[3] not in (1, 3)
+            or 0 in images.shape
+        ):
+            raise ValueError(
+                f"{self.name}: {kind(images)} are not images; give uint8 [N, H, W, 1 or 3], at least one"
+            )
+
+    @property
+    def resolution(self):
+        """Side length in pixels; ValueError when the images are not square."""
+        height, width = self.images.shape[1:3]
+        if height != width:
+            raise ValueError(
+                f"{self.name}: images are {height}x{width}; crop or resize them to squares"
+            )
+        return height
+
+    @property
+    def channels(self):
+        """1 (grey) or 3 (RGB)."""
+        return self.images.shape[3]
+
+    def floats(self, index):
+        """The images at `index` as networks see them: a float32 tensor [N, C, H, W] in [-1, 1]."""
+        return to_float(self.images[index])
+
+
+def checked_count(name, wanted, found, what="images"):
+    """Return `wanted`; ValueError unless it is between 1 and `found`."""
+    if not 0 < wanted <= found:
+        raise ValueError(f"{name}: {wanted} {what} asked for, {found} found; ask for 1 to {found}")
+    return wanted
+
+
+def to_float(images):
+    """Map uint8 [N, H, W, C] to a float32 tensor [N, C, H, W] in [-1, 1]."""
+    import torch
+
+    return torch.as_tensor(images).permute(0, 3, 1, 2).contiguous().to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(x):
+    """Map a float tensor [N, C, H, W], data in [-1, 1], to a uint8 array [N, H, W, C]; out of range is clipped.
+
+    Truncation of 127.5 x + 128 is EDM's rounding; it undoes `to_float` exactly. NaN is a ValueError, not a black image.
+    """
+    import torch
+
+    x = x.detach().to(
+        torch.promote_types(x.dtype, torch.float32)
+    )  # half precision cannot tell 255 levels apart
+    if x.isnan().any():
+        raise ValueError(
+            "the images contain NaN; check the network's weights, or use a higher precision"
+        )
+    return (
+        (x * 127.5 + 128)
+        .clip(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )
+
+
+def kind(array):
+    """Say what an array is, for messages."""
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def size(image):
+    """Say what one image [H, W, C] is, for messages."""
+    return f"{image.shape[0]}x{image.shape[1]} {'grey' if image.shape[2] == 1 else 'RGB'}"
+
+
+def one_line(error):
+    """The text of an exception without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__

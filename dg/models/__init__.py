@@ -1,0 +1,1 @@
+"""What can be sampled and guided besides EDM: DDPM and ADM, DiT, a VAE."""

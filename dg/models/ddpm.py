@@ -1,0 +1,96 @@
+"""A discrete diffusion model as one thing: ADM's U-Net and the process that it was trained on, in memory and on disk."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from guided_diffusion import GaussianDiffusion, UNetModel, create_diffusion, load_unet
+from guided_diffusion.layouts import infer_unet_settings, shapes_of
+from guided_diffusion.presets import UNET_SCHEDULES, published_unet
+
+FORMAT = "ddpm-network"
+PIXEL_VARIANCES = {
+    1: "fixed_large",
+    2: "learned_range",
+}  # by channels out for one channel in; Dhariwal & Nichol 2021
+
+
+class DDPM(nn.Module):
+    """A network and its process (Ho et al. 2020).
+
+    process  arguments of `create_diffusion`: schedule, num_steps, variance, mean
+    network  arguments of `UNetModel`, without out_channels: twice the in_channels where the variance is learned
+
+    `net` and `diffusion` are the two; `img_resolution`, `img_channels` and `label_dim` (0 where unconditional) are named as
+    those of `edm`'s networks. `classifier` may be set to a frozen classifier of noisy images, for
+    `dg.models.classifier_guidance`; it is no part of the model's file. Impossible settings raise ValueError.
+    """
+
+    null_class = None  # no class stands for "any": classifier-free guidance needs another network
+
+    def __init__(self, process: dict, network: dict):
+        super().__init__()
+        self.init_kwargs = {"process": process, "network": network}
+        self.diffusion = create_diffusion(**process)
+        self.net = UNetModel(
+            out_channels=network["in_channels"] * (1 + self.diffusion.learns_variance), **network
+        )
+        self.img_resolution, self.img_channels = self.net.image_size, self.net.in_channels
+        self.label_dim = self.net.num_classes
+        self.classifier: nn.Module | None = None
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.net.parameters())
+
+    def respaced(self, spec=None) -> GaussianDiffusion:
+        """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes them; None: on all."""
+        return create_diffusion(**self.init_kwargs["process"], respacing=spec)
+
+
+def save_ddpm(file, model: DDPM) -> None:
+    """Write a model as safetensors, its settings in the metadata. `file`: a path or a binary file object."""
+    tensors = {f"net.{name}": tensor for name, tensor in model.net.state_dict().items()}
+    write_safetensors(file, tensors, FORMAT, model.init_kwargs)
+
+
+def load_ddpm(path, device="cpu") -> DDPM:
+    """A frozen model in evaluation mode. ValueError with one line that names the file and what is wrong."""
+    config, tensors = read_safetensors(path, FORMAT, "process", "network")
+    try:
+        with torch.device("meta"):
+            model = DDPM(config["process"], config["network"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{path}: describes no DDPM that can be built: {error}") from None
+    load_strictly(model, tensors, path)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def load_adm(source, device="cpu", schedule: str | None = None, **overrides) -> DDPM:
+    """A frozen model of Dhariwal & Nichol 2021 in evaluation mode, from a file or state dict that `load_unet` reads.
+
+    schedule   of the 1000 steps, which no tensor shows; None: that of the published file with the same tensors, else linear
+    overrides  settings of `UNetModel` that win over those that the tensors show
+
+    The variance is learned where the network has twice the channels of the images, and the forward step's otherwise.
+    """
+    net = load_unet(source, device, **overrides)
+    shapes = shapes_of(net.state_dict())
+    network = infer_unet_settings(shapes, **overrides)
+    ratio = network.pop("out_channels") / net.in_channels
+    if ratio not in PIXEL_VARIANCES:
+        name = "the state dict" if isinstance(source, Mapping) else source
+        raise ValueError(
+            f"{name}: {net.in_channels} channels in and {net.out_channels} out; a diffusion model has as many out, "
+            "or twice as many where it learns variances"
+        )
+    schedule = schedule or UNET_SCHEDULES.get(published_unet(shapes), "linear")
+    process = dict(
+        schedule=schedule, num_steps=1000, variance=PIXEL_VARIANCES[ratio], mean="epsilon"
+    )
+    with torch.device("meta"):
+        model = DDPM(process, network)
+    model.net = net
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,206 @@
+"""Sampling of discrete diffusion models: `dg.sampling` with `DDPMSampling` in place of `Sampling`.
+
+    draw_images(ddpm, seeds, DDPMSampling("ddim", num_steps=50), guidance)
+    generate(dit, store, DDPMSampling("ancestral", 250, clip_denoised=False, LT_cfg=1.25, ST_cfg=3.0), guidance)
+
+Three kinds of guidance may be combined: a `Guidance` of `edm`, such as a discriminator's; classifier-free guidance of a
+network that knows a class for none; and a classifier's. The gradients of the first and the last are summed.
+
+A model has `net`, called as net(x, t, y), `respaced`, `img_channels`, `img_resolution` and `label_dim` as those of
+`dg.models.ddpm.DDPM`; `null_class`, the class number for none, or None; `classifier`, a frozen one of noisy images, or None; and,
+if latents are what it diffuses, `to_images`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dg import vp
+from dg.adapters import LAST_TIMESTEP
+from dg.models.classifier_free_guidance import ClassifierFreeGuidance, branched_scale
+from dg.models.classifier_guidance import check_classifier, classifier_gradient, sum_of
+from edm.guidance import Guidance
+from edm.sampler import per_image
+from guided_diffusion import GaussianDiffusion
+
+METHODS = ("ddim", "ancestral")
+TIMES = ("level", "step")
+FIRST_TIME = 1e-5  # of the discriminator's training
+
+
+@dataclass(frozen=True)
+class DDPMSampling:
+    """How to sample a discrete diffusion model. None leaves a value to the sampler. Impossible values: ValueError."""
+
+    method: str = "ddim"  # Song et al. 2021, or "ancestral", Ho et al. 2020
+    num_steps: int | None = None  # evenly spaced ones of the process; None: all
+    eta: float = 0.0  # noise of DDIM, from 0 to 1
+    clip_denoised: bool = (
+        True  # clip predicted clean images to [-1, 1]; unclipped samples leave the range
+    )
+    LT_cfg: float | None = (
+        None  # scale of classifier-free guidance at t > branch_time; 1, as None, is none and costs nothing
+    )
+    ST_cfg: float | None = None  # and at t <= branch_time
+    branch_time: int | None = None
+    cfg_channels: int | None = None  # how many of the first channels it guides
+    classifier_scale: float | None = None  # of classifier guidance
+    dg_time: str | None = None  # what a discriminator takes for the time: see `as_cond_fn`
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; use {' or '.join(METHODS)}")
+        if self.num_steps is not None and self.num_steps < 1:
+            raise ValueError(f"{self.num_steps} sampling steps; give at least 1")
+        if not 0 <= self.eta <= 1 or (self.eta and self.method != "ddim"):
+            raise ValueError(f"eta {self.eta:g} with {self.method}; eta is DDIM's, from 0 to 1")
+        for name in ("LT_cfg", "ST_cfg", "classifier_scale"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"{name} is {getattr(self, name)}; give a finite number")
+        if (
+            (self.branch_time, self.cfg_channels) != (None, None)
+            and self.LT_cfg is None
+            and self.ST_cfg is None
+        ):
+            raise ValueError(
+                "branch_time and cfg_channels are of classifier-free guidance; give LT_cfg and ST_cfg too"
+            )
+        if self.cfg_channels is not None and self.cfg_channels < 1:
+            raise ValueError(f"cfg_channels is {self.cfg_channels}; give at least 1")
+        if self.dg_time not in (None, *TIMES):
+            raise ValueError(f"dg_time is {self.dg_time!r}; use {' or '.join(TIMES)}")
+
+    @property
+    def sampler(self):
+        return ddpm_sampler
+
+    def kwargs(self) -> dict:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@torch.no_grad()
+def ddpm_sampler(
+    model,
+    latents: Tensor,
+    class_labels: Tensor | None = None,
+    randn_like=torch.randn_like,
+    guidance: Guidance | None = None,
+    method: str = "ddim",
+    num_steps: int | None = None,
+    eta: float = 0.0,
+    clip_denoised: bool = True,
+    LT_cfg: float | None = None,
+    ST_cfg: float | None = None,
+    branch_time: int = 200,
+    cfg_channels: int = 3,
+    classifier_scale: float = 0.0,
+    dg_time: str = "level",
+) -> Tensor:
+    """Draw what the model diffuses from noise; takes what `edm.edm_sampler` takes, and the values of `DDPMSampling`.
+
+    latents       [N, C, H, W]  standard normal
+    class_labels  [N, K]        one-hot; None for an unconditional network, unless a classifier leads it to classes
+    randn_like                  source of the noise; called once per step, also where none is added
+    guidance                    see `as_cond_fn`; its gradient and the classifier's enter by the mean ("ancestral"; Dhariwal
+                                & Nichol 2021, algorithm 1) or by the score ("ddim"; algorithm 2)
+    returns       [N, C, H, W]  float64, images nominally in [-1, 1]
+
+    ValueError for guidance that the model has no class or no classifier for.
+    """
+    check_guidance(model, LT_cfg, ST_cfg, classifier_scale)
+    diffusion = model.respaced(num_steps and str(num_steps))
+    x = latents.to(torch.float64)
+    network = model.net if model.label_dim else lambda x, t, y=None: model.net(x, t)
+    scales = [1.0 if scale is None else scale for scale in (LT_cfg, ST_cfg)]
+    if scales != [1, 1]:
+        network = ClassifierFreeGuidance(
+            network, branched_scale(*scales, branch_time), model.null_class, cfg_channels
+        )
+    gradients = []
+    if guidance is not None:
+        guidance.begin(x)
+        gradients.append(as_cond_fn(guidance, diffusion, class_labels, dg_time))
+    if classifier_scale:
+        gradients.append(classifier_gradient(model.classifier, classifier_scale))
+    kwargs = dict(
+        randn_like=randn_like,
+        clip_denoised=clip_denoised,
+        cond_fn=sum_of(*gradients) if gradients else None,
+        model_kwargs={} if class_labels is None else {"y": class_labels.argmax(dim=1)},
+    )
+    if method == "ancestral":
+        return diffusion.p_sample_loop(network, x, **kwargs)
+    return diffusion.ddim_sample_loop(network, x, eta=eta, **kwargs)
+
+
+def check_guidance(
+    model,
+    LT_cfg: float | None = None,
+    ST_cfg: float | None = None,
+    classifier_scale: float | None = None,
+) -> None:
+    """ValueError unless the model has what such guidance needs."""
+    if not {LT_cfg, ST_cfg} <= {None, 1} and getattr(model, "null_class", None) is None:
+        raise ValueError(
+            "classifier-free guidance needs a network that was trained without classes too, as DiT is; leave its "
+            "scales out"
+        )
+    if classifier_scale:
+        if getattr(model, "classifier", None) is None:
+            raise ValueError(
+                "classifier guidance needs a classifier of noisy images; give --classifier_ckpt"
+            )
+        check_classifier(model.classifier, model)
+
+
+def as_cond_fn(
+    guidance: Guidance,
+    diffusion: GaussianDiffusion,
+    class_labels: Tensor | None = None,
+    dg_time: str = "level",
+) -> Callable:
+    """What a guidance of denoisers adds to the score of x_t: a `cond_fn(x, t)` for the samplers of `diffusion`.
+
+    class_labels  [N, K]  one-hot, passed on to the guidance
+    dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of the linear VP schedule,
+                  as in the authors' code for DiT
+
+    x_t / sqrt(alpha_bar) is at EDM scale with sigma^2 = (1 - alpha_bar) / alpha_bar, so the same discriminator serves every
+    schedule. There the score's share of a correction of the denoised image is
+    correction / sigma^2 (Karras et al. 2022, Eq. 3), here it is that over sqrt(alpha_bar) by the chain rule.
+
+    The level of step t of the linear schedule is that of time 0.10061 at t = 100, where "step" says 0.10010, and of 1.0034
+    at t = 999, beyond the window's end at 1. Networks see it only in the embedding of 999 times the time, which it moves by
+    0.5 to 3.4; a head with random weights then gives gradients that differ by 12% (t = 150) to 61% (t = 900), a trained one,
+    smooth in time, by less. The authors train on levels, so "level" is what their heads mean; "step" is what they ran.
+
+    Every step is of first order, so the weight of the first order counts, and 1 is exact for an exact log ratio.
+    ValueError for boosting, whose churn has no place here.
+    """
+    if getattr(guidance, "boosting", None) is not None:
+        raise ValueError(
+            "boosting is made for EDM's sampler, whose churn it raises; leave it out with a DDPM"
+        )
+    timesteps, alpha_bars = diffusion.schedule.timestep_map, diffusion.schedule.alphas_cumprod
+
+    def gradient(x: Tensor, t: Tensor, **kwargs) -> Tensor:
+        index = np.searchsorted(timesteps, t.cpu().numpy())
+        if dg_time == "step":
+            alpha_bar = vp.mean((t.to(torch.float64) / LAST_TIMESTEP).clamp(min=FIRST_TIME)) ** 2
+        else:
+            alpha_bar = torch.as_tensor(alpha_bars[index], device=x.device)  # float64 [N]
+        scale, sigma = alpha_bar.sqrt(), ((1 - alpha_bar) / alpha_bar).sqrt()
+        correction = guidance.correction(
+            x / per_image(scale, x), sigma, class_labels, diffusion.num_steps - 1 - int(index[0]), 1
+        )
+        return (
+            torch.zeros_like(x)
+            if correction is None
+            else correction / per_image(scale * sigma**2, x)
+        )
+
+    return gradient

@@ -1,0 +1,1 @@
+"""Training of what has no public checkpoint, and the training engine."""

@@ -1,0 +1,120 @@
+"""Training of DDPMs (Ho et al. 2020; with learned variances Nichol & Dhariwal 2021)."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+
+from dg.data.datasets import ImageSet, to_float
+from dg.models.ddpm import DDPM
+from dg.pretraining.engine import Run, Stepper, Values, update_average
+from dg.pretraining.presets import DDPMTraining
+from dg.runtime.files import plain
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
+from dg.runtime.progress import Progress, silent
+from dg.runtime.training_state import step_generator
+from guided_diffusion import training_losses
+
+RISE = 0.25  # part of the steps over which the learning rate rises, as in MNISTDiffusion
+
+
+def build_ddpm(
+    data: ImageSet, network: dict, settings: DDPMTraining, conditional: bool = False
+) -> DDPM:
+    """A model for the images of `data` with the noise of `settings`, its initial weights drawn from their seed.
+
+    network  arguments of `UNetModel` beyond size, channels and classes
+    """
+    if conditional and data.labels is None:
+        raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
+    process = dict(
+        schedule=settings.schedule,
+        num_steps=settings.num_steps,
+        variance=settings.variance,
+        mean="epsilon",
+    )
+    shape = dict(
+        image_size=data.resolution,
+        in_channels=data.channels,
+        num_classes=data.num_classes if conditional else 0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(
+            settings.seed
+        )  # not those of GPUs, which are not forked
+        return DDPM(process, network | shape)
+
+
+def train_ddpm(
+    data: ImageSet,
+    network: dict,
+    settings: DDPMTraining,
+    conditional: bool = False,
+    device="cpu",
+    state_path=None,
+    progress: Progress = silent,
+    save_seconds: float = 20,
+    ranks: Ranks = SINGLE_PROCESS,
+    microbatch: int | None = None,
+    observe: Callable[[DDPM], dict] | None = None,
+) -> tuple[DDPM, list[dict]]:
+    """Train on `data`; returns (exponential moving average of the model, frozen; log of `loss` and its share `mse`).
+
+    network, conditional  as of `build_ddpm`
+    state_path, save_seconds, ranks, microbatch, observe  as of `dg.pretraining.score.train_score_network`
+
+    Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with `steps`, so a state goes
+    on to no other number of them. ValueError, before training, for what does not fit together.
+    """
+    s = settings
+    model = build_ddpm(data, network, s, conditional).to(device)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    total = max(s.steps, 5)  # over 1 / RISE steps the schedule would divide by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, s.lr, total_steps=total, pct_start=RISE
+    )
+    stepper = Stepper(optimizer, s.batch_size, device, s.precision, ranks, microbatch, s.seed)
+    identity = {
+        "settings": plain(asdict(s)),
+        "network": plain(model.init_kwargs),
+        "images": data.fingerprint(),
+    }
+    holders = dict(
+        net=model, ema=average, optimizer=optimizer, schedule=schedule, scaler=stepper.scaler
+    )
+    run = Run(state_path, identity, holders, ranks, observe and (lambda: observe(average)))
+    for step in run.steps(s.steps, progress, "DDPM", save_seconds):
+        run.record(stepper.step(step, _drawn(model, data, s, step, device)))
+        schedule.step()
+        update_average(average, model, s, step)
+    return average, run.log
+
+
+def _drawn(
+    model: DDPM, data: ImageSet, settings: DDPMTraining, step: int, device
+) -> Callable[[slice], Values]:
+    """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
+    size, generator = settings.batch_size, step_generator(settings.seed, "ddpm", step)
+    index = torch.randint(len(data), [size], generator=generator)
+    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+    t = torch.randint(model.diffusion.num_steps, [size], generator=generator)
+    shape = [size, data.channels, data.resolution, data.resolution]
+    noise = torch.randn(
+        shape, generator=step_generator(settings.seed, "noise", step, device), device=device
+    )
+
+    def values(part: slice) -> Values:
+        chosen, classes = index[part].numpy(), {}
+        images = to_float(data.images[chosen])
+        if settings.flip:
+            images = torch.where(mirrored[part], images.flip(-1), images)
+        if model.label_dim:
+            classes = {"y": torch.from_numpy(data.labels[chosen]).to(device)}
+        losses = training_losses(
+            model.diffusion, model.net, images.to(device), t[part].to(device), noise[part], classes
+        )
+        return {"loss": losses.loss.mean(), "mse": losses.mse.mean()}
+
+    return values

@@ -1,0 +1,321 @@
+"""What `pretrain.py` trains by name: networks and how to train them. Plain data, which a script can list at once."""
+
+import math
+from dataclasses import dataclass, replace
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+AUGMENT_DIM = 9  # labels of EDM's augmentation, edm.AugmentPipe
+
+
+@dataclass(frozen=True)
+class ScoreTraining:
+    """How to train a score network; the number of images seen is steps * batch_size. Impossible values: ValueError."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 2e-3  # of Adam
+    warmup: int = 3200  # images over which the learning rate rises linearly
+    ema_halflife: int = 5000  # images in which the weight of an old network halves
+    ema_rampup: float = 0.05  # at most this part of the images seen so far counts as the half-life
+    adam_eps: float = 1e-8
+    P_mean: float = (
+        -1.2
+    )  # noise levels of EDM's preconditioning in training: ln(sigma) ~ N(P_mean, P_std^2)
+    P_std: float = 1.2
+    flip: bool = False  # mirror half of the images, which the network then draws too
+    augment: float = (
+        0.0  # probability of EDM's augmentation, which the network is told of and does not draw
+    )
+    precision: str = "float32"  # or "bfloat16", "float16", by autocast
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.steps, self.batch_size) < 0 or self.batch_size < 1 or not self.lr > 0:
+            raise ValueError(
+                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give positive numbers"
+            )
+        if not 0 <= self.augment <= 1:
+            raise ValueError(f"augment is {self.augment}; a probability is from 0 to 1")
+        _check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class NoisyClassifierTraining:
+    """How to build and train the noise-aware classifier."""
+
+    model_channels: int = 32  # a multiple of 32
+    num_res_blocks: int = 1
+    channel_mult: tuple[int, ...] = (1, 2, 4)
+    attention_resolutions: tuple[int, ...] = (7, 8)
+    steps: int = 1000
+    batch_size: int = 128
+    lr: float = 1e-3  # highest value of a one-cycle schedule
+    time_min: float = 1e-3  # times are uniform in [time_min, 1]
+    flip: bool = False  # mirror half of the images
+    precision: str = "float32"  # or "bfloat16", "float16", by autocast
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class DDPMTraining:
+    """The noise process of a DDPM and how to train its network. Impossible values: ValueError."""
+
+    schedule: str = "cosine"  # of the noise, or "linear"
+    num_steps: int = 1000  # T, of the process; `steps` are the optimizer's
+    variance: str = "fixed_small"  # of the reverse steps: see guided_diffusion.GaussianDiffusion
+    steps: int = 1000
+    batch_size: int = 128
+    lr: float = 1e-3  # highest value of AdamW's one-cycle schedule
+    weight_decay: float = 0.01
+    ema_halflife: int = 10_000  # images in which the weight of an old network halves
+    ema_rampup: float = 0.05  # at most this part of the images seen so far counts as the half-life
+    flip: bool = False  # mirror half of the images, which the network then draws too
+    precision: str = "float32"  # or "bfloat16", "float16", by autocast
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.steps, self.batch_size, self.num_steps) < 1 or not self.lr > 0:
+            raise ValueError(
+                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}, {self.num_steps} steps "
+                "of noise: give positive numbers"
+            )
+        _check_precision(self.precision)
+
+
+@dataclass(frozen=True)
+class VAETraining:
+    """How to train a VAE. Impossible values: ValueError."""
+
+    steps: int = 1000
+    batch_size: int = 128
+    lr: float = 1e-3  # highest value of AdamW's one-cycle schedule
+    weight_decay: float = 0.01
+    flip: bool = False  # mirror half of the images, which the model then draws too
+    precision: str = "float32"  # or "bfloat16", "float16", by autocast
+    seed: int = 0
+
+    def __post_init__(self):
+        if min(self.steps, self.batch_size) < 1 or not self.lr > 0:
+            raise ValueError(
+                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give positive numbers"
+            )
+        _check_precision(self.precision)
+
+
+def _check_precision(precision):
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; use {', '.join(PRECISIONS)}")
+
+
+# Kinds of U-Net under EDM's names (Karras et al. 2022, appendix F.2), and what they say of a network.
+ARCHITECTURES = {
+    "ddpmpp": dict(
+        model_type="SongUNet",
+        embedding_type="positional",
+        encoder_type="standard",
+        decoder_type="standard",
+        channel_mult_noise=1,
+        resample_filter=[1, 1],
+    ),
+    "ncsnpp": dict(
+        model_type="SongUNet",
+        embedding_type="fourier",
+        encoder_type="residual",
+        decoder_type="standard",
+        channel_mult_noise=2,
+        resample_filter=[1, 3, 3, 1],
+    ),
+    "adm": dict(model_type="DhariwalUNet"),
+}
+PRECONDITIONING = {"edm": "EDMPrecond", "vp": "VPPrecond", "ve": "VEPrecond"}
+
+# EDM sums its loss over the pixels and here it is averaged: Adam's steps are the same with its eps divided by their number.
+EDM_CIFAR10 = ScoreTraining(
+    steps=390_625,
+    batch_size=512,
+    lr=1e-3,
+    warmup=10_000_000,
+    ema_halflife=500_000,
+    augment=0.12,
+    adam_eps=1e-8 / 3072,
+)
+# Settings per data set: the network's arguments beyond resolution, channels and classes, and how to train it.
+SCORE_PRESETS = {
+    "digits": (
+        dict(
+            model_type="SongUNet",
+            model_channels=24,
+            channel_mult=[1, 2],
+            num_blocks=1,
+            attn_resolutions=[4],
+            dropout=0.0,
+            sigma_data=0.75,
+        ),
+        ScoreTraining(steps=1000),
+    ),
+    "mnist": (
+        dict(
+            model_type="SongUNet",
+            model_channels=16,
+            channel_mult=[1, 2, 4],
+            num_blocks=1,
+            attn_resolutions=[7],
+            dropout=0.0,
+            sigma_data=0.6,
+        ),
+        ScoreTraining(steps=3000, ema_halflife=20_000),
+    ),
+    "cifar10-small": (
+        ARCHITECTURES["ddpmpp"]
+        | dict(model_channels=64, channel_mult=[1, 2, 2], num_blocks=1, dropout=0.0),
+        replace(
+            EDM_CIFAR10,
+            steps=40_000,
+            batch_size=256,
+            warmup=500_000,
+            ema_halflife=200_000,
+            augment=0.0,
+            flip=True,
+            precision="bfloat16",
+        ),
+    ),
+    # The published settings of Karras et al. 2022, tables 7 and 8 and their code.
+    "cifar10-edm": (
+        ARCHITECTURES["ddpmpp"] | dict(model_channels=128, channel_mult=[2, 2, 2], dropout=0.13),
+        EDM_CIFAR10,
+    ),
+    "imagenet64-edm": (
+        ARCHITECTURES["adm"] | dict(model_channels=192, channel_mult=[1, 2, 3, 4], dropout=0.1),
+        replace(
+            EDM_CIFAR10,
+            steps=610_352,
+            batch_size=4096,
+            lr=1e-4,
+            ema_halflife=50_000_000,
+            augment=0.0,
+            adam_eps=1e-8 / 12288,
+            precision="float16",
+        ),
+    ),
+}
+CLASSIFIER_PRESETS = {
+    "mnist": NoisyClassifierTraining(attention_resolutions=(7,), steps=1500, batch_size=64),
+    "cifar10-small": NoisyClassifierTraining(
+        model_channels=64,
+        num_res_blocks=2,
+        attention_resolutions=(16, 8),
+        steps=10_000,
+        batch_size=256,
+        flip=True,
+        precision="bfloat16",
+    ),
+    # The architecture of Kim et al. 2023; how to train it on CIFAR-10 is this project's choice.
+    "cifar10": NoisyClassifierTraining(
+        model_channels=128,
+        num_res_blocks=4,
+        attention_resolutions=(32, 16, 8),
+        steps=20_000,
+        batch_size=256,
+        lr=3e-4,
+        flip=True,
+        precision="bfloat16",
+    ),
+    # The authors' architecture for latents of ImageNet at 256 pixels; how to train it is this project's choice. With
+    # `pretrain.py latents --flip` the mirrored images are among them.
+    "imagenet-latent": NoisyClassifierTraining(
+        model_channels=128,
+        num_res_blocks=2,
+        channel_mult=(1, 2, 3),
+        attention_resolutions=(32, 16, 8),
+        steps=150_000,
+        batch_size=512,
+        lr=3e-4,
+        precision="bfloat16",
+    ),
+}
+# MNISTDiffusion (bot66): noise, loss, optimizer, batch, 100 epochs and average are its own, as are the widths 64, 128, 256 at
+# 28, 14 and 7 pixels; the blocks are ADM's, with attention at 7 pixels, in place of its ShuffleNet units without any. Its
+# average keeps 0.936 of itself every tenth step: half after 13,400 images.
+MNIST_DIFFUSION = DDPMTraining(steps=46_900, ema_halflife=13_400)
+MNIST_UNET = dict(
+    model_channels=64,
+    channel_mult=[1, 2, 4],
+    num_res_blocks=1,
+    attention_resolutions=[7],
+    resblock_updown=False,
+)
+
+# The network's arguments beyond size, channels and classes, and how to train it.
+DDPM_PRESETS = {
+    "mnist-ddpm": (MNIST_UNET, MNIST_DIFFUSION),
+    # The noise of Ho et al. 2020.
+    "mnist-ddpm-linear": (MNIST_UNET, replace(MNIST_DIFFUSION, schedule="linear")),
+    # For a CPU; about as many parameters as the EDM preset `mnist`.
+    "mnist-ddpm-small": (
+        MNIST_UNET | dict(model_channels=32, channel_mult=[1, 1, 2]),
+        DDPMTraining(steps=3000, ema_halflife=20_000),
+    ),
+    "digits-ddpm": (
+        dict(
+            model_channels=32,
+            channel_mult=[1, 1],
+            num_res_blocks=1,
+            attention_resolutions=[4],
+            num_head_channels=32,
+            resblock_updown=False,
+        ),
+        DDPMTraining(num_steps=200, steps=1000, batch_size=64, lr=2e-3, ema_halflife=5000),
+    ),
+}
+# The network's arguments beyond size and channels, and how to train it.
+VAE_PRESETS = {
+    # About as many parameters as the EDM preset `mnist`.
+    "mnist-vae": (dict(width=32, channel_mult=[1, 2, 2], latent_dim=32), VAETraining(steps=3000)),
+    "digits-vae": (dict(width=32, channel_mult=[1, 2], latent_dim=8), VAETraining(batch_size=64)),
+}
+
+
+def score_recipe(
+    preset: str,
+    arch: str | None = None,
+    precond: str | None = None,
+    duration: float | None = None,
+    **changes,
+) -> tuple[dict, ScoreTraining]:
+    """(arguments of `build_score_network`, settings) of a preset with changes.
+
+    arch      a key of ARCHITECTURES: the kind of U-Net; widths and depth stay
+    precond   a key of PRECONDITIONING
+    duration  millions of images in place of `steps`; without either, the preset's number of images is kept
+    changes   fields of ScoreTraining, and model_channels, channel_mult, dropout of the network; None changes nothing
+    """
+    network, settings = SCORE_PRESETS[preset]
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if arch is not None:
+        arch_settings = {name for kind in ARCHITECTURES.values() for name in kind}
+        network = ARCHITECTURES[arch] | {
+            name: value for name, value in network.items() if name not in arch_settings
+        }
+    network = network | {
+        name: changes.pop(name)
+        for name in ("model_channels", "channel_mult", "dropout")
+        if name in changes
+    }
+    if precond is not None:
+        network["precond"] = precond
+        if precond != "edm":
+            network.pop("sigma_data", None)
+    images = settings.steps * settings.batch_size
+    if duration is not None:
+        if "steps" in changes:
+            raise ValueError(
+                f"{changes['steps']} steps and {duration} million images; give one of them"
+            )
+        images = duration * 1e6
+    settings = replace(settings, **changes)
+    if "steps" not in changes:
+        settings = replace(settings, steps=math.ceil(images / settings.batch_size))
+    return network | ({"augment_dim": AUGMENT_DIM} if settings.augment else {}), settings

@@ -1,0 +1,181 @@
+"""Training of score networks (Karras et al. 2022), for data without a public checkpoint."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+import edm
+from dg.data.datasets import ImageSet, to_float
+from dg.pretraining.engine import Run, Stepper, Values, update_average
+from dg.pretraining.presets import PRECONDITIONING, SCORE_PRESETS, ScoreTraining, score_recipe
+from dg.runtime.files import atomic_write, plain
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
+from dg.runtime.progress import Progress, silent
+from dg.runtime.training_state import step_generator
+
+__all__ = [
+    "SCORE_PRESETS",
+    "ScoreTraining",
+    "build_score_network",
+    "score_recipe",
+    "train_score_network",
+]
+
+# The loss that goes with a preconditioning (Karras et al. 2022, table 1).
+LOSSES = {
+    "EDMPrecond": lambda net, settings: edm.EDMLoss(
+        settings.P_mean, settings.P_std, net.sigma_data
+    ),
+    "VPPrecond": lambda net, settings: edm.VPLoss(
+        net.beta_d, net.beta_min, net.init_kwargs["epsilon_t"]
+    ),
+    "VEPrecond": lambda net, settings: edm.VELoss(net.sigma_min, net.sigma_max),
+}
+
+
+def build_score_network(
+    data: ImageSet, network: dict, seed: int, conditional: bool = False
+) -> edm.Preconditioner:
+    """A network for the images of `data`, its initial weights drawn from `seed`.
+
+    network  arguments of the preconditioner and its U-Net; `precond` ("edm", "vp", "ve") chooses the class, default "edm"
+    """
+    if conditional and data.labels is None:
+        raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
+    arguments = dict(network)
+    precondition = getattr(edm, PRECONDITIONING[arguments.pop("precond", "edm")])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
+        return precondition(
+            img_resolution=data.resolution,
+            img_channels=data.channels,
+            label_dim=data.num_classes if conditional else 0,
+            **arguments,
+        )
+
+
+def train_score_network(
+    net: edm.Preconditioner,
+    data: ImageSet,
+    settings: ScoreTraining,
+    state_path=None,
+    progress: Progress = silent,
+    save_seconds: float = 20,
+    snap: int = 0,
+    ranks: Ranks = SINGLE_PROCESS,
+    microbatch: int | None = None,
+    observe: Callable[[edm.Preconditioner], dict] | None = None,
+) -> tuple[edm.Preconditioner, list[dict]]:
+    """Train `net` on `data` and return (its exponential moving average, frozen; loss log).
+
+    state_path    the training state is kept there, and log.jsonl and snapshots beside it
+    save_seconds  how often, besides at the end
+    snap          thousands of images from one snapshot of the average to the next, network-snapshot-KKKKKK.safetensors; 0 = none
+    ranks         processes that share every batch; all call this alike and get the same result
+    microbatch    images that a process computes at once; None: all of its part
+    observe       given the average now and then; what it returns joins the log, such as {"test_loss": ...}
+
+    A run that finds a state goes on from it and ends with the same weights as one that was never interrupted; one with
+    more steps trains on. How many processes there are and how large micro-batches are changes results by rounding only
+    (and dropout's masks with the micro-batches). ValueError, before training, for what does not fit together.
+    """
+    device = next(net.parameters()).device
+    _check(net, data, settings, state_path, snap)
+    ema = copy.deepcopy(net).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(
+        net.train().parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=settings.adam_eps
+    )
+    stepper = Stepper(
+        optimizer, settings.batch_size, device, settings.precision, ranks, microbatch, settings.seed
+    )
+    identity = {
+        "settings": plain(asdict(replace(settings, steps=0))),
+        "network": plain(net.init_kwargs),
+        "images": data.fingerprint(),
+    }
+    run = Run(
+        state_path,
+        identity,
+        dict(net=net, ema=ema, optimizer=optimizer, scaler=stepper.scaler),
+        ranks,
+        observe and (lambda: observe(ema)),
+    )
+    for step in run.steps(settings.steps, progress, "score network", save_seconds):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * min(
+                (step + 1) * settings.batch_size / max(settings.warmup, 1), 1
+            )
+        run.record(stepper.step(step, _drawn(net, data, settings, step, device)))
+        update_average(ema, net, settings, step)
+        seen = (step + 1) * settings.batch_size
+        if (
+            snap
+            and ranks.first
+            and seen // (1000 * snap) > (seen - settings.batch_size) // (1000 * snap)
+        ):
+            with atomic_write(
+                Path(state_path).with_name(f"network-snapshot-{seen // 1000:06d}.safetensors")
+            ) as file:
+                edm.save_network(file, ema)
+    return ema, run.log
+
+
+def _drawn(
+    net, data: ImageSet, settings: ScoreTraining, step: int, device
+) -> Callable[[slice], Values]:
+    """The loss on a part of a step's batch. Images, noise and augmentation of the whole batch are drawn from (seed, step),
+    so that a sample depends on its place in the batch alone, whoever computes it."""
+    size, loss = settings.batch_size, LOSSES[type(net).__name__](net, settings)
+    generator = step_generator(settings.seed, "score", step)
+    index = torch.randint(len(data), [size], generator=generator)
+    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+    pipe = edm.AugmentPipe(settings.augment) if settings.augment else None
+    transforms = pipe and pipe.draw(size, step_generator(settings.seed, "augment", step))
+    shape = [size, net.img_channels, net.img_resolution, net.img_resolution]
+    sigma, noise = loss.draw(shape, device, step_generator(settings.seed, "noise", step, device))
+
+    def values(part: slice) -> Values:
+        chosen, one_hot, augment_labels = index[part].numpy(), None, None
+        images = to_float(data.images[chosen])
+        if settings.flip:
+            images = torch.where(mirrored[part], images.flip(-1), images)
+        images = images.to(device)
+        if pipe:
+            images, augment_labels = pipe.apply(images, transforms[part])
+        if net.label_dim:
+            one_hot = torch.eye(net.label_dim)[data.labels[chosen]].to(device)
+        return {
+            "loss": loss.error(
+                net, images, sigma[part], noise[part], one_hot, augment_labels
+            ).mean()
+        }
+
+    return values
+
+
+def _check(net, data: ImageSet, settings: ScoreTraining, state_path, snap: int) -> None:
+    """ValueError for what cannot be trained together."""
+    if type(net).__name__ not in LOSSES:
+        raise ValueError(
+            f"{type(net).__name__} cannot be trained here; take one of {', '.join(LOSSES)}"
+        )
+    if (data.resolution, data.channels) != (net.img_resolution, net.img_channels):
+        raise ValueError(
+            f"{data.name}: {data.resolution} pixels and {data.channels} channels, but the network takes "
+            f"{net.img_resolution} and {net.img_channels}"
+        )
+    if net.label_dim and (data.labels is None or data.num_classes > net.label_dim):
+        raise ValueError(
+            f"{data.name}: {data.num_classes} classes do not fit a network of {net.label_dim}"
+        )
+    augment_dim = net.init_kwargs.get("augment_dim", 0)
+    if settings.augment and augment_dim != edm.AugmentPipe.dim:
+        raise ValueError(
+            f"the network has augment_dim {augment_dim}, but augmentation takes {edm.AugmentPipe.dim}; "
+            f"build it with augment_dim={edm.AugmentPipe.dim}, or leave augmentation out"
+        )
+    if snap and state_path is None:
+        raise ValueError("snapshots are written beside the state; give state_path")

@@ -1,0 +1,80 @@
+"""Training of VAEs: the negative ELBO in bits per dimension."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+
+from dg.data.datasets import ImageSet, to_float
+from dg.models.vae import VAE, elbo
+from dg.pretraining.engine import Run, Stepper, Values
+from dg.pretraining.presets import VAETraining
+from dg.runtime.files import plain
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
+from dg.runtime.progress import Progress, silent
+from dg.runtime.training_state import step_generator
+
+
+def build_vae(data: ImageSet, network: dict, seed: int) -> VAE:
+    """A model for the images of `data`, its initial weights drawn from `seed`; `network`: arguments of `VAE` beyond them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
+        return VAE(data.resolution, data.channels, **network)
+
+
+def train_vae(
+    data: ImageSet,
+    network: dict,
+    settings: VAETraining,
+    device="cpu",
+    state_path=None,
+    progress: Progress = silent,
+    save_seconds: float = 20,
+    ranks: Ranks = SINGLE_PROCESS,
+    microbatch: int | None = None,
+    observe: Callable[[VAE], dict] | None = None,
+) -> tuple[VAE, list[dict]]:
+    """Train on `data`; returns (model, frozen; log of `loss`, the negative ELBO, and its part `kl`, both in bits/dim).
+
+    state_path, save_seconds, ranks, microbatch, observe  as of `dg.pretraining.score.train_score_network`
+
+    Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with `steps`, so a state goes
+    on to no other number of them.
+    """
+    s = settings
+    model = build_vae(data, network, s.seed).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, total_steps=s.steps)
+    stepper = Stepper(optimizer, s.batch_size, device, s.precision, ranks, microbatch, s.seed)
+    identity = {
+        "settings": plain(asdict(s)),
+        "network": plain(model.init_kwargs),
+        "images": data.fingerprint(),
+    }
+    holders = dict(net=model, optimizer=optimizer, schedule=schedule, scaler=stepper.scaler)
+    run = Run(state_path, identity, holders, ranks, observe and (lambda: observe(model)))
+    for step in run.steps(s.steps, progress, "VAE", save_seconds):
+        run.record(stepper.step(step, _drawn(model, data, s, step, device)))
+        schedule.step()
+    return model.eval().requires_grad_(False), run.log
+
+
+def _drawn(
+    model: VAE, data: ImageSet, settings: VAETraining, step: int, device
+) -> Callable[[slice], Values]:
+    """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
+    size, generator = settings.batch_size, step_generator(settings.seed, "vae", step)
+    index = torch.randint(len(data), [size], generator=generator)
+    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+    noise = torch.randn(size, model.latent_dim, generator=generator)
+    bits = data.images[0].size * math.log(2)  # nats of an image in one bit per dimension
+
+    def values(part: slice) -> Values:
+        images = to_float(data.images[index[part].numpy()])
+        if settings.flip:
+            images = torch.where(mirrored[part], images.flip(-1), images)
+        reconstruction, divergence = elbo(model, images.to(device), noise[part].to(device))
+        return {"loss": (reconstruction + divergence).mean() / bits, "kl": divergence.mean() / bits}
+
+    return values

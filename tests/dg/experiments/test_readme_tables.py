@@ -1,0 +1,108 @@
+"""The README's tables come from the results files."""
+
+import json
+import re
+from pathlib import Path
+
+from dg.experiments.digits_report import METRICS, SYSTEMS
+from dg.experiments.readme_tables import BLOCKS, digits_block, fill, study_block
+
+ROOT = Path(__file__).parents[3]
+
+
+def outcome():
+    metrics = {
+        system: {
+            name: {"mean": 10 * row + column, "sd": 0.125, "n": 3, "values": []}
+            for column, name in enumerate(METRICS)
+        }
+        for row, system in enumerate(SYSTEMS)
+    }
+    comparison = {name: {"ratio": 0.75, "difference": -1.0, "sd": 0.1} for name in METRICS}
+    return {
+        "metrics": metrics,
+        "comparison": comparison,
+        "command": "python reproduce.py",
+        "seconds": {"total": 300.4},
+        "hardware": {"cpu": "a processor", "threads": 2},
+        "versions": {"torch": "2.10.0"},
+        "settings": {"num_sets": 3, "num_images": 1000},
+        "selection": {"chosen": 4.0},
+    }
+
+
+def test_a_table_has_a_row_per_system_and_a_column_per_metric():
+    lines = digits_block(outcome()).splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    assert rows[0] == ["", *METRICS.values()] and [row[0] for row in rows[2:]] == list(
+        SYSTEMS.values()
+    )
+    assert [float(row[2].split("±")[0]) for row in rows[2:]] == [1, 11, 21, 31]
+    text = lines[-1]
+    for part in (
+        "`python reproduce.py`",
+        "300 s",
+        "a processor",
+        "2 threads",
+        "weight 4",
+        "3 sampling seeds",
+        "-25%",
+    ):
+        assert part in text
+
+
+def test_filling_replaces_what_stands_between_the_marks_and_nothing_else(tmp_path):
+    readme = tmp_path / "README.md"
+    before, after = "# Title \\1\n<!-- results:digits -->\n", "<!-- /results:digits -->\nThe end.\n"
+    readme.write_text(f"{before}old\ntable\n{after}", encoding="utf-8")
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "results.json").write_text(json.dumps(outcome()))
+    for _ in range(2):
+        fill(readme, tmp_path)
+        assert readme.read_text(encoding="utf-8") == f"{before}{digits_block(outcome())}\n{after}"
+
+
+def test_a_study_has_a_row_per_system():
+    entry = {"mean": 2.0, "sd": 0.25}
+    results = {
+        "experiment": "weights-here",
+        "setting": "A world",
+        "settings": {"num_sets": 3, "num_images": 500, "published": {}},
+        "systems": {"unguided": {"title": "unguided"}, "guided": {"title": "weights (2, 0)"}},
+        "metrics": {
+            name: dict.fromkeys(("fd", "kid", "precision", "recall"), entry)
+            for name in ("unguided", "guided", "floor")
+        },
+        "extractor": {"name": "small classifier"},
+        "command": "python reproduce.py",
+        "seconds": {"total": 60},
+        "hardware": {"cpu": "a processor", "gpu": "a GPU", "threads": 2},
+        "versions": {"torch": "2.10.0"},
+    }
+    lines = study_block(results).splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    assert rows[0] == ["A world", "FD", "KID", "precision", "recall"]
+    assert [row[0] for row in rows[2:]] == ["unguided", "weights (2, 0)", "real against real"]
+    assert (
+        "a GPU" in lines[-1]
+        and "a processor" not in lines[-1]
+        and "docs/results/weights-here/report.md" in lines[-1]
+    )
+
+
+def test_every_mark_of_the_readme_has_results():
+    """What the README promises to be measured has been."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = re.findall(r"<!-- results:([\w-]+) -->", text)
+    assert set(BLOCKS) & set(names) and len(names) >= 2
+    for name in names:
+        assert (ROOT / "docs" / "results" / name / "results.json").exists(), name
+        assert f"<!-- /results:{name} -->" in text

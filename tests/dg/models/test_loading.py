@@ -1,0 +1,88 @@
+"""Any model from its file: what is told by names of tensors, by metadata or by a folder, and what is refused."""
+
+import pytest
+import torch
+
+import edm
+from dg.models.ddpm import DDPM, save_ddpm
+from dg.models.discrete_sampling import DDPMSampling
+from dg.models.loading import load_model, sampling_of
+from guided_diffusion import UNetModel
+from tests import golden_fill
+from tests.tiny_dit import original_state, tiny_transformer
+
+pytestmark = pytest.mark.diffusers
+
+UNET = dict(
+    image_size=8,
+    in_channels=3,
+    model_channels=64,
+    channel_mult=[1],
+    num_res_blocks=1,
+    attention_resolutions=[],
+)
+
+
+def unet(**kwargs):
+    return golden_fill.fill(UNetModel(out_channels=6, **UNET, **kwargs), gain=0.5)
+
+
+@pytest.mark.parametrize(("prefix", "zipped"), [("", True), ("module.", True), ("", False)])
+def test_files_of_guided_diffusion(tmp_path, prefix, zipped):
+    """Those of torch before 1.6, too."""
+    net = unet(num_classes=5)
+    state = {prefix + name: tensor for name, tensor in net.state_dict().items()}
+    torch.save(state, tmp_path / "adm.pt", _use_new_zipfile_serialization=zipped)
+    model = load_model(tmp_path / "adm.pt")
+    assert isinstance(model, DDPM) and sampling_of(model) is DDPMSampling and model.label_dim == 5
+    assert DDPMSampling(**model.sampling_defaults) == DDPMSampling("ancestral", 250)
+    x, t, y = torch.randn(2, 3, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 4])
+    with torch.no_grad():
+        torch.testing.assert_close(model.net(x, t, y), net(x, t, y))
+
+
+def test_a_ddpm_of_this_project_keeps_its_own_defaults(tmp_path):
+    model = golden_fill.fill(
+        DDPM(dict(schedule="cosine", num_steps=20, variance="learned_range"), UNET)
+    )
+    save_ddpm(tmp_path / "network.safetensors", model)
+    loaded = load_model(tmp_path / "network.safetensors")
+    assert sampling_of(loaded) is DDPMSampling and not hasattr(loaded, "sampling_defaults")
+
+
+def test_dits(tmp_path):
+    from dg.models.dit import LatentDiffusion
+
+    state = original_state()
+    tiny_transformer().save_pretrained(tmp_path / "pipeline" / "transformer")
+    for name in ("pipeline", "pipeline/transformer"):
+        model = load_model(tmp_path / name)
+        assert isinstance(model, LatentDiffusion) and sampling_of(model) is DDPMSampling
+        assert DDPMSampling(**model.sampling_defaults).LT_cfg == 1.5
+    torch.save({"ema": state}, tmp_path / "dit.pt")
+    with pytest.raises(ValueError, match=r"dit\.pt: a width of 32 cannot be shared by 0 heads"):
+        load_model(tmp_path / "dit.pt")
+
+
+def test_what_is_no_generative_model(tmp_path):
+    torch.save({"input_blocks.0.0.weight": torch.zeros(3)}, tmp_path / "classifier.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    for name in ("classifier.pt", "list.pt"):
+        with pytest.raises(ValueError, match=f"{name}: a PyTorch file with neither"):
+            load_model(tmp_path / name)
+    torch.save({"weight": pytest.raises}, tmp_path / "unsafe.pt")
+    with pytest.raises(
+        ValueError,
+        match=r"unsafe\.pt: holds a pickled '.*', refused because loading it could run code",
+    ):
+        load_model(tmp_path / "unsafe.pt")
+    good = tmp_path / "good.pt"
+    torch.save(unet().state_dict(), good)
+    (tmp_path / "cut.pt").write_bytes(good.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"cut\.pt: damaged or truncated"):
+        load_model(tmp_path / "cut.pt")
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ValueError, match="no such network file"):
+            load_model(path)
+    with pytest.raises(ValueError):
+        edm.load_network(good)
