@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+__version__ = "0.2.0"
+
 _HOME = {
     "BOOSTING": "guidance",
     "Boosting": "guidance",

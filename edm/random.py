@@ -27,7 +27,9 @@ class StackedRandomGenerator:
 
     def randint(self, *bounds, size, **kwargs) -> Tensor:
         """Integers in [0, high) or [low, high); `kwargs` as for torch.randint."""
-        draw = lambda shape, generator: torch.randint(
-            *bounds, size=shape, generator=generator, **kwargs
+        return self._stack(
+            lambda shape, generator: torch.randint(
+                *bounds, size=shape, generator=generator, **kwargs
+            ),
+            size,
         )
-        return self._stack(draw, size)
