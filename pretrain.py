@@ -502,7 +502,7 @@ stopped, and with --flip it adds the mirrored copies. Under torchrun the process
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of the draws.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
 def latents(data, vae, outdir, batch_size, device, **settings):
-    from dg.data.crops import open_pictures
+    from dg.data.reader import open_images
     from dg.models.dit import load_vae
     from dg.pretraining.latents import Encoding, encode, latent_store
     from dg.runtime.downloads import resolve
@@ -511,7 +511,7 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     settings = Encoding(**settings)
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        images = open_pictures(data)
+        images = open_images(data)
         vae = load_vae(resolve(vae, console.progress, console.notify), device)
         store = latent_store(outdir, images, vae, settings, batch_size)
         progress = console.stoppable(console.progress if ranks.first else console.silent)

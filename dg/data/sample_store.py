@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 
 from dg.data.images import ImageSet
+from dg.data.reader import load_images
 from dg.runtime.files import (
     atomic_write,
     plain,
@@ -120,8 +121,6 @@ class SampleStore:
 
     def load(self):
         """All images as an ImageSet, in ascending order of their seeds; ValueError if any is missing or damaged."""
-        from dg.data.datasets import load_images
-
         if pending := self.pending():
             raise ValueError(
                 f"{self.outdir} lacks seeds {_runs(self._batches[pending[0]])}; run again to make them"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dg.data.crops import Pictures
+from dg.data.image_stream import ImageStream
 from dg.data.images import to_float
 from dg.data.latents import LatentStore
 from dg.fingerprints import fingerprint
@@ -48,7 +48,9 @@ class Made(NamedTuple):
     spread: float | None
 
 
-def latent_store(outdir, images: Pictures, vae, settings: Encoding, batch_size: int) -> LatentStore:
+def latent_store(
+    outdir, images: ImageStream, vae, settings: Encoding, batch_size: int
+) -> LatentStore:
     """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE or settings."""
     described = {
         "images": images.fingerprint(),
@@ -63,7 +65,7 @@ def latent_store(outdir, images: Pictures, vae, settings: Encoding, batch_size: 
 
 def encode(
     vae,
-    images: Pictures,
+    images: ImageStream,
     store: LatentStore,
     settings: Encoding,
     device="cpu",
