@@ -1,4 +1,5 @@
-"""PNG and JPEG images in a folder or a zip: named by seed, in class folders, or with EDM's dataset.json."""
+"""PNG and JPEG images in a folder or a zip: named by seed, in class folders, or with EDM's
+dataset.json."""
 
 import io
 import json
@@ -20,7 +21,8 @@ HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 
 
 class Folder:
-    """The files below a folder: `names` (relative, with forward slashes), which of them are images, and their bytes."""
+    """The files below a folder: `names` (relative, with forward slashes), which of them are images,
+    and their bytes."""
 
     def __init__(self, path):
         self.path = path
@@ -54,7 +56,8 @@ class Zip:
 
 
 class ImageFiles(ImageStream):
-    """The images of a Folder or Zip; those that differ from the first in size or colour are refused by all but `crops`."""
+    """The images of a Folder or Zip; those that differ from the first in size or colour are refused
+    by all but `crops`."""
 
     def __init__(self, files):
         if not files.images:
@@ -93,7 +96,8 @@ class ImageFiles(ImageStream):
                     )
                 images[i] = image
 
-        # Small images are decoded before another thread could take over: threads made these 1.6 times slower.
+        # Small images are decoded before another thread could take over: threads made these 1.6
+        # times slower.
         small = np.prod(self.shape) < 64 * 64
         with ThreadPoolExecutor(1 if small else None) as pool:
             for _ in pool.map(fill, range(0, len(names), CHUNK)):
@@ -109,7 +113,8 @@ def image_names(names):
 def in_order(path, names):
     """(names sorted, seeds int64 [N]), seeds None where the images are not named by seed.
 
-    Names by seed are 000123.png, or 000000/000123.png in folders by the thousand, as EDM makes them.
+    Names by seed are 000123.png, or 000000/000123.png in folders by the thousand, as EDM makes
+    them.
     """
     flat = all(re.fullmatch(r"[0-9]+\.\w+", name) for name in names)
     by_thousands = all(re.fullmatch(r"[0-9]{3,}000/[0-9]{6,}\.\w+", name) for name in names)
@@ -124,7 +129,8 @@ def in_order(path, names):
 
 
 def labels_of(files, names, by_seed):
-    """Labels int64 [N] of the images `names` by dataset.json or their class folders; None where neither tells them."""
+    """Labels int64 [N] of the images `names` by dataset.json or their class folders; None where
+    neither tells them."""
     if "dataset.json" in files.names:
         return _dataset_json(files, names)
     folders = sorted({name.split("/")[0] for name in names})
@@ -135,7 +141,8 @@ def labels_of(files, names, by_seed):
 
 
 def _dataset_json(files, names):
-    """Labels [N] in the order of `names` from EDM's {"labels": [[name, label], ...]}, None for {"labels": null}."""
+    """Labels [N] in the order of `names` from EDM's {"labels": [[name, label], ...]}, None for
+    {"labels": null}."""
     where = f"{files.path}: dataset.json"
     try:
         entries = json.loads(files.read("dataset.json")).get("labels")
@@ -161,14 +168,16 @@ def _dataset_json(files, names):
 
 
 def decode(files, name):
-    """Return uint8 [H, W, C] of one image: grey stays grey, palettes and transparency become RGB."""
+    """Return uint8 [H, W, C] of one image: grey stays grey, palettes and transparency become
+    RGB."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
             mode = image.mode
             array = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error ... depending on where the damage is
+    # Pillow raises OSError, SyntaxError, struct.error ... depending on where the damage is
+    except Exception as error:
         raise ValueError(
             f"{files.path}: {name} cannot be read ({one_line(error)}); replace or delete it"
         ) from error

@@ -8,9 +8,11 @@ import numpy as np
 
 
 class LabelledSet:
-    """What sets of images and sets of latents share: a dataclass with labels, name and num_classes after its first field.
+    """What sets of images and sets of latents share: a dataclass with labels, name and num_classes
+    after its first field.
 
-    `what` is the name of that field, an array with one item per row, and what messages call the items.
+    `what` is the name of that field, an array with one item per row, and what messages call the
+    items.
     """
 
     what: ClassVar[str]
@@ -35,7 +37,8 @@ class LabelledSet:
         return digest.hexdigest()[:16]
 
     def subset(self, index):
-        """The items at `index` (integers, booleans or a slice, as numpy takes them), in that order."""
+        """The items at `index` (integers, booleans or a slice, as numpy takes them), in that
+        order."""
         labels = None if self.labels is None else self.labels[index]
         return replace(self, **{self.what: self.items[index]}, labels=labels)
 
@@ -51,7 +54,8 @@ class ImageSet(LabelledSet):
     images       uint8 [N, H, W, C]  C is 1 or 3, values 0..255
     labels       int64 [N]           None for an unlabelled set
     name         str                 where they came from; error messages begin with it
-    num_classes  int                 largest label + 1 unless given (a subset keeps it); 0 for an unlabelled set
+    num_classes  int                 largest label + 1 unless given (a subset keeps it); 0 for an
+                                     unlabelled set
     """
 
     images: np.ndarray
@@ -99,7 +103,8 @@ def checked_images(name, dtype, shape):
 
 
 def checked_labels(name, labels, count, num_classes=None, what="images"):
-    """Return (labels int64 [N], number of classes) for integers [N], (None, 0) for None; ValueError for other labels.
+    """Return (labels int64 [N], number of classes) for integers [N], (None, 0) for None; ValueError
+    for other labels.
 
     num_classes  largest label + 1 unless given
     """
@@ -138,15 +143,16 @@ def to_float(images):
 
 
 def to_uint8(x):
-    """Map a float tensor [N, C, H, W], data in [-1, 1], to a uint8 array [N, H, W, C]; out of range is clipped.
+    """Map a float tensor [N, C, H, W], data in [-1, 1], to a uint8 array [N, H, W, C]; out of range
+    is clipped.
 
-    Truncation of 127.5 x + 128 is EDM's rounding; it undoes `to_float` exactly. NaN is a ValueError, not a black image.
+    Truncation of 127.5 x + 128 is EDM's rounding; it undoes `to_float` exactly. NaN is a
+    ValueError, not a black image.
     """
     import torch
 
-    x = x.detach().to(
-        torch.promote_types(x.dtype, torch.float32)
-    )  # half precision cannot tell 255 levels apart
+    # half precision cannot tell 255 levels apart
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     if x.isnan().any():
         raise ValueError(
             "the images contain NaN; check the network's weights, or use a higher precision"

@@ -1,7 +1,9 @@
-"""Sets of latents: read from the shards that `pretrain.py latents` writes or the authors' single files, and their store.
+"""Sets of latents: read from the shards that `pretrain.py latents` writes or the authors' single
+files, and their store.
 
-A set lies in the computer's memory once, in the precision of its files: all of ImageNet at 4 x 32 x 32 is 21 GB of float32 or
-10.5 GB of float16, in every process of a run. Batches go to the device one by one.
+A set lies in the computer's memory once, in the precision of its files: all of ImageNet at 4 x 32 x
+32 is 21 GB of float32 or 10.5 GB of float16, in every process of a run. Batches go to the device
+one by one.
 """
 
 from dataclasses import dataclass
@@ -16,21 +18,24 @@ from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
 from dg.runtime.files import read_json
 
+# settings of a store that sets must share to be told apart fairly
 ENCODING = (
     "vae",
     "resolution",
     "sample",
-)  # settings of a store that sets must share to be told apart fairly
+)
 
 
 @dataclass(frozen=True)
 class LatentSet(LabelledSet):
     """Latents with their labels.
 
-    latents      float16 or float32 [N, C, h, w]  scaled, so that their standard deviation is about 1
+    latents      float16 or float32 [N, C, h, w]  scaled, so that their standard deviation is about
+                                                  1
     labels       int64 [N]                        None for an unlabelled set
     name         str                              where they came from; error messages begin with it
-    num_classes  int                              largest label + 1 unless given; 0 for an unlabelled set
+    num_classes  int                              largest label + 1 unless given; 0 for an
+                                                  unlabelled set
     encoding     dict                             how they were made, as far as that is known
     """
 
@@ -45,7 +50,8 @@ class LatentSet(LabelledSet):
         latents = self.latents
         if latents.dtype not in (np.float16, np.float32) or latents.ndim != 4 or 0 in latents.shape:
             raise ValueError(
-                f"{self.name}: {describe(latents)} are not latents; give float16 or float32 [N, C, h, w], at least one"
+                f"{self.name}: {describe(latents)} are not latents; give float16 or float32 [N, C, "
+                "h, w], at least one"
             )
 
     @property
@@ -76,9 +82,11 @@ AnySet = ImageSet | LatentSet
 
 
 class LatentStore(SampleStore):
-    """A `SampleStore` of latents: shards samples_00000000-00000063.npz with `latents`, `labels` (if any) and `seeds`.
+    """A `SampleStore` of latents: shards samples_00000000-00000063.npz with `latents`, `labels` (if
+    any) and `seeds`.
 
-    The seeds are places in the set of images; those from the number of images on are of the mirrored copies.
+    The seeds are places in the set of images; those from the number of images on are of the
+    mirrored copies.
     """
 
     kind, keys = LatentSet, ("latents", "labels")
@@ -97,10 +105,12 @@ def load_set(source) -> AnySet:
 
 
 def load_latents(source) -> LatentSet:
-    """The latents of a folder of shards, of one npz file, or of class folders with one latent per npz file.
+    """The latents of a folder of shards, of one npz file, or of class folders with one latent per
+    npz file.
 
-    Shards have `latents` [N, C, h, w] and `labels`; the authors' single files `samples` [C, h, w] and `label`. ValueError of
-    one line for files that are missing, damaged or do not belong together.
+    Shards have `latents` [N, C, h, w] and `labels`; the authors' single files `samples` [C, h, w]
+    and `label`. ValueError of one line for files that are missing, damaged or do not belong
+    together.
     """
     if "latents" not in kinds_of(source):
         raise ValueError(f"{source} holds no latents; write some with pretrain.py latents")
@@ -113,7 +123,8 @@ def load_latents(source) -> LatentSet:
         part, some = _read(path, key)
         if part.shape != (count, *shape[-3:]) or part.dtype != dtype:
             raise ValueError(
-                f"{path}: latents are {describe(part)} but {files[0]} has {dtype} {list(shape)}; keep one size and "
+                f"{path}: latents are {describe(part)} but {files[0]} has {dtype} {list(shape)}; "
+                "keep one size and "
                 "precision in a folder"
             )
         if not np.isfinite(part).all():
@@ -146,7 +157,8 @@ def _read(path, key):
 
 
 def _encoding(folder, count):
-    """How the latents of a store were made, None for others; ValueError unless all of them are there."""
+    """How the latents of a store were made, None for others; ValueError unless all of them are
+    there."""
     if not (folder / "manifest.json").is_file():
         return None
     manifest = read_json(folder / "manifest.json")
@@ -158,6 +170,7 @@ def _encoding(folder, count):
         raise ValueError(f"{folder / 'manifest.json'} is not a store's; restore it or delete it")
     if wanted != count:
         raise ValueError(
-            f"{folder} holds {count} of {wanted} latents; give the same pretrain.py latents again to make the rest"
+            f"{folder} holds {count} of {wanted} latents; give the same pretrain.py latents again "
+            "to make the rest"
         )
     return {name: settings.get(name) for name in ENCODING}

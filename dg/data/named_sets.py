@@ -20,7 +20,8 @@ TORCHVISION = {  # class, its files, where they belong in the cache folder
 
 
 def load_named(name, split=None):
-    """The set of a name in SPLITS. Default: all of `digits`, 'train' of the others. ValueError for an unknown split."""
+    """The set of a name in SPLITS. Default: all of `digits`, 'train' of the others. ValueError for
+    an unknown split."""
     if split not in (None, *SPLITS[name]):
         raise ValueError(f"{name} has no split {split!r}; it has {' and '.join(SPLITS[name])}")
     return _load_digits(split) if name == "digits" else _load_torchvision(name, split or "train")
@@ -29,8 +30,9 @@ def load_named(name, split=None):
 def _load_digits(split):
     """The 1,797 digits of scikit-learn, 8x8; `digits` alone is all of them in the package's order.
 
-    The split is fixed: shuffle with RandomState(0) (whose stream never changes), sort by class keeping that order, hold
-    out every fifth. So 1,437 train, 360 are held out, every class 80 : 20 to within one image, in the package's order.
+    The split is fixed: shuffle with RandomState(0) (whose stream never changes), sort by class
+    keeping that order, hold out every fifth. So 1,437 train, 360 are held out, every class 80 : 20
+    to within one image, in the package's order.
     """
     from sklearn.datasets import load_digits
 

@@ -8,17 +8,19 @@ import numpy as np
 from dg.data.image_stream import ImageStream
 from dg.data.images import checked_images, checked_labels, describe, one_line, size
 
+# images, labels
 KEYS = (
     ("samples", ("label", "labels")),
     ("images", ("labels", "label")),
     ("arr_0", ("arr_1",)),
-)  # images, labels
+)
 FROM_FLOAT = "(127.5 * x + 128).clip(0, 255).astype('uint8') from [-1, 1], (255 * x + 0.5).astype('uint8') from [0, 1]"
 PIECE = 1024  # images that are read from a file at once
 
 
 def kinds_in(path) -> set[str]:
-    """Which of 'images', 'latents', 'statistics' an npz file holds, by the names and headers of its arrays."""
+    """Which of 'images', 'latents', 'statistics' an npz file holds, by the names and headers of its
+    arrays."""
     keys = npz_keys(path)
     kinds = {"statistics"} if {"mu", "sigma"} <= set(keys) else set()
     if latents_header(path):
@@ -61,7 +63,8 @@ def latents_header(path):
 
 @contextmanager
 def one_line_for_damage(path, what):
-    """Whatever goes wrong within, reading `what` of the file `path`, becomes a ValueError of one line."""
+    """Whatever goes wrong within, reading `what` of the file `path`, becomes a ValueError of one
+    line."""
     try:
         yield
     except Exception as error:  # zip, zlib, numpy and the operating system each raise their own
@@ -73,8 +76,9 @@ def one_line_for_damage(path, what):
 class NpzImages:
     """The images of one npz file, read in pieces; memory does not grow with the file.
 
-    path   keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or `train_images`,
-           `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]
+    path   keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or
+           `train_images`, `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W], [N,
+           H, W, C] or [N, C, H, W]
     split  'train' (if not given) or 'test', only where the file has both
 
     shape        (H, W, C)
@@ -104,7 +108,8 @@ class NpzImages:
         self.labels, self.num_classes = checked_labels(path, labels, len(self), classes)
         if seeds is not None and (seeds.shape != (len(self),) or seeds.dtype.kind not in "iu"):
             raise ValueError(
-                f"{path}: seeds are {describe(seeds)} for {len(self)} images; give one integer per image"
+                f"{path}: seeds are {describe(seeds)} for {len(self)} images; give one integer per "
+                "image"
             )
         self.seeds = None if seeds is None else seeds.astype(np.int64)
 
@@ -133,7 +138,8 @@ class NpzImages:
 
 
 class NpzShards(ImageStream):
-    """The images of npz files: by seed where every file has seeds, otherwise in the order of `paths`."""
+    """The images of npz files: by seed where every file has seeds, otherwise in the order of
+    `paths`."""
 
     def __init__(self, name, paths, split=None):
         self._shards = [NpzImages(path, split) for path in paths]
@@ -186,7 +192,8 @@ class NpzShards(ImageStream):
         return images
 
     def _pieces(self, positions):
-        """Yield (places in `positions`, their images): every file in turn, its consecutive rows together."""
+        """Yield (places in `positions`, their images): every file in turn, its consecutive rows
+        together."""
         rows = self._order[positions]
         ascending = np.argsort(rows, kind="stable")
         rows = rows[ascending]
@@ -206,13 +213,13 @@ class NpzShards(ImageStream):
         """The order that sorts all seeds; a seed that is there twice is a ValueError."""
         order = np.argsort(seeds, kind="stable")
         if (same := np.flatnonzero(np.diff(seeds[order]) == 0)).size:
-            twice = order[same[0] : same[0] + 2]
-            one, other = (
-                self._shards[i].path for i in np.searchsorted(self._starts, twice, "right") - 1
-            )
-            raise ValueError(
-                f"{one} and {other} both hold seed {seeds[twice[0]]}; keep one of them"
-            )
+            rows = order[same[0] : same[0] + 2]
+            shards = np.searchsorted(self._starts, rows, "right") - 1
+            first, second = (self._shards[shard].path for shard in shards)
+            seed = seeds[rows[0]]
+            if first == second:
+                raise ValueError(f"{first} holds seed {seed} twice; give every image its own seed")
+            raise ValueError(f"{first} and {second} both hold seed {seed}; keep one of them")
         return order
 
 
@@ -251,7 +258,8 @@ def _image_keys(path, keys, split):
 
 
 def _channels_last(path, images):
-    """Return [N, H, W, C] for [N, H, W], [N, H, W, C] or, where nothing else is possible, [N, C, H, W]."""
+    """Return [N, H, W, C] for [N, H, W], [N, H, W, C] or, where nothing else is possible, [N, C, H,
+    W]."""
     if images.dtype != np.uint8:
         how = FROM_FLOAT if images.dtype.kind == "f" else "x.astype('uint8') if in 0..255"
         raise ValueError(f"{path}: images are {images.dtype}, not uint8; convert them first: {how}")
@@ -263,7 +271,8 @@ def _channels_last(path, images):
 
 
 def _integer_labels(path, labels):
-    """Return (labels [N], number of classes if known) for integers [N] or [N, 1], or one-hot rows [N, K]."""
+    """Return (labels [N], number of classes if known) for integers [N] or [N, 1], or one-hot rows
+    [N, K]."""
     if labels is None or labels.ndim != 2:
         return labels, None
     if labels.shape[1] == 1:

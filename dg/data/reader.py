@@ -13,14 +13,15 @@ from dg.data.npz_files import NpzShards, kinds_in
 def open_images(source, split=None) -> ImageStream:
     """The images of `source`, listed in their order with labels, and read only as they are wanted.
 
-    source  `digits`, `cifar10`, `mnist` (./digits for a folder of that name), or the path of an npz file, a folder of
-            npz shards, or a folder or zip of images (PNG, JPEG): named by seed, in class folders, or with EDM's
-            dataset.json
-    split   'train', 'test' or 'heldout', also as a suffix: `digits:heldout`, `cifar10:test`, `mnist.npz:test`. A folder
-            has the split that is a sub-folder of that name. Default: all of `digits`, 'train' of the others.
+    source  `digits`, `cifar10`, `mnist` (./digits for a folder of that name), or the path of an npz
+            file, a folder of npz shards, or a folder or zip of images (PNG, JPEG): named by seed,
+            in class folders, or with EDM's dataset.json
+    split   'train', 'test' or 'heldout', also as a suffix: `digits:heldout`, `cifar10:test`,
+            `mnist.npz:test`. A folder has the split that is a sub-folder of that name. Default: all
+            of `digits`, 'train' of the others.
 
-    Named sets are held in memory. Sizes may differ as long as only `crops` are asked for. Anything missing, damaged or
-    inconsistent is a ValueError of one line that names the file.
+    Named sets are held in memory. Sizes may differ as long as only `crops` are asked for. Anything
+    missing, damaged or inconsistent is a ValueError of one line that names the file.
     """
     source, split = _split_off(source, split)
     if source in SPLITS:
@@ -44,15 +45,17 @@ def open_images(source, split=None) -> ImageStream:
 
 
 def load_images(source, num_images=None, split=None) -> ImageSet:
-    """All images of `source`, or its first `num_images`, as an ImageSet; sources and errors as of `open_images`."""
+    """All images of `source`, or its first `num_images`, as an ImageSet; sources and errors as of
+    `open_images`."""
     return open_images(source, split).load(num_images)
 
 
 def kinds_of(source) -> set[str]:
-    """What `source` holds: some of 'images', 'latents', 'statistics'; nothing where it is not there or of no known kind.
+    """What `source` holds: some of 'images', 'latents', 'statistics'; nothing where it is not there
+    or of no known kind.
 
-    Of npz files only headers are read, of several those of the first. A reference batch of ADM holds both statistics and
-    images. ValueError for an npz file that is damaged.
+    Of npz files only headers are read, of several those of the first. A reference batch of ADM
+    holds both statistics and images. ValueError for an npz file that is damaged.
     """
     files = npz_paths(source)
     kinds = kinds_in(files[0]) if files else set()
@@ -63,7 +66,8 @@ def kinds_of(source) -> set[str]:
 
 
 def npz_paths(source) -> list[Path]:
-    """The npz file that `source` is, or the shards samples_*.npz of a folder, else those of its sub-folders."""
+    """The npz file that `source` is, or the shards samples_*.npz of a folder, else those of its
+    sub-folders."""
     source, split = _split_off(source)
     path = Path(source)
     if path.is_dir():
