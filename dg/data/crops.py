@@ -4,8 +4,10 @@ import numpy as np
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of an image, uint8 [H, W, 1 or 3] -> [size, size, 3], as ADM crops ImageNet
-    (Dhariwal & Nichol 2021).
+    """The middle square of an image as ADM crops ImageNet (Dhariwal & Nichol 2021).
+
+    image    uint8 [H, W, 1 or 3]
+    returns  uint8 [size, size, 3]
 
     Sides are halved by averaging while the shorter one is at least 2 * size, then scaled by cubic
     interpolation until the shorter one is `size`; what sticks out of the longer one is cut off, of

@@ -1,5 +1,4 @@
-"""PNG and JPEG images in a folder or a zip: named by seed, in class folders, or with EDM's
-dataset.json."""
+"""Image files in a folder or a zip: which they are, their order, their labels, their pixels."""
 
 import io
 import json
@@ -21,8 +20,11 @@ HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 
 
 class Folder:
-    """The files below a folder: `names` (relative, with forward slashes), which of them are images,
-    and their bytes."""
+    """The files below a folder.
+
+    names   of all of them, relative, with forward slashes
+    images  those of the names that are of images
+    """
 
     def __init__(self, path):
         self.path = path
@@ -56,8 +58,7 @@ class Zip:
 
 
 class ImageFiles(ImageStream):
-    """The images of a Folder or Zip; those that differ from the first in size or colour are refused
-    by all but `crops`."""
+    """The images of a Folder or Zip; all but `crops` want them of one size and colour."""
 
     def __init__(self, files):
         if not files.images:
@@ -106,15 +107,15 @@ class ImageFiles(ImageStream):
 
 
 def image_names(names):
-    """Those of the names that are of images, unsorted; hidden files are not."""
+    """Which of the names are of images, unsorted; hidden files are not."""
     return [name for name in names if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)]
 
 
 def in_order(path, names):
     """(names sorted, seeds int64 [N]), seeds None where the images are not named by seed.
 
-    Names by seed are 000123.png, or 000000/000123.png in folders by the thousand, as EDM makes
-    them.
+    Names by seed are 000123.png, or in folders by the thousand, as EDM makes them,
+    000000/000123.png.
     """
     flat = all(re.fullmatch(r"[0-9]+\.\w+", name) for name in names)
     by_thousands = all(re.fullmatch(r"[0-9]{3,}000/[0-9]{6,}\.\w+", name) for name in names)
@@ -129,8 +130,10 @@ def in_order(path, names):
 
 
 def labels_of(files, names, by_seed):
-    """Labels int64 [N] of the images `names` by dataset.json or their class folders; None where
-    neither tells them."""
+    """Labels int64 [N] of the images `names`, by dataset.json or class folders; None without them.
+
+    by_seed  the names are seeds, so that their folders are no classes
+    """
     if "dataset.json" in files.names:
         return _dataset_json(files, names)
     folders = sorted({name.split("/")[0] for name in names})
@@ -141,8 +144,7 @@ def labels_of(files, names, by_seed):
 
 
 def _dataset_json(files, names):
-    """Labels [N] in the order of `names` from EDM's {"labels": [[name, label], ...]}, None for
-    {"labels": null}."""
+    """Labels [N] of EDM's {"labels": [[name, label], ...]}, None for {"labels": null}."""
     where = f"{files.path}: dataset.json"
     try:
         entries = json.loads(files.read("dataset.json")).get("labels")
@@ -168,8 +170,7 @@ def _dataset_json(files, names):
 
 
 def decode(files, name):
-    """Return uint8 [H, W, C] of one image: grey stays grey, palettes and transparency become
-    RGB."""
+    """One image, uint8 [H, W, C]: grey stays grey, palettes and transparency become RGB."""
     from PIL import Image
 
     try:

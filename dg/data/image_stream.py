@@ -1,5 +1,4 @@
-"""Images of a source in a fixed order, read only as they are wanted, so that memory does not grow
-with their number."""
+"""Images in a fixed order, read only as they are wanted: memory does not grow with their number."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -48,15 +47,16 @@ class ImageStream(ABC):
         return item
 
     def read(self, positions: np.ndarray) -> np.ndarray:
-        """The images at `positions` [n], uint8 [n, H, W, C]; ValueError where their sizes or
-        colours differ."""
+        """The images at `positions` [n], uint8 [n, H, W, C]; ValueError where shapes differ."""
         return np.asarray(self.fetch(positions))
 
     def positions(
         self, num_images: int | None, seed: int | None = None, first: int = 0
     ) -> np.ndarray:
-        """Ascending positions of `num_images` images: those from `first` on, or drawn at random by
-        `seed`."""
+        """Ascending positions of `num_images` images (None: all) from `first` on.
+
+        seed  draws them at random; without it they are consecutive
+        """
         found = len(self) - first
         count = found if num_images is None else checked_count(self.name, num_images, max(found, 0))
         if seed is None:
@@ -66,8 +66,7 @@ class ImageStream(ABC):
     def batches(
         self, positions: np.ndarray, size: int, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (batch index, uint8 [<= size, H, W, C]) of every `world`-th batch of the images at
-        `positions`."""
+        """Yield (batch index, uint8 [<= size, H, W, C]) of every `world`-th batch."""
         for index in range(rank, -(-len(positions) // size), world):
             yield index, self.read(positions[index * size : (index + 1) * size])
 
@@ -78,8 +77,7 @@ class ImageStream(ABC):
         return ImageSet(self.read(positions), labels, self.name, self.num_classes)
 
     def crops(self, positions: np.ndarray, size: int) -> np.ndarray:
-        """uint8 [n, size, size, 3]: middle squares, as of `center_crop`, of the images at
-        `positions` [n], of any size."""
+        """Middle squares, uint8 [n, size, size, 3], of the images at `positions`, of any size."""
         with ThreadPoolExecutor() as pool:
             crops = pool.map(
                 lambda item: center_crop(self.decode(item), size), self.fetch(positions)
@@ -87,8 +85,7 @@ class ImageStream(ABC):
             return np.stack(list(crops))
 
     def fingerprint(self) -> str:
-        """16 hex digits that depend on all file names and labels, and on the pixels of a few images
-        spread over the set."""
+        """16 hex digits that depend on file names, labels, and the pixels of 16 images."""
         digest = hashlib.sha256(repr((len(self), self.files)).encode())
         digest.update(b"" if self.labels is None else self.labels)
         for item in self.fetch(np.unique(np.linspace(0, len(self) - 1, SAMPLED).astype(int))):

@@ -8,11 +8,10 @@ import numpy as np
 
 
 class LabelledSet:
-    """What sets of images and sets of latents share: a dataclass with labels, name and num_classes
-    after its first field.
+    """What sets of images and sets of latents share.
 
-    `what` is the name of that field, an array with one item per row, and what messages call the
-    items.
+    A subclass is a dataclass with labels, name and num_classes after its first field, an array with
+    one item per row. `what` is the name of that field, and what messages call the items.
     """
 
     what: ClassVar[str]
@@ -103,9 +102,9 @@ def checked_images(name, dtype, shape):
 
 
 def checked_labels(name, labels, count, num_classes=None, what="images"):
-    """Return (labels int64 [N], number of classes) for integers [N], (None, 0) for None; ValueError
-    for other labels.
+    """Return (labels int64 [N], number of classes), (None, 0) for None; ValueError for others.
 
+    labels       integers [N], one for each of the `count` items
     num_classes  largest label + 1 unless given
     """
     if labels is None:

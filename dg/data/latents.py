@@ -1,8 +1,7 @@
-"""Sets of latents: read from the shards that `pretrain.py latents` writes or the authors' single
-files, and their store.
+"""Sets of latents, read from shards or from the authors' single files, and the store of the shards.
 
-A set lies in the computer's memory once, in the precision of its files: all of ImageNet at 4 x 32 x
-32 is 21 GB of float32 or 10.5 GB of float16, in every process of a run. Batches go to the device
+A set lies in the computer's memory once, in the precision of its files, in every process of a run:
+all of ImageNet at 4 x 32 x 32 is 21 GB of float32 or 10.5 GB of float16. Batches go to the device
 one by one.
 """
 
@@ -18,24 +17,18 @@ from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
 from dg.runtime.files import read_json
 
-# settings of a store that sets must share to be told apart fairly
-ENCODING = (
-    "vae",
-    "resolution",
-    "sample",
-)
+# Settings of a store that sets must share to be told apart fairly.
+ENCODING = ("vae", "resolution", "sample")
 
 
 @dataclass(frozen=True)
 class LatentSet(LabelledSet):
     """Latents with their labels.
 
-    latents      float16 or float32 [N, C, h, w]  scaled, so that their standard deviation is about
-                                                  1
+    latents      float16 or float32 [N, C, h, w]  scaled to a standard deviation of about 1
     labels       int64 [N]                        None for an unlabelled set
     name         str                              where they came from; error messages begin with it
-    num_classes  int                              largest label + 1 unless given; 0 for an
-                                                  unlabelled set
+    num_classes  int                              largest label + 1 unless given; 0 if unlabelled
     encoding     dict                             how they were made, as far as that is known
     """
 
@@ -50,8 +43,8 @@ class LatentSet(LabelledSet):
         latents = self.latents
         if latents.dtype not in (np.float16, np.float32) or latents.ndim != 4 or 0 in latents.shape:
             raise ValueError(
-                f"{self.name}: {describe(latents)} are not latents; give float16 or float32 [N, C, "
-                "h, w], at least one"
+                f"{self.name}: {describe(latents)} are not latents; give float16 or float32 "
+                "[N, C, h, w], at least one"
             )
 
     @property
@@ -82,14 +75,14 @@ AnySet = ImageSet | LatentSet
 
 
 class LatentStore(SampleStore):
-    """A `SampleStore` of latents: shards samples_00000000-00000063.npz with `latents`, `labels` (if
-    any) and `seeds`.
+    """A `SampleStore` of latents: shards with `latents`, `labels` (if any) and `seeds`.
 
     The seeds are places in the set of images; those from the number of images on are of the
     mirrored copies.
     """
 
-    kind, keys = LatentSet, ("latents", "labels")
+    kind = LatentSet
+    keys = ("latents", "labels")
 
     def _names(self, seeds):
         return [f"samples_{seeds[0]:08d}-{seeds[-1]:08d}.npz"]

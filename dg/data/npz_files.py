@@ -2,6 +2,7 @@
 
 import zipfile
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 
@@ -14,13 +15,15 @@ KEYS = (
     ("images", ("labels", "label")),
     ("arr_0", ("arr_1",)),
 )
-FROM_FLOAT = "(127.5 * x + 128).clip(0, 255).astype('uint8') from [-1, 1], (255 * x + 0.5).astype('uint8') from [0, 1]"
+FROM_FLOAT = (
+    "(127.5 * x + 128).clip(0, 255).astype('uint8') from [-1, 1], "
+    "(255 * x + 0.5).astype('uint8') from [0, 1]"
+)
 PIECE = 1024  # images that are read from a file at once
 
 
 def kinds_in(path) -> set[str]:
-    """Which of 'images', 'latents', 'statistics' an npz file holds, by the names and headers of its
-    arrays."""
+    """Which of 'images', 'latents', 'statistics' an npz file holds; reads its headers alone."""
     keys = npz_keys(path)
     kinds = {"statistics"} if {"mu", "sigma"} <= set(keys) else set()
     if latents_header(path):
@@ -63,8 +66,7 @@ def latents_header(path):
 
 @contextmanager
 def one_line_for_damage(path, what):
-    """Whatever goes wrong within, reading `what` of the file `path`, becomes a ValueError of one
-    line."""
+    """Errors within, of reading `what` of the file `path`, become a ValueError of one line."""
     try:
         yield
     except Exception as error:  # zip, zlib, numpy and the operating system each raise their own
@@ -138,8 +140,7 @@ class NpzImages:
 
 
 class NpzShards(ImageStream):
-    """The images of npz files: by seed where every file has seeds, otherwise in the order of
-    `paths`."""
+    """The images of npz files: by seed where all files have seeds, else in the order of `paths`."""
 
     def __init__(self, name, paths, split=None):
         self._shards = [NpzImages(path, split) for path in paths]
@@ -167,7 +168,7 @@ class NpzShards(ImageStream):
             [path.name for path in paths],
         )
 
-    @property
+    @cached_property
     def shape(self):
         first = self._shards[0]
         for shard in self._shards:
@@ -192,8 +193,7 @@ class NpzShards(ImageStream):
         return images
 
     def _pieces(self, positions):
-        """Yield (places in `positions`, their images): every file in turn, its consecutive rows
-        together."""
+        """Yield (places in `positions`, their images), file by file, consecutive rows together."""
         rows = self._order[positions]
         ascending = np.argsort(rows, kind="stable")
         rows = rows[ascending]
@@ -258,8 +258,7 @@ def _image_keys(path, keys, split):
 
 
 def _channels_last(path, images):
-    """Return [N, H, W, C] for [N, H, W], [N, H, W, C] or, where nothing else is possible, [N, C, H,
-    W]."""
+    """Return [N, H, W, C] for [N, H, W], [N, H, W, C] or, where that is no shape, [N, C, H, W]."""
     if images.dtype != np.uint8:
         how = FROM_FLOAT if images.dtype.kind == "f" else "x.astype('uint8') if in 0..255"
         raise ValueError(f"{path}: images are {images.dtype}, not uint8; convert them first: {how}")
@@ -271,8 +270,7 @@ def _channels_last(path, images):
 
 
 def _integer_labels(path, labels):
-    """Return (labels [N], number of classes if known) for integers [N] or [N, 1], or one-hot rows
-    [N, K]."""
+    """Return (labels [N], number of classes if known) for [N], [N, 1], or one-hot rows [N, K]."""
     if labels is None or labels.ndim != 2:
         return labels, None
     if labels.shape[1] == 1:

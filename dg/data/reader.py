@@ -45,17 +45,16 @@ def open_images(source, split=None) -> ImageStream:
 
 
 def load_images(source, num_images=None, split=None) -> ImageSet:
-    """All images of `source`, or its first `num_images`, as an ImageSet; sources and errors as of
-    `open_images`."""
+    """All images of `source`, or its first `num_images`; sources and errors as of `open_images`."""
     return open_images(source, split).load(num_images)
 
 
 def kinds_of(source) -> set[str]:
-    """What `source` holds: some of 'images', 'latents', 'statistics'; nothing where it is not there
-    or of no known kind.
+    """What `source` holds: some of 'images', 'latents', 'statistics'.
 
-    Of npz files only headers are read, of several those of the first. A reference batch of ADM
-    holds both statistics and images. ValueError for an npz file that is damaged.
+    Nothing where it is not there or of no known kind. Only headers are read, of several npz files
+    those of the first. A reference batch of ADM holds both statistics and images. ValueError for an
+    npz file that is damaged.
     """
     files = npz_paths(source)
     kinds = kinds_in(files[0]) if files else set()
@@ -66,8 +65,7 @@ def kinds_of(source) -> set[str]:
 
 
 def npz_paths(source) -> list[Path]:
-    """The npz file that `source` is, or the shards samples_*.npz of a folder, else those of its
-    sub-folders."""
+    """The npz file that `source` is; of a folder its shards, else those of its sub-folders."""
     source, split = _split_off(source)
     path = Path(source)
     if path.is_dir():

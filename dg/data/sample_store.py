@@ -1,5 +1,4 @@
-"""The folder that a sampling run fills: resumable, with the same bytes however often it was
-interrupted."""
+"""The folder that a sampling run fills: resumable, with the same bytes whenever interrupted."""
 
 import hashlib
 import io
@@ -47,11 +46,8 @@ class SampleStore:
     batches share no file.
     """
 
-    # of a batch, and what its arrays are called in an npz file
-    kind, keys = (
-        ImageSet,
-        ("samples", "label"),
-    )
+    kind = ImageSet  # of a batch
+    keys = ("samples", "label")  # of its arrays in an npz file
 
     def __init__(self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False):
         if batch_size < 1:
