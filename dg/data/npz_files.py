@@ -34,12 +34,14 @@ def kinds_in(path) -> set[str]:
 
 def npz_keys(path) -> list[str]:
     """The names of the arrays in an npz file."""
-    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except Exception as error:  # zipfile raises many kinds
         raise ValueError(
-            f"{path} cannot be read (not an npz file, or cut short); get or make the file again"
-        )
-    with one_line_for_damage(path, "the list of arrays"), zipfile.ZipFile(path) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+            f"{path} cannot be read (not an npz file, or cut short: {one_line(error)}); get or "
+            "make the file again"
+        ) from error
 
 
 def read_arrays(path, *keys):
