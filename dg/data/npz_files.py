@@ -1,5 +1,6 @@
 """Arrays in npz files: what they hold, and the images of one file or of a folder of shards."""
 
+import math
 import zipfile
 from contextlib import contextmanager
 from functools import cached_property
@@ -81,8 +82,8 @@ class NpzImages:
     """The images of one npz file, read in pieces; memory does not grow with the file.
 
     path   keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or
-           `train_images`, `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W], [N,
-           H, W, C] or [N, C, H, W]
+           `train_images`, `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W],
+           [N, H, W, C] or [N, C, H, W]
     split  'train' (if not given) or 'test', only where the file has both
 
     shape        (H, W, C)
@@ -99,11 +100,15 @@ class NpzImages:
         seed_key = "seeds" if key == "samples" and "seeds" in keys else None
         labels, seeds = read_arrays(path, label_key, seed_key)
         self.path, self.key, self._file, self._whole = path, key, None, None
-        with one_line_for_damage(path, key), _open(path, key) as file:
-            self._shape, by_columns, dtype = _read_header(file)
-            self._start = file.tell()
+        with one_line_for_damage(path, key), zipfile.ZipFile(path) as archive:
+            with archive.open(f"{key}.npy") as file:
+                self._shape, by_columns, dtype = _read_header(file)
+                self._start = file.tell()
             if dtype.hasobject:
                 raise ValueError("Python objects")
+            needed = self._start + math.prod(self._shape) * dtype.itemsize
+            if archive.getinfo(f"{key}.npy").file_size < needed:
+                raise ValueError("fewer bytes than its header tells")
         head = _channels_last(path, np.empty((0, *self._shape[1:]), dtype))
         self.shape = checked_images(path, dtype, (*self._shape[:1], *head.shape[1:]))[1:]
         if by_columns:
@@ -126,9 +131,11 @@ class NpzImages:
             return _channels_last(self.path, self._whole[start:stop])
         image_size = int(np.prod(self._shape[1:]))
         with one_line_for_damage(self.path, self.key):
-            self._file = self._file or _open(self.path, self.key)
+            if self._file is None:
+                self._file = _open(self.path, self.key)
+                self._file.read(self._start)
             place = self._start + start * image_size
-            if self._file.tell() != place:  # a file that was moved in is not checked for damage
+            if self._file.tell() != place:  # after a seek zipfile may check no sum
                 self._file.seek(place)
             data = self._file.read((stop - start) * image_size)
             images = np.frombuffer(data, np.uint8).reshape(stop - start, *self._shape[1:])

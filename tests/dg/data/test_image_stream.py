@@ -166,6 +166,12 @@ def test_damage_is_one_line(tmp_path):
     )
     with pytest.raises(ValueError, match="cut short"):
         open_images(tmp_path / "cut.npz")
+    with zipfile.ZipFile(tmp_path / "few.npz", "w") as archive:
+        archive.writestr(
+            "samples.npy", zipfile.ZipFile(tmp_path / "a.npz").read("samples.npy")[:-1]
+        )
+    with pytest.raises(ValueError, match="fewer bytes than its header tells"):
+        open_images(tmp_path / "few.npz")
     with pytest.raises(ValueError, match="cannot be read"):
         whole(open_images(tmp_path / "flipped.npz"))
 

@@ -120,5 +120,5 @@ def test_a_seed_that_is_there_twice_is_refused_by_all(tmp_path):
     for use in (open_images, load_images):
         with pytest.raises(ValueError, match=r"samples_0.npz and .*samples_2.npz both hold seed 0"):
             use(folder)
-        with pytest.raises(ValueError, match="a.npz holds seed 3 twice"):
+        with pytest.raises(ValueError, match=r"a\.npz holds seed 3 twice"):
             use(save(tmp_path / "a.npz", samples=IMAGES[:2], seeds=[3, 3]))
