@@ -179,10 +179,6 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
     ("command", "message"),
     [
         (
-            "pretrain score " + TINY + "--steps 2 --batch_gpu 3",
-            "8 images of a batch cannot be computed 3 at a time",
-        ),
-        (
             "pretrain score " + TINY + "--steps 2 --fp16 --device cpu",
             "float16 trains on GPUs only, not on cpu",
         ),
