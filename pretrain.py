@@ -181,7 +181,7 @@ def _train(
     described=lambda model: {"network": model.init_kwargs},
     told="loss {loss:.4f}",
 ):
-    """Train on `data` and write OUTDIR/name and training.json; returns the model at the first process.
+    """Train on `data`, write OUTDIR/name and training.json; returns the model at the first process.
 
     train      images and what all trainings take -> (model, log)
     save       writes a model to a file

@@ -126,7 +126,8 @@ def _settings(preset, accumulate, bf16, **changes):
         raise click.UsageError("--accumulate and --microbatch: give one of them.")
     if accumulate > settings.batch_size:
         raise click.UsageError(
-            f"--accumulate: a batch of {settings.batch_size} cannot be computed in {accumulate} parts."
+            f"--accumulate: a batch of {settings.batch_size} cannot be computed in {accumulate} "
+            "parts."
         )
     return replace(settings, microbatch=-(-settings.batch_size // accumulate))
 

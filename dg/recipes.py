@@ -86,7 +86,8 @@ class DiscriminatorTraining:
             )
         if self.patience and not self.split[1]:
             raise ValueError(
-                "early stopping needs validation images; take a patience of 0, or the split 0.8,0.1,0.1"
+                "early stopping needs validation images; take a patience of 0, or the split "
+                "0.8,0.1,0.1"
             )
 
 

@@ -143,7 +143,7 @@ class Trainer:
         self.average = _copies(self.parameters)
 
     def step(self, batch: NoisyBatch, index: int = 0, total: int = 1) -> Values:
-        """Update number `index` of `total`; returns the loss and the accuracy of the batch before it."""
+        """Take update number `index` of `total`; returns the batch's loss and accuracy."""
         s = self.settings
         cosine = 0.5 * (1 + math.cos(math.pi * index / total)) if s.lr_schedule == "cosine" else 1.0
         for group in self.stepper.optimizer.param_groups:
@@ -190,7 +190,8 @@ class Trainer:
             return []
         if extractor.kind != "classifier":
             raise ValueError(
-                "LoRA adapts the frozen classifier, and the head sees none; give one, or a LoRA rank of 0"
+                "LoRA adapts the frozen classifier, and the head sees none; give one, or a LoRA "
+                "rank of 0"
             )
         return add_lora(extractor.encoder, s.lora_rank, s.lora_alpha, seed=s.seed)
 
@@ -204,7 +205,7 @@ class Trainer:
 
 
 class Checkpoints:
-    """What the end of an epoch, and of a training, leaves in `folder`: measures and files of the averaged discriminator."""
+    """Measures and files of the averaged discriminator, after an epoch and after a training."""
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer, self.folder, self.ranks = trainer, folder, trainer.stepper.ranks
@@ -219,7 +220,9 @@ class Checkpoints:
         _copy(self.best, state["best"])
 
     def end_epoch(self, epoch: int, splits: dict, log: list[dict]) -> dict:
-        """Measure an epoch's average and keep what is due; returns its entry for the log of those before it.
+        """Measure the average and keep what is due; returns the epoch's entry of the log.
+
+        log  the entries of the epochs before
 
         The first process measures for all. ValueError where a loss is not finite.
         """
@@ -230,8 +233,8 @@ class Checkpoints:
             )
             if not all(np.isfinite(measured.get(f"{name}_loss", 0)) for name in splits):
                 raise ValueError(
-                    f"{self.folder}: the loss is not finite at epoch {epoch}; lower the learning rate and "
-                    "start in another folder"
+                    f"{self.folder}: the loss is not finite at epoch {epoch}; lower the learning "
+                    "rate and start in another folder"
                 )
             if best_entry([*log, measured]) is measured:
                 self.best = _copies(trainer.average)
@@ -285,7 +288,7 @@ def _copy(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 def _identity(
     discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining
 ) -> dict:
-    """What a saved state must agree on to be gone on from: settings, images, frozen network, by name."""
+    """What a saved state must agree on to be gone on from, by name."""
     frozen = discriminator.extractor.frozen
     return {
         "settings": plain(asdict(settings)),

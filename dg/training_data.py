@@ -29,8 +29,8 @@ def check_sets(
     """Refuse sets that cannot be told apart fairly, before anything is computed."""
     if real.what != fake.what:
         raise ValueError(
-            f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the images, or give "
-            "images alone"
+            f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the "
+            "images, or give images alone"
         )
     if (real.resolution, real.channels) != (fake.resolution, fake.channels):
         raise ValueError(
@@ -62,8 +62,8 @@ def check_sets(
 def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTraining) -> None:
     if settings.flip:
         raise ValueError(
-            f"{real.name}: a mirrored latent is not the latent of a mirrored image; mirror none here, and encode "
-            "mirrored copies of the images too"
+            f"{real.name}: a mirrored latent is not the latent of a mirrored image; mirror none "
+            "here, and encode mirrored copies of the images too"
         )
     real_made, fake_made = (
         {"precision": str(data.latents.dtype)} | (data.encoding or {}) for data in (real, fake)
@@ -104,7 +104,8 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
     classes = extractor.net.label_dim if kind == "score" else 0
     if classes and not settings.conditional:
         raise ValueError(
-            "the score network is class-conditional, so its features are; train a conditional discriminator"
+            "the score network is class-conditional, so its features are; train a conditional "
+            "discriminator"
         )
     if classes and classes != data.num_classes:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""The training engine: optimisation steps that end the same on one process or several, interrupted or not.
+"""The training engine: the same end on one process or several, in one piece or interrupted.
 
-A `Stepper` takes steps of an optimizer, a `Run` repeats them, keeps the log and the state, and goes on from it.
+A `Stepper` takes steps of an optimizer. A `Run` repeats them, keeps the log and the state, and goes
+on from them.
 """
 
 import json
@@ -24,18 +25,21 @@ Values = dict[str, Tensor]  # scalars of a step; the gradient is that of "loss"
 
 
 class Stepper:
-    """Steps of an optimizer on batches that are shared among processes and computed a micro-batch at a time.
+    """Steps of an optimizer on batches that processes share and compute a micro-batch at a time.
 
     batch_size  images of a step, all processes together
     device      of the parameters
     precision   "float32", or "bfloat16" or "float16" for autocast; the parameters stay float32
-    ranks       each takes a consecutive part of every batch, as equal as can be; gradients are summed over them
-    microbatch  images that a process computes at once; None: all of its part. Where they do not fit into memory it is
-                halved, and joins the values of the steps from then on (the mean over the processes)
-    seed        of what draws from the global generator, such as dropout: it depends on the step and on the micro-batch's
-                place in the batch, so with the same micro-batches on the number of processes only to rounding
+    ranks       each takes a consecutive part of every batch, and their sizes differ by one image at
+                most; gradients are summed over them
+    microbatch  images that a process computes at once; None: all of its part. It is halved where
+                they do not fit into memory. From then on it is among a step's values, as the mean
+                over the processes
+    seed        of what draws from the global generator, such as dropout. These draws depend on the
+                step too, and on the micro-batch's place in the batch
 
-    ValueError for a batch of fewer images than processes, or a precision that the device does not have.
+    With the same micro-batches, the number of processes changes results by rounding only.
+    ValueError for fewer images than processes, or a precision that the device does not have.
     """
 
     def __init__(
@@ -50,7 +54,8 @@ class Stepper:
     ):
         if batch_size < ranks.world:
             raise ValueError(
-                f"a batch of {batch_size} images cannot be shared by {ranks.world} processes; use fewer of them"
+                f"a batch of {batch_size} images cannot be shared by {ranks.world} processes; "
+                "use fewer of them"
             )
         self.optimizer, self.batch_size, self.ranks, self.seed = optimizer, batch_size, ranks, seed
         self.device, self.precision = torch.device(device), precision
@@ -61,14 +66,15 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
 
     def step(self, index: int, values_of: Callable[[slice], Values]) -> Values:
-        """Step number `index`; `values_of(part)` computes the means over a part of the batch. Returns those over all of it."""
+        """Take step number `index`; returns the means over the batch.
+
+        values_of  computes the means over a part of the batch
+        """
         shares, self.microbatch = in_chunks(
             lambda chunk: self._gradients(index, chunk, values_of), self.count, self.microbatch
         )
         totals = {name: sum(share[name] for share in shares) for name in shares[0]}
-        if (
-            self.microbatch < self.wanted or self.ranks.world > 1
-        ):  # all processes have the same names
+        if self.microbatch < self.wanted or self.ranks.world > 1:  # the same at all processes
             size = float(self.microbatch) / self.ranks.world
             totals["microbatch"] = torch.tensor(size, device=self.device)
         parameters = (p for group in self.optimizer.param_groups for p in group["params"])
@@ -101,9 +107,9 @@ class Run:
     identity  what a state must agree on to be gone on from, by name; ValueError otherwise
     holders   everything with a state_dict, by name: modules, optimizer, scaler
     ranks     all read the state, the first writes it
-    observe   called with the number of steps done; what it returns joins the log's entry, such as a test loss
-    every     steps of an entry of the log, each of which is observed; None: entries of LOG_STEPS, observed every
-              OBSERVE_STEPS. The last step has both in any case
+    observe   given the number of steps done; what it returns, such as a test loss, joins the log
+    every     steps from one entry of the log to the next, all of them observed. None: LOG_STEPS,
+              observed every OBSERVE_STEPS. The last step is logged and observed in any case
     """
 
     def __init__(
@@ -124,7 +130,8 @@ class Run:
             found = state.get("identity", {})
             if changed := [name for name, value in identity.items() if found.get(name) != value]:
                 raise ValueError(
-                    f"{path}: of a run with other {' and '.join(changed)}; choose another folder or delete it"
+                    f"{path}: of a run with other {' and '.join(changed)}; choose another folder "
+                    "or delete it"
                 )
             for name, holder in holders.items():
                 holder.load_state_dict(state[name])
@@ -140,14 +147,18 @@ class Run:
         save_seconds: float,
         ended: Callable[[], bool] = lambda: False,
     ) -> list[dict]:
-        """Do the steps that are missing of `total`, each by `update`, until `ended` says so; returns the log.
+        """Do the steps up to `total` that are missing; returns the log.
 
-        The state is saved every `save_seconds`, at the end, and where the training is asked to end, by `Stopped`, or left
-        alone by another process.
+        update        does one, given its number, and returns its values
+        save_seconds  how often the state is saved, besides at the end
+        ended         asked before every step whether it is the end already
+
+        The state is saved too where `progress` asks to end, by `Stopped`, and where another process
+        has gone.
         """
         due = Every(save_seconds)
         try:
-            self._make_entry(total)  # one that was left alone while it made this
+            self._make_entry(total)  # due where a run was left alone while it made one
             for step in progress(
                 range(self.step, total), desc=desc, initial=self.step, total=total, unit="step"
             ):
@@ -197,7 +208,8 @@ class Run:
         for step, values in enumerate(self.recent, start=self.step - len(self.recent) + 1):
             if not math.isfinite(values["loss"]):
                 raise ValueError(
-                    f"the loss is not finite at step {step}; lower the learning rate and start in another folder"
+                    f"the loss is not finite at step {step}; lower the learning rate and start in "
+                    "another folder"
                 )
 
 
@@ -207,8 +219,8 @@ def update_average(
 ) -> None:
     """Bring an exponential moving average of parameters on after step `step`.
 
-    settings  `batch_size`, and in images `ema_halflife`, 0 for no averaging, which is at most the part `ema_rampup` of those
-              seen so far; 0 = no such bound
+    settings  have `batch_size`; `ema_halflife`, in images, 0 for no averaging; and `ema_rampup`:
+              the half-life is at most this part of the images seen so far, 0 for no such bound
     """
     seen = (step + 1) * settings.batch_size
     halflife = settings.ema_halflife

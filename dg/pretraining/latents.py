@@ -160,7 +160,11 @@ def _encoded(
     device,
     part: slice,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(latents, posterior's standard deviation) of a part of crops uint8 [N, R, R, 3], both scaled, float32 [n, C, h, w]."""
+    """(latents, posterior's standard deviation), both scaled, float32 [n, C, h, w], of a part.
+
+    crops             uint8 [N, R, R, 3]
+    places, mirrored  [N]  in the set; whether it is the mirrored copy
+    """
     crops, places, mirrored = crops[part], places[part], mirrored[part]
     x = to_float(crops)
     x = torch.where(torch.from_numpy(mirrored).reshape(-1, 1, 1, 1), x.flip(-1), x)

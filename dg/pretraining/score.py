@@ -117,7 +117,7 @@ def train_score_network(
 def _batch_loss(
     net, data: ImageSet, settings: ScoreTraining, step: int, device
 ) -> Callable[[slice], Values]:
-    """The loss on a part of a step's batch. Images, noise and augmentation of the whole batch are drawn from (seed, step)."""
+    """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
     size, loss = settings.batch_size, LOSSES[type(net).__name__](net, settings)
     generator = step_generator(settings.seed, "score", step)
     batch = RandomBatch(data, size, generator)

@@ -8,7 +8,10 @@ import torch
 
 
 def step_generator(seed: int, stage: str, step: int, device="cpu") -> torch.Generator:
-    """The random generator of one training step; it depends on nothing else, so a resumed run draws the same numbers."""
+    """The random generator of one training step.
+
+    It depends on these arguments alone, so a resumed run draws the same numbers.
+    """
     return torch.Generator(device).manual_seed(zlib.crc32(f"{seed}/{stage}/{step}".encode()))
 
 

@@ -805,6 +805,24 @@ def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(publish
     assert (published / "lora" / "lora_best.safetensors").exists() and "valid loss" in said
 
 
+@pytest.mark.parametrize(
+    ("options", "microbatch", "precision"),
+    [
+        ({}, None, "float32"),
+        ({"accumulate": 1, "bf16": False}, None, "float32"),
+        ({"accumulate": 3, "bf16": True, "batch_size": 16}, 6, "bfloat16"),
+        ({"microbatch": 4, "lr": None}, 4, "float32"),
+    ],
+)
+def test_parts_and_precision_of_a_command(options, microbatch, precision):
+    import train as script
+
+    settings = script._settings("digits", **{"accumulate": None, "bf16": None} | options)
+    assert (settings.microbatch, settings.precision) == (microbatch, precision)
+    kept = dict(microbatch=None, precision="float32", batch_size=128)
+    assert replace(settings, **kept) == PRESETS["digits"]
+
+
 def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
     usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz --savedir disc --batch_size 16 "
     for more, message in (
@@ -812,6 +830,10 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
         ("--split 0.5", "fractions"),
         ("--split a,b", "no list of numbers"),
         ("--loss matching", "--network"),
+        ("--accumulate 17", "--accumulate: a batch of 16 cannot be computed in 17 parts"),
+        ("--accumulate 2 --microbatch 8", "--accumulate and --microbatch: give one of them"),
+        ("--extractor none --lora_rank 2", "--lora_rank adapts the classifier"),
+        ("--num_data 41", "--num_data: "),
         ("--lora_rank 99999", "rank"),
         ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt"),
     ):
