@@ -212,7 +212,8 @@ def _train(
         save(file, model)
     record = {"data": images.name, "settings": asdict(settings)} | described(model)
     write_json(folder / "training.json", record)
-    console.notify(f"{folder / name}: {settings.steps} steps, {told.format(**log[-1])}")
+    size, told = sum(p.numel() for p in model.parameters()), told.format(**log[-1])
+    console.notify(f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}")
     return model
 
 
