@@ -22,7 +22,7 @@ from dg.evaluation.report import (
 )
 from dg.evaluation.trajectory import TrajectoryRecorder
 from dg.guidance import DiscriminatorGuidance
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 from dg.sampling import draw_images
 
 SYSTEMS = {

@@ -60,7 +60,7 @@ from dg.pretraining.vae import train_vae
 from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.catalogue import CATALOGUE
 from dg.runtime.files import atomic_write, cache_folder, plain, read_json, write_json
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 from dg.sampling import Sampling
 from dg.training import train_discriminator
 from guided_diffusion import training_losses

@@ -31,6 +31,7 @@ from dg.experiments.provenance import provenance
 from dg.extractors import PixelExtractor
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
 from dg.runtime.files import read_json, write_json
+from dg.runtime.randomness import seeded
 from dg.training import train_discriminator
 from edm.checkpoint import read_safetensors
 
@@ -118,8 +119,7 @@ class SmallHead(nn.Module):
 
 
 def small_discriminator(width: int, seed: int = 0) -> Discriminator:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Discriminator(PixelExtractor(), [SmallHead(width)])
 
 
