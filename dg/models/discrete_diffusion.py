@@ -4,7 +4,6 @@ from abc import abstractmethod
 
 from torch import nn
 
-from dg.models.classifier_guidance import check_classifier
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.generative_model import GenerativeModel
 from edm.fingerprints import fingerprint
