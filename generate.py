@@ -163,7 +163,7 @@ def _sampling(net, options):
 
 
 def _with_parts(net, path, device, precision, options):
-    """The network with what it is sampled with: precision, decoder of latents, classifier that leads it."""
+    """The network with what it is sampled with: precision, decoder of latents, classifier."""
     import edm
     from dg.models.autoencoder import load_vae
     from dg.models.dit import LatentDiffusion
@@ -290,7 +290,7 @@ def _discriminator(net, sampling, device, options):
 
     discriminator = load_discriminator(
         _file(options["pretrained_classifier_ckpt"]),
-        [_file(path) for path in paths],
+        [_file(path) for path in options["discriminator_ckpt"]],
         net,
         device=device,
         lora_path=_file(_lora_path(options)),

@@ -16,8 +16,8 @@ class GuidedDenoiser:
 
     guided = GuidedDenoiser(model, guidance, class_labels); k_diffusion.sampling.sample_heun(guided, x, sigmas)
 
-    The sampler does not tell its step or stage, so every call counts as a first-order one. ValueError
-    for a guidance that needs the step, as a boosted one does.
+    The sampler does not tell its step or stage, so every call counts as a first-order one.
+    ValueError for a guidance that needs the step, as a boosted one does.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class Extractor(nn.Module):
 
     @property
     def frozen(self) -> nn.Module | None:
-        """The network underneath, which a head's file names by its fingerprint; None: there is none."""
+        """The network underneath, which a head's file names by its fingerprint; None for none."""
         return None
 
     def train(self, mode: bool = True) -> "Extractor":
@@ -38,7 +38,7 @@ class Extractor(nn.Module):
         raise ValueError(f"the extractor {self.kind} takes noise levels alone; use another one")
 
     def shares_encoder(self, net) -> bool:
-        """Whether the features are those of this very network's encoder, as `from_encoding` takes them."""
+        """Whether the features are those of this very network's encoder: see `from_encoding`."""
         return False
 
     def describe(self) -> list:

@@ -216,7 +216,9 @@ class DiscriminatorGuidance(Guidance):
 
 
 class Autoguidance(Guidance):
-    """Leads away from what a weaker network does: D = w D_main + (1 - w) D_guide (Karras et al. 2024).
+    """Leads away from what a weaker network does: D = w D_main + (1 - w) D_guide.
+
+    Karras et al. 2024, "Guiding a diffusion model with a bad version of itself".
 
     guide  denoiser(x, sigma, class_labels) of the same images: smaller, or trained for less time
     scale  w; 1 leaves the main network alone

@@ -74,7 +74,7 @@ class MixedPrecisionGuidance(WrappedGuidance):
 
 
 def compile_networks(networks: Iterable[nn.Module]) -> None:
-    """Have torch.compile translate the networks at their first use, in place; on GPUs to CUDA graphs.
+    """Have torch.compile translate the networks at their first use, in place; on GPUs, to graphs.
 
     networks  for example those of a `GenerativeModel` and of a guidance; each is translated once
 

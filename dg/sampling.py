@@ -77,7 +77,7 @@ class Sampling:
 
 
 class ScoreModel(GenerativeModel):
-    """A score network of `edm`, or any denoiser(x, sigma, class_labels) with the attributes of one."""
+    """A score network of `edm`, or any denoiser(x, sigma, class_labels) with its attributes."""
 
     sampling_type = Sampling
 
@@ -118,7 +118,7 @@ def draw_images(
 ) -> tuple[Tensor, Tensor | None]:
     """Images of one batch of seeds: (float [N, C, R, R] on `device`, class numbers [N] or None).
 
-    `net` is a `GenerativeModel` or a denoiser; here and below, `sampling` is of the kind that belongs to it.
+    `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it.
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
     `precision` is that of the networks, see `dg.precision`; a model's own decoder of what it has drawn keeps float32.
     """

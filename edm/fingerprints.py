@@ -1,4 +1,4 @@
-"""Fingerprints of frozen networks: a head's file names by one the network that it was trained on."""
+"""Fingerprints of frozen networks, by which files name the network that they were made with."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def fingerprint(module: nn.Module) -> str:
     """16 hex digits that depend on every frozen weight, not on LoRA, and on a network's arguments.
 
-    The arguments are those that a network records as `init_kwargs`; other modules have weights alone.
+    The arguments are those that a network records as `init_kwargs`, if it records any.
     """
     digest = hashlib.sha256()
     if (arguments := vars(module).get("init_kwargs")) is not None:

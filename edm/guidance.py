@@ -11,9 +11,8 @@ from edm.fingerprints import fingerprint, tensor_fingerprint
 class Guidance:
     """What a sampler asks for the denoised image. This base class returns the network's own.
 
-    A new guidance overrides `correction`. One that needs the network's denoised image, or shares its
-    forward pass, overrides `denoise`. One that changes the noise of single samples overrides
-    `churn`. State between steps belongs to one batch: `begin` resets it, and its name begins with
+    A new guidance overrides `correction`. One that needs the network's denoised image overrides
+    `denoise`. One that changes the noise of single samples overrides `churn`. State between steps belongs to one batch: `begin` resets it, and its name begins with
     an underscore. `a + b` adds both corrections, see `GuidanceSum`.
 
     needs_step    whether it depends on the sampler's step or churn; samplers without them refuse it
@@ -37,7 +36,7 @@ class Guidance:
     def churn(
         self, S_churn: float | Tensor, S_noise: float | Tensor, step: int
     ) -> tuple[float | Tensor, float | Tensor]:
-        """Stochasticity of one step: (S_churn, S_noise) as given, or a tensor [N] each per sample."""
+        """Stochasticity of one step: (S_churn, S_noise), or a tensor [N] each to set it per sample."""
         return S_churn, S_noise
 
     def correction(
@@ -74,7 +73,7 @@ class Guidance:
         return denoised, self.denoise(known, x, sigma, class_labels, step, order) - denoised
 
     def shares_pass(self, net) -> bool:
-        """Whether `parts` takes something for itself from the one pass through this very network."""
+        """Whether `parts` takes something for itself from a pass through this very network."""
         return False
 
     def describe(self) -> dict:
@@ -100,7 +99,7 @@ class Guidance:
         return GuidanceSum(self, other)
 
     def _public_attributes(self) -> Iterator[tuple[str, object]]:
-        """(name, value) of its own and its class's; methods and what this base class declares are left out."""
+        """(name, value) of its own and its class's, without methods and what `Guidance` declares."""
         bases = [cls for cls in type(self).__mro__ if cls not in Guidance.__mro__]
         of_class = {name: value for cls in reversed(bases) for name, value in vars(cls).items()}
         skipped = {*vars(Guidance)} | {
@@ -114,7 +113,7 @@ class Guidance:
 
 
 class GuidanceSum(Guidance):
-    """Several guidances whose corrections are added to the network's denoised image, in the order given.
+    """Guidances whose corrections are added to the network's denoised image, in the order given.
 
     `begin` is called in the same order; `churn` too, each getting what the one before returned. The
     network is evaluated once. The pass is that of the first guidance which shares it, for example a
@@ -219,7 +218,7 @@ class WrappedGuidance(Guidance):
 
 
 class Evaluated:
-    """A network whose denoised images of one batch are known; for any other input it is evaluated."""
+    """A network whose denoised images of one batch are known; others are evaluated."""
 
     def __init__(self, net, denoised: Tensor, x: Tensor, sigma: Tensor, class_labels):
         self.net, self.denoised, self.inputs = net, denoised, (x, sigma, class_labels)

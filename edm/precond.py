@@ -128,12 +128,12 @@ class Preconditioner(nn.Module):
         return c_skip * encoding.x + c_out * out.to(torch.float32)
 
     def compile(self, *args, **kwargs) -> None:
-        """torch.compile for the two halves, which a guidance on the network's own encoder calls too."""
+        """torch.compile for the halves, which a guidance on the network's own encoder calls too."""
         self.encode = torch.compile(self.encode, *args, **kwargs)
         self.decode = torch.compile(self.decode, *args, **kwargs)
 
     def with_fp16(self, use_fp16: bool) -> "Preconditioner":
-        """The same network with the same weights in memory, run in half precision on GPUs or not."""
+        """The same network, its weights in memory once, run in half precision on GPUs or not."""
         if use_fp16 == self.use_fp16:
             return self
         other = copy.copy(self)

@@ -165,8 +165,8 @@ def as_cond_fn(
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of the linear VP schedule,
                   as in the authors' code for DiT
-    network       called as network(x, t, **kwargs) of the sampler; only a guidance that depends on the network's own
-                  denoised image needs it, and evaluates it once more
+    network       called as network(x, t, **kwargs) of the sampler; only a guidance that depends on
+                  the network's own denoised image needs it, and evaluates it once more
 
     x_t / sqrt(alpha_bar) is at EDM scale with sigma^2 = (1 - alpha_bar) / alpha_bar, so the same discriminator serves every
     schedule. There the score's share of a correction of the denoised image is
@@ -182,8 +182,8 @@ def as_cond_fn(
     """
     if guidance.needs_step:
         raise ValueError(
-            "boosting is made for EDM's sampler, whose churn it raises; leave it out with a DDPM, as "
-            "any guidance that needs the steps of that sampler"
+            "boosting is made for EDM's sampler, whose churn it raises; leave it out with a DDPM, "
+            "as any guidance that needs the steps of that sampler"
         )
     if guidance.uses_network and network is None:
         raise ValueError(

@@ -15,7 +15,7 @@ class SamplingSettings(Protocol):
 
     @property
     def sampler(self) -> Callable[..., Tensor]:
-        """sampler(model, latents, class_labels, randn_like=, guidance=, **kwargs()) -> what is drawn."""
+        """sampler(model, latents, class_labels, randn_like=, guidance=, **kwargs()) -> [N, C, R, R]"""
 
     def kwargs(self) -> dict[str, Any]:
         """The settings that are not left to the sampler; plain data, which a store keeps."""
@@ -42,7 +42,7 @@ class GenerativeModel(ABC):
     sampling_defaults: Mapping[str, Any] = {}
 
     def sampling(self, **settings) -> SamplingSettings:
-        """Its sampling settings: those given, else the published ones. ValueError for impossible ones."""
+        """Its settings: those given, else the published ones. ValueError for impossible ones."""
         return self.sampling_type(**{**self.sampling_defaults, **settings})
 
     def num_classes(self, sampling: SamplingSettings | None = None) -> int:
@@ -81,4 +81,4 @@ class GenerativeModel(ABC):
 
     @abstractmethod
     def describe(self) -> dict:
-        """Fingerprints of all on which images depend; that of the model itself is named "network"."""
+        """Fingerprints of all on which images depend; the model's own is named "network"."""

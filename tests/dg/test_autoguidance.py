@@ -1,4 +1,4 @@
-"""Autoguidance: its formula alone and added to a discriminator's, in every sampler, and through generate.py."""
+"""Autoguidance: its formula alone and added to a discriminator's, in samplers and generate.py."""
 
 import re
 
@@ -100,7 +100,7 @@ def test_any_guidance_in_a_foreign_sampler_and_under_bfloat16(build):
 
 
 def test_as_a_cond_fn_it_is_the_difference_of_scores():
-    """On data N(mean, sd^2): the score of D = w D_main + (1 - w) D_guide is the same mixture of scores."""
+    """On Gaussians: the score of D = w D_main + (1 - w) D_guide is the same mixture of scores."""
     model = ExactDDPM(MODEL)
     diffusion = model.respaced("13")
     t = torch.from_numpy(diffusion.schedule.timestep_map[:-1])

@@ -1,4 +1,4 @@
-"""Guidances describe themselves and add up; whatever a new one overrides, sums and wrappers go on with it."""
+"""Guidances describe themselves and add up, whatever a new one overrides."""
 
 import pytest
 import torch
