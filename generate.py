@@ -26,8 +26,8 @@ Examples:
   python generate.py --network adm-256 --outdir out-adm-dg --seeds 0-63 --batch 16 --classifier_scale 1 \\
       --pretrained_classifier_ckpt adm-256-classifier --discriminator_ckpt disc-adm/last.safetensors
   # autoguidance: away from what the same network was after fewer steps of training
-  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/auto --seeds 0-63 \\
-      --guide_network runs/by-hand/early/network.safetensors --guide_scale 2
+  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/auto \\
+      --seeds 0-63 --guide_network runs/by-hand/early/network.safetensors --guide_scale 2
 """
 
 from functools import reduce

@@ -12,8 +12,9 @@ class Guidance:
     """What a sampler asks for the denoised image. This base class returns the network's own.
 
     A new guidance overrides `correction`. One that needs the network's denoised image overrides
-    `denoise`. One that changes the noise of single samples overrides `churn`. State between steps belongs to one batch: `begin` resets it, and its name begins with
-    an underscore. `a + b` adds both corrections, see `GuidanceSum`.
+    `denoise`. One that changes the noise of single samples overrides `churn`. State between steps
+    belongs to one batch: `begin` resets it, and its name begins with an underscore. `a + b` adds
+    both corrections, see `GuidanceSum`.
 
     needs_step    whether it depends on the sampler's step or churn; samplers without them refuse it
     needs_order   whether it treats the two stages of a step differently; solvers without stages
@@ -36,7 +37,7 @@ class Guidance:
     def churn(
         self, S_churn: float | Tensor, S_noise: float | Tensor, step: int
     ) -> tuple[float | Tensor, float | Tensor]:
-        """Stochasticity of one step: (S_churn, S_noise), or a tensor [N] each to set it per sample."""
+        """Stochasticity of one step: (S_churn, S_noise), or a tensor [N] each, for each sample."""
         return S_churn, S_noise
 
     def correction(
@@ -99,7 +100,7 @@ class Guidance:
         return GuidanceSum(self, other)
 
     def _public_attributes(self) -> Iterator[tuple[str, object]]:
-        """(name, value) of its own and its class's, without methods and what `Guidance` declares."""
+        """(name, value) of its own and its class's, but for methods and what `Guidance` has."""
         bases = [cls for cls in type(self).__mro__ if cls not in Guidance.__mro__]
         of_class = {name: value for cls in reversed(bases) for name, value in vars(cls).items()}
         skipped = {*vars(Guidance)} | {

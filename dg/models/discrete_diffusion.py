@@ -1,4 +1,4 @@
-"""What the discrete diffusion models share: a network, its process, a classifier that may lead it."""
+"""What discrete diffusion models share: a network, its process, a classifier that may lead it."""
 
 from abc import abstractmethod
 
@@ -14,7 +14,7 @@ class DiscreteDiffusion(GenerativeModel):
     """A model for `dg.models.discrete_sampling.ddpm_sampler`.
 
     net         called as net(x, t, y): x [N, C, R, R], t [N] original timesteps, y [N] classes
-    null_class  the class number that stands for none, by which classifier-free guidance works; or None
+    null_class  the class number that stands for none, as classifier-free guidance needs it; or None
     classifier  a frozen one of noisy images, for `dg.models.classifier_guidance`; or None
     """
 

@@ -15,7 +15,7 @@ class SamplingSettings(Protocol):
 
     @property
     def sampler(self) -> Callable[..., Tensor]:
-        """sampler(model, latents, class_labels, randn_like=, guidance=, **kwargs()) -> [N, C, R, R]"""
+        """sampler(model, latents, class_labels, randn_like=, guidance=, **kwargs()) -> images."""
 
     def kwargs(self) -> dict[str, Any]:
         """The settings that are not left to the sampler; plain data, which a store keeps."""

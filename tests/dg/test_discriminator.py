@@ -511,10 +511,8 @@ def test_the_cosine_schedule_is_of_images_of_64_pixels(tmp_path, channels, sched
 
 def test_a_training_loop_leaves_the_frozen_network_in_evaluation_mode():
     """Dropout inside the score network or the classifier stays off; heads are switched."""
-    net = edm.EDMPrecond(
-        4, 1, model_type="SongUNet", model_channels=8, channel_mult=[1], attn_resolutions=[], dropout=0.5
-    )  # fmt: skip
-    golden_fill.fill(net, gain=0.6)
+    small = dict(model_channels=8, channel_mult=[1], attn_resolutions=[], dropout=0.5)
+    net = golden_fill.fill(edm.EDMPrecond(4, 1, model_type="SongUNet", **small), gain=0.6)
     encoder = create_classifier(8, in_channels=1, classifier_width=64, classifier_depth=1)
     x, sigma = torch.ones(2, 1, 4, 4), torch.ones(2)
     for extractor in (ScoreExtractor(net), ClassifierExtractor(encoder), PixelExtractor()):
