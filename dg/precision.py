@@ -54,17 +54,17 @@ class MixedPrecisionGuidance(WrappedGuidance):
         super().__init__(guidance)
         self.exact = exact
 
-    def correction(self, x, sigma, *args):
+    def correction(self, x, sigma, class_labels, step, order):
         with self._precision(x, sigma):
-            return self.guidance.correction(x, sigma, *args)
+            return self.guidance.correction(x, sigma, class_labels, step, order)
 
-    def denoise(self, net, x, sigma, *args):
+    def denoise(self, net, x, sigma, class_labels, step, order):
         with self._precision(x, sigma):
-            return self.guidance.denoise(net, x, sigma, *args)
+            return self.guidance.denoise(net, x, sigma, class_labels, step, order)
 
-    def parts(self, net, x, sigma, *args):
+    def parts(self, net, x, sigma, class_labels, step, order):
         with self._precision(x, sigma):
-            return self.guidance.parts(net, x, sigma, *args)
+            return self.guidance.parts(net, x, sigma, class_labels, step, order)
 
     def _precision(self, x, sigma):
         """Within it, networks compute in float32 if one of the noise levels is to be exact."""
