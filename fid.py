@@ -719,6 +719,7 @@ def _measure_of(net, num_steps, solver, num_probes, importance_samples):
     from dg.evaluation.bounds import ddpm_bound, vae_bound
     from dg.evaluation.likelihood import bits_per_dim
     from dg.models.ddpm import DDPM
+    from dg.models.dit import LatentDiffusion
     from dg.models.vae import VAE
 
     if isinstance(net, DDPM):
@@ -742,7 +743,7 @@ def _measure_of(net, num_steps, solver, num_probes, importance_samples):
             kind,
             1,
         )
-    if hasattr(net, "to_images"):
+    if isinstance(net, LatentDiffusion):
         raise ValueError(
             "the likelihood of images is not known of a model of latents; give a score network, DDPM or VAE"
         )

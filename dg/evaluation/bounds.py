@@ -76,7 +76,7 @@ def ddpm_bound(
         process = (
             diffusion
             if guidance is None
-            else Guided(diffusion, as_cond_fn(guidance, diffusion, labels))
+            else Guided(diffusion, as_cond_fn(guidance, diffusion, labels, network=model.net))
         )
         kwargs = {} if labels is None else {"model_kwargs": {"y": labels.argmax(dim=1)}}
         bound = vlb(

@@ -276,11 +276,13 @@ def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min,
     if num_steps < 1 or sigma_min <= 0:
         raise ValueError(f"num_steps {num_steps} and sigma_min {sigma_min:g} must be positive")
     check_range(sigma_min, sigma_max)
-    if getattr(guidance, "boosting", None) is not None:
+    if guidance.needs_step:
         raise ValueError(
-            "boosting adds noise and jumps, so there is no flow and no likelihood; leave it out"
+            "the guidance needs the sampler's steps, as boosting does, which adds noise and jumps: "
+            "there is no flow and no likelihood; leave boosting out"
         )
-    if solver == "rk45" and len(set(getattr(guidance, "weights", ()))) > 1:
+    if solver == "rk45" and guidance.needs_order:
         raise ValueError(
-            f"rk45 has no first and second order; give equal guidance weights instead of {guidance.weights}"
+            "rk45 has no first and second order, which the guidance treats differently; give equal "
+            "guidance weights"
         )

@@ -1,6 +1,9 @@
 """Images from a VAE: drawn from seeds by `dg.sampling`, and between two given ones."""
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,7 +12,9 @@ from torch.nn import functional as F
 
 from dg.data.datasets import to_float, to_uint8
 from dg.models.logistic import draw_logistic
-from dg.models.vae import VAE
+
+if TYPE_CHECKING:
+    from dg.models.vae import VAE
 
 SAMPLES = ("mean", "draw")
 
