@@ -351,7 +351,7 @@ def test_a_classifier_leads_an_unconditional_network_to_classes():
         lambda: check_class(model, 3, sampling),
         lambda: check_class(model, 0, DDPMSampling()),
     ):
-        with pytest.raises(ValueError, match="class [03], but the network"):
+        with pytest.raises(ValueError, match=r"class [03], but the network"):
             wrong()
 
 
