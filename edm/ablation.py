@@ -58,12 +58,10 @@ def ablation_sampler(
     """
     check_choices(solver=solver, discretization=discretization, schedule=schedule, scaling=scaling)
     guidance = guidance or Guidance()
-    sigma_min, sigma_max = noise_range(net, discretization, sigma_min, sigma_max, epsilon_s)
-    vp = fitted_vp_schedule(sigma_min, sigma_max, epsilon_s)
+    sigma_range = noise_range(net, discretization, sigma_min, sigma_max, epsilon_s)
+    vp = fitted_vp_schedule(*sigma_range, epsilon_s)
     path = Path({"vp": vp, "ve": VE_SCHEDULE, "linear": LINEAR_SCHEDULE}[schedule], scaling)
-    sigmas = noise_levels(
-        discretization, num_steps, sigma_min, sigma_max, rho, vp, epsilon_s, C_1, C_2, M
-    )
+    sigmas = noise_levels(discretization, num_steps, sigma_range, rho, vp, epsilon_s, C_1, C_2, M)
     (sigma_of, _, time_of), scale = path.schedule, path.scale
 
     def slope(x, t, step, order):

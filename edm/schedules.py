@@ -103,8 +103,9 @@ def fitted_vp_schedule(sigma_min, sigma_max, epsilon_s):
     return vp_schedule(beta_d, high - 0.5 * beta_d)
 
 
-def noise_levels(discretization, num_steps, sigma_min, sigma_max, rho, vp, epsilon_s, C_1, C_2, M):
-    """Decreasing noise levels, float64 [num_steps]."""
+def noise_levels(discretization, num_steps, sigma_range, rho, vp, epsilon_s, C_1, C_2, M):
+    """Decreasing noise levels, float64 [num_steps], from the upper end of `sigma_range` to the lower one."""
+    sigma_min, sigma_max = sigma_range
     ramp = torch.arange(num_steps, dtype=torch.float64) / max(num_steps - 1, 1)
     if discretization == "vp":
         return vp.sigma(1 + ramp * (epsilon_s - 1))

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from dg.runtime.files import one_line  # noqa: F401  (the readers take it from here)
+
 
 class Labelled:
     """What sets of images and sets of latents share: a dataclass with labels, name and num_classes after its first field.
@@ -164,8 +166,3 @@ def kind(array):
 def size(image):
     """Say what one image [H, W, C] is, for messages."""
     return f"{image.shape[0]}x{image.shape[1]} {'grey' if image.shape[2] == 1 else 'RGB'}"
-
-
-def one_line(error):
-    """The text of an exception without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
