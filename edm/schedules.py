@@ -104,7 +104,7 @@ def fitted_vp_schedule(sigma_min, sigma_max, epsilon_s):
 
 
 def noise_levels(discretization, num_steps, sigma_range, rho, vp, epsilon_s, C_1, C_2, M):
-    """Decreasing noise levels, float64 [num_steps], from the upper end of `sigma_range` to the lower one."""
+    """Noise levels from the upper end of `sigma_range` to the lower one, float64 [num_steps]."""
     sigma_min, sigma_max = sigma_range
     ramp = torch.arange(num_steps, dtype=torch.float64) / max(num_steps - 1, 1)
     if discretization == "vp":

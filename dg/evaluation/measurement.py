@@ -1,4 +1,4 @@
-"""Measure sets of images against a reference: features of both, computed once, and the metrics between them."""
+"""Measure sets of images against a reference: features of both, and the metrics between them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
