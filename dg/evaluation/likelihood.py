@@ -6,7 +6,7 @@ Along it log p falls by the integral of its divergence (Song et al. 2021, append
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -29,10 +29,12 @@ class Likelihood:
 
     bits_per_dim     float64 [N]
     num_evaluations  int64 [N]    evaluations of the score network; each is followed by one backward pass per probe
+    terms            float64 [N] by name, in bits/dim, that add up to bits_per_dim; empty where it has none
     """
 
     bits_per_dim: np.ndarray
     num_evaluations: np.ndarray
+    terms: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
