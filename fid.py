@@ -26,7 +26,8 @@ from pathlib import Path
 
 import click
 
-from dg.options.fid import CALC, NLL, REF, options
+from dg.options.common import SETTINGS, declared, version
+from dg.options.fid import CALC, NLL, REF
 from dg.runtime import console
 
 
@@ -34,7 +35,7 @@ class CalcByDefault(click.Group):
     """A group that takes options without a subcommand for those of `calc`."""
 
     def parse_args(self, ctx, args):
-        if args and args[0] not in (*self.commands, "--help"):
+        if args and args[0] not in (*self.commands, "--help", "--version"):
             args = ["calc", *args]
         return super().parse_args(ctx, args)
 
@@ -43,8 +44,9 @@ class CalcByDefault(click.Group):
     cls=CalcByDefault,
     help=__doc__,
     no_args_is_help=True,
-    context_settings=dict(max_content_width=110, show_default=True),
+    context_settings=SETTINGS,
 )
+@version
 def main():
     pass
 
@@ -53,7 +55,7 @@ def main():
     help="Metrics of generated images against a reference. Distances compare only in the same features, at the "
     "same number of images."
 )
-@options(CALC)
+@declared(CALC)
 def calc(
     images,
     ref,
@@ -159,7 +161,7 @@ def _write(outdir, outcome, plot):
 @main.command(
     help="Write the statistics of real images, in EDM's form (mu, sigma) with a note of what made them."
 )
-@options(REF)
+@declared(REF)
 def ref(data, dest, num_samples, keep_features, **extraction):
     from dg.evaluation.feature_sets import save_features
     from dg.runtime.processes import process_group
@@ -190,7 +192,7 @@ MEANINGLESS = {
     help="Bits per dimension of a network on 8-bit images: of a score network by the probability flow, of a DDPM and "
     "a VAE upper bounds, by their variational bounds. With a discriminator, of the guided flow or chain."
 )
-@options(NLL)
+@declared(NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
     from dg.evaluation.likelihood_estimators import likelihood_estimator

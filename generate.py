@@ -35,12 +35,14 @@ from operator import add
 
 import click
 
-from dg.options.generate import generate_options
+from dg.options.common import SETTINGS, declared, version
+from dg.options.generate import OPTIONS
 from dg.runtime import console
 
 
-@click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
-@generate_options
+@click.command(help=__doc__, context_settings=SETTINGS)
+@version
+@declared(OPTIONS)
 def main(
     network,
     outdir,

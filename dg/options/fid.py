@@ -201,14 +201,3 @@ NLL = [
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
     click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
 ]
-
-
-def options(declared):
-    """A decorator that gives a command the declared options, in their order."""
-
-    def add(command):
-        for option in reversed(declared):
-            command = option(command)
-        return command
-
-    return add

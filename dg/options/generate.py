@@ -287,10 +287,3 @@ OPTIONS = [
         "--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images."
     ),
 ]
-
-
-def generate_options(command):
-    """Declare the options of generate.py on a command."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
