@@ -42,14 +42,14 @@ def check_sets(
     if len(real) != len(fake) and not settings.unequal:
         raise ValueError(
             f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}; take "
-            f"{min(len(real), len(fake))} of both, or allow unequal numbers"
+            f"{min(len(real), len(fake))} of both, or all with `unequal`"
         )
     for data in (real, fake):
         sizes = [len(part) for part in _parts(len(data), settings)]
         if sizes[0] * 2 < settings.batch_size:
             raise ValueError(
                 f"{data.name}: {sizes[0]} training {data.what} are fewer than half a batch of "
-                f"{settings.batch_size}; give more {data.what} or a smaller batch"
+                f"{settings.batch_size}; give more {data.what} or a smaller batch_size"
             )
         if any(fraction and not size for fraction, size in zip(settings.split, sizes, strict=True)):
             raise ValueError(

@@ -548,7 +548,10 @@ REFUSALS = [
     (TRAIN_HERE + "--data {broken}/none --sample_dir {fake}", "none"),
     (TRAIN_HERE + "--data {broken}/empty --sample_dir {fake}", "empty"),
     (TRAIN_HERE + "--data {broken}/text --sample_dir {fake}", "text"),
-    (TRAIN_HERE + "--data digits:train --sample_dir {fake}", "--num_data 12"),
+    (
+        TRAIN_HERE + "--data digits:train --sample_dir {fake}",
+        "take 12 of both, or all with `unequal`",
+    ),
     (
         TRAIN_HERE + "--data digits:train --sample_dir {fake} --num_data 13",
         "13 images asked for, 12 found",
@@ -561,7 +564,7 @@ REFUSALS = [
     (TRAIN_HERE + "--data {broken}/large.npz --sample_dir {broken}/large.npz", "16 pixels"),
     (TRAIN_HERE + "--data {broken}/colour.npz --sample_dir {broken}/colour.npz", "3 channels"),
     (TRAIN_HERE + TWELVE + "--cond", "no class labels"),
-    (TRAIN_HERE + TWELVE + "--batch_size 128", "--batch_size"),
+    (TRAIN_HERE + TWELVE + "--batch_size 128", "a smaller batch_size"),
     (TRAIN_HERE + TWELVE + "--extractor classifier", "--pretrained_classifier_ckpt"),
     (TRAIN_HERE + TWELVE + "--network {broken}/nan_net", "NaN"),
     (TRAIN + "--extractor score --save_dir {out} " + TWELVE, "network"),
