@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dg.data.images import ImageSet, LabelledSet, checked_labels, describe
+from dg.data.images import ImageSet, LabelledSet, checked_labels, describe, unheard
 from dg.data.npz_files import latents_header, one_line_for_damage
 from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
@@ -30,6 +30,7 @@ class LatentSet(LabelledSet):
     name         str                              where they came from; error messages begin with it
     num_classes  int                              largest label + 1 unless given; 0 if unlabelled
     encoding     dict                             how they were made, as far as that is known
+    class_names  tuple of str                     by label, where class folders gave the labels
     """
 
     latents: np.ndarray
@@ -37,6 +38,7 @@ class LatentSet(LabelledSet):
     name: str
     num_classes: int | None = None
     encoding: dict | None = None
+    class_names: tuple[str, ...] | None = None
     what: ClassVar[str] = "latents"
 
     def _check_items(self):
@@ -92,12 +94,14 @@ class LatentStore(SampleStore):
         return load_latents(self.outdir)
 
 
-def load_set(source) -> AnySet:
+def load_set(source, notify=unheard) -> AnySet:
     """Latents where `source` holds some, else images as of `load_images`."""
-    return load_latents(source) if "latents" in kinds_of(source) else load_images(source)
+    if "latents" in kinds_of(source):
+        return load_latents(source, notify)
+    return load_images(source, notify=notify)
 
 
-def load_latents(source) -> LatentSet:
+def load_latents(source, notify=unheard) -> LatentSet:
     """The latents of a folder of shards, of one npz file, or of class folders with one latent per
     npz file.
 
@@ -107,10 +111,10 @@ def load_latents(source) -> LatentSet:
     """
     if "latents" not in kinds_of(source):
         raise ValueError(f"{source} holds no latents; write some with pretrain.py latents")
-    files = npz_paths(source)
+    files = npz_paths(source, notify)
     key, shape, dtype = latents_header(files[0])
     counts = [1 if len(shape) == 3 else _count(path) for path in files]
-    encoding = None if Path(source).is_file() else _encoding(files[0].parent, sum(counts))
+    store = None if Path(source).is_file() else _manifest(files[0].parent, sum(counts))
     latents, labels, start = np.empty((sum(counts), *shape[-3:]), dtype), [], 0
     for path, count in zip(files, counts, strict=True):
         part, some = _read(path, key)
@@ -130,7 +134,10 @@ def load_latents(source) -> LatentSet:
             f"{source}: only some of the files have labels; keep them in separate folders"
         )
     joined = None if labels[0] is None else np.concatenate(labels)
-    return LatentSet(latents, joined, str(source), encoding=encoding)
+    encoding = store and {name: store["settings"].get(name) for name in ENCODING}
+    names = store and joined is not None and store.get("class names")
+    class_names = tuple(names) if names else None
+    return LatentSet(latents, joined, str(source), encoding=encoding, class_names=class_names)
 
 
 def _count(path):
@@ -149,8 +156,8 @@ def _read(path, key):
     return latents, checked_labels(path, labels, len(latents), what="latents")[0]
 
 
-def _encoding(folder, count):
-    """How the latents of a store were made, None for others; ValueError unless all of them are
+def _manifest(folder, count):
+    """The manifest of a store, None for other folders; ValueError unless all its latents are
     there."""
     if not (folder / "manifest.json").is_file():
         return None
@@ -166,4 +173,4 @@ def _encoding(folder, count):
             f"{folder} holds {count} of {wanted} latents; give the same pretrain.py latents again "
             "to make the rest"
         )
-    return {name: settings.get(name) for name in ENCODING}
+    return manifest

@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from dg.data.image_stream import ImageStream
-from dg.data.images import checked_images, checked_labels, describe, one_line, size
+from dg.data.images import checked_images, checked_labels, describe, size
+from dg.runtime.files import one_line
 
 # images, labels
 KEYS = (

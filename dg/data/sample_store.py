@@ -37,6 +37,7 @@ class SampleStore:
                 only
     save_type   'npz': shards samples_000000-000063.npz (`samples`, `seeds`, `label`); 'png':
                 000123.png
+    class_names names of the classes by label, kept in the manifest where they are known
     subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
                 are
 
@@ -49,7 +50,9 @@ class SampleStore:
     kind = ImageSet  # of a batch
     keys = ("samples", "label")  # of its arrays in an npz file
 
-    def __init__(self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False):
+    def __init__(
+        self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False, class_names=None
+    ):
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
         if save_type not in ("npz", "png"):
@@ -67,7 +70,8 @@ class SampleStore:
         partition = dict(zip(PARTITION, (save_type, self.subdirs, batch_size), strict=True))
         which = {"num seeds": len(self.seeds), "seeds": _runs(self.seeds)}
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
-        self._open({"format": FORMAT, **partition, **which, **what})
+        names = {"class names": list(class_names)} if class_names else {}
+        self._open({"format": FORMAT, **partition, **which, **what, **names})
         writable_folder(self.records)
 
     def batches(self):
@@ -201,7 +205,9 @@ class SampleStore:
         path = self.outdir / "manifest.json"
         stored = read_json(path) if path.exists() else None
         ours = (
-            isinstance(stored, dict) and set(stored) == set(manifest) and stored["format"] == FORMAT
+            isinstance(stored, dict)
+            and set(stored) | {"class names"} == set(manifest) | {"class names"}
+            and stored["format"] == FORMAT
         )
         if stored is not None and not ours:
             raise ValueError(f"{path} is not a sample store's; use another folder")
