@@ -1,5 +1,6 @@
 """What a discriminator is trained on: checked sets, disjoint splits, batches, and noise."""
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,16 @@ def _check_labels(real: AnySet, fake: AnySet) -> None:
             raise ValueError(
                 f"{data.name}: has no class labels, which a conditional discriminator needs"
             )
+    if None not in (real.class_names, fake.class_names) and real.class_names != fake.class_names:
+        number, (here, there) = next(
+            (i, pair)
+            for i, pair in enumerate(zip_longest(fake.class_names, real.class_names))
+            if pair[0] != pair[1]
+        )
+        raise ValueError(
+            f"{fake.name}: class {number} is {here}, but in {real.name} it is {there}; give sets "
+            "of the same class folders"
+        )
     if fake.labels.max() >= real.num_classes:
         raise ValueError(
             f"{fake.name}: has label {fake.labels.max()}, but the labels of {real.name} are "

@@ -61,7 +61,8 @@ def latent_store(
     number = len(images) * (
         1 + described.pop("flip")
     )  # mirrored copies follow, so they may be added later
-    return LatentStore(outdir, described, range(number), batch_size)
+    names = images.class_names
+    return LatentStore(outdir, described, range(number), batch_size, class_names=names)
 
 
 def encode(
