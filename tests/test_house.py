@@ -28,7 +28,7 @@ HEAVY = {
     "PIL": {
         "dg/evaluation/figures/pictures.py",
         "dg/experiments/publish.py",
-        "dg/data/image_files.py",
+        "dg/data/image_decoding.py",
         "dg/data/crops.py",
         "dg/data/sample_store.py",
     },

@@ -1,11 +1,11 @@
 """Image files in a folder or a zip: their images as a stream."""
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
+from dg.data.image_decoding import decode
 from dg.data.image_folders import arranged, split_folder
 from dg.data.image_stream import ImageStream
 from dg.data.images import size
@@ -24,20 +24,20 @@ class ImageFiles(ImageStream):
         images = files.images()
         if images and (folder := split_folder(files, images, split, notify)):
             if "dataset.json" in files.names:
-                notify(
-                    f"{files.path}: the labels in dataset.json are not for {folder} alone; left out"
-                )
+                notify(f"{files.path}: dataset.json is not of {folder} alone; its labels left out")
             files = files.below(folder)
             images = files.images()
+        files.tell_skipped(images, notify)
         if not images:
             raise ValueError(
-                f"{files.path} holds no PNG or JPEG images and no npz shards; give another folder"
+                f"{files.path} holds no PNG or JPEG images (nor WebP, BMP, TIFF, GIF, PPM) and no "
+                "npz shards; give another folder"
             )
-        files.tell_skipped(images, notify)
         names, seeds, labels, class_names = arranged(files, images, notify)
         classes = 0 if labels is None else int(labels.max()) + 1
         super().__init__(files.path, len(names), labels, seeds, classes, names, class_names)
-        self._source = files
+        self._source, self._notify = files, notify
+        self._converted, self._told = {}, {}  # names of images, and their number, by what was done
 
     @cached_property
     def shape(self):
@@ -47,7 +47,21 @@ class ImageFiles(ImageStream):
         return [self.files[position] for position in positions]
 
     def decode(self, item):
-        return decode(self._source, item)
+        try:
+            image, notes = decode(self._source.read(item))
+        except Exception as error:  # Pillow, zipfile and the system each raise their own
+            raise ValueError(
+                f"{self.name}: {item} cannot be read ({one_line(error)}); replace or delete it"
+            ) from error
+        for note in notes:
+            self._converted.setdefault(note, set()).add(item)
+        return image
+
+    def tell(self):
+        for note, names in self._converted.items():
+            if len(names) != self._told.get(note):
+                self._told[note] = len(names)
+                self._notify(f"{self.name}: {len(names)} of {len(self)} images {note}")
 
     def read(self, positions):
         names = self.fetch(positions)
@@ -72,23 +86,3 @@ class ImageFiles(ImageStream):
             for _ in pool.map(fill, range(0, len(names), CHUNK)):
                 pass
         return images
-
-
-def decode(files, name):
-    """One image, uint8 [H, W, C]: grey stays grey, palettes and transparency become RGB."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(files.read(name))) as image:
-            mode = image.mode
-            array = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
-    # Pillow raises OSError, SyntaxError, struct.error ... depending on where the damage is
-    except Exception as error:
-        raise ValueError(
-            f"{files.path}: {name} cannot be read ({one_line(error)}); replace or delete it"
-        ) from error
-    if mode[0] in "IF":  # conversion would have clipped it
-        raise ValueError(
-            f"{files.path}: {name} has more than 8 bits per channel ({mode}); convert it to 8 bits"
-        )
-    return array if array.ndim == 3 else array[..., None]

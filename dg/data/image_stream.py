@@ -54,6 +54,9 @@ class ImageStream(ABC):
         """The images at `positions` [n], uint8 [n, H, W, C]; ValueError where shapes differ."""
         return np.asarray(self.fetch(positions))
 
+    def tell(self) -> None:  # noqa: B027
+        """Say what was converted in the images read so far, unless it has been said."""
+
     def positions(
         self, num_images: int | None, seed: int | None = None, first: int = 0
     ) -> np.ndarray:
@@ -73,12 +76,14 @@ class ImageStream(ABC):
         """Yield (batch index, uint8 [<= size, H, W, C]) of every `world`-th batch."""
         for index in range(rank, -(-len(positions) // size), world):
             yield index, self.read(positions[index * size : (index + 1) * size])
+        self.tell()
 
     def load(self, num_images: int | None = None) -> ImageSet:
         """All images, or the first `num_images`, in memory."""
         positions = self.positions(num_images)
         labels = None if self.labels is None else self.labels[positions]
         images = self.read(positions)
+        self.tell()
         return ImageSet(images, labels, self.name, self.num_classes, self.class_names)
 
     def crops(self, positions: np.ndarray, size: int) -> np.ndarray:

@@ -114,6 +114,7 @@ def encode(
                 next(bar, None)
             shown = place + 1
     work.close()
+    images.tell()
     if not work.done(mine):
         raise Stopped
     with suppress(Stopped):
