@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dg.data.image_decoding import SUFFIXES
+from dg.data.array_files import SUFFIXES as ARRAYS
+from dg.data.image_decoding import SUFFIXES as IMAGES
 from dg.runtime.files import one_line
 
-ARRAYS = (".npz",)
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 # What sampling and dataset_tool.py write beside images.
 COMPANIONS = re.compile(r"(^|/)(dataset\.json|manifest\.json|shards/[^/]+\.json)$")
@@ -43,7 +43,7 @@ class Files(NamedTuple):
         return [
             name
             for name in self.names
-            if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name) and not GRID.search(name)
+            if name.lower().endswith(IMAGES) and not HIDDEN.search(name) and not GRID.search(name)
         ]
 
     def arrays(self) -> list[str]:
@@ -69,7 +69,7 @@ def _kind(name):
     """How messages call a file; None for hidden files that nobody takes for data."""
     suffix = os.path.splitext(name)[1]
     if HIDDEN.search(name):
-        return "hidden" if suffix.lower() in SUFFIXES + ARRAYS else None
+        return "hidden" if suffix.lower() in IMAGES + ARRAYS else None
     return "grid of samples" if GRID.search(name) else suffix or "without suffix"
 
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from dg.data.array_files import array_names, latents_header, read_arrays
 from dg.data.images import ImageSet, LabelledSet, checked_labels, describe, unheard
-from dg.data.npz_files import latents_header, one_line_for_damage
 from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
 from dg.runtime.files import read_json
@@ -112,7 +112,7 @@ def load_latents(source, notify=unheard) -> LatentSet:
     if "latents" not in kinds_of(source):
         raise ValueError(f"{source} holds no latents; write some with pretrain.py latents")
     files = npz_paths(source, notify)
-    key, shape, dtype = latents_header(files[0])
+    key, (shape, _, dtype, _) = latents_header(files[0])
     counts = [1 if len(shape) == 3 else _count(path) for path in files]
     store = None if Path(source).is_file() else _manifest(files[0].parent, sum(counts))
     latents, labels, start = np.empty((sum(counts), *shape[-3:]), dtype), [], 0
@@ -141,18 +141,18 @@ def load_latents(source, notify=unheard) -> LatentSet:
 
 
 def _count(path):
-    if not (header := latents_header(path)):
+    if not (found := latents_header(path)):
         raise ValueError(f"{path} holds no latents; keep it in a separate folder")
-    return header[1][0]
+    shape = found[1].shape
+    return 1 if len(shape) == 3 else shape[0]
 
 
 def _read(path, key):
     """(latents [n, C, h, w], labels [n] or None) of one file."""
-    with one_line_for_damage(path, key), np.load(path, allow_pickle=False) as arrays:
-        latents = arrays[key]
-        label_key = next((name for name in ("labels", "label") if name in arrays.files), None)
-        labels = None if label_key is None else np.atleast_1d(arrays[label_key])
+    label_key = next((name for name in ("labels", "label") if name in array_names(path)), None)
+    latents, labels = read_arrays(path, key, label_key)
     latents = latents[None] if latents.ndim == 3 else latents
+    labels = None if labels is None else np.atleast_1d(labels)
     return latents, checked_labels(path, labels, len(latents), what="latents")[0]
 
 

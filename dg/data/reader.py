@@ -4,21 +4,25 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from dg.data.array_files import SUFFIXES as ARRAYS
+from dg.data.array_files import is_array_file, kinds_in
 from dg.data.file_list import files_of_folder, files_of_zip
 from dg.data.image_files import ImageFiles
 from dg.data.image_folders import SPLIT_FOLDERS, as_text, split_folder
 from dg.data.image_stream import ImageStream, stream_of
 from dg.data.images import ImageSet, unheard
 from dg.data.named_sets import SPLITS, load_named
-from dg.data.npz_files import NpzShards, kinds_in
+from dg.data.npz_files import NpzShards
+
+PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 
 
 def open_images(source, split=None, notify: Callable[[str], None] = unheard) -> ImageStream:
     """The images of `source`, listed in their order with labels, and read only as they are wanted.
 
     source  `digits`, `cifar10`, `mnist` (./digits for a folder of that name), or the path of an npz
-            file, a folder of npz shards, or a folder or zip of images (PNG, JPEG): named by seed,
-            in class folders, or with EDM's dataset.json
+            or npy file, a folder of such shards, or a folder or zip of images: named by seed, in
+            class folders, or with EDM's dataset.json
     split   'train', 'test', 'val' or 'heldout', also as a suffix: `digits:heldout`, `cifar10:test`,
             `mnist.npz:test`. A folder or zip has the split that is a sub-folder of that name.
             Default: all of `digits`, 'train' of others that have splits.
@@ -28,22 +32,35 @@ def open_images(source, split=None, notify: Callable[[str], None] = unheard) -> 
     missing, damaged or inconsistent is a ValueError of one line that names the file.
     """
     source, split = _split_off(source, split)
-    if source in SPLITS:
-        return stream_of(load_named(source, split))
     path = Path(source)
+    if source in SPLITS:
+        if path.exists():
+            notify(f"{source} is the data set of that name; write ./{source} for the one here")
+        return stream_of(load_named(source, split))
     if path.is_dir():
         return _open_folder(path, split, notify)
-    if not path.is_file():
-        raise ValueError(
-            f"{path} does not exist; give an npz, a zip, a folder, or one of {', '.join(SPLITS)}"
+    if is_array_file(path):
+        return NpzShards(path, [path], split, notify)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        return ImageFiles(files_of_zip(path), split, notify)
+    raise ValueError(_what_to_do(path))
+
+
+def _what_to_do(path):
+    """The line for a path that is nothing to be read."""
+    if path.is_file() and path.suffix.lower() in PICKLES:
+        return (
+            f"{path} is no npz file, zip or folder; of statistics take mean and covariance out of "
+            "it and save them with numpy.savez('stats.npz', mu=mean, sigma=covariance)"
         )
-    if _is_npz(path):
-        return NpzShards(path, [path], split)
-    if path.suffix.lower() != ".zip":
-        raise ValueError(
+    if path.is_file():
+        return (
             f"{path} is neither an npz file nor a zip nor a folder; give the folder that holds it"
         )
-    return ImageFiles(files_of_zip(path), split, notify)
+    others = (path.with_name(path.name + suffix) for suffix in (*ARRAYS, ".zip"))
+    if other := next((other for other in others if other.is_file()), None):
+        return f"{path} does not exist; give {other}"
+    return f"{path} does not exist; give an npz, a zip, a folder, or one of {', '.join(SPLITS)}"
 
 
 def load_images(source, num_images=None, split=None, notify=unheard) -> ImageSet:
@@ -58,30 +75,34 @@ def kinds_of(source) -> set[str]:
     those of the first. A reference batch of ADM holds both statistics and images. ValueError for an
     npz file that is damaged.
     """
-    files = npz_paths(source)
-    kinds = kinds_in(files[0]) if files else set()
     name, _ = _split_off(source)
+    if name in SPLITS:
+        return {"images"}
+    if files := npz_paths(source):
+        return kinds_in(files[0])
     path = Path(name)
-    images = name in SPLITS or path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
-    return kinds or ({"images"} if images else set())
+    is_zip = path.is_file() and path.suffix.lower() == ".zip"
+    return {"images"} if path.is_dir() or is_zip else set()
 
 
 def npz_paths(source, notify=unheard) -> list[Path]:
-    """The npz file that `source` is, or the shards of a folder, in their order; else nothing.
+    """The npz or npy file that `source` is, or the shards of a folder, in their order; or nothing.
 
     Shards are samples_*.npz in the folder or, where it holds no pictures, in its sub-folders, or
-    other npz files in it.
+    else all npz and npy files in it.
     """
     source, split = _split_off(source)
     path = Path(source)
+    if source in SPLITS:
+        return []
     if path.is_dir():
         return _shards(path, split, notify)
-    return [path] if path.is_file() and _is_npz(path) else []
+    return [path] if is_array_file(path) else []
 
 
 def _open_folder(path, split, notify):
     if shards := _shards(path, split, notify):
-        return NpzShards(path / (split or ""), shards)
+        return NpzShards(path / (split or ""), shards, notify=notify)
     return ImageFiles(files_of_folder(path), split, notify)
 
 
@@ -100,10 +121,6 @@ def _shards(path, split, notify):
     if found:
         files.tell_skipped(found, notify)
     return [files.path / name for name in as_text(files.path, found, notify)]
-
-
-def _is_npz(path):
-    return path.suffix.lower() == ".npz"
 
 
 def _split_off(source, split=None):
