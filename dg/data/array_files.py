@@ -79,15 +79,23 @@ def read_header(path, name) -> Header:
 
 
 def read_arrays(path, *names):
-    """The arrays with these names, None for None."""
-    what = " and ".join(filter(None, names)) or "it"
+    """The arrays with these names; None for None, and for a tuple of names of which none is there.
+
+    Of a tuple the first that is there.
+    """
+    what = " and ".join(name for name in names if isinstance(name, str)) or "it"
     if not any(names):
         return [None for _ in names]
     with one_line_for_damage(path, what):
         if _is_npy(path):
-            return [name and np.load(path, allow_pickle=False) for name in names]
+            array = np.load(path, allow_pickle=False)
+            return [array if name == NPY else None for name in names]
         with np.load(path, allow_pickle=False) as arrays:
-            return [name and arrays[name] for name in names]
+            there = [
+                next((n for n in name if n in arrays.files), None) if type(name) is tuple else name
+                for name in names
+            ]
+            return [name and arrays[name] for name in there]
 
 
 def kinds_in(path) -> set[str]:

@@ -183,7 +183,8 @@ def _class_folders(path, inside, notify):
     pictures lie above class folders, it cannot be known what they are: a ValueError.
     """
     depth = {name: rel.count("/") for name, rel in inside.items()}
-    deep = [name for name in inside if depth[name] == max(depth.values())]
+    deepest = max(depth.values())
+    deep = [name for name in inside if depth[name] == deepest]
     base = _common_folder([inside[name] for name in deep])
     parts = {name: inside[name].removeprefix(base).split("/")[:-1] for name in deep}
     found = {name: folders[0] for name, folders in parts.items() if folders}

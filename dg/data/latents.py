@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dg.data.array_files import array_names, latents_header, read_arrays
+from dg.data.array_files import latents_header, read_arrays
 from dg.data.images import ImageSet, LabelledSet, checked_labels, describe, unheard
 from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
@@ -149,8 +149,7 @@ def _count(path):
 
 def _read(path, key):
     """(latents [n, C, h, w], labels [n] or None) of one file."""
-    label_key = next((name for name in ("labels", "label") if name in array_names(path)), None)
-    latents, labels = read_arrays(path, key, label_key)
+    latents, labels = read_arrays(path, key, ("labels", "label"))
     latents = latents[None] if latents.ndim == 3 else latents
     labels = None if labels is None else np.atleast_1d(labels)
     return latents, checked_labels(path, labels, len(latents), what="latents")[0]
