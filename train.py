@@ -60,13 +60,15 @@ def main(
     from dg.evaluation.figures import training_curves
     from dg.runtime.processes import process_group
     from dg.training import check_sets, train_discriminator
-    from dg.training_data import random_subset
+    from dg.training_data import doubts, random_subset
 
     with process_group(on_gpus=True) as ranks:
         device = console.pick_device(device, ranks.rank)
         with ranks.main_process_first():
             notify = console.notify if ranks.first else unheard
             real, fake = load_set(data, notify), load_set(sample_dir, notify)
+        for line in doubts(real, fake, data, sample_dir) if ranks.first else ():
+            notify(line)
         with console.option("--num_data"):
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dg import vp
 from dg.data.datasets import ImageSet
 from dg.data.latents import AnySet, LatentSet
+from dg.data.sample_store import was_generated
 from dg.losses import NoisyBatch
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
@@ -58,6 +59,23 @@ def check_sets(
             )
     if settings.conditional if conditional is None else conditional:
         _check_labels(real, fake)
+
+
+def doubts(real: AnySet, fake: AnySet, real_source, fake_source) -> list[str]:
+    """One line for each sign that the real and the generated data are not what they should be."""
+    lines = []
+    if was_generated(real_source):
+        swapped = "" if was_generated(fake_source) else "; are real and generated data swapped?"
+        lines.append(f"{real_source} was generated, as its manifest.json says{swapped}")
+    if real.items.shape[1:] == fake.items.shape[1:]:
+        known = {hash(item.tobytes()) for item in real.items}
+        same = sum(hash(item.tobytes()) in known for item in fake.items)
+        if same > len(fake) // 100:
+            lines.append(
+                f"{same} of {len(fake)} generated {fake.what} are also real ones, so that a "
+                "discriminator cannot tell them apart"
+            )
+    return lines
 
 
 def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTraining) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -253,6 +254,17 @@ class SampleStore:
             self._record(seeds).unlink(missing_ok=True)
         if count < len(self.seeds):
             (self.outdir / "dataset.json").unlink(missing_ok=True)
+
+
+def was_generated(source) -> bool:
+    """Whether a manifest says that the images of a folder, or of a file in it, were sampled."""
+    path = Path(source)
+    manifest = (path if path.is_dir() else path.parent) / "manifest.json"
+    try:
+        stored = read_json(manifest) if path.exists() and manifest.is_file() else {}
+        return stored["format"] == FORMAT and "network" in stored["settings"]
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _checked_seeds(seeds):
