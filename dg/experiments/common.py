@@ -70,15 +70,9 @@ def one_thread(device):
 def training_log(folder) -> dict:
     """What the report shows of a discriminator's training."""
     keys = (
-        "epoch",
-        "step",
-        "train_loss",
-        "valid_loss",
-        "train_accuracy",
-        "valid_accuracy",
-        "valid_auc",
+        "epoch", "step", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "valid_auc",
         "valid_ece",
-    )
+    )  # fmt: skip
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {
         "log": [{key: entry[key] for key in keys if key in entry} for entry in entries],

@@ -1,107 +1,59 @@
-"""The studies: a question, the discriminators it takes and the systems it compares, as plain data of a world.
+"""The studies: a question, the discriminators it takes and the systems it compares, as plain data of a setting.
 
-Discriminators have the same name in every study of a world, so that they are trained once.
+Discriminators have the same name in every study of a setting, so that they are trained once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from dg.experiments.settings import Setting
-from dg.recipes import PRESETS, DiscriminatorTraining
+from dg.experiments.study import Head, Study, System, Training
+from dg.recipes import PRESETS
+
+FROM_SCRATCH = ("pixels", "pixels-wide")  # discriminators, one for each of a setting's widths
+UNGUIDED = {"unguided": System("unguided")}
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a discriminator comes about: on which extractor ("classifier", "score", "none"), with which settings.
-
-    width  channels of the head; None: the world's on a classifier, else that of `build_discriminator`
-    """
-
-    extractor: str
-    settings: DiscriminatorTraining
-    width: int | None = None
-
-
-@dataclass(frozen=True)
-class Head:
-    """A member of a discriminator: the name of its training, or "released"; and which checkpoint of it."""
-
-    training: str
-    checkpoint: str = "best"
-
-
-@dataclass(frozen=True)
-class System:
-    """One way to sample, measured on the same seeds as every other; without heads it is unguided.
-
-    x        position on the axis of a sweep
-    average  of the members: "logits", or "probabilities" as reproduction B did
-    """
-
-    title: str
-    heads: tuple[Head, ...] = ()
-    weights: tuple[float, float] | None = None  # None: the world's
-    window: tuple[float, float] = (0.01, 1.0)
-    boosting: bool | None = None  # None: the world's
-    S_churn: float = 4.0  # of boosted samples
-    num_steps: int | None = None  # None: the world's
-    average: str = "logits"
-    x: float | None = None
-    published: dict | None = None  # filter of a row in stats/published.json
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is compared, and how it is shown."""
-
-    title: str
-    question: str
-    systems: dict[str, System]
-    xlabel: str | None = None  # of the sweep, None where there is none
-    tests: str | None = None  # "significance": test the heads' distances against the unguided ones
-    nll: bool = False
-    trainings: dict[str, Training] = field(default_factory=dict)
-
-
-def trainings(world: Setting) -> dict[str, Training]:
+def trainings(setting: Setting) -> dict[str, Training]:
     """Every discriminator that a study may ask for."""
 
     def scaled(settings, **changes):
-        epochs = max(1, round(settings.epochs * world.epoch_scale))
+        epochs = max(1, round(settings.epochs * setting.epoch_scale))
         return replace(
             settings,
             epochs=epochs,
             split=(0.8, 0.1, 0.1),
-            eval_images=world.eval_images,
-            conditional=world.conditional,
+            eval_images=setting.eval_images,
+            conditional=setting.conditional,
             **changes,
         )
 
-    authors = scaled(PRESETS["authors-cond" if world.conditional else "authors-uncond"])
+    authors = scaled(PRESETS["authors-cond" if setting.conditional else "authors-uncond"])
     default = replace(
         PRESETS["default"],
-        conditional=world.conditional,
-        eval_images=world.eval_images,
-        epochs=PRESETS["default"].epochs if world.epoch_scale else 1,
+        conditional=setting.conditional,
+        eval_images=setting.eval_images,
+        epochs=PRESETS["default"].epochs if setting.epoch_scale else 1,
     )
     kept = {60: 5, 250: 25}.get(
         authors.epochs, max(1, authors.epochs // 5)
-    )  # the published lengths: where Figure 3 has points
+    )  # where Figure 3 has points
     made = {"authors": replace(authors, keep_every=kept), "default": default}
     made |= {f"d{i}": scaled(PRESETS[f"kth-d{i}"]) for i in range(1, 6)}
     made |= {
-        f"lora-{rank}": replace(authors, lora_rank=rank, keep_every=0) for rank in world.lora_ranks
+        f"lora-{rank}": replace(authors, lora_rank=rank, keep_every=0)
+        for rank in setting.lora_ranks
     }
     made |= {
         f"authors-seed-{seed}": replace(authors, seed=seed, keep_every=0)
-        for seed in range(1, world.num_members)
+        for seed in range(1, setting.num_members)
     }
     found = {name: Training("classifier", settings) for name, settings in made.items()}
     score = replace(
         PRESETS["score"],
-        conditional=world.conditional,
-        eval_images=world.eval_images,
-        epochs=PRESETS["score"].epochs if world.epoch_scale else 1,
+        conditional=setting.conditional,
+        eval_images=setting.eval_images,
+        epochs=PRESETS["score"].epochs if setting.epoch_scale else 1,
     )
     as_long = replace(default, epochs=score.epochs)
     return (
@@ -114,19 +66,15 @@ def trainings(world: Setting) -> dict[str, Training]:
         }
         | {
             name: Training("none", as_long, width)
-            for name, width in zip(FROM_SCRATCH, world.pixel_widths, strict=False)
+            for name, width in zip(FROM_SCRATCH, setting.pixel_widths, strict=False)
         }
     )
 
 
-FROM_SCRATCH = ("pixels", "pixels-wide")  # one for each of a world's widths
-UNGUIDED = {"unguided": System("unguided")}
-
-
-def recipes(world):
+def recipes(setting):
     """The main table: unguided, the authors' released head, their recipe trained here, the default recipe."""
     systems = dict(UNGUIDED)
-    if world.released:
+    if setting.released:
         systems["released"] = System("authors' released discriminator", (Head("released"),))
     systems |= {
         "authors": System("authors' recipe", (Head("authors", "last"),)),
@@ -143,7 +91,7 @@ def recipes(world):
     )
 
 
-def extractors(world):
+def extractors(setting):
     """What the head sees: features of a classifier, of the score network itself, or the noisy images alone."""
     systems = {
         "score": System("score network's encoder", (Head("score"),)),
@@ -156,7 +104,7 @@ def extractors(world):
     }
     systems |= {
         name: System(f"from scratch, {width} channels", (Head(name),))
-        for name, width in zip(FROM_SCRATCH, world.pixel_widths, strict=False)
+        for name, width in zip(FROM_SCRATCH, setting.pixel_widths, strict=False)
     }
     return Study(
         "What the discriminator sees",
@@ -166,9 +114,9 @@ def extractors(world):
     )
 
 
-def epochs(world):
+def epochs(setting):
     """Paper, Fig. 3: distance against the epoch of the discriminator."""
-    last = trainings(world)["authors"].settings
+    last = trainings(setting)["authors"].settings
     kept = range(last.keep_every, last.epochs + 1, last.keep_every)
     systems = {
         f"epoch-{epoch}": System(
@@ -176,7 +124,7 @@ def epochs(world):
             (Head("authors", f"epoch_{epoch:03d}"),),
             x=epoch,
             published=dict(source="paper-figure-3", epoch=epoch)
-            if world.network and not world.conditional
+            if setting.published_network and not setting.conditional
             else None,
         )
         for epoch in kept
@@ -189,9 +137,9 @@ def epochs(world):
     )
 
 
-def selection(world):
+def selection(setting):
     """Which checkpoint of a discriminator to use."""
-    settings = trainings(world)["authors"].settings
+    settings = trainings(setting)["authors"].settings
     fixed = min(2 * settings.keep_every, settings.epochs)
     systems = {
         "authors-best": System(
@@ -211,7 +159,7 @@ def selection(world):
     )
 
 
-def weights(world):
+def weights(setting):
     """First- and second-order weights."""
     head = (Head("default"),)
     systems = {
@@ -230,7 +178,7 @@ def weights(world):
     )
 
 
-def window(world):
+def window(setting):
     """The window of VP time in which guidance acts."""
     systems = {
         f"{low:g}-{high:g}": System(
@@ -243,12 +191,12 @@ def window(world):
     )
 
 
-def churn(world):
+def churn(setting):
     """S_churn of boosted samples, as reproduction A swept it."""
 
     def published(value):
         few = (
-            world.num_images == 10_000
+            setting.num_images == 10_000
         )  # the sweep was published for 10,000 images, its best value for 50,000 as well
         known = (0, 2, 4, 10) if few else (2,)
         return (
@@ -257,7 +205,7 @@ def churn(world):
             else None
         )
 
-    head = (Head("released" if world.released else "default"),)
+    head = (Head("released" if setting.released else "default"),)
     systems = {"guided": System("no boosting", head, boosting=False)}
     systems |= {
         f"churn-{value:g}": System(
@@ -266,9 +214,9 @@ def churn(world):
             boosting=True,
             S_churn=value,
             x=value,
-            published=published(value) if world.released and world.conditional else None,
+            published=published(value) if setting.released and setting.conditional else None,
         )
-        for value in world.churns
+        for value in setting.churns
     }
     return Study(
         "Churn of boosted samples",
@@ -278,7 +226,7 @@ def churn(world):
     )
 
 
-def steps(world):
+def steps(setting):
     """Distance against the number of network evaluations, unguided and guided."""
     systems = {}
     for count in (5, 9, 12, 18, 27):
@@ -297,9 +245,9 @@ def steps(world):
     )
 
 
-def significance(world):
+def significance(setting):
     """n discriminators, from other seeds of the training, against the unguided model on the same seeds."""
-    names = ["authors", *(f"authors-seed-{seed}" for seed in range(1, world.num_members))]
+    names = ["authors", *(f"authors-seed-{seed}" for seed in range(1, setting.num_members))]
     systems = {
         name: System(f"authors' recipe, training seed {seed}", (Head(name, "last"),))
         for seed, name in enumerate(names)
@@ -312,7 +260,7 @@ def significance(world):
     )
 
 
-def lora(world):
+def lora(setting):
     """A low-rank update of the frozen classifier, trained with the head."""
 
     def published(rank):
@@ -320,7 +268,7 @@ def lora(world):
             source="reproduction-a",
             system=f"EDM-G++, LoRA rank {rank}",
             metric="fid",
-            conditional=world.conditional,
+            conditional=setting.conditional,
         )
 
     systems = {"authors": System("frozen classifier", (Head("authors", "last"),))}
@@ -328,16 +276,16 @@ def lora(world):
         f"lora-{rank}": System(
             f"LoRA, rank {rank}",
             (Head(f"lora-{rank}", "last"),),
-            published=published(rank) if world.network else None,
+            published=published(rank) if setting.published_network else None,
         )
-        for rank in world.lora_ranks
+        for rank in setting.lora_ranks
     }
     return Study(
         "LoRA on the classifier", "Does it help to adapt the frozen classifier?", UNGUIDED | systems
     )
 
 
-def ensemble(world):
+def ensemble(setting):
     """The members of reproduction B alone and together, with the right average and with the one that failed."""
     members = [Head("authors", "last"), *(Head(f"d{i}", "last") for i in range(1, 6))]
     systems = {f"d{i}": System(f"D{i} alone", (head,)) for i, head in enumerate(members)}
@@ -350,7 +298,7 @@ def ensemble(world):
         "D0 to D5, probabilities averaged",
         tuple(members),
         average="probabilities",
-        published=published if world.network and not world.conditional else None,
+        published=published if setting.published_network and not setting.conditional else None,
     )
     systems["d0"] = replace(systems["d0"], x=1)
     return Study(
@@ -377,11 +325,11 @@ STUDIES: dict[str, Callable[[Setting], Study]] = {
 }
 
 
-def build(name: str, world: Setting) -> Study:
-    """The study with the trainings that it needs. ValueError for one that the world cannot have."""
-    study = STUDIES[name](world)
+def build(name: str, setting: Setting) -> Study:
+    """The study with the trainings that it needs."""
+    study = STUDIES[name](setting)
     needed = {head.training for system in study.systems.values() for head in system.heads} - {
         "released"
     }
-    known = trainings(world)
+    known = trainings(setting)
     return replace(study, trainings={key: known[key] for key in known if key in needed})

@@ -1,0 +1,1 @@
+"""Option declarations of the scripts."""
