@@ -38,7 +38,7 @@ def _digits_models(steps: int, longer: int, num_steps: int) -> dict[str, Model]:
 
 
 DIGITS = Setting(
-    title="Hand-written digits of scikit-learn, 8 × 8 pixels",
+    title="Hand-written digits, 8 × 8 pixels",
     data="digits",
     order="file",
     models=_digits_models(SCORE_PRESETS["digits"][1].steps, 800, 18),

@@ -5,7 +5,7 @@ the one that guides as well. Everything that generates is cut into parts of cons
 nothing but a file system can take every n-th part.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,14 @@ from dg.evaluation.measure import available, evaluate
 from dg.experiments import imagenet_report
 from dg.experiments.common import sample, training_log
 from dg.experiments.costs import Cost
-from dg.experiments.pipeline import Stage, Stages
+from dg.experiments.imagenet_settings import Setting, System
+from dg.experiments.pipeline import Stage, Stages, needed
 from dg.experiments.provenance import provenance
 from dg.guidance import DiscriminatorGuidance
 from dg.models.discrete_sampling import DDPMSampling
-from dg.models.dit import DG_TIME_MIN, load_vae
+from dg.models.dit import load_vae
 from dg.models.loading import load_model
 from dg.pretraining.latents import Encoding, encode, latent_store
-from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.downloads import resolve
 from dg.runtime.files import plain, read_json, write_json
 from dg.runtime.progress import Progress
@@ -42,119 +42,8 @@ FAKE_SEED = 10_000_000  # of the discriminator's training images, far from the m
 PICTURES = "pictures.json"  # what stage `real` was made of
 METRICS = ("fd", "sfid", "is", "precision", "recall")
 ENCODED = 256  # images of a batch of latents
-SUSTAINED = (
-    50e12  # operations per second of an A100 in float32 with TF32: a third of its peak; a guess
-)
-
-
-@dataclass(frozen=True)
-class System:
-    """One way to sample; measured on the same seeds as every other.
-
-    head      None, "trained" here, or the name of a published one
-    time_min  VP time below which the discriminator does not guide
-    """
-
-    title: str
-    sampling: DDPMSampling
-    head: str | None = None
-    weight: float = 1.0
-    time_min: float = 0.01
-    published: str | None = None  # a system in stats/published.json
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Published files, by the names of `dg.runtime.catalogue` or as paths, and what is done with them.
-
-    vae         None: images are diffused, not latents
-    classifier  of noisy images or latents, under the discriminator and, of ADM, for classifier guidance
-    fake        how the discriminator's generated images are drawn
-    part        images of a part, which one process makes alone
-    operations  multiply-adds of one evaluation of the network for one image, and of the classifier forth and back,
-                which is twice forth: frozen weights have no gradients
-    """
-
-    title: str
-    network: str
-    vae: str | None
-    classifier: str
-    systems: dict[str, System]
-    fake: DDPMSampling
-    recipe: DiscriminatorTraining
-    num_data: int = 50_000
-    num_images: int = 50_000
-    part: int = 1000
-    batch_size: int = 25
-    resolution: int = 256
-    reference: str = "adm-ref-imagenet-256"
-    features: str = "inception"
-    operations: tuple[float, float] = (0.0, 0.0)
-    deviations: tuple[str, ...] = field(default_factory=tuple)
-
-
-def _dit(**changes) -> DDPMSampling:
-    return DDPMSampling("ancestral", 250, clip_denoised=False, **changes)
-
-
-SWITCHED = dict(LT_cfg=1.25, ST_cfg=3.0, branch_time=200)
-DIT = Setting(
-    title="DiT-XL/2 on ImageNet at 256 pixels",
-    network="dit-xl-2-256",
-    vae="sd-vae-ft-mse",
-    classifier="dg-imagenet256-classifier",
-    fake=_dit(LT_cfg=1.5, ST_cfg=1.5),
-    recipe=PRESETS["imagenet-latent"],
-    operations=(114e9, 2 * 2.4e9),
-    systems={
-        "unguided": System(
-            "DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"
-        ),
-        "switched": System("scale 1.25 above t = 200, 3 below, no discriminator", _dit(**SWITCHED)),
-        "released": System(
-            "DiT-XL/2-G++, the authors' discriminator",
-            _dit(**SWITCHED, dg_time="step"),
-            "dg-imagenet256-discriminator",
-            time_min=DG_TIME_MIN,
-            published="DiT-XL/2-G++",
-        ),
-        "guided": System(
-            "DiT-XL/2-G++, discriminator trained here",
-            _dit(**SWITCHED),
-            "trained",
-            time_min=DG_TIME_MIN,
-            published="DiT-XL/2-G++",
-        ),
-    },
-    deviations=(
-        "How many generated images the authors trained on is not published; here 50,000.",
-        "The authors save generated images as JPEG before they encode them; here they are encoded as they were drawn.",
-        "Images are encoded by the autoencoder that decodes, sd-vae-ft-mse; the authors encode with sd-vae-ft-ema.",
-    ),
-)
-ADM_G = DDPMSampling("ancestral", 250, classifier_scale=1.0)
-ADM = Setting(
-    title="ADM on ImageNet at 256 pixels",
-    network="adm-256",
-    vae=None,
-    classifier="adm-256-classifier",
-    fake=ADM_G,
-    num_data=25_000,
-    operations=(1114e9, 2 * 72e9),
-    recipe=replace(PRESETS["authors-cond"], epochs=20, batch_size=128, split=(0.9, 0.1, 0.0)),
-    systems={
-        "unguided": System("ADM", DDPMSampling("ancestral", 250), published="ADM"),
-        "classifier": System("ADM-G, classifier scale 1", ADM_G, published="ADM-G"),
-        "guided": System(
-            "ADM-G++, discriminator trained here", ADM_G, "trained", published="ADM-G++"
-        ),
-    },
-    deviations=(
-        "The authors' code for ADM-G++ was never released: extractor (the classifier that guides), 25,000 images of each "
-        "kind, 20 epochs and a weight of 1 are choices of this project.",
-    ),
-)
-SETTINGS = {"imagenet-dit": DIT, "imagenet-adm": ADM}
+# Operations per second of an A100 in float32 with TF32: a third of its peak; a guess.
+SUSTAINED = 50e12
 
 
 class ImageNetRun:
@@ -307,7 +196,7 @@ class ImageNetRun:
             "fingerprint"
         ] != open_pictures(self.data).fingerprint():
             raise ValueError(
-                f"{path} was made of other images than those of {self.data}; give those, or another --runs folder"
+                f"{path} was made of other images than those of {self.data}; give those, or another folder for the stages"
             )
 
     def crop(self, path, pictures):
@@ -476,9 +365,10 @@ def run(
     if imagenet.shard:
         _run_shard(imagenet, stages, plan, only)
         return None
-    if only is None or _builds_on(plan, only, "real"):
+    wanted = None if only is None else [only]
+    if wanted is None or "real" in needed(plan, wanted):
         imagenet.check_real(stages.path(plan[0]))
-    paths = stages.run_all(plan, only)
+    paths = stages.run_all(plan, wanted)
     if only:
         return None
     outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
@@ -491,31 +381,22 @@ def run(
     return outcome
 
 
-def _builds_on(plan: list[Stage], name: str, other: str) -> bool:
-    """Whether a stage is the other one, or needs it."""
-    needs = {stage.name: stage.needs for stage in plan}
-    return name == other or any(_builds_on(plan, need, other) for need in needs.get(name, []))
-
-
 def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: str | None) -> None:
-    """This machine's parts of one stage; the stage is done when it is run without --shard afterwards, which finds all parts.
+    """This machine's parts of one stage; run without a part afterwards, the stage finds all parts and is done.
 
     ValueError for a stage that makes no images, or needs one that is not done: machines would do the same work at once.
     """
     chosen = {
-        stage.name: stage
-        for stage in plan
-        if stage.name == "fake-images" or stage.name.startswith("sample-")
+        stage.name: stage for stage in plan if stage.name.startswith(("fake-images", "sample-"))
     }
     if only not in chosen:
+        names = ", ".join(chosen)
+        raise ValueError(f"parts are of a stage that generates; name one of {names}")
+    done = {stage.name: finished for stage, finished in stages.overview(plan)}
+    if missing := [need for need in chosen[only].needs if not done[need]]:
         raise ValueError(
-            f"--shard is for stages that generate; give --stage with one of {', '.join(chosen)}"
+            f"{only} needs {missing[0]}, which is not done; run {missing[0]} first, on one machine"
         )
-    overview = {stage.name: (done, stages.path(stage)) for stage, done in stages.overview(plan)}
-    if missing := [need for need in chosen[only].needs if not overview[need][0]]:
-        raise ValueError(
-            f"--stage {only} needs {missing[0]}, which is not done; run --stage {missing[0]} first, on one machine"
-        )
-    path = overview[only][1]
-    path.mkdir(parents=True, exist_ok=True)
-    chosen[only].make(path, {name: folder for name, (_, folder) in overview.items()})
+    paths = {stage.name: stages.path(stage) for stage in plan}
+    paths[only].mkdir(parents=True, exist_ok=True)
+    chosen[only].make(paths[only], paths)

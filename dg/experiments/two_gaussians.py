@@ -5,6 +5,7 @@ small head on many images and on few; errors by noise level, against the closed 
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dg.evaluation.report import (
     Picture,
     Section,
     Table,
+    text_of,
     write_markdown,
     write_report,
 )
@@ -28,6 +30,7 @@ from dg.evaluation.uncertainty import summarise_repeats
 from dg.experiments.common import one_thread
 from dg.experiments.pipeline import Stages
 from dg.experiments.provenance import provenance
+from dg.experiments.sections import how_it_was_run
 from dg.extractors import PixelExtractor
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
 from dg.runtime.files import read_json, write_json
@@ -195,43 +198,24 @@ def run(
     device,
     progress,
     notify,
-    data=None,
 ) -> dict:
-    """Train every loss on every size; write results.json, pictures and report to `results`; return the results.
-
-    `data` is what other experiments take; this one makes its own.
-    """
-    stages, errors, ratios = Stages(folder, progress, notify), {}, {}
-
-    def make(path, size, loss):
-        discriminator = train_small(settings, size, loss, path, device, progress=progress)
-        found = {"last": relative_errors(discriminator, settings.sigmas, settings.num_test)}
-        best_head(discriminator, path)
-        found["best"] = relative_errors(discriminator, settings.sigmas, settings.num_test)
-        scatter = {
-            index: compare(discriminator, settings.sigmas[index], 300)
-            for index in (0, 2, len(settings.sigmas) - 1)
-        }
-        found["scatter"] = {
-            index: {name: values[name] for name in ("ratio", "learned_ratio")}
-            for index, values in scatter.items()
-        }
-        write_json(path / "errors.json", found)
-
+    """Train every loss on every size; write results.json, pictures and report to `results`; return the results."""
+    stages, found = Stages(folder, progress, notify), {}
     for size in settings.sizes:
         for loss in settings.losses:
             key = asdict(settings) | {"size": size, "loss": loss, "weight": LOSS_WEIGHTS[loss]}
+            make = partial(_train, settings, size, loss, device, progress)
             with one_thread(device):  # so small a head is slower on several
-                path = stages.run(
-                    f"{loss}-{size}", key, [], lambda path, row=(size, loss): make(path, *row)
-                )
-            found = read_json(path / "errors.json")
-            for which in ("best", "last"):
-                errors.setdefault(_title(size, which), {})
-                for quantity, values in found[which].items():
-                    errors[_title(size, which)].setdefault(quantity, {})[loss] = values
-            if size == settings.sizes[0]:
-                ratios[loss] = {int(index): pair for index, pair in found["scatter"].items()}
+                path = stages.run(f"{loss}-{size}", key, [], make)
+            found[size, loss] = read_json(path / "errors.json")
+    errors = {
+        _title(size, which): {
+            quantity: {loss: found[size, loss][which][quantity] for loss in settings.losses}
+            for quantity in ("ratio", "gradient")
+        }
+        for size in settings.sizes
+        for which in ("best", "last")
+    }
     metrics = {
         f"{panel}, {loss}": {
             f"{quantity}_error": summarise_repeats(lines[loss])
@@ -248,26 +232,39 @@ def run(
     }
     outcome |= provenance(command, stages.seconds, device)
     write_json(results / "results.json", outcome)
-    drawn = {
-        panel: lines
-        for panel, lines in errors.items()
-        if panel != _title(settings.sizes[0], "last")
-    }  # as its best
-    ratio_errors(results / "errors.png", settings.sigmas, drawn)
-    first = next(iter(ratios.values()))
-    ratio_scatter(
-        results / "ratios.png",
-        settings.sigmas,
-        {index: pair["ratio"] for index, pair in first.items()},
-        {
-            loss: {index: pair["learned_ratio"] for index, pair in pairs.items()}
-            for loss, pairs in ratios.items()
-        },
-    )
+    scatter = {loss: found[settings.sizes[0], loss]["scatter"] for loss in settings.losses}
+    _draw(results, settings, errors, scatter)
     document = _report(results, outcome)
     write_report(results / "report.html", document)
     write_markdown(results / "report.md", document)
     return outcome
+
+
+def _train(settings: Settings, size: int, loss: str, device, progress, path) -> None:
+    """One training, and the errors of its last and its best checkpoint."""
+    discriminator = train_small(settings, size, loss, path, device, progress=progress)
+    found = {"last": relative_errors(discriminator, settings.sigmas, settings.num_test)}
+    best_head(discriminator, path)
+    found["best"] = relative_errors(discriminator, settings.sigmas, settings.num_test)
+    found["scatter"] = {}
+    for index in (0, 2, len(settings.sigmas) - 1):
+        values = compare(discriminator, settings.sigmas[index], 300)
+        found["scatter"][index] = {name: values[name] for name in ("ratio", "learned_ratio")}
+    write_json(path / "errors.json", found)
+
+
+def _draw(folder: Path, settings: Settings, errors: dict, scatter: dict) -> None:
+    # Of the many images the last checkpoint is as the best.
+    many = _title(settings.sizes[0], "last")
+    shown = {panel: lines for panel, lines in errors.items() if panel != many}
+    ratio_errors(folder / "errors.png", settings.sigmas, shown)
+    pairs = {loss: {int(i): pair for i, pair in rows.items()} for loss, rows in scatter.items()}
+    truth = {index: pair["ratio"] for index, pair in next(iter(pairs.values())).items()}
+    learned = {
+        loss: {index: pair["learned_ratio"] for index, pair in rows.items()}
+        for loss, rows in pairs.items()
+    }
+    ratio_scatter(folder / "ratios.png", settings.sigmas, truth, learned)
 
 
 def _title(size: int, which: str) -> str:
@@ -286,8 +283,13 @@ def _rows(outcome: dict) -> list[list[str]]:
 
 def text_table(outcome: dict) -> str:
     """The mean errors, for a terminal."""
-    rows = [["images, checkpoint, loss", "ratio", "gradient"], *_rows(outcome)]
-    return "\n".join(f"{name:<32}{ratio:>10}{gradient:>10}" for name, ratio, gradient in rows)
+    return text_of([["images, checkpoint, loss", "ratio", "gradient"], *_rows(outcome)])
+
+
+CHECKPOINTS = (
+    "“best” has the lowest validation loss, “last” is the end of a training that is far too long for the small set. The "
+    "gradient-matching loss is given the exact score of the generated images."
+)
 
 
 def _report(folder: Path, outcome: dict) -> Document:
@@ -313,18 +315,6 @@ def _report(folder: Path, outcome: dict) -> Document:
                     ),
                 ],
             ),
-            Section(
-                "How it was run",
-                [
-                    Note(
-                        "“best” has the lowest validation loss, “last” is the end of a training that is far too long for the "
-                        "small set. The gradient-matching loss is given the exact score of the generated images."
-                    ),
-                    Table(
-                        ["stage", "seconds"],
-                        [[name, f"{value:.1f}"] for name, value in outcome["seconds"].items()],
-                    ),
-                ],
-            ),
+            how_it_was_run(outcome, extra=[Note(CHECKPOINTS)]),
         ],
     )
