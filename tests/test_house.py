@@ -22,7 +22,7 @@ LIBRARIES = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in PACK
 # What a package may import beside the standard library and itself; a package without an entry may import any other.
 MAY_IMPORT = {"edm": {"torch", "numpy", "safetensors"}, "guided_diffusion": {"torch", "numpy"}}
 TERMINAL = {"click", "tqdm"}
-CONSOLE = "dg/runtime/console.py"
+CONSOLE, OPTIONS = "dg/runtime/console.py", "dg/options/"
 # Heavy third parties, imported inside functions and by these modules only.
 HEAVY = {
     "PIL": {
@@ -117,7 +117,9 @@ def test_packages_below_import_nothing_above():
 
 def test_the_method_does_not_know_its_experiments():
     def rule(path, name, inside):
-        return name.startswith("dg.experiments") and not name_of(path).startswith("dg/experiments/")
+        return name.startswith("dg.experiments") and not name_of(path).startswith(
+            ("dg/experiments/", OPTIONS)
+        )
 
     assert violations(rule, LIBRARIES) == []
 
@@ -135,7 +137,7 @@ def test_every_import_is_known():
 
 
 def test_only_the_console_and_the_scripts_talk():
-    quiet = [path for path in LIBRARIES if name_of(path) != CONSOLE]
+    quiet = [path for path in LIBRARIES if not name_of(path).startswith((CONSOLE, OPTIONS))]
     assert violations(lambda path, name, inside: name.split(".")[0] in TERMINAL, quiet) == []
     calls = [
         f"{name_of(path)}:{node.lineno}"

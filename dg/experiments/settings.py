@@ -188,6 +188,39 @@ SETTINGS = {
             "The images are JPEGs of CIFAR-10, not the original pixels; no number here compares with a published one.",
         ),
     ),
+    "cifar10-jpeg-16": Setting(
+        title="CIFAR-10 (JPEG) at 16 × 16 pixels, networks trained here",
+        data=None,
+        pool=2,
+        models={
+            "score": Model(
+                training=(
+                    small_unet(32, 8),
+                    ScoreTraining(steps=1500, batch_size=64, ema_halflife=10_000, flip=True),
+                ),
+                sampling=Sampling(num_steps=12),
+            )
+        },
+        noisy_classifier=NoisyClassifierTraining(
+            steps=600, batch_size=64, channel_mult=(1, 2), flip=True
+        ),
+        feature_training=ClassifierTraining(epochs=3, batch_size=128, max_shift=2),
+        num_features=20_000,
+        epoch_scale=1 / 3,
+        eval_images=300,
+        lora_ranks=(4, 32),
+        head_width=64,
+        pixel_widths=(64,),
+        num_data=2000,
+        num_images=500,
+        num_members=3,
+        nll_images=100,
+        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
+        deviations=(
+            "The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels to 16 × 16, and the published "
+            "numbers of epochs are cut to a third, to fit two CPU cores.",
+        ),
+    ),
     "mnist": Setting(
         title="MNIST, networks trained here",
         data="mnist",
@@ -227,39 +260,6 @@ SETTINGS = {
         deviations=(
             "MNIST is averaged over squares of 2 × 2 pixels to 14 × 14, and the published numbers of epochs are cut to "
             "a third, to fit two CPU cores.",
-        ),
-    ),
-    "cifar10-jpeg-16": Setting(
-        title="CIFAR-10 (JPEG) at 16 × 16 pixels, networks trained here",
-        data=None,
-        pool=2,
-        models={
-            "score": Model(
-                training=(
-                    small_unet(32, 8),
-                    ScoreTraining(steps=1500, batch_size=64, ema_halflife=10_000, flip=True),
-                ),
-                sampling=Sampling(num_steps=12),
-            )
-        },
-        noisy_classifier=NoisyClassifierTraining(
-            steps=600, batch_size=64, channel_mult=(1, 2), flip=True
-        ),
-        feature_training=ClassifierTraining(epochs=3, batch_size=128, max_shift=2),
-        num_features=20_000,
-        epoch_scale=1 / 3,
-        eval_images=300,
-        lora_ranks=(4, 32),
-        head_width=64,
-        pixel_widths=(64,),
-        num_data=2000,
-        num_images=500,
-        num_members=3,
-        nll_images=100,
-        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
-        deviations=(
-            "The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels to 16 × 16, and the published "
-            "numbers of epochs are cut to a third, to fit two CPU cores.",
         ),
     ),
 }
