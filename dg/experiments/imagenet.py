@@ -6,6 +6,7 @@ nothing but a file system can take every n-th part.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from dg.evaluation.feature_sets import collect, is_statistics, load_features, sa
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, evaluate
 from dg.experiments import imagenet_report
-from dg.experiments.common import sample, training_log
+from dg.experiments.common import sample, summarise, training_log
 from dg.experiments.costs import Cost
 from dg.experiments.imagenet_settings import Setting, System
 from dg.experiments.pipeline import Stage, Stages, needed
@@ -63,96 +64,49 @@ class ImageNetRun:
         device,
         shard: tuple[int, int] | None = None,
     ):
-        self.name, self.setting, self.data, self.device, self.shard = (
-            name,
-            setting,
-            data,
-            device,
-            shard,
-        )
-        self.progress, self.notify = progress, notify
+        self.name, self.setting, self.data, self.shard = name, setting, data, shard
+        self.progress, self.notify, self.device = progress, notify, device
 
     # The plan -------------------------------------------------------------------------------------------------------------
 
     def plan(self) -> list[Stage]:
         """All stages in an order in which they can be run; nothing is loaded for it."""
         s = self.setting
-        files = {"network": s.network, "vae": s.vae}
-
-        def drawn(count, sampling):
-            return files | {
-                "sampling": plain(sampling.kwargs()),
-                "num_images": count,
-                "part": s.part,
-                "batch_size": s.batch_size,
-            }
-
         real = {"data": Path(self.data).name, "vae": s.vae, "resolution": s.resolution}
         real |= {} if s.vae else {"num_images": s.num_data}
-        plan = [
-            Stage(
-                "real",
-                real,
-                [],
-                self.make_real,
-                title="training images, cropped" + (" and encoded" if s.vae else ""),
-            ),
-            Stage(
-                "fake-images",
-                drawn(s.num_data, s.fake) | ({} if s.vae else {"classifier": s.classifier}),
-                [],
-                lambda path, paths: self.make_images(path, paths, "fake-images"),
-                self._cost(s.num_data, s.fake),
-                "images for the discriminator",
-            ),
-        ]
+        title = "training images, cropped" + (" and encoded" if s.vae else "")
+        plan = [Stage("real", real, [], self.make_real, title=title)]
+        led = {} if s.vae else {"classifier": s.classifier}
+        plan.append(self._images("fake-images", s.num_data, s.fake, led, "for the discriminator"))
         if s.vae:
+            files = {"network": s.network, "vae": s.vae, "resolution": s.resolution}
+            make = self.make_fake_latents
+            plan.append(Stage("fake", files, ["fake-images"], make, title="encoded again"))
+        recipe, needs = plain(s.recipe) | {"classifier": s.classifier}, ["real", plan[-1].name]
+        plan.append(Stage("train", recipe, needs, self.make_discriminator, title="discriminator"))
+        reference = {"reference": s.reference, "features": s.features}
+        plan.append(Stage("reference", reference, [], self.make_reference))
+        for name, system in s.systems.items():
+            settings = {"classifier": s.classifier, "head": system.head, "weight": system.weight}
+            settings["time_min"] = system.time_min
+            sample = f"sample-{name}"
             plan.append(
-                Stage(
-                    "fake",
-                    files | {"resolution": s.resolution},
-                    ["fake-images"],
-                    self.make_fake_latents,
-                    title="encoded again",
+                self._images(
+                    sample, s.num_images, system.sampling, settings, system.title, system.head
                 )
             )
-        fake = "fake" if s.vae else "fake-images"
-        plan += [
-            Stage(
-                "train",
-                plain(s.recipe) | {"classifier": s.classifier},
-                ["real", fake],
-                self.make_discriminator,
-                title="discriminator",
-            ),
-            Stage(
-                "reference",
-                {"reference": s.reference, "features": s.features},
-                [],
-                self.make_reference,
-            ),
-        ]
-        for name, system in s.systems.items():
-            needs = ["train"] if system.head == "trained" else []
-            settings = drawn(s.num_images, system.sampling) | {"classifier": s.classifier}
-            settings |= {"head": system.head, "weight": system.weight, "time_min": system.time_min}
-            plan += [
-                Stage(
-                    f"sample-{name}",
-                    settings,
-                    needs,
-                    lambda path, paths, name=name: self.make_images(path, paths, name),
-                    self._cost(s.num_images, system.sampling, system.head is not None),
-                    system.title,
-                ),
-                Stage(
-                    f"measure-{name}",
-                    {"metrics": METRICS},
-                    [f"sample-{name}", "reference"],
-                    lambda path, paths, name=name: self.measure(path, paths, name),
-                ),
-            ]
+            needs, make = [sample, "reference"], partial(self.measure, name=name)
+            plan.append(Stage(f"measure-{name}", {"metrics": METRICS}, needs, make))
         return plan
+
+    def _images(self, name, count, sampling, settings, title, head=None) -> Stage:
+        """A stage that generates images."""
+        s = self.setting
+        files = {"network": s.network, "vae": s.vae, "sampling": plain(sampling.kwargs())}
+        settings |= files | {"num_images": count, "part": s.part, "batch_size": s.batch_size}
+        make = partial(self.make_images, name=name.removeprefix("sample-"))
+        cost = self._cost(count, sampling, head is not None)
+        return Stage(name, settings, ["train"] if head == "trained" else [], make, cost, title)
 
     def _cost(self, images: int, sampling: DDPMSampling, guided: bool = False) -> Cost:
         """Of images at so many steps: classifier-free guidance evaluates the network twice, gradients are the classifier's."""
@@ -191,10 +145,10 @@ class ImageNetRun:
         write_json(path / PICTURES, {"fingerprint": pictures.fingerprint()})
 
     def check_real(self, path):
-        """ValueError where the training images of a finished stage are not those given: its key knows the folder's name alone."""
-        if (path / PICTURES).exists() and read_json(path / PICTURES)[
-            "fingerprint"
-        ] != open_pictures(self.data).fingerprint():
+        """ValueError where a finished stage was made of other training images: its key knows the folder's name alone."""
+        if not (path / PICTURES).exists():
+            return
+        if read_json(path / PICTURES)["fingerprint"] != open_pictures(self.data).fingerprint():
             raise ValueError(
                 f"{path} was made of other images than those of {self.data}; give those, or another folder for the stages"
             )
@@ -206,12 +160,8 @@ class ImageNetRun:
             raise ValueError(
                 f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the whole training set"
             )
-        store = SampleStore(
-            path,
-            {"images": pictures.fingerprint(), "resolution": s.resolution},
-            range(s.num_data),
-            s.part,
-        )
+        about = {"images": pictures.fingerprint(), "resolution": s.resolution}
+        store = SampleStore(path, about, range(s.num_data), s.part)
         for index in self.progress(store.pending(), desc="real images", unit="part"):
             places = order[store.batches()[index]]
             store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
@@ -220,10 +170,8 @@ class ImageNetRun:
         self.encode(path / "latents", open_pictures(merged(paths["fake-images"])))
 
     def encode(self, path, pictures):
-        vae, settings = (
-            load_vae(self.resolve(self.setting.vae), self.device),
-            Encoding(self.setting.resolution),
-        )
+        vae = load_vae(self.resolve(self.setting.vae), self.device)
+        settings = Encoding(self.setting.resolution)
         store = latent_store(path, pictures, vae, settings, ENCODED)
         encode(vae, pictures, store, settings, self.device, self.progress, notify=self.notify)
 
@@ -232,11 +180,10 @@ class ImageNetRun:
 
         s = self.setting
         real = load_set(paths["real"] / ("latents" if s.vae else "images"))
-        fake = (
-            load_set(paths["fake"] / "latents")
-            if s.vae
-            else load_images(merged(paths["fake-images"]))
-        )
+        if s.vae:
+            fake = load_set(paths["fake"] / "latents")
+        else:
+            fake = load_images(merged(paths["fake-images"]))
         discriminator = build_discriminator(
             "classifier",
             real,
@@ -251,12 +198,10 @@ class ImageNetRun:
     def guidance(self, paths, system: System) -> DiscriminatorGuidance | None:
         if system.head is None:
             return None
-        head = (
-            trained_head(paths["train"]) if system.head == "trained" else self.resolve(system.head)
-        )
-        discriminator = load_discriminator(
-            self.resolve(self.setting.classifier), head, device=self.device
-        )
+        trained = system.head == "trained"
+        head = trained_head(paths["train"]) if trained else self.resolve(system.head)
+        classifier = self.resolve(self.setting.classifier)
+        discriminator = load_discriminator(classifier, head, device=self.device)
         return DiscriminatorGuidance(discriminator, (system.weight, 0.0), system.time_min)
 
     def make_images(self, path, paths, name):
@@ -308,10 +253,8 @@ class ImageNetRun:
         )
 
     def measure(self, path, paths, name):
-        generated, reference = (
-            self.features(merged(paths[f"sample-{name}"])),
-            load_features(paths["reference"] / "reference.npz"),
-        )
+        generated = self.features(merged(paths[f"sample-{name}"]))
+        reference = load_features(paths["reference"] / "reference.npz")
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
         write_json(path / "metrics.json", evaluate(generated, reference, wanted))
 
@@ -319,12 +262,13 @@ class ImageNetRun:
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
-        metrics = {
-            name: {
-                metric: {"mean": value["value"], "sd": 0.0, "n": 1, "values": [value["value"]]}
-                for metric, value in read_json(paths[f"measure-{name}"] / "metrics.json").items()
-            }
+        measured = {
+            name: read_json(paths[f"measure-{name}"] / "metrics.json")
             for name in self.setting.systems
+        }
+        metrics = {
+            name: summarise([{metric: row["value"] for metric, row in found.items()}])
+            for name, found in measured.items()
         }
         return {
             "experiment": self.name,

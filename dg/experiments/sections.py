@@ -161,9 +161,11 @@ def discriminators(source: Source) -> list:
     for name, training in source.outcome["trainings"].items():
         best, last = training["best_epoch"], training["log"][-1]["epoch"]
         auc = [e["valid_auc"] for e in training["log"] if e["epoch"] == best and "valid_auc" in e]
-        late = ", the last one, its loss still falling: longer training would teach it more"
+        late = ", its loss still falling: longer training would teach it more"
         if auc:
-            said.append(f"{name}: {auc[0]:.2f} at epoch {best}{late if best == last > 1 else ''}")
+            said.append(
+                f"{name}: {auc[0]:.2f} at epoch {best} of {last}{late if best == last > 1 else ''}"
+            )
     if not said:
         return pictures.curves(source)
     text = "A discriminator can correct only what it sees. Validation AUC (0.5: nothing): "
@@ -206,10 +208,10 @@ def deviations(source: Source) -> list:
         )
     if outcome["extractor"].get("published_weights") is False:
         found.append("The feature extractor does not have the published weights.")
-    found.append("Guidance uses logits without the authors' clip of the probability.")
     return [
         *found,
         "Discriminators trained here see 80% of the images (10% validation, 10% test); the authors use all of them.",
+        "Guidance uses logits without the authors' clip of the probability.",
     ]
 
 

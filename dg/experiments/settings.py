@@ -137,15 +137,32 @@ def _table(conditional: bool) -> dict:
     return {name: [row | fid for row in rows] for name, rows in both.items()}
 
 
-def small_unet(model_channels: int, attention: int) -> dict:
-    """Arguments of a score network for images of 14 or 16 pixels, with attention at one resolution."""
-    return dict(
+def _small(size: int, channels: int, attention: int, training: ScoreTraining, images: str) -> dict:
+    """What settings for two CPU cores and half an hour per study share."""
+    network = dict(
         model_type="SongUNet",
-        model_channels=model_channels,
+        model_channels=channels,
         channel_mult=[1, 2],
         num_blocks=1,
         attn_resolutions=[attention],
         dropout=0.0,
+    )
+    return dict(
+        pool=2,
+        models={"score": Model(training=(network, training), sampling=Sampling(num_steps=12))},
+        epoch_scale=1 / 3,
+        eval_images=300,
+        lora_ranks=(4, 32),
+        head_width=64,
+        num_data=2000,
+        num_images=500,
+        num_members=3,
+        nll_images=100,
+        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
+        deviations=(
+            f"{images} averaged over squares of 2 × 2 pixels to {size} × {size}, and the published numbers of epochs are cut "
+            "to a third, to fit two CPU cores.",
+        ),
     )
 
 
@@ -162,6 +179,7 @@ CIFAR10 = Setting(
     published=_table(conditional=False),
 )
 
+SMALL_CLASSIFIER = NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2))
 SETTINGS = {
     "cifar10-uncond": CIFAR10,
     "cifar10-cond": replace(
@@ -191,34 +209,16 @@ SETTINGS = {
     "cifar10-jpeg-16": Setting(
         title="CIFAR-10 (JPEG) at 16 × 16 pixels, networks trained here",
         data=None,
-        pool=2,
-        models={
-            "score": Model(
-                training=(
-                    small_unet(32, 8),
-                    ScoreTraining(steps=1500, batch_size=64, ema_halflife=10_000, flip=True),
-                ),
-                sampling=Sampling(num_steps=12),
-            )
-        },
-        noisy_classifier=NoisyClassifierTraining(
-            steps=600, batch_size=64, channel_mult=(1, 2), flip=True
-        ),
+        noisy_classifier=replace(SMALL_CLASSIFIER, steps=600, flip=True),
         feature_training=ClassifierTraining(epochs=3, batch_size=128, max_shift=2),
         num_features=20_000,
-        epoch_scale=1 / 3,
-        eval_images=300,
-        lora_ranks=(4, 32),
-        head_width=64,
         pixel_widths=(64,),
-        num_data=2000,
-        num_images=500,
-        num_members=3,
-        nll_images=100,
-        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
-        deviations=(
-            "The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels to 16 × 16, and the published "
-            "numbers of epochs are cut to a third, to fit two CPU cores.",
+        **_small(
+            size=16,
+            channels=32,
+            attention=8,
+            training=ScoreTraining(steps=1500, batch_size=64, ema_halflife=10_000, flip=True),
+            images="The images are JPEGs of CIFAR-10,",
         ),
     ),
     "mnist": Setting(
@@ -233,33 +233,19 @@ SETTINGS = {
         head_width=64,
         lora_ranks=(4, 32),
     ),
-    # For two CPU cores and half an hour per study.
     "mnist-14": Setting(
         title="MNIST at 14 × 14 pixels, networks trained here",
         data="mnist",
-        pool=2,
-        models={
-            "score": Model(
-                training=(small_unet(24, 7), ScoreTraining(steps=1200, ema_halflife=10_000)),
-                sampling=Sampling(num_steps=12),
-            )
-        },
-        noisy_classifier=NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2)),
+        noisy_classifier=SMALL_CLASSIFIER,
         feature_training=ClassifierTraining(epochs=2, batch_size=128),
         num_features=10_000,
-        epoch_scale=1 / 3,
-        eval_images=300,
-        lora_ranks=(4, 32),
-        head_width=64,
         pixel_widths=(32, 64),
-        num_data=2000,
-        num_images=500,
-        num_members=3,
-        nll_images=100,
-        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
-        deviations=(
-            "MNIST is averaged over squares of 2 × 2 pixels to 14 × 14, and the published numbers of epochs are cut to "
-            "a third, to fit two CPU cores.",
+        **_small(
+            size=14,
+            channels=24,
+            attention=7,
+            training=ScoreTraining(steps=1200, ema_halflife=10_000),
+            images="MNIST is",
         ),
     ),
 }
