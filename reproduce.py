@@ -2,18 +2,19 @@
 
 \b
 Examples:
-  python reproduce.py                         # digits: minutes on a laptop's CPU, nothing to download
-  python reproduce.py cifar10-uncond          # the published table beside the measured one; a GPU and a network
-  python reproduce.py cifar10-uncond --dry-run    # what it would cost
-  python reproduce.py ensemble --setting mnist-14 --data mnist.npz    # a study in another setting, on a CPU
-  python reproduce.py mnist --data mnist.npz  # EDM against DDPM and VAE; mnist-cond: the same with classes
-  python reproduce.py two-gaussians           # every loss of the discriminator against the closed form
-  python reproduce.py imagenet-dit --data ImageNet2012/train --stage sample-guided --shard 3/8   # one of eight machines
+  python reproduce.py                          # digits: minutes on a CPU, nothing to download
+  python reproduce.py cifar10-uncond           # the published table beside the measured one
+  python reproduce.py cifar10-uncond --dry-run # what it would cost
+  python reproduce.py ensemble --setting mnist-14 --data mnist.npz   # on a CPU
+  python reproduce.py mnist --data mnist.npz   # EDM against DDPM and VAE; mnist-cond: with classes
+  python reproduce.py two-gaussians            # every loss against the closed form
+  python reproduce.py imagenet-dit --data ImageNet2012/train --stage sample-guided --shard 3/8
 
-A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora, ensemble) runs in a
-setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14); the name of a setting alone means its
-recipes, except for mnist. Studies of one setting share their networks and samples. Stages that are done are not repeated;
-after an interruption the same command goes on.
+A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora,
+ensemble) runs in a setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist,
+mnist-14); the name of a setting alone means its recipes, except for mnist. Studies of one setting
+share their networks and samples. Stages that are done are not repeated; after an interruption the
+same command goes on.
 """
 
 import shlex
@@ -48,9 +49,10 @@ class Job(NamedTuple):
 
 
 RATES = {
-    "studies": "GPU hours are rough: scaled from the paper's one A100-hour for 50,000 CIFAR-10 images.",
-    "imagenet": "GPU hours are rough: of images alone, by their operations at 50 TFLOP/s, a third of an A100's peak in "
-    "TF32.",
+    "studies": "GPU hours are rough: scaled from the paper's one A100-hour for 50,000 CIFAR-10 "
+    "images.",
+    "imagenet": "GPU hours are rough: of images alone, by their operations at 50 TFLOP/s, a third "
+    "of an A100's peak in TF32.",
 }
 
 
@@ -62,7 +64,8 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
     if choices["shard"] and fresh:
         raise click.UsageError(
-            "--fresh would forget what other machines have made with --shard; leave one of the two out."
+            "--fresh would forget what other machines have made with --shard; leave one of the two "
+            "out."
         )
     common = dict(
         command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -200,7 +203,8 @@ def _two_gaussians(profile, common) -> Job:
 def _imagenet(name, choices, common) -> Job:
     if choices["data"] is None:
         raise click.UsageError(
-            f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for each class."
+            f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for "
+            "each class."
         )
     from dataclasses import replace
 
@@ -238,7 +242,8 @@ def _overview(job: Job, run_folder: Path) -> str:
     from dg.experiments.pipeline import Stages
 
     def line(name, cost, note=""):
-        figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f} {cost.bytes / 1e6:>9,.0f}"
+        figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f}"
+        figures += f" {cost.bytes / 1e6:>9,.0f}"
         return f"{name:<24} {figures}  {note}".rstrip("; ")
 
     total = Cost()

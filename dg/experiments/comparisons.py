@@ -1,8 +1,10 @@
-"""The experiments that have a setting of their own: the digits, and EDM against DDPM and VAE on MNIST.
+"""The experiments that have a setting of their own: the digits, and EDM against DDPM and VAE on
+MNIST.
 
-digits: a score network, a discriminator on its own encoder, a weight chosen on other seeds, and as its rival the same
-network trained longer, in minutes on a CPU. mnist, mnist-cond: three kinds of models from scratch, and what a U-Net
-discriminator trained from scratch adds to the two diffusion models.
+digits: a score network, a discriminator on its own encoder, a weight chosen on other seeds, and as
+its rival the same network trained longer, in minutes on a CPU. mnist, mnist-cond: three kinds of
+models from scratch, and what a U-Net discriminator trained from scratch adds to the two diffusion
+models.
 """
 
 from collections.abc import Callable
@@ -26,7 +28,7 @@ from dg.sampling import Sampling
 
 MEASURED = ("fd", "kid", "precision", "recall")
 
-# Digits -----------------------------------------------------------------------------------------------------------
+# Digits -------------------------------------------------------------------------------------------
 
 
 def _digits_models(steps: int, longer: int, num_steps: int) -> dict[str, Model]:
@@ -70,17 +72,16 @@ TIME_MAX = (
     0.6  # VP time of sigma 6, which noise levels of the discriminator's training seldom exceed
 )
 BY_HAND = """\
+score=runs/by-hand/score/network.safetensors
 python pretrain.py features --data digits:train --outdir runs/by-hand/features
 python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
-python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/fake \\
-    --num_samples 3000 --seed 1000000 --batch 250
-python train.py --preset digits --network runs/by-hand/score/network.safetensors --data digits:train \\
+python generate.py --network $score --outdir runs/by-hand/fake --num_samples 3000 \\
+    --seed 1000000 --batch 250
+python train.py --preset digits --network $score --data digits:train \\
     --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
-python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/unguided \\
-    --num_samples 1000 --batch 250
-python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/guided \\
-    --num_samples 1000 --batch 250 --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} \\
-    --time_max 0.6
+python generate.py --network $score --outdir runs/by-hand/unguided --num_samples 1000 --batch 250
+python generate.py --network $score --outdir runs/by-hand/guided --num_samples 1000 --batch 250 \\
+    --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} --time_max 0.6
 python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref digits \\
     --features runs/by-hand/features/classifier.safetensors"""
 
@@ -101,20 +102,21 @@ def digits(setting: Setting) -> Study:
         sections=("results", "pairs", "strips", "discriminators", "ratios", "selection", "run"),
         texts={
             "caption": (
-                "FD: Fréchet distance to all 1,797 real digits; held out: to the 360 that no network has seen; in "
-                "pixels: without the classifier. Precision and recall: k = 3.",
+                "FD: Fréchet distance to all 1,797 real digits; held out: to the 360 that no "
+                "network has seen; in pixels: without the classifier. Precision and recall: k = 3.",
             ),
             "discriminators": (
-                "A small head on the score network's own frozen encoder, which sees the noisy image at the same noise "
-                "level: its forward pass is the one that denoises anyway. It is trained to tell real from generated "
-                "images, and its logit estimates the log density ratio whose gradient corrects the score.",
+                "A small head on the score network's own frozen encoder, which sees the noisy "
+                "image at the same noise level: its forward pass is the one that denoises anyway. "
+                "It is trained to tell real from generated images, and its logit estimates the log "
+                "density ratio whose gradient corrects the score.",
             ),
             "by hand": (BY_HAND,),
         },
     )
 
 
-# EDM, DDPM and VAE ------------------------------------------------------------------------------------------------
+# EDM, DDPM and VAE --------------------------------------------------------------------------------
 
 
 def _models(edm, ddpm, vae, edm_steps: int, ddpm_steps: int) -> dict[str, Model]:
@@ -170,7 +172,8 @@ MNIST_GPU = Setting(
     num_test_loss=256,
     budget="one GPU",
 )
-# What two CPU cores do in 90 minutes: every model sees 96,000 images, 1.6 epochs where MNISTDiffusion takes a hundred.
+# What two CPU cores do in 90 minutes: every model sees 96,000 images, 1.6 epochs where
+# MNISTDiffusion takes a hundred.
 MNIST_CPU = replace(
     MNIST_GPU,
     models=_models(
@@ -180,7 +183,8 @@ MNIST_CPU = replace(
         edm_steps=12,
         ddpm_steps=25,
     ),
-    # EDM's images are harder to tell from real ones: after 10 epochs its discriminator had learned little.
+    # EDM's images are harder to tell from real ones: after 10 epochs its discriminator had learned
+    # little.
     recipes=_heads(20, 10, eval_images=300),
     head_width=32,
     feature_training=ClassifierTraining(epochs=2, batch_size=128),
@@ -215,8 +219,15 @@ MNIST_SMOKE = replace(
 )
 
 
+MNIST_SECTIONS = (
+    *("results", "costs", "guidance", "discriminators", "pairs", "strips", "likelihood"),
+    *("models", "images", "deviations", "run"),
+)
+
+
 def mnist(setting: Setting) -> Study:
-    """EDM against DDPM and VAE in training time, sampling speed, likelihood and distance; and guidance of two of them."""
+    """EDM against DDPM and VAE in training time, sampling speed, likelihood and distance; and
+    guidance of two of them."""
     systems = {}
     for model, weight in (("edm", (2.0, 0.0)), ("ddpm", (1.0, 0.0)), ("vae", None)):
         title = setting.models[model].title
@@ -227,8 +238,8 @@ def mnist(setting: Setting) -> Study:
             )
     return Study(
         "MNIST: EDM against DDPM and VAE",
-        "Three generative models trained from scratch, and what a U-Net discriminator trained from scratch adds to the "
-        "two diffusion models.",
+        "Three generative models trained from scratch, and what a U-Net discriminator trained from "
+        "scratch adds to the two diffusion models.",
         systems,
         nll=True,
         trainings={
@@ -236,11 +247,8 @@ def mnist(setting: Setting) -> Study:
             for model, recipe in setting.recipes.items()
         },
         aside=("ddpm", "ddpm_guided"),
-        sections=(
-            "results", "costs", "guidance", "discriminators", "pairs", "strips", "likelihood", "models", "images",
-            "deviations", "run",
-        ),
-    )  # fmt: skip
+        sections=MNIST_SECTIONS,
+    )
 
 
 def _deviations(setting: Setting) -> tuple[str, ...]:
@@ -248,12 +256,14 @@ def _deviations(setting: Setting) -> tuple[str, ...]:
     ddpm = setting.models["ddpm"]
     training, seen = ddpm.training[1], ddpm.training[1].steps * ddpm.training[1].batch_size
     return (
-        f"The DDPM has seen {seen:,} training images ({seen / 60_000:.1f} epochs of MNIST; MNISTDiffusion trains for "
+        f"The DDPM has seen {seen:,} training images ({seen / 60_000:.1f} epochs of MNIST; "
+        "MNISTDiffusion trains for "
         "100 epochs). None of the models is at its best.",
-        f"DDPM samples by DDIM in {ddpm.sampling.num_steps} of its {training.num_steps:,} steps, clipped to [-1, 1]; "
-        f"EDM by {setting.models['edm'].sampling.num_steps} Heun steps. The VAE shows the means of its pixels.",
-        "The VAE is no strong one (published ones with more latents and flows do better); it is here as the comparison "
-        "that MNIST projects usually make.",
+        f"DDPM samples by DDIM in {ddpm.sampling.num_steps} of its {training.num_steps:,} steps, "
+        f"clipped to [-1, 1]; EDM by {setting.models['edm'].sampling.num_steps} Heun steps. The "
+        "VAE shows the means of its pixels.",
+        "The VAE is no strong one (published ones with more latents and flows do better); it is "
+        "here as the comparison that MNIST projects usually make.",
     )
 
 

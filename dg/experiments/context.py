@@ -1,4 +1,5 @@
-"""What the stages of an experiment share: its images, networks, guidances, and how samples are drawn."""
+"""What the stages of an experiment share: its images, networks, guidances, and how samples are
+drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,8 @@ class Experiment:
         source = self.data or self.setting.data
         if source is None:
             raise ValueError(
-                f"the setting {self.setting_name or self.name} has no data of its own; give the path of a data set"
+                f"the setting {self.setting_name or self.name} has no data of its own; give the "
+                "path of a data set"
             )
         return source
 
@@ -67,7 +69,8 @@ class Context:
         return self.experiment.study
 
     def images(self, split: str) -> ImageSet:
-        """The images of a split, "train", "test" or "all", in an order that depends on nothing but a fixed seed."""
+        """The images of a split, "train", "test" or "all", in an order that depends on nothing but
+        a fixed seed."""
         if split not in self.loaded:
             data = self._load(split)
             if self.setting.order != "file":

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-# The paper reports about one A100-hour for the 50,000 generated CIFAR-10 images of its discriminator, 35 evaluations each,
-# by a network of 55.7 million parameters, and about ten minutes for the discriminator (50,000 pairs, 60 epochs).
+# The paper reports about one A100-hour for the 50,000 generated CIFAR-10 images of its
+# discriminator, 35 evaluations each, by a network of 55.7 million parameters, and about ten minutes
+# for the discriminator (50,000 pairs, 60 epochs).
 EVALUATIONS_PER_GPU_HOUR = 50_000 * 35
 REFERENCE_PARAMETERS, REFERENCE_PIXELS = 55.7e6, 32 * 32
 GUIDED_STEP = 1.62  # times an unguided one: measured on a CPU with the authors' code and classifier
@@ -12,7 +13,8 @@ PAIRS_PER_GPU_HOUR = 6 * 50_000 * 60
 
 @dataclass(frozen=True)
 class Cost:
-    """Images generated, evaluations of the score network, hours on an A100, bytes on the disk; 0 where not counted."""
+    """Images generated, evaluations of the score network, hours on an A100, bytes on the disk; 0
+    where not counted."""
 
     images: int = 0
     evaluations: int = 0
@@ -76,7 +78,8 @@ def _values(setting) -> int:
 
 
 def _relative_size(setting, name: str) -> float:
-    """Work of one evaluation relative to the CIFAR-10 network: by width squared and number of pixels."""
+    """Work of one evaluation relative to the CIFAR-10 network: by width squared and number of
+    pixels."""
     pixels, model = _resolution(setting) ** 2 / REFERENCE_PIXELS, setting.models[name]
     if model.published:
         return pixels

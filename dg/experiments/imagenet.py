@@ -1,8 +1,10 @@
-"""ImageNet at 256 pixels: DiT-XL/2-G++ and ADM-G++ (Kim et al. 2023, section 5), from published files to a table.
+"""ImageNet at 256 pixels: DiT-XL/2-G++ and ADM-G++ (Kim et al. 2023, section 5), from published
+files to a table.
 
-The discriminator of DiT learns on latents, that of ADM on pixels; each stands on a frozen noisy-image classifier, ADM's being
-the one that guides as well. Everything that generates is cut into parts of consecutive seeds, so that machines which share
-nothing but a file system can take every n-th part.
+The discriminator of DiT learns on latents, that of ADM on pixels; each stands on a frozen
+noisy-image classifier, ADM's being the one that guides as well. Everything that generates is cut
+into parts of consecutive seeds, so that machines which share nothing but a file system can take
+every n-th part.
 """
 
 from dataclasses import replace
@@ -51,7 +53,8 @@ class ImageNetRun:
     """The stages, each a method that fills a folder through the same library calls as the scripts.
 
     data   the training images: class folders, or what `open_pictures` takes
-    shard  (i, n): make every n-th part of what is generated, from the i-th on, and no more; None: make all
+    shard  (i, n): make every n-th part of what is generated, from the i-th on, and no more; None:
+           make all
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class ImageNetRun:
         self.name, self.setting, self.data, self.shard = name, setting, data, shard
         self.progress, self.notify, self.device = progress, notify, device
 
-    # The plan -------------------------------------------------------------------------------------------------------------
+    # The plan -------------------------------------------------------------------------------------
 
     def plan(self) -> list[Stage]:
         """All stages in an order in which they can be run; nothing is loaded for it."""
@@ -109,7 +112,8 @@ class ImageNetRun:
         return Stage(name, settings, ["train"] if head == "trained" else [], make, cost, title)
 
     def _cost(self, images: int, sampling: DDPMSampling, guided: bool = False) -> Cost:
-        """Of images at so many steps: classifier-free guidance evaluates the network twice, gradients are the classifier's."""
+        """Of images at so many steps: classifier-free guidance evaluates the network twice,
+        gradients are the classifier's."""
         network, gradient = self.setting.operations
         per_step = network * (2 if {sampling.LT_cfg, sampling.ST_cfg} - {None, 1.0} else 1)
         per_step += gradient * (bool(sampling.classifier_scale) + guided)
@@ -117,7 +121,7 @@ class ImageNetRun:
         hours = 2 * evaluations * per_step / SUSTAINED / 3600
         return Cost(images, evaluations, hours, images * 3 * self.setting.resolution**2)
 
-    # Making ---------------------------------------------------------------------------------------------------------------
+    # Making ---------------------------------------------------------------------------------------
 
     def resolve(self, name):
         return resolve(name, self.progress, self.notify)
@@ -132,7 +136,8 @@ class ImageNetRun:
         return model
 
     def make_real(self, path, paths):
-        """Latents of all training images, or crops of so many of them, drawn at random; and which images these are."""
+        """Latents of all training images, or crops of so many of them, drawn at random; and which
+        images these are."""
         pictures = open_pictures(self.data)
         if pictures.labels is None:
             raise ValueError(
@@ -145,12 +150,14 @@ class ImageNetRun:
         write_json(path / PICTURES, {"fingerprint": pictures.fingerprint()})
 
     def check_real(self, path):
-        """ValueError where a finished stage was made of other training images: its key knows the folder's name alone."""
+        """ValueError where a finished stage was made of other training images: its key knows the
+        folder's name alone."""
         if not (path / PICTURES).exists():
             return
         if read_json(path / PICTURES)["fingerprint"] != open_pictures(self.data).fingerprint():
             raise ValueError(
-                f"{path} was made of other images than those of {self.data}; give those, or another folder for the stages"
+                f"{path} was made of other images than those of {self.data}; give those, or "
+                "another folder for the stages"
             )
 
     def crop(self, path, pictures):
@@ -158,7 +165,8 @@ class ImageNetRun:
         order = np.random.default_rng(0).permutation(len(pictures))[: s.num_data]
         if len(order) < s.num_data:
             raise ValueError(
-                f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the whole training set"
+                f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the "
+                "whole training set"
             )
         about = {"images": pictures.fingerprint(), "resolution": s.resolution}
         store = SampleStore(path, about, range(s.num_data), s.part)
@@ -227,7 +235,7 @@ class ImageNetRun:
                 progress=self.progress,
             )
 
-    # Measuring ------------------------------------------------------------------------------------------------------------
+    # Measuring ------------------------------------------------------------------------------------
 
     def extractor(self):
         return load_extractor(
@@ -239,7 +247,8 @@ class ImageNetRun:
         return collect(self.extractor(), stream, stream.positions(None), 64, progress=self.progress)
 
     def make_reference(self, path, paths):
-        """ADM's reference batch: statistics of the whole training set, and 10,000 images for precision and recall."""
+        """ADM's reference batch: statistics of the whole training set, and 10,000 images for
+        precision and recall."""
         source = self.resolve(self.setting.reference)
         if is_statistics(source):
             found = load_features(source, self.extractor())
@@ -258,7 +267,7 @@ class ImageNetRun:
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
         write_json(path / "metrics.json", evaluate(generated, reference, wanted))
 
-    # Results --------------------------------------------------------------------------------------------------------------
+    # Results --------------------------------------------------------------------------------------
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
@@ -287,7 +296,8 @@ def trained_head(folder: Path) -> Path:
 
 
 def merged(folder: Path) -> Path:
-    """A folder `all` beside the parts of a set of images, with links to all their shards, whose names tell them apart."""
+    """A folder `all` beside the parts of a set of images, with links to all their shards, whose
+    names tell them apart."""
     together = folder / "all"
     together.mkdir(exist_ok=True)
     for shard in sorted(folder.glob("part-*/samples_*.npz")):
@@ -300,7 +310,8 @@ def merged(folder: Path) -> Path:
 def run(
     imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: str | None = None
 ) -> dict | None:
-    """Run what is not cached in `folder`; write results.json and report to `results`; return the results.
+    """Run what is not cached in `folder`; write results.json and report to `results`; return the
+    results.
 
     only  the name of a stage: run it and what it needs, and nothing else; returns None
     """
@@ -326,9 +337,11 @@ def run(
 
 
 def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: str | None) -> None:
-    """This machine's parts of one stage; run without a part afterwards, the stage finds all parts and is done.
+    """This machine's parts of one stage; run without a part afterwards, the stage finds all parts
+    and is done.
 
-    ValueError for a stage that makes no images, or needs one that is not done: machines would do the same work at once.
+    ValueError for a stage that makes no images, or needs one that is not done: machines would do
+    the same work at once.
     """
     chosen = {
         stage.name: stage for stage in plan if stage.name.startswith(("fake-images", "sample-"))

@@ -1,4 +1,5 @@
-"""Report of the experiments on ImageNet, from their results file and some images of every system."""
+"""Report of the experiments on ImageNet, from their results file and some images of every
+system."""
 
 import numpy as np
 
@@ -21,7 +22,8 @@ SHOWN = 32  # images of a grid
 
 
 def write(folder, outcome: dict, images: dict[str, np.ndarray]) -> None:
-    """Write the pictures, report.html and report.md to `folder`. images: by system, uint8 [N, H, W, 3] of the same seeds."""
+    """Write the pictures, report.html and report.md to `folder`. images: by system, uint8 [N, H, W,
+    3] of the same seeds."""
     document = describe(folder, outcome, images)
     write_report(folder / "report.html", document)
     write_markdown(folder / "report.md", document)
@@ -79,12 +81,14 @@ def describe(folder, outcome: dict, images: dict[str, np.ndarray]) -> Document:
         folder / "curves.png", outcome["training"]["log"], title="Discriminator"
     )
     extractor = outcome["extractor"]
-    caption = f"Features: {extractor['name']}; reference: {settings['reference']}, {extractor['num_reference'] or '?'} images."
+    caption = f"Features: {extractor['name']}; reference: {settings['reference']}, "
+    caption += f"{extractor['num_reference'] or '?'} images."
     foreign = Note("The features are not those of the published numbers: do not compare.")
     return Document(
         settings["title"],
         (
-            f"{settings['num_images']:,} images of every system, the same seeds for all; published values in brackets (Kim et al. "
+            f"{settings['num_images']:,} images of every system, the same seeds for all; published "
+            "values in brackets (Kim et al. "
             "2023). One set each: a distance has no spread here."
         ),
         [],

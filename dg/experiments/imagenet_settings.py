@@ -25,14 +25,16 @@ class System:
 
 @dataclass(frozen=True)
 class Setting:
-    """Published files, by the names of `dg.runtime.catalogue` or as paths, and what is done with them.
+    """Published files, by the names of `dg.runtime.catalogue` or as paths, and what is done with
+    them.
 
     vae         None: images are diffused, not latents
-    classifier  of noisy images or latents, under the discriminator and, of ADM, for classifier guidance
+    classifier  of noisy images or latents, under the discriminator and, of ADM, for classifier
+                guidance
     fake        how the discriminator's generated images are drawn
     part        images of a part, which one process makes alone
-    operations  multiply-adds of one evaluation of the network for one image, and of the classifier forth and back,
-                which is twice forth: frozen weights have no gradients
+    operations  multiply-adds of one evaluation of the network for one image, and of the classifier
+                forth and back, which is twice forth: frozen weights have no gradients
     """
 
     title: str
@@ -88,8 +90,10 @@ DIT = Setting(
     },
     deviations=(
         "How many generated images the authors trained on is not published; here 50,000.",
-        "The authors save generated images as JPEG before they encode them; here they are encoded as they were drawn.",
-        "Images are encoded by the autoencoder that decodes, sd-vae-ft-mse; the authors encode with sd-vae-ft-ema.",
+        "The authors save generated images as JPEG before they encode them; here they are encoded "
+        "as they were drawn.",
+        "Images are encoded by the autoencoder that decodes, sd-vae-ft-mse; the authors encode "
+        "with sd-vae-ft-ema.",
     ),
 )
 ADM_G = DDPMSampling("ancestral", 250, classifier_scale=1.0)
@@ -110,8 +114,8 @@ ADM = Setting(
         ),
     },
     deviations=(
-        "The authors' code for ADM-G++ was never released: extractor (the classifier that guides), 25,000 images of each "
-        "kind, 20 epochs and a weight of 1 are choices of this project.",
+        "The authors' code for ADM-G++ was never released: extractor (the classifier that guides), "
+        "25,000 images of each kind, 20 epochs and a weight of 1 are choices of this project.",
     ),
 )
 SETTINGS = {"imagenet-dit": DIT, "imagenet-adm": ADM}

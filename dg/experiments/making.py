@@ -1,4 +1,5 @@
-"""Stages that make something: models, discriminators, samples. Each fills a folder by the library calls of the scripts."""
+"""Stages that make something: models, discriminators, samples. Each fills a folder by the library
+calls of the scripts."""
 
 from dataclasses import replace
 
@@ -17,7 +18,8 @@ from dg.training import train_discriminator
 
 
 def make_model(context: Context, path, paths: Paths, name: str) -> None:
-    """A model of the setting: fetched, or trained from scratch or from where another one's training ended."""
+    """A model of the setting: fetched, or trained from scratch or from where another one's training
+    ended."""
     setting, model = context.setting, context.setting.models[name]
     if model.published:
         context.resolve(model.published)
@@ -93,7 +95,8 @@ def make_discriminator(context: Context, path, paths: Paths, training: Training)
 
 
 def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
-    """Distance of a selection set to the real training images, for every weight; the least one is chosen."""
+    """Distance of a selection set to the real training images, for every weight; the least one is
+    chosen."""
     s, table = context.setting, {}
     model = load_classifier(paths["reference"] / "classifier.safetensors")
     reference = extract_features(model, context.images("train"))

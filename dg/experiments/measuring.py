@@ -1,4 +1,5 @@
-"""Stages that measure: features of real images, distances of samples to them, likelihood of test images."""
+"""Stages that measure: features of real images, distances of samples to them, likelihood of test
+images."""
 
 from dataclasses import replace
 
@@ -131,9 +132,11 @@ def measure_sets(context: Context, path, paths: Paths, sampled: str) -> None:
 
 
 def measure_floor(context: Context, path, paths: Paths) -> None:
-    """Real against real: sets of images that the reference does not hold, where there are enough of them.
+    """Real against real: sets of images that the reference does not hold, where there are enough of
+    them.
 
-    Where the reference is the training split, it is test images; their distance has the bias of their number too.
+    Where the reference is the training split, it is test images; their distance has the bias of
+    their number too.
     """
     meter, s = Meter(context, paths), context.setting
     if s.reference_split == "all":
@@ -151,7 +154,8 @@ def measure_floor(context: Context, path, paths: Paths) -> None:
 
 
 def _halves(meter: Meter) -> list[dict]:
-    """Random halves of all images, and a random part of the training images against held-out ones."""
+    """Random halves of all images, and a random part of the training images against held-out
+    ones."""
     s, context, rows = meter.setting, meter.context, []
     images, real = context.reference_images(), meter.reference().features
     train, heldout = (
@@ -168,9 +172,11 @@ def _halves(meter: Meter) -> list[dict]:
 
 
 def measure_likelihood(context: Context, path, paths: Paths, system: System) -> None:
-    """Bits per dimension of test images: see `dg.evaluation.bounds` for what is a bound and what is not.
+    """Bits per dimension of test images: see `dg.evaluation.bounds` for what is a bound and what is
+    not.
 
-    Of a guided probability flow it is that with the mean of the two weights at both stages, without boosting.
+    Of a guided probability flow it is that with the mean of the two weights at both stages, without
+    boosting.
     """
     s, kind = context.setting, context.setting.models[system.model].kind
     test = context.images("test") if s.num_reference is None else context.reference_images()

@@ -1,4 +1,5 @@
-"""The kinds of generative models that a setting may have: how each is trained, saved and what its likelihood is."""
+"""The kinds of generative models that a setting may have: how each is trained, saved and what its
+likelihood is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Kind:
 
 
 def watched(loss: Callable, images: ImageSet | None, device) -> Callable | None:
-    """Observer of a training: the loss of a model on fixed test images, with the same noise every time.
+    """Observer of a training: the loss of a model on fixed test images, with the same noise every
+    time.
 
     loss  (model, x, classes, generator) -> float
     """

@@ -1,4 +1,5 @@
-"""The pictures of a report; everything they show comes from the results file and the stages' own folders."""
+"""The pictures of a report; everything they show comes from the results file and the stages' own
+folders."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -43,7 +44,8 @@ class Source:
 
     @cache  # noqa: B019
     def images(self, system: str) -> np.ndarray:
-        """The first set of a system, uint8 [N, H, W, C]; the same seeds for all systems, from 0 on."""
+        """The first set of a system, uint8 [N, H, W, C]; the same seeds for all systems, from 0
+        on."""
         return load_images(self.paths[f"sample-{system}"] / "set0").images
 
     def name(self, kind: str, base: str) -> str:
@@ -52,7 +54,8 @@ class Source:
 
 
 def fair_floor(outcome: dict) -> bool:
-    """Whether real against real has as many images as the systems, so that its distance is a floor for theirs."""
+    """Whether real against real has as many images as the systems, so that its distance is a floor
+    for theirs."""
     settings = outcome["settings"]
     return settings["reference_split"] == "all" or outcome["floor_images"] >= settings["num_images"]
 
@@ -130,7 +133,10 @@ def costs(source: Source) -> list[Picture]:
     figures.quality_against_cost(source.path("cost"), points, distance_name(outcome))
     images, hardware = settings["num_sets"] * settings["num_images"], outcome["hardware"]
     machine = hardware.get("gpu") or hardware["cpu"]
-    caption = f"Sampling time against distance; time of {images:,} images on {machine}, one process per model."
+    caption = (
+        f"Sampling time against distance; time of {images:,} images on {machine}, one process "
+    )
+    caption += "per model."
     return [source.picture("cost", caption)]
 
 
@@ -204,7 +210,10 @@ def strips(source: Source) -> list[Picture]:
         name = source.name("strips", base)
         title = "Denoised image, step by step"
         figures.denoising_strips(source.path(name), images, levels, labels, title=title)
-        caption = f"{source.title(base)}: the denoised image at falling noise level; guidance acts at every step."
+        caption = (
+            f"{source.title(base)}: the denoised image at falling noise level; guidance acts at "
+        )
+        caption += "every step."
         found.append(source.picture(name, caption))
     return found
 
@@ -260,7 +269,8 @@ def curves(source: Source) -> list[Picture]:
 
 @torch.no_grad()
 def log_ratios(source: Source) -> list[Picture]:
-    """Histograms of the log ratio of held-out real and of generated images, of an unconditional discriminator."""
+    """Histograms of the log ratio of held-out real and of generated images, of an unconditional
+    discriminator."""
     ((base, guided),) = pairs(source.outcome).items()
     context, device = source.context, source.context.device
     system, heldout = context.study.systems[guided], context.images("test").images
@@ -296,7 +306,8 @@ def losses(source: Source) -> list[Picture]:
     }
     figures.loss_curves(source.path("losses"), panels)
     caption = (
-        "Losses are on different scales: compare shapes. The test loss is of the averaged weights on "
+        "Losses are on different scales: compare shapes. The test loss is of the averaged weights "
+        "on "
         f"{settings['num_test_loss']} test images with the same noise every time."
     )
     return [source.picture("losses", caption)]

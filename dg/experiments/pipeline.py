@@ -19,7 +19,8 @@ SPENT_SECONDS = 10  # between two notes of the time that a stage has taken so fa
 class Stage:
     """One stage as data; `make(folder, {name: folder of what it needs})` fills its folder.
 
-    kind  in place of the name in the folder's name and the key, so that stages of several studies can be the same
+    kind  in place of the name in the folder's name and the key, so that stages of several studies
+          can be the same
     """
 
     name: str
@@ -32,11 +33,12 @@ class Stage:
 
 
 class Stages:
-    """Runs stages in a folder; a stage that was finished with the same settings and inputs is not run again.
+    """Runs stages in a folder; a stage that was finished with the same settings and inputs is not
+    run again.
 
-    A stage's key is the hash of its name, its settings and the keys of the stages it depends on; its folder carries that
-    key and, once finished, a done.json. What a stage leaves in its folder when it is interrupted is there when it is
-    run again, so that it can go on from it.
+    A stage's key is the hash of its name, its settings and the keys of the stages it depends on;
+    its folder carries that key and, once finished, a done.json. What a stage leaves in its folder
+    when it is interrupted is there when it is run again, so that it can go on from it.
     """
 
     def __init__(
@@ -89,7 +91,8 @@ class Stages:
         return path
 
     def run_all(self, plan: list[Stage], only: Iterable[str] | None = None) -> dict[str, Path]:
-        """Run the stages of a plan, or some of them with what they need; folders by name. ValueError for an unknown one."""
+        """Run the stages of a plan, or some of them with what they need; folders by name.
+        ValueError for an unknown one."""
         names = [stage.name for stage in plan]
         wanted, paths = needed(plan, names if only is None else only), {}
         for stage in plan:
@@ -141,9 +144,11 @@ def needed(plan: list[Stage], names: Iterable[str]) -> set[str]:
 def in_two_processes(
     stages: Stages, plan: list[Stage], aside: set[str], others: set[str], target: Callable, args
 ) -> None:
-    """Run the stages `others` here while `target(*args)` runs the stages `aside` in a process of its own.
+    """Run the stages `others` here while `target(*args)` runs the stages `aside` in a process of
+    its own.
 
-    What both need is run before. Whatever the second process leaves undone is left to the next run of the plan.
+    What both need is run before. Whatever the second process leaves undone is left to the next run
+    of the plan.
     """
     both = needed(plan, aside) & needed(plan, others)
     stages.run_all(plan, both)

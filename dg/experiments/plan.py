@@ -24,12 +24,8 @@ def plan(context: Context) -> list[Stage]:
         trained = plain(s.noisy_classifier) | data
         settings = {"classifier": s.classifier} if s.classifier else trained
         stages.append(Stage("classifier", settings, [], partial(making.make_classifier, context)))
-    real = {
-        name: getattr(s, name)
-        for name in (
-            "features", "num_features", "streamed", "reference", "reference_split", "num_reference"
-        )
-    }  # fmt: skip
+    real = {"features": s.features, "num_features": s.num_features, "streamed": s.streamed}
+    real |= {"reference": s.reference, "split": s.reference_split, "num": s.num_reference}
     training = {"training": plain(s.feature_training)}
     reference = data | real | training | {"fid": "fid" in s.metrics}
     stages.append(Stage("reference", reference, [], partial(measuring.make_reference, context)))
@@ -89,7 +85,8 @@ def _sampling(context: Context, system: System) -> dict:
 
 
 def _guidance(context: Context, system: System) -> dict:
-    """What the images of a guided system depend on besides the discriminators that were trained here."""
+    """What the images of a guided system depend on besides the discriminators that were trained
+    here."""
     released = any(head.training == "released" for head in system.heads)
     return {
         "heads": [asdict(head) for head in system.heads],
@@ -117,7 +114,8 @@ def _needs(context: Context, system: System) -> list[str]:
 
 
 def _system(context: Context, name: str, system: System, data: dict) -> list[Stage]:
-    """Samples, their distances and their likelihood; the same system has the same stages in every study of a setting."""
+    """Samples, their distances and their likelihood; the same system has the same stages in every
+    study of a setting."""
     s, needs, title = context.setting, _needs(context, system), system.title
     settings = _sampling(context, system) | {"num_images": s.num_images, "num_sets": s.num_sets}
     if system.heads:
@@ -148,7 +146,8 @@ def _system(context: Context, name: str, system: System, data: dict) -> list[Sta
 
 
 def split_plan(context: Context, stages: list[Stage]) -> tuple[set[str], set[str]]:
-    """(what only the systems need that a second process may sample meanwhile, all that depends on none of it)."""
+    """(what only the systems need that a second process may sample meanwhile, all that depends on
+    none of it)."""
     ends = {True: [], False: []}
     for stage in stages:
         kind, _, system = stage.name.partition("-")
@@ -160,7 +159,8 @@ def split_plan(context: Context, stages: list[Stage]) -> tuple[set[str], set[str
 
 
 def _content(source) -> list:
-    """What a stage depends on, of a data set: its content (of a folder the names and sizes), not where it lies."""
+    """What a stage depends on, of a data set: its content (of a folder the names and sizes), not
+    where it lies."""
     path = Path(source)
     if path.is_dir():
         files = sorted(

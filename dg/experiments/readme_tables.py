@@ -29,8 +29,8 @@ def block(results: dict) -> str:
             f"{100 * (compared[metric]['ratio'] - 1):+.0f}%"
             for metric in ("fd", "fd_heldout", "kid")
         )
-        text += f"Guidance of weight {results['selection']['chosen']:g} changes FD by {fd}, FD held out by {heldout} and KID "
-        text += f"by {kid}. "
+        text += f"Guidance of weight {results['selection']['chosen']:g} changes FD by {fd}, "
+        text += f"FD held out by {heldout} and KID by {kid}. "
     text += f"[Report](docs/results/{name}/report.md)."
     return "\n".join([*_table(columns, rows), "", text])
 
@@ -43,8 +43,9 @@ def _measured(results: dict) -> str:
     hardware = results["hardware"]
     machine = hardware.get("gpu") or hardware["cpu"]
     return (
-        f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on {machine} "
-        f"({hardware['threads']} threads per process, torch {results['versions']['torch']})"
+        f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on "
+        f"{machine} ({hardware['threads']} threads per process, torch "
+        f"{results['versions']['torch']})"
     )
 
 

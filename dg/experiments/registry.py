@@ -1,10 +1,11 @@
-"""Names of all experiments, studies and settings, for `--help` and checks: loads neither torch nor the settings."""
+"""Names of all experiments, studies and settings, for `--help` and checks: loads neither torch nor
+the settings."""
 
 # Studies that are run in any of SETTINGS; the code is in `studies`.
 STUDIES = (
-    "recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps",
-    "significance", "lora", "ensemble",
-)  # fmt: skip
+    *("recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps"),
+    *("significance", "lora", "ensemble"),
+)
 SETTINGS = (
     "cifar10-uncond",
     "cifar10-cond",

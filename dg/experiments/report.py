@@ -31,7 +31,8 @@ def describe(source: pictures.Source) -> Document:
     lead += f"first-order weight {selection['chosen']:g}; " if selection else ""
     lead += f"budget: {settings['budget']}; " if settings["budget"] else ""
     lead += (
-        f"mean and sd over {settings['num_sets']} sets of {settings['num_images']:,} images, the same seeds for every "
+        f"mean and sd over {settings['num_sets']} sets of {settings['num_images']:,} images, the "
+        "same seeds for every "
         "system."
     )
     title = outcome["title"]

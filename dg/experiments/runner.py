@@ -1,4 +1,5 @@
-"""Run an experiment: from data to measured systems, stage by stage; results file and report at the end."""
+"""Run an experiment: from data to measured systems, stage by stage; results file and report at the
+end."""
 
 import os
 import signal
@@ -29,12 +30,14 @@ def run(
     notify: Callable[[str], None] = lambda line: None,
     only: str | None = None,
 ) -> dict | None:
-    """Run what is not cached in `folder`; write results.json, pictures and report to `results`; return the results.
+    """Run what is not cached in `folder`; write results.json, pictures and report to `results`;
+    return the results.
 
     only  the name of a stage: run it and what it needs, and nothing else; returns None
 
-    On a CPU every process computes on one thread, which is reproducible and, for networks this small, as fast; where a study
-    names systems that do not depend on the others, a second process makes them meanwhile.
+    On a CPU every process computes on one thread, which is reproducible and, for networks this
+    small, as fast; where a study names systems that do not depend on the others, a second process
+    makes them meanwhile.
     """
     results = Path(results)
     stages, context = (
@@ -126,7 +129,8 @@ def _metrics(paths: Paths, name: str) -> dict:
 
 
 def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
-    """What a system took: seconds of all trainings, and for 1,000 images; a guided one with all that guidance needs."""
+    """What a system took: seconds of all trainings, and for 1,000 images; a guided one with all
+    that guidance needs."""
     setting, system = context.setting, context.study.systems[name]
     trained = [head.training for head in system.heads if head.training != "released"]
     names = [system.model, *(f"train-{training}" for training in trained)]

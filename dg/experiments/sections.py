@@ -23,10 +23,9 @@ def results(source: Source) -> list:
     compared = tables.tests(outcome) if "guidance" not in outcome["sections"] else []
     if compared:
         sets, distance = outcome["settings"]["num_sets"], tables.distance_name(outcome)
-        told = f"Paired t tests over {sets} sets; p is two-sided, not corrected for the number of systems."
-        headings = [
-            "against unguided, paired by seeds", f"difference of {distance}", "95% interval", "t", "p",
-        ]  # fmt: skip
+        told = f"Paired t tests over {sets} sets; p is two-sided, not corrected for many systems."
+        difference = f"difference of {distance}"
+        headings = ["against unguided, paired by seeds", difference, "95% interval", "t", "p"]
         items.append(Table(headings, compared, caption=told))
     if outcome["tests"] == "significance":
         items += _significance(outcome)
@@ -57,7 +56,8 @@ def table_caption(outcome: dict) -> str:
     text += _likelihood_caption(outcome) if "nll" in tables.metric_names(outcome) else ""
     text += f"Real against real: {outcome['floor_images']:,} images per set"
     if not pictures.fair_floor(outcome):
-        text += ", fewer than of the systems: its distance carries a larger bias and is no floor for theirs"
+        text += ", fewer than of the systems: its distance carries a larger bias and is no floor "
+        text += "for theirs"
     if settings["features"] == "classifier" and settings["reference_split"] == "test":
         text += "; training images, which the feature classifier may have learned from"
     return text + "."
@@ -67,8 +67,8 @@ def _likelihood_caption(outcome: dict) -> str:
     if "likelihood" in outcome["sections"]:
         return "bits/dim: ± one standard error, see below. "
     text = (
-        "bits/dim: probability-flow likelihood of test images, ± one standard error; guided, of the corrected flow with "
-        "the mean of the two weights at both stages, without boosting. "
+        "bits/dim: probability-flow likelihood of test images, ± one standard error; guided, of "
+        "the corrected flow with the mean of the two weights at both stages, without boosting. "
     )
     if outcome["settings"]["models"]["score"]["published"]:
         rows = [row for row in tables.published_rows() if row["metric"] == "nll"]
@@ -82,7 +82,8 @@ def _likelihood_caption(outcome: dict) -> str:
 
 
 def _significance(outcome: dict) -> list:
-    """Several trainings against the unguided mean, as reproduction A did, and what so many can show."""
+    """Several trainings against the unguided mean, as reproduction A did, and what so many can
+    show."""
     base = outcome["metrics"]["unguided"]["fd"]
     means = [outcome["metrics"][name]["fd"]["mean"] for name in outcome["comparison"]]
     if len(means) < 2 or not np.std(means):
@@ -90,19 +91,22 @@ def _significance(outcome: dict) -> list:
     test, sd = one_sample_t(means, base["mean"]), float(np.std(means, ddof=1))
     found = smallest_detectable_difference(sd, len(means))
     return [
-        f"{len(means)} trainings that differ in their seed alone: mean {np.mean(means):.4f}, sd {sd:.4f}, n = {len(means)}; "
-        f"against the unguided {base['mean']:.4f}: t = {test.t:.2f}, p = {test.p:.2g}, {test.effect_name} = "
-        f"{test.effect:.2f}. With so many trainings a difference of {found:.4f} would be found with 80% power at the 5% "
-        "level. Reproduction A published t = -26.42 for six discriminators (mean 1.8433, sd 0.01082, against 1.96).",
+        f"{len(means)} trainings that differ in their seed alone: mean {np.mean(means):.4f}, sd "
+        f"{sd:.4f}, n = {len(means)}; against the unguided {base['mean']:.4f}: t = {test.t:.2f}, p "
+        f"= {test.p:.2g}, {test.effect_name} = {test.effect:.2f}. With so many trainings a "
+        f"difference of {found:.4f} would be found with 80% power at the 5% "
+        "level. Reproduction A published t = -26.42 for six discriminators (mean 1.8433, sd "
+        "0.01082, against 1.96).",
         Note(
-            "The test takes the unguided distance as exactly known and the seeds of sampling as shared: it speaks of the "
-            "trainings, not of other sampling seeds."
+            "The test takes the unguided distance as exactly known and the seeds of sampling as "
+            "shared: it speaks of the trainings, not of other sampling seeds."
         ),
     ]
 
 
 def _longer_training(outcome: dict) -> list:
-    """Would the time be better spent on the network? Where a system is the same network after more steps."""
+    """Would the time be better spent on the network? Where a system is the same network after more
+    steps."""
     models, systems, shown = (
         outcome["settings"]["models"],
         outcome["systems"],
@@ -121,10 +125,12 @@ def _longer_training(outcome: dict) -> list:
         fd = {which: outcome["metrics"][which]["fd"]["mean"] for which in (guided, name)}
         return [
             Note(
-                f"Would the time be better spent on the network? The row “{system['title']}” is the same network after "
-                f"{more - steps} more steps than its {steps}, which took {seconds[name] - seconds[base]:.0f} s; generating "
+                f"Would the time be better spent on the network? The row “{system['title']}” is "
+                f"the same network after {more - steps} more steps than its {steps}, which took "
+                f"{seconds[name] - seconds[base]:.0f} s; generating "
                 "the discriminator's training images, training it and sampling with it took "
-                f"{guidance:.0f} s. FD: {fd[name]:.2f} with longer training, {fd[guided]:.2f} with guidance. Where a "
+                f"{guidance:.0f} s. FD: {fd[name]:.2f} with longer training, {fd[guided]:.2f} with "
+                "guidance. Where a "
                 "network can still be trained, train it; guidance is for networks that are given."
             )
         ]
@@ -134,10 +140,10 @@ def _longer_training(outcome: dict) -> list:
 def costs(source: Source) -> list:
     """What every system takes, and who is best where."""
     outcome = source.outcome
-    told = "Parameters and training of a guided model include its discriminator, and its training images."
+    told = "Parameters and training of a guided model include its discriminator and its images."
     caption = (
-        "sd: of the two values together, over the sets; of bits/dim standard errors over the same test images, and a bound "
-        "against an estimate. Times were measured once."
+        "sd: of the two values together, over the sets; of bits/dim standard errors over the same "
+        "test images, and a bound against an estimate. Times were measured once."
     )
     best = ["", "best", "", "next", "ahead by"]
     return [
@@ -184,11 +190,12 @@ def likelihood(source: Source) -> list:
         value = mean_sd(nll["mean"], nll["standard_error"])
         rows.append([system["title"], KINDS[kind].measures, f"{nll['n']:,}", value, terms])
     return [
-        "All values are bits per dimension of the 8-bit images as they are (no padding), uniform noise having 8. EDM: "
-        "likelihood of the probability flow of uniformly dequantised images, by Heun steps and Hutchinson's trace: an "
-        "estimate, not a bound; guided, the weight is the same at both stages. DDPM: the variational bound with the "
-        "discretised Gaussian decoder. VAE: the ELBO with discretised logistic pixels. A bound that is higher may be "
-        "loose rather than its model worse.",
+        "All values are bits per dimension of the 8-bit images as they are (no padding), uniform "
+        "noise having 8. EDM: likelihood of the probability flow of uniformly dequantised images, "
+        "by Heun steps and Hutchinson's trace: an estimate, not a bound; guided, the weight is the "
+        "same at both stages. DDPM: the variational bound with the discretised Gaussian decoder. "
+        "VAE: the ELBO with discretised logistic pixels. A bound that is higher may be loose "
+        "rather than its model worse.",
         Table(["", "what", "images", "bits/dim", "terms"], rows, align="llrrl"),
     ]
 
@@ -199,18 +206,21 @@ def deviations(source: Source) -> list:
     found = list(settings["deviations"])
     if settings["budget"] and settings["num_images"] * settings["num_sets"] < 10_000:
         found.append(
-            f"{settings['num_sets']} sets of {settings['num_images']} images in place of 10,000: distances carry the bias of "
+            f"{settings['num_sets']} sets of {settings['num_images']} images in place of 10,000: "
+            "distances carry the bias of "
             "that number, the floor has the same."
         )
     if "score" in settings["models"] and not settings["models"]["score"]["published"]:
         found.append(
-            "The score network and the noise-aware classifier were trained here; no published weights were used."
+            "The score network and the noise-aware classifier were trained here; no published "
+            "weights were used."
         )
     if outcome["extractor"].get("published_weights") is False:
         found.append("The feature extractor does not have the published weights.")
     return [
         *found,
-        "Discriminators trained here see 80% of the images (10% validation, 10% test); the authors use all of them.",
+        "Discriminators trained here see 80% of the images (10% validation, 10% test); the authors "
+        "use all of them.",
         "Guidance uses logits without the authors' clip of the probability.",
     ]
 
@@ -224,8 +234,9 @@ def how_it_was_run(outcome: dict, *, extra=()) -> Section:
         "How it was run",
         [
             Code(outcome["command"]),
-            f"{machine}, {hardware['cores']} cores, {hardware['threads']} threads per process, device "
-            f"{hardware['device']}; {tables.duration(seconds['total'])} of stages; {versions}.",
+            f"{machine}, {hardware['cores']} cores, {hardware['threads']} threads per process, "
+            f"device {hardware['device']}; {tables.duration(seconds['total'])} of stages; "
+            f"{versions}.",
             Table(["stage", "seconds"], tables.stage_seconds(seconds)),
             *extra,
         ],

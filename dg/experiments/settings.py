@@ -50,13 +50,15 @@ class Model:
 class Setting:
     """What a study needs besides its question.
 
-    A published network, classifier, head or statistics is named as in `dg.runtime.catalogue`; where it is None, it is
-    trained (or computed) here.
+    A published network, classifier, head or statistics is named as in `dg.runtime.catalogue`; where
+    it is None, it is trained (or computed) here.
 
-    order     of the images: "own", each split shuffled by a generator of its own; "shared", both splits one after the
-              other by one generator; "file", as they come
-    streamed  statistics of features as running sums over batches; False: of all features at once, in float64
-    metrics   besides the usual four also "fd_heldout", "fd_pixels", "fid" (if Inception is in the cache), "agreement"
+    order     of the images: "own", each split shuffled by a generator of its own; "shared", both
+              splits one after the other by one generator; "file", as they come
+    streamed  statistics of features as running sums over batches; False: of all features at once,
+              in float64
+    metrics   besides the usual four also "fd_heldout", "fd_pixels", "fid" (if Inception is in the
+              cache), "agreement"
     decimals  of metrics in tables, where the sd is not to say how many
     recipes   discriminators of this setting alone, by name
     """
@@ -160,7 +162,8 @@ def _small(size: int, channels: int, attention: int, training: ScoreTraining, im
         nll_images=100,
         churns=(0.0, 1.0, 2.0, 4.0, 10.0),
         deviations=(
-            f"{images} averaged over squares of 2 × 2 pixels to {size} × {size}, and the published numbers of epochs are cut "
+            f"{images} averaged over squares of 2 × 2 pixels to {size} × {size}, and the published "
+            "numbers of epochs are cut "
             "to a third, to fit two CPU cores.",
         ),
     )
@@ -203,7 +206,8 @@ SETTINGS = {
         head_width=64,
         lora_ranks=(8, 64),
         deviations=(
-            "The images are JPEGs of CIFAR-10, not the original pixels; no number here compares with a published one.",
+            "The images are JPEGs of CIFAR-10, not the original pixels; no number here compares "
+            "with a published one.",
         ),
     ),
     "cifar10-jpeg-16": Setting(
@@ -252,7 +256,8 @@ SETTINGS = {
 
 
 def smoke(setting: Setting) -> Setting:
-    """The same study on untrained tiny networks and the embedded digits: meaningless, to see that everything runs."""
+    """The same study on untrained tiny networks and the embedded digits: meaningless, to see that
+    everything runs."""
     return replace(
         setting,
         title=f"Smoke test of: {setting.title}",

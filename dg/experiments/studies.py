@@ -1,4 +1,5 @@
-"""The studies: a question, the discriminators it takes and the systems it compares, as plain data of a setting.
+"""The studies: a question, the discriminators it takes and the systems it compares, as plain data
+of a setting.
 
 Discriminators have the same name in every study of a setting, so that they are trained once.
 """
@@ -57,7 +58,8 @@ def _from_scratch(setting: Setting):
 
 
 def recipes(setting):
-    """The main table: unguided, the authors' released head, their recipe trained here, the default recipe."""
+    """The main table: unguided, the authors' released head, their recipe trained here, the default
+    recipe."""
     systems = {
         "authors": System("authors' recipe", (Head("authors", "last"),)),
         "guided": System("default recipe", (Head("default"),)),
@@ -77,7 +79,8 @@ def recipes(setting):
 
 
 def extractors(setting):
-    """What the head sees: features of a classifier, of the score network itself, or the noisy images alone."""
+    """What the head sees: features of a classifier, of the score network itself, or the noisy
+    images alone."""
     score, classifier, strong = (Head("score"),), (Head("as-long"),), (4.0, 0.0)
     wide = System("score network's encoder, head of 128 channels", (Head("score-wide"),))
     systems = {
@@ -203,7 +206,8 @@ def steps(setting):
 
 
 def significance(setting):
-    """n discriminators, from other seeds of the training, against the unguided model on the same seeds."""
+    """n discriminators, from other seeds of the training, against the unguided model on the same
+    seeds."""
     names = ["authors", *(f"authors-seed-{seed}" for seed in range(1, setting.num_members))]
     systems = {
         name: System(f"authors' recipe, training seed {seed}", (Head(name, "last"),))
@@ -233,7 +237,8 @@ def lora(setting):
 
 
 def ensemble(setting):
-    """The members of reproduction B alone and together, with the right average and with the one that failed."""
+    """The members of reproduction B alone and together, with the right average and with the one
+    that failed."""
     members = tuple(Head(name, "last") for name in ("authors", *(f"d{i}" for i in range(1, 6))))
     systems = {f"d{i}": System(f"D{i} alone", (head,)) for i, head in enumerate(members)}
     systems["d0"] = replace(systems["d0"], x=1)
@@ -249,19 +254,17 @@ def ensemble(setting):
     )
     return _study(
         "Ensembles",
-        "Do several discriminators guide better than one? (Reproduction B found 14.35 where one gave 1.88.)",
+        "Do several discriminators guide better than one? (Reproduction B found 14.35 where one "
+        "gave 1.88.)",
         systems,
         "members, logits averaged",
     )
 
 
+ALL = (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora)
 STUDIES: dict[str, Callable[[Setting], Study]] = {
-    study.__name__: study
-    for study in (
-        recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora,
-        ensemble,
-    )
-}  # fmt: skip
+    study.__name__: study for study in (*ALL, ensemble)
+}
 
 
 def build(name: str, setting: Setting) -> Study:

@@ -1,4 +1,5 @@
-"""What a study is made of, as plain data: a question, the discriminators it takes, the systems that it compares."""
+"""What a study is made of, as plain data: a question, the discriminators it takes, the systems that
+it compares."""
 
 from dataclasses import dataclass, field
 
@@ -9,9 +10,11 @@ SECTIONS = ("results", "pairs", "discriminators", "deviations", "run")  # of a r
 
 @dataclass(frozen=True)
 class Training:
-    """How a discriminator comes about: on which extractor ("classifier", "score", "none"), with which settings.
+    """How a discriminator comes about: on which extractor ("classifier", "score", "none"), with
+    which settings.
 
-    width  channels of the head; None: the setting's on a classifier, else that of `build_discriminator`
+    width  channels of the head; None: the setting's on a classifier, else that of
+           `build_discriminator`
     model  whose images it learns to tell from real ones
     """
 
@@ -23,7 +26,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Head:
-    """A member of a discriminator: the name of its training, or "released"; and which checkpoint of it."""
+    """A member of a discriminator: the name of its training, or "released"; and which checkpoint of
+    it."""
 
     training: str
     checkpoint: str = "best"

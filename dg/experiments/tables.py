@@ -1,4 +1,5 @@
-"""Cells of the tables of a report, from its results file alone: the README's tables are made of them too."""
+"""Cells of the tables of a report, from its results file alone: the README's tables are made of
+them too."""
 
 import math
 from functools import cache
@@ -35,7 +36,8 @@ def metric_names(outcome: dict) -> list[str]:
 
 
 def pairs(outcome: dict) -> dict[str, str]:
-    """The guided system that is shown beside each unguided one: the one called guided, else the one of least distance."""
+    """The guided system that is shown beside each unguided one: the one called guided, else the one
+    of least distance."""
     shown = {}
     for base in outcome["systems"]:
         guided = [
@@ -58,7 +60,8 @@ def columns(outcome: dict) -> list[str]:
 
 
 def rows(outcome: dict) -> list[list[str]]:
-    """Title, mean ± sd of every metric, published value and how many sd the mean is off it; real against real at the end."""
+    """Title, mean ± sd of every metric, published value and how many sd the mean is off it; real
+    against real at the end."""
     table = []
     for name, system in [*outcome["systems"].items(), ("floor", {"title": FLOOR})]:
         metrics = outcome["metrics"][name]
@@ -70,7 +73,8 @@ def rows(outcome: dict) -> list[list[str]]:
 
 
 def cell(outcome: dict, metric: str, entry: dict | None) -> str:
-    """Mean and standard deviation (of bits/dim: standard error) of a metric, with as many decimals as the setting says."""
+    """Mean and standard deviation (of bits/dim: standard error) of a metric, with as many decimals
+    as the setting says."""
     if entry is None:
         return ""
     sd = entry.get("sd", entry.get("standard_error"))
@@ -85,7 +89,7 @@ def text_table(outcome: dict) -> str:
     return text_of([columns(outcome), *rows(outcome)])
 
 
-# Published numbers ------------------------------------------------------------------------------------------------
+# Published numbers --------------------------------------------------------------------------------
 
 
 @cache
@@ -119,7 +123,7 @@ def _against_published(outcome, name, system, metrics) -> list[str]:
     return ["; ".join(f"{row['value']:g} ({row['source']})" for row in found), off]
 
 
-# Comparisons ------------------------------------------------------------------------------------------------------
+# Comparisons --------------------------------------------------------------------------------------
 
 
 def tests(outcome: dict) -> list[list[str]]:
@@ -178,7 +182,8 @@ def duration(seconds: float) -> str:
 
 
 def winners(outcome: dict) -> list[list[str]]:
-    """Who is best where, and how far ahead of the next in standard deviations (of the two together)."""
+    """Who is best where, and how far ahead of the next in standard deviations (of the two
+    together)."""
     systems, metrics = outcome["systems"], outcome["metrics"]
 
     def ranked(values, title, unit="", least=True):

@@ -1,7 +1,9 @@
-"""What a discriminator learns where the truth is known: two Gaussians, their log density ratio and its gradient.
+"""What a discriminator learns where the truth is known: two Gaussians, their log density ratio and
+its gradient.
 
-Real and generated images are drawn from Gaussians that differ in mean and spread. Each loss of dg.losses trains the same
-small head on many images and on few; errors by noise level, against the closed form.
+Real and generated images are drawn from Gaussians that differ in mean and spread. Each loss of
+dg.losses trains the same small head on many images and on few; errors by noise level, against the
+closed form.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -108,13 +110,13 @@ class SmallHead(nn.Module):
 
     def forward(self, features: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """features [N, 1, SIDE, SIDE], time [N] -> logits [N, 1]."""
+        # [N, 4]
         angles = time.float().reshape(-1, 1) * torch.tensor(
             [1.0, 3.0, 9.0, 27.0], device=features.device
-        )  # [N, 4]
+        )
         angles = angles.expand(len(features), 4)
-        h = self.enter(
-            torch.cat([4 * features.flatten(1), angles.sin(), angles.cos()], dim=1)
-        )  # [N, width]
+        # [N, width]
+        h = self.enter(torch.cat([4 * features.flatten(1), angles.sin(), angles.cos()], dim=1))
         for layer in self.middle:
             h = layer(nn.functional.silu(h))
         return self.leave(nn.functional.silu(h))
@@ -135,7 +137,8 @@ def image_sets(n: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
 
 
 def compare(discriminator: Discriminator, sigma: float, n: int) -> dict[str, Tensor]:
-    """True and learned log ratios [2 n] and gradients [2 n, D] on fresh noisy images, half real, half generated."""
+    """True and learned log ratios [2 n] and gradients [2 n, D] on fresh noisy images, half real,
+    half generated."""
     clean = torch.cat([gaussian.draw(n, 1000 + i) for i, gaussian in enumerate((DATA, MODEL))])
     noise = torch.randn(
         clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
@@ -151,7 +154,8 @@ def compare(discriminator: Discriminator, sigma: float, n: int) -> dict[str, Ten
 
 
 def relative_errors(discriminator: Discriminator, sigmas, n: int) -> dict[str, list[float]]:
-    """Root mean square error of log ratio and gradient by noise level, over the truth's own root mean square."""
+    """Root mean square error of log ratio and gradient by noise level, over the truth's own root
+    mean square."""
     errors = {"ratio": [], "gradient": []}
     for sigma in sigmas:
         found = compare(discriminator.cpu(), sigma, n)
@@ -166,7 +170,8 @@ def relative_errors(discriminator: Discriminator, sigmas, n: int) -> dict[str, l
 def train_small(
     settings: Settings, size: int, loss: str, folder, device="cpu", **kwargs
 ) -> Discriminator:
-    """A head trained with one loss on `size` images of each kind for `steps` steps; the last one, averaged."""
+    """A head trained with one loss on `size` images of each kind for `steps` steps; the last one,
+    averaged."""
     real, fake = image_sets(size)
     images = 2 * int(size * settings.training.split[0])  # real and generated, of an epoch
     batch = min(settings.training.batch_size, images)
@@ -199,7 +204,8 @@ def run(
     progress,
     notify,
 ) -> dict:
-    """Train every loss on every size; write results.json, pictures and report to `results`; return the results."""
+    """Train every loss on every size; write results.json, pictures and report to `results`; return
+    the results."""
     stages, found = Stages(folder, progress, notify), {}
     for size in settings.sizes:
         for loss in settings.losses:
@@ -287,16 +293,18 @@ def text_table(outcome: dict) -> str:
 
 
 CHECKPOINTS = (
-    "“best” has the lowest validation loss, “last” is the end of a training that is far too long for the small set. The "
-    "gradient-matching loss is given the exact score of the generated images."
+    "“best” has the lowest validation loss, “last” is the end of a training that is far too long "
+    "for the small set. The gradient-matching loss is given the exact score of the generated "
+    "images."
 )
 
 
 def _report(folder: Path, outcome: dict) -> Document:
     return Document(
         "A discriminator against the truth",
-        "Two Gaussians, whose log density ratio is known in closed form at every noise level: how well do the three losses "
-        "recover it, and how well its gradient, which is what guidance uses?",
+        "Two Gaussians, whose log density ratio is known in closed form at every noise level: how "
+        "well do the three losses recover it, and how well its gradient, which is what guidance "
+        "uses?",
         (),
         [
             Section(
@@ -305,8 +313,8 @@ def _report(folder: Path, outcome: dict) -> Document:
                     Table(
                         ["images of each kind, checkpoint, loss", "log ratio", "gradient"],
                         _rows(outcome),
-                        caption="Root mean square error relative to the truth's own, mean over the noise levels; 1 is no "
-                        "better than a discriminator that always answers 0.",
+                        caption="Root mean square error relative to the truth's own, mean over the "
+                        "noise levels; 1 is no better than a discriminator that always answers 0.",
                     ),
                     Picture(folder / "errors.png", "The same by noise level."),
                     Picture(

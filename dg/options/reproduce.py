@@ -9,8 +9,8 @@ OPTIONS = (
         "--setting",
         "--world",
         type=click.Choice(SETTINGS),
-        help="Where to run a study: data, networks, sizes. Also --world.  [default: cifar10-uncond, "
-        "churn: cifar10-cond]",
+        help="Where to run a study: data, networks, sizes. Also --world.  [default: "
+        "cifar10-uncond, churn: cifar10-cond]",
     ),
     click.option(
         "--profile",
