@@ -219,10 +219,9 @@ class Measurement:
 
     def open(self, source, num_samples, seed, sets):
         """[None] for statistics, else (stream, positions) of every set."""
-        from dg.data.image_stream import open_images
-        from dg.evaluation.feature_sets import is_statistics
+        from dg.data.reader import kinds_of, open_images
 
-        if is_statistics(source):
+        if "statistics" in kinds_of(source):
             if num_samples is not None:
                 raise ValueError(
                     f"{source} holds statistics of all its images; leave --num_samples out"
@@ -241,21 +240,20 @@ class Measurement:
         """Features of the reference, or its statistics; of ADM's reference files both."""
         from dataclasses import replace
 
-        from dg.data.datasets import is_named
-        from dg.data.image_stream import open_images
-        from dg.data.npz_files import holds_images
-        from dg.evaluation.feature_sets import is_statistics, load_features
+        from dg.data.reader import kinds_of, open_images
+        from dg.evaluation.feature_sets import load_features
         from dg.runtime.downloads import resolve
 
-        source = source if is_named(source) else str(resolve(source, self.progress, self.notify))
-        if not is_statistics(source):
+        source = source if kinds_of(source) else str(resolve(source, self.progress, self.notify))
+        kinds = kinds_of(source)
+        if "statistics" not in kinds:
             return self.collect(*self.open(source, None, None, 1)[0], self.keep_reference)
         found = load_features(source, self.extractor)
         if found.extractor is None:
             self.notify(
                 f"{source} does not tell which network its statistics are of; taken for {self.extractor.name}"
             )
-        if found.features is None and self.keep_reference and holds_images(source):
+        if found.features is None and self.keep_reference and "images" in kinds:
             stream = open_images(source)
             collected = self.collect(stream, stream.positions(None), True)
             found = collected and replace(found, features=collected.features)

@@ -518,7 +518,7 @@ def _lora_path(options):
 
 def _write_grid(store, most=64):
     """A picture of the first images beside the folder, so that the folder holds samples alone."""
-    from dg.data.image_stream import open_images
+    from dg.data.reader import open_images
     from dg.evaluation.figures import image_grid
 
     stream = open_images(store.outdir)

@@ -25,17 +25,18 @@ from dg.runtime.console import pick_device
 COLUMNS = ("step", "seconds", "images/s", "GiB")
 
 
-def random_images(count, seed, piece=500):
-    """A stream of noise images; no more than `piece` of them exist at once."""
-    counts = [min(piece, count - start) for start in range(0, count, piece)]
-    return ImageStream(
-        f"noise {seed}",
-        (32, 32, 3),
-        tuple(counts),
-        lambda part: np.random.default_rng([seed, part]).integers(
-            0, 256, (counts[part], 32, 32, 3), dtype=np.uint8
-        ),
-    )
+class RandomImages(ImageStream):
+    """Noise images, made when they are read."""
+
+    shape = (32, 32, 3)
+
+    def __init__(self, count, seed):
+        super().__init__(f"noise {seed}", count)
+        self.seed = seed
+
+    def fetch(self, positions):
+        generator = np.random.default_rng([self.seed, positions[0]])
+        return generator.integers(0, 256, (len(positions), *self.shape), dtype=np.uint8)
 
 
 def timed(rows, name, count, device, work):
@@ -70,7 +71,7 @@ def main():
         metrics = [name for name in metrics if name not in ("sfid", "is")]
     sets = []
     for name, seed in (("generated", 1), ("reference", 2)):
-        stream = random_images(options.images, seed)
+        stream = RandomImages(options.images, seed)
         sets.append(
             timed(
                 rows,

@@ -6,6 +6,7 @@ from unittest import mock
 import torch
 
 from dg.evaluation.features import FIDELITY
+from dg.runtime.randomness import seeded
 
 
 def write_random_weights(path, name="inception", seed=0):
@@ -17,10 +18,9 @@ def write_random_weights(path, name="inception", seed=0):
     torch.save({}, empty)
     empty.seek(0)
     with (
-        torch.random.fork_rng(devices=[]),
+        seeded(seed),
         mock.patch("torch.nn.Module.load_state_dict"),
     ):  # it insists on loading a file
-        torch.manual_seed(seed)
         network = getattr(importlib.import_module(f"torch_fidelity.{module}"), class_name)(
             name, [feature], feature_extractor_weights_path=empty
         )

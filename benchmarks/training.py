@@ -45,7 +45,10 @@ class Row:
         )
         noise = ImageSet(images, None, "noise")
         self.settings = replace(
-            PRESETS["default"], batch_size=batch, split=(1, 0, 0), bf16=setting == "bfloat16"
+            PRESETS["default"],
+            batch_size=batch,
+            split=(1, 0, 0),
+            precision="bfloat16" if setting == "bfloat16" else "float32",
         )
         self.trainer = Trainer(build_discriminator(size, extractor, net).to(device), self.settings)
         self.data = split_sets(noise, noise, self.settings, device)[0]

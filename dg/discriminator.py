@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dg.data.latents import AnySet
 from dg.extractors import build_extractor
 from dg.heads import ScoreHead
+from dg.runtime.randomness import seeded
 from edm.precond import Encoding
 from guided_diffusion import create_classifier
 from guided_diffusion.presets import CHANNEL_MULT
@@ -115,8 +116,7 @@ def build_discriminator(
     """
     extractor = build_extractor(kind, net, classifier_path)
     num_classes = data.num_classes if conditional else 0
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
+    with seeded(seed):
         if kind == "score":
             _check_fit(net, data)
             head = ScoreHead(*extractor.dims(), num_classes=num_classes, width=width or 32)

@@ -166,7 +166,7 @@ def load_lora(path, module: nn.Module) -> dict:
 
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such LoRA file; train one with train.py --lora_rank")
+        raise ValueError(f"{path}: no such LoRA file; train one, or give another path")
     with open(path, "rb") as file:
         own_format = file.read(9)[8:] == b"{"
     config, tensors = read_safetensors(path, FORMAT) if own_format else ({"alpha": ALPHA}, None)

@@ -21,10 +21,9 @@ class NoisyBatch(NamedTuple):
     labels: Tensor | None  # [N, K] one-hot
     targets: Tensor  # [N] 1 real, 0 generated
 
-    def parts(self, n: int) -> list["NoisyBatch"]:
-        """The same batch in n parts."""
-        columns = [[None] * n if column is None else column.tensor_split(n) for column in self]
-        return [NoisyBatch(*row) for row in zip(*columns, strict=True)]
+    def part(self, part: slice) -> "NoisyBatch":
+        """Some consecutive images of the batch."""
+        return NoisyBatch(*(None if column is None else column[part] for column in self))
 
 
 def bce(discriminator, batch: NoisyBatch, weight: float = 0.0, net=None) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, replace
 
+from dg.pretraining.presets import PRECISIONS
+
 CHOICES = {
     "batches": ("balanced", "mixed"),
     "lr_schedule": ("constant", "cosine"),
     "loss": ("bce", "matching", "sobolev"),
     "time_sampling": ("importance", "uniform", "lognormal"),
     "time_dtype": ("float64", "float32"),
+    "precision": PRECISIONS,
 }
 # Chosen on two Gaussians (dg.experiments.two_gaussians): no published value was found for either.
 LOSS_WEIGHTS = {"bce": 0.0, "matching": 0.3, "sobolev": 0.001}
@@ -23,7 +26,9 @@ class DiscriminatorTraining:
         "balanced"  # half real, half generated, an epoch being a pass over the larger set;
     )
     # or "mixed": drawn from one shuffled set of both, as the authors do
-    accumulate: int = 1  # compute every batch in so many parts, for less memory and the same result
+    microbatch: int | None = (
+        None  # images that a process computes at once, for less memory; None = all
+    )
     lr: float = 3e-4  # of Adam
     weight_decay: float = 1e-7  # L2 inside Adam, as the authors'
     lr_schedule: str = "cosine"  # to zero at the last epoch, or "constant"
@@ -43,7 +48,7 @@ class DiscriminatorTraining:
     P_mean: float = -1.2
     P_std: float = 1.2
     flip: bool = False  # mirror half of the images, real and generated
-    bf16: bool = False  # bfloat16 autocast
+    precision: str = "float32"  # or "bfloat16", "float16", by autocast
     split: tuple[float, float, float] = (0.8, 0.1, 0.1)  # train, validation, test
     unequal: bool = False  # allow different numbers of real and generated images
     conditional: bool = False
@@ -75,13 +80,14 @@ class DiscriminatorTraining:
             raise ValueError(
                 f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so make it even"
             )
-        if not 1 <= self.accumulate <= self.batch_size:
+        if self.microbatch is not None and self.microbatch < 1:
             raise ValueError(
-                f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts"
+                f"a batch cannot be computed {self.microbatch} images at a time; take 1 or more"
             )
         if self.patience and not self.split[1]:
             raise ValueError(
-                "early stopping needs validation images; leave --patience out or give --split 0.8,0.1,0.1"
+                "early stopping needs validation images; take a patience of 0, or the split "
+                "0.8,0.1,0.1"
             )
 
 

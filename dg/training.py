@@ -1,10 +1,10 @@
 """Training of a discriminator's head: real against generated images at every noise level (Kim et al. 2023, Eq. 7)."""
 
-import json
 import math
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from dg.discriminator import Discriminator
 from dg.fingerprints import fingerprint
 from dg.lora import add_lora, save_lora
 from dg.losses import LOSSES, NoisyBatch
+from dg.pretraining.engine import Run, Stepper, Values, update_average
 from dg.recipes import PRESETS, DiscriminatorTraining
-from dg.runtime.files import plain, writable_folder, write_json, write_text
+from dg.runtime.files import plain, writable_folder, write_json
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
-from dg.runtime.progress import Progress, Stopped, silent
-from dg.runtime.training_state import Every, load_state, save_state, step_generator
+from dg.runtime.progress import Progress, silent
+from dg.runtime.randomness import step_generator
 from dg.training_data import check_discriminator, check_sets, epoch_order, noisy_batch, split_sets
 from dg.training_metrics import evaluate
 
@@ -69,37 +70,40 @@ def train_discriminator(
     identity = _identity(discriminator, real, fake, settings)
     trainer, folder = Trainer(discriminator, settings, net, ranks), writable_folder(folder)
     train, valid, test = split_sets(real, fake, settings, trainer.device)
-    run = Run(trainer, folder, identity)
-    ranks.barrier()  # all have read the state before the first replaces it
+    order = lru_cache(1)(lambda epoch: epoch_order(train, settings, epoch))
+    steps = len(order(0))  # of an epoch
+    checkpoints, stepper = Checkpoints(trainer, folder), trainer.stepper
+
+    def end_epoch(step: int) -> dict:
+        entry = checkpoints.end_epoch(step // steps, {"train": train, "valid": valid}, run.log)
+        if writer is not None:
+            _write_scalars(writer, entry, step)
+        return entry
+
+    def update(step: int) -> Values:
+        epoch, place = divmod(step, steps)
+        generator = step_generator(settings.seed, "noise", step, trainer.device)
+        batch = noisy_batch(train, order(epoch)[place], settings, generator)
+        return trainer.step(batch, step, total)
+
+    def ended() -> bool:
+        waited = len(run.log) - best_entry(run.log)["epoch"] if run.log else 0
+        return 0 < settings.patience <= waited
+
+    holders = dict(
+        trainer=trainer,
+        checkpoints=checkpoints,
+        optimizer=stepper.optimizer,
+        scaler=stepper.scaler,
+    )
+    run = Run(folder / "state.pt", identity, holders, ranks, end_epoch, every=steps)
     writer = _tensorboard(folder, run.step) if tensorboard and ranks.first else None
-    steps = len(epoch_order(train, settings, 0))
-    total, due, order = settings.epochs * steps, Every(save_seconds), None
-    try:
-        for step in progress(
-            range(run.step, total), desc="discriminator", initial=run.step, total=total, unit="step"
-        ):
-            epoch, within = divmod(step, steps)
-            if within == 0 and run.stopped_early():
-                break
-            if within == 0 or order is None:
-                order = epoch_order(train, settings, epoch)
-            generator = step_generator(settings.seed, "noise", step, trainer.device)
-            trainer.step(noisy_batch(train, order[within], settings, generator), step, total)
-            run.step = step + 1
-            if run.step % steps == 0:
-                with trainer.averaged():
-                    run.end_epoch({"train": train, "valid": valid})
-                if writer is not None:
-                    _write_scalars(writer, run.log[-1])
-            if due():
-                run.save_state()
-    except (Stopped, ConnectionError):  # asked to end, or left alone
-        if (
-            len(run.log) == run.step // steps
-        ):  # else left alone within the end of an epoch, which is to be repeated
-            run.save_state()
-        raise
-    run.finish({"valid": valid, "test": test}, {"real": len(real), "fake": len(fake)})
+    total = settings.epochs * steps
+    run.train(update, total, progress, "discriminator", save_seconds, ended)
+    if ranks.first:
+        images = {"real": len(real), "fake": len(fake)}
+        checkpoints.finish(run.log, {"valid": valid, "test": test}, images)
+    trainer.assign(trainer.average)
     return run.log
 
 
@@ -122,93 +126,43 @@ class Trainer:
         net=None,
         ranks: Ranks = SINGLE_PROCESS,
     ):
-        self.discriminator, self.settings, self.head = (
-            discriminator,
-            settings,
-            discriminator.heads[0],
-        )
-        self.ranks = ranks
-        if settings.batch_size < ranks.world:
+        s, extractor = settings, discriminator.extractor
+        self.discriminator, self.settings, self.net = discriminator, settings, net
+        self.head, self.device = discriminator.heads[0], discriminator.weights.device
+        if net is None and extractor.kind == "score":
+            self.net = extractor.net
+        if s.loss == "matching" and self.net is None:
             raise ValueError(
-                f"a batch of {settings.batch_size} cannot be shared by {ranks.world} processes; use fewer of them"
-            )
-        self.device = discriminator.weights.device
-        self.net = net if net is not None else getattr(discriminator.extractor, "net", None)
-        if settings.loss == "matching" and self.net is None:
-            raise ValueError(
-                "the loss matching compares with the score network's error; give that network (--network)"
-            )
-        supported = self.device.type == "cpu" or (
-            self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
-        if settings.bf16 and not supported:
-            raise ValueError(
-                f"the device {self.device} does not compute in bfloat16; leave --bf16 out"
+                "the loss matching compares with the score network's error; give that network"
             )
         self.parameters = [*self.head.requires_grad_(True).parameters(), *self._add_lora()]
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay
+        optimizer = torch.optim.Adam(self.parameters, lr=s.lr, weight_decay=s.weight_decay)
+        self.stepper = Stepper(
+            optimizer, s.batch_size, self.device, s.precision, ranks, s.microbatch, s.seed
         )
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self.parts = (
-            settings.accumulate
-        )  # of a batch; twice as many where they do not fit into memory
+        self.average = _copies(self.parameters)
 
-    def step(self, batch: NoisyBatch, index: int = 0, total: int = 1) -> tuple[Tensor, Tensor]:
-        """Update number `index` of `total`; returns (loss [] of the batch, logits of this process's part of it) before it."""
+    def step(self, batch: NoisyBatch, index: int = 0, total: int = 1) -> Values:
+        """Take update number `index` of `total`; returns the batch's loss and accuracy."""
         s = self.settings
         cosine = 0.5 * (1 + math.cos(math.pi * index / total)) if s.lr_schedule == "cosine" else 1.0
-        for group in self.optimizer.param_groups:
+        for group in self.stepper.optimizer.param_groups:
             group["lr"] = s.lr * cosine
         self.head.train()
-        mine, size = batch.parts(self.ranks.world)[self.ranks.rank], len(batch.x)
-        while (found := self._gradients(mine, size, index)) is None:
-            self.parts = min(2 * self.parts, len(mine.x))
-            torch.cuda.empty_cache()
-        loss, logits = found
-        self.ranks.sum_([loss, *(p.grad for p in self.parameters if p.grad is not None)])
-        self.optimizer.step()
-        self._update_average(size, index)
-        return loss, logits
+        values = self.stepper.step(index, lambda part: self._values(batch.part(part)))
+        update_average(self.average, self.parameters, s, index)
+        return values
 
-    def _gradients(self, mine: NoisyBatch, size: int, index: int) -> tuple[Tensor, Tensor] | None:
-        """(loss [], logits [N]) of this process's part of a batch of `size`, of which the loss is its share, computed in smaller
-        parts; None if one of them does not fit into memory."""
-        s, losses = self.settings, []
-        self.optimizer.zero_grad(set_to_none=True)
-        try:
-            with _seeded(self.device, s.seed + index):
-                for part in mine.parts(self.parts):
-                    with torch.autocast(self.device.type, torch.bfloat16, enabled=s.bf16):
-                        loss, logits = LOSSES[s.loss](self.discriminator, part, s.penalty, self.net)
-                    loss = loss * (len(logits) / size)
-                    loss.backward()
-                    losses.append((loss.detach(), logits.detach()))
-        except torch.OutOfMemoryError:
-            if self.parts < len(mine.x):
-                return None
-            raise ValueError(
-                f"the memory of {self.device} does not suffice for one image; free it first"
-            ) from None
-        return torch.stack([loss for loss, _ in losses]).sum(), torch.cat(
-            [logits for _, logits in losses]
-        )
-
-    @torch.no_grad()
-    def _update_average(self, images: int, index: int) -> None:
+    def _values(self, batch: NoisyBatch) -> Values:
         s = self.settings
-        halflife = min(
-            s.ema_halflife, s.ema_rampup * images * (index + 1) if s.ema_rampup else math.inf
-        )
-        decay = 0.5 ** (images / halflife) if halflife else 0.0
-        torch._foreach_lerp_(
-            self.average, [parameter.detach() for parameter in self.parameters], 1 - decay
-        )
+        loss, logits = LOSSES[s.loss](self.discriminator, batch, s.penalty, self.net)
+        right = (logits > 0) == (batch.targets > 0.5)
+        return {"loss": loss, "accuracy": right.to(loss.dtype).mean()}
 
     @contextmanager
     def averaged(self, values: list[Tensor] | None = None):
         """Within it the discriminator has the averaged weights, or `values`, and is in eval mode."""
-        current = [parameter.detach().clone() for parameter in self.parameters]
+        current = _copies(self.parameters)
         self.head.eval()
         self.assign(self.average if values is None else values)
         try:
@@ -216,23 +170,30 @@ class Trainer:
         finally:
             self.assign(current)
 
-    @torch.no_grad()
     def assign(self, values: Iterable[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.copy_(value)
+        """Give the trained parameters these values."""
+        _copy(self.parameters, values)
+
+    def state_dict(self) -> dict:
+        """What a state keeps of the weights."""
+        return {"parameters": _copies(self.parameters), "average": self.average}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take the weights of a state."""
+        self.assign(state["parameters"])
+        _copy(self.average, state["average"])
 
     def _add_lora(self) -> list[nn.Parameter]:
         """The trainable parameters of a new adapter on the classifier, none if the settings ask for none."""
-        if not self.settings.lora_rank:
+        s, extractor = self.settings, self.discriminator.extractor
+        if not s.lora_rank:
             return []
-        if self.discriminator.extractor.kind != "classifier":
+        if extractor.kind != "classifier":
             raise ValueError(
-                "LoRA adapts the frozen classifier; give --pretrained_classifier_ckpt, or --lora_rank 0"
+                "LoRA adapts the frozen classifier, and the head sees none; give one, or a LoRA "
+                "rank of 0"
             )
-        s = self.settings
-        return add_lora(
-            self.discriminator.extractor.encoder, s.lora_rank, s.lora_alpha, seed=s.seed
-        )
+        return add_lora(extractor.encoder, s.lora_rank, s.lora_alpha, seed=s.seed)
 
     def save(self, folder: Path, name: str, epoch: int) -> None:
         """The discriminator as it is now: the head, and beside it the adapter."""
@@ -243,126 +204,91 @@ class Trainer:
             save_lora(folder / f"lora_{name}.safetensors", extractor.encoder, training)
 
 
-class Run:
-    """A training's files, its log, and its state, which is found again if the folder has one of the same identity."""
+class Checkpoints:
+    """Measures and files of the averaged discriminator, after an epoch and after a training."""
 
-    def __init__(self, trainer: Trainer, folder: Path, identity: dict):
-        self.trainer, self.folder, self.identity = trainer, folder, identity
-        self.step, self.log, self.best = 0, [], [parameter.clone() for parameter in trainer.average]
-        state = load_state(folder / "state.pt")
-        if state is None:
-            return
-        if changed := [
-            key for key, value in identity.items() if state.get("identity", {}).get(key) != value
-        ]:
-            raise ValueError(
-                f"{folder}: holds a training run of other {' and '.join(changed)}; choose another folder or "
-                "delete it"
+    def __init__(self, trainer: Trainer, folder: Path):
+        self.trainer, self.folder, self.ranks = trainer, folder, trainer.stepper.ranks
+        self.best = _copies(trainer.average)  # the average at its best epoch
+
+    def state_dict(self) -> dict:
+        """What a state keeps of the best epoch."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take the best epoch of a state."""
+        _copy(self.best, state["best"])
+
+    def end_epoch(self, epoch: int, splits: dict, log: list[dict]) -> dict:
+        """Measure the average and keep what is due; returns the epoch's entry of the log.
+
+        log  the entries of the epochs before
+
+        The first process measures for all. ValueError where a loss is not finite.
+        """
+        trainer, first = self.trainer, self.ranks.first
+        with trainer.averaged():
+            measured = {"epoch": epoch} | self.ranks.broadcast(
+                self._measured(splits) if first else None
             )
-        trainer.assign(state["parameters"])
-        for values, name in ((trainer.average, "average"), (self.best, "best")):
-            for value, saved in zip(values, state[name], strict=True):
-                value.copy_(saved)
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.log = state["step"], state["log"]
-
-    def save_state(self) -> None:
-        if not self.trainer.ranks.first:
-            return
-        parameters = [parameter.detach() for parameter in self.trainer.parameters]
-        save_state(
-            self.folder / "state.pt",
-            dict(
-                identity=self.identity,
-                step=self.step,
-                log=self.log,
-                parameters=parameters,
-                average=self.trainer.average,
-                best=self.best,
-                optimizer=self.trainer.optimizer.state_dict(),
-            ),
-        )
-
-    def end_epoch(self, splits: dict) -> None:
-        """Measure the averaged discriminator, which is in place now, and keep what is due. The first process measures for all."""
-        ranks = self.trainer.ranks
-        entry = ranks.broadcast(self._measured(splits) if ranks.first else None)
-        if not all(np.isfinite(entry.get(f"{name}_loss", 0)) for name in splits):
-            raise ValueError(
-                f"{self.folder}: the loss is not finite at epoch {entry['epoch']}; lower the learning rate and "
-                "start in another folder"
-            )
-        self.log.append(entry)
-        epoch, keep_every = entry["epoch"], self.trainer.settings.keep_every
-        if best_entry(self.log) is entry:
-            self.best = [parameter.detach().clone() for parameter in self.trainer.parameters]
-            if "valid_loss" in entry and ranks.first:
-                self.trainer.save(self.folder, "best", epoch)
-        if keep_every and epoch % keep_every == 0 and ranks.first:
-            self.trainer.save(self.folder, f"epoch_{epoch:03d}", epoch)
-        if ranks.first:
-            self.write_log()
+            if not all(np.isfinite(measured.get(f"{name}_loss", 0)) for name in splits):
+                raise ValueError(
+                    f"{self.folder}: the loss is not finite at epoch {epoch}; lower the learning "
+                    "rate and start in another folder"
+                )
+            if best_entry([*log, measured]) is measured:
+                self.best = _copies(trainer.average)
+                if "valid_loss" in measured and first:
+                    trainer.save(self.folder, "best", epoch)
+            keep_every = trainer.settings.keep_every
+            if keep_every and epoch % keep_every == 0 and first:
+                trainer.save(self.folder, f"epoch_{epoch:03d}", epoch)
+        return measured
 
     def _measured(self, splits: dict) -> dict:
-        """The log's entry of the epoch that has just ended."""
-        trainer, entry = self.trainer, {"epoch": len(self.log) + 1, "step": self.step}
-        if trainer.parts != trainer.settings.accumulate:
-            entry["accumulate"] = (
-                trainer.parts
-            )  # memory was too small for what the settings ask for
-        for name, split in splits.items():
-            if len(split.images):
-                entry |= {
-                    f"{name}_{key}": value
-                    for key, value in evaluate(
-                        trainer.discriminator, split, trainer.settings
-                    ).items()
-                }
-        return entry
+        """The measures of every split that has images, `{split}_{measure}`."""
+        return {
+            f"{name}_{measure}": value
+            for name, split in splits.items()
+            if len(split.images)
+            for measure, value in self._evaluate(split).items()
+        }
 
-    def stopped_early(self) -> bool:
-        patience = self.trainer.settings.patience
-        return bool(
-            patience and self.log and len(self.log) - best_entry(self.log)["epoch"] >= patience
-        )
+    def _evaluate(self, split) -> dict:
+        return evaluate(self.trainer.discriminator, split, self.trainer.settings)
 
-    def write_log(self) -> None:
-        write_text(
-            self.folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.log)
-        )
-
-    def finish(self, splits: dict, images: dict) -> None:
-        """Leave the averaged weights in the discriminator and the last files in the folder."""
-        if not self.trainer.ranks.first:
-            self.trainer.assign(self.trainer.average)
-            return
-        trainer, summary = (
-            self.trainer,
-            {"images": images, "settings": asdict(self.trainer.settings)},
-        )
-        chosen = (
-            {"best": (best_entry(self.log)["epoch"], self.best)}
-            if "valid_loss" in self.log[-1]
-            else {}
-        )
-        for name, (epoch, values) in (chosen | {"last": (len(self.log), trainer.average)}).items():
+    def finish(self, log: list[dict], splits: dict, images: dict) -> None:
+        """Write the best and the last discriminator, and what `splits` say of them."""
+        trainer = self.trainer
+        chosen = {"last": (len(log), trainer.average)}
+        if "valid_loss" in log[-1]:
+            chosen = {"best": (best_entry(log)["epoch"], self.best)} | chosen
+        summary = {"images": images, "settings": asdict(trainer.settings)}
+        for name, (epoch, values) in chosen.items():
             with trainer.averaged(values):
                 trainer.save(self.folder, name, epoch)
                 summary[name] = {"epoch": epoch} | {
-                    part: evaluate(trainer.discriminator, split, trainer.settings)
+                    part: self._evaluate(split)
                     for part, split in splits.items()
                     if len(split.images)
                 }
         write_json(self.folder / "summary.json", summary)
-        self.write_log()
-        self.save_state()
-        trainer.assign(trainer.average)
+
+
+def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@torch.no_grad()
+def _copy(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def _identity(
     discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining
 ) -> dict:
-    """What a saved state must agree on to be gone on from: settings, images, frozen network, by name."""
+    """What a saved state must agree on to be gone on from, by name."""
     frozen = discriminator.extractor.frozen
     return {
         "settings": plain(asdict(settings)),
@@ -373,26 +299,18 @@ def _identity(
     }
 
 
-@contextmanager
-def _seeded(device: torch.device, seed: int):
-    """Global random numbers, which dropout and initialisation take, from `seed`; outside nothing changes."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def _tensorboard(folder: Path, step: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError(
-            "--tensorboard needs a package that is not installed: pip install tensorboard"
+            "a log for TensorBoard needs a package that is not installed: pip install tensorboard"
         ) from None
     return SummaryWriter(folder / "tensorboard", purge_step=step)
 
 
-def _write_scalars(writer, entry: dict) -> None:
+def _write_scalars(writer, entry: dict, step: int) -> None:
     for name, value in entry.items():
         if isinstance(value, float):
-            writer.add_scalar(name.replace("_", "/", 1), value, entry["step"])
+            writer.add_scalar(name.replace("_", "/", 1), value, step)
     writer.flush()

@@ -12,7 +12,7 @@ from dg.data.datasets import ImageSet
 from dg.data.latents import AnySet, LatentSet
 from dg.losses import NoisyBatch
 from dg.recipes import DiscriminatorTraining
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 
 
 def random_subset(data: AnySet, n: int | None, seed: int) -> AnySet:
@@ -29,8 +29,8 @@ def check_sets(
     """Refuse sets that cannot be told apart fairly, before anything is computed."""
     if real.what != fake.what:
         raise ValueError(
-            f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the images with "
-            "pretrain.py latents, or give images alone"
+            f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the "
+            "images, or give images alone"
         )
     if (real.resolution, real.channels) != (fake.resolution, fake.channels):
         raise ValueError(
@@ -41,15 +41,15 @@ def check_sets(
         _check_latents(real, fake, settings)
     if len(real) != len(fake) and not settings.unequal:
         raise ValueError(
-            f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}: take the same number of "
-            f"both with --num_data {min(len(real), len(fake))}, or all with --unequal"
+            f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}; take "
+            f"{min(len(real), len(fake))} of both, or allow unequal numbers"
         )
     for data in (real, fake):
         sizes = [len(part) for part in _parts(len(data), settings)]
         if sizes[0] * 2 < settings.batch_size:
             raise ValueError(
                 f"{data.name}: {sizes[0]} training {data.what} are fewer than half a batch of "
-                f"{settings.batch_size}; give more {data.what} or a smaller --batch_size"
+                f"{settings.batch_size}; give more {data.what} or a smaller batch"
             )
         if any(fraction and not size for fraction, size in zip(settings.split, sizes, strict=True)):
             raise ValueError(
@@ -62,8 +62,8 @@ def check_sets(
 def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTraining) -> None:
     if settings.flip:
         raise ValueError(
-            f"{real.name}: a mirrored latent is not the latent of a mirrored image; leave --flip out, and encode "
-            "mirrored copies with pretrain.py latents --flip"
+            f"{real.name}: a mirrored latent is not the latent of a mirrored image; mirror none "
+            "here, and encode mirrored copies of the images too"
         )
     real_made, fake_made = (
         {"precision": str(data.latents.dtype)} | (data.encoding or {}) for data in (real, fake)
@@ -104,7 +104,8 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
     classes = extractor.net.label_dim if kind == "score" else 0
     if classes and not settings.conditional:
         raise ValueError(
-            "the score network is class-conditional, so its features are; train with --cond 1"
+            "the score network is class-conditional, so its features are; train a conditional "
+            "discriminator"
         )
     if classes and classes != data.num_classes:
         raise ValueError(
@@ -113,7 +114,7 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
     if discriminator.conditional != settings.conditional:
         raise ValueError(
             f"the head is {'' if discriminator.conditional else 'not '}conditional and the training is "
-            f"{'' if settings.conditional else 'not '}; build it with the same --cond"
+            f"{'' if settings.conditional else 'not '}; make both alike"
         )
 
 

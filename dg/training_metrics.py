@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dg.pretraining.engine import autocast
 from dg.recipes import DiscriminatorTraining
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 from dg.training_data import Split, perturb
 
 LEVELS = (
@@ -19,7 +20,6 @@ LEVELS = (
     float("inf"),
 )  # edges of the noise levels that are looked at apart
 BINS = 10  # of the calibration error
-MOST_NOISES = 20  # that one image is looked at with
 DRAWS = 20  # noises that one image is looked at with, at most
 
 
@@ -59,13 +59,12 @@ def predict(
     u = torch.stack([_stratified(n, generator, device) for _ in range(2)], dim=1).flatten()
     u = u.to(getattr(torch, settings.time_dtype))
     columns = []
-    for part in torch.arange(2 * n, device=device).split(
-        max(settings.batch_size // settings.accumulate, 1)
-    ):
+    microbatch = min(settings.microbatch or settings.batch_size, settings.batch_size)
+    for part in torch.arange(2 * n, device=device).split(microbatch):
         images, labels, targets = split.batch(index[part])
         z = torch.randn(images.shape, generator=generator, device=device)
         batch = perturb(images, labels, targets, u[part], z, settings)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+        with autocast(device, settings.precision):
             logits = discriminator(batch.x, batch.sigma, batch.labels)
         columns.append(torch.stack([logits.double(), targets.double(), batch.sigma]))
     return tuple(torch.cat(columns, dim=1).cpu().numpy())

@@ -41,10 +41,10 @@ HEAVY = {
         "dg/evaluation/metrics.py",
         "dg/evaluation/significance.py",
     },
-    "sklearn": {"dg/data/datasets.py", "dg/training_metrics.py"},
+    "sklearn": {"dg/data/named_sets.py", "dg/training_metrics.py"},
     "tensorboard": set(),
     "torch_fidelity": {"dg/evaluation/features.py"},
-    "torchvision": {"dg/data/datasets.py"},
+    "torchvision": {"dg/data/named_sets.py"},
 }
 # Nothing in this module works without it, and the scripts import the module inside functions.
 HEAVY_AT_TOP = {("dg/evaluation/metrics.py", "scipy"), ("dg/evaluation/significance.py", "scipy")}

@@ -178,7 +178,7 @@ def test_a_classifier_and_a_discriminator_learn_on_latents(tmp_path, latents, mo
     )
     assert gradient.shape == (2, 4, 8, 8) and gradient.isfinite().all() and gradient.abs().max() > 0
     for command, message in (
-        (learn + "--flip", "leave --flip out, and encode mirrored copies"),
+        (learn + "--flip", "mirror none here, and encode mirrored copies"),
         (learn.replace("{fake}", "digits:train"), "holds images, but"),
         (learn + "--img_resolution 256", "latents of 8 pixels, but --img_resolution is 256"),
         (classify + "--flip", "latents cannot be mirrored"),

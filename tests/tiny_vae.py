@@ -1,14 +1,14 @@
 """A small autoencoder of Stable Diffusion's kind, whose latents have 4 channels at half of the image's size."""
 
 import pytest
-import torch
+
+from dg.runtime.randomness import seeded
 
 
 def tiny_vae(seed=0):
     """diffusers' AutoencoderKL with random weights; skips the test where diffusers is not installed."""
     diffusers = pytest.importorskip("diffusers")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return diffusers.AutoencoderKL(
             in_channels=3,
             out_channels=3,

@@ -1,4 +1,4 @@
-"""PNG and JPEG images in a folder or a zip: named by seed, in class folders, or with EDM's dataset.json."""
+"""Image files in a folder or a zip: which they are, their order, their labels, their pixels."""
 
 import io
 import json
@@ -6,19 +6,25 @@ import os
 import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
-from dg.data.images import ImageSet, checked_count, one_line, size
+from dg.data.image_stream import ImageStream
+from dg.data.images import one_line, size
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-CHUNK = 64  # images per task
+CHUNK = 8  # images per task
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 
 
 class Folder:
-    """The files below a folder: `names` (relative, with forward slashes) and their bytes."""
+    """The files below a folder.
+
+    names   of all of them, relative, with forward slashes
+    images  those of the names that are of images
+    """
 
     def __init__(self, path):
         self.path = path
@@ -27,6 +33,7 @@ class Folder:
             for base, _, names in os.walk(path, followlinks=True)
             for name in names
         ]
+        self.images = image_names(self.names)
 
     def read(self, name):
         return (self.path / name).read_bytes()
@@ -38,78 +45,106 @@ class Zip:
     def __init__(self, path):
         self.path = path
         try:
-            self.zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{path} cannot be read ({one_line(error)}); get or make it again"
             ) from error
-        self.names = self.zip.namelist()
+        self.names = self._zip.namelist()
+        self.images = image_names(self.names)
 
     def read(self, name):
-        return self.zip.read(name)
+        return self._zip.read(name)
 
 
-def image_names(files):
-    """The names in `files` that are images, unsorted; hidden files are not."""
-    return [
-        name for name in files.names if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)
-    ]
+class ImageFiles(ImageStream):
+    """The images of a Folder or Zip; all but `crops` want them of one size and colour."""
+
+    def __init__(self, files):
+        if not files.images:
+            raise ValueError(
+                f"{files.path} holds no PNG or JPEG images and no npz shards; give another folder"
+            )
+        names, seeds = in_order(files.path, files.images)
+        labels = labels_of(files, names, seeds is not None)
+        classes = 0 if labels is None else int(labels.max()) + 1
+        super().__init__(files.path, len(names), labels, seeds, classes, names)
+        self._source = files
+
+    @cached_property
+    def shape(self):
+        return self.decode(self.files[0]).shape
+
+    def fetch(self, positions):
+        return [self.files[position] for position in positions]
+
+    def decode(self, item):
+        return decode(self._source, item)
+
+    def read(self, positions):
+        names = self.fetch(positions)
+        images = np.empty((len(names), *self.shape), np.uint8)
+
+        def fill(start):
+            for i, name in enumerate(names[start : start + CHUNK], start):
+                image = self.decode(name)
+                if image.shape != self.shape:
+                    sizes = (
+                        f"{name} is {size(image.shape)} but {self.files[0]} is {size(self.shape)}"
+                    )
+                    raise ValueError(
+                        f"{self.name}: {sizes}; convert all images to one size and colour"
+                    )
+                images[i] = image
+
+        # Small images are decoded before another thread could take over: threads made these 1.6
+        # times slower.
+        small = np.prod(self.shape) < 64 * 64
+        with ThreadPoolExecutor(1 if small else None) as pool:
+            for _ in pool.map(fill, range(0, len(names), CHUNK)):
+                pass
+        return images
 
 
-def load_image_files(files, num_images=None):
-    """Decode the images of a Folder or Zip, all or the first `num_images`, to an ImageSet."""
-    names = image_names(files)
-    if not names:
-        raise ValueError(
-            f"{files.path} holds no PNG or JPEG images and no npz shards; give another folder"
-        )
-    names, labels = order_and_labels(files, names)
-    classes = (
-        None if labels is None else int(labels.max()) + 1
-    )  # of all images, not only of the first ones
-    names = names[
-        : checked_count(files.path, len(names) if num_images is None else num_images, len(names))
-    ]
-    images = decode_all(files, names)
-    return ImageSet(
-        images, None if labels is None else labels[: len(names)], str(files.path), classes
-    )
+def image_names(names):
+    """Which of the names are of images, unsorted; hidden files are not."""
+    return [name for name in names if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)]
 
 
-def order_and_labels(files, names):
-    """Return the names sorted, by seed where they are seeds, and labels [N] or None."""
-    depths = {name.count("/") for name in names}
-    folders = sorted({name.split("/")[0] for name in names}) if depths == {1} else []
-    by_thousands = bool(folders) and all(
-        re.fullmatch(r"[0-9]{3,}000/[0-9]{6,}\.\w+", name) for name in names
-    )
-    if by_thousands or (
-        depths == {0} and all(re.fullmatch(r"[0-9]+\.\w+", name) for name in names)
-    ):
-        names = _sorted_by_seed(
-            files.path, names
-        )  # 000123.png, or 000000/000123.png as EDM's --subdirs makes them
-    else:
-        names = sorted(names)
-    if "dataset.json" in files.names:
-        return names, _dataset_json(files, names)
-    if len(folders) > 1 and not by_thousands:
-        numbers = {folder: number for number, folder in enumerate(folders)}
-        return names, np.array([numbers[name.split("/")[0]] for name in names])
-    return names, None
+def in_order(path, names):
+    """(names sorted, seeds int64 [N]), seeds None where the images are not named by seed.
 
-
-def _sorted_by_seed(path, names):
+    Names by seed are 000123.png, or in folders by the thousand, as EDM makes them,
+    000000/000123.png.
+    """
+    flat = all(re.fullmatch(r"[0-9]+\.\w+", name) for name in names)
+    by_thousands = all(re.fullmatch(r"[0-9]{3,}000/[0-9]{6,}\.\w+", name) for name in names)
+    if not flat and not by_thousands:
+        return sorted(names), None
     seeds = {name: int(name.split("/")[-1].split(".")[0]) for name in names}
     names = sorted(names, key=seeds.get)
     for first, second in pairwise(names):
         if seeds[first] == seeds[second]:
             raise ValueError(f"{path}: {first} and {second} are of the same seed; keep one of them")
-    return names
+    return names, np.array([seeds[name] for name in names])
+
+
+def labels_of(files, names, by_seed):
+    """Labels int64 [N] of the images `names`, by dataset.json or class folders; None without them.
+
+    by_seed  the names are seeds, so that their folders are no classes
+    """
+    if "dataset.json" in files.names:
+        return _dataset_json(files, names)
+    folders = sorted({name.split("/")[0] for name in names})
+    if by_seed or len(folders) < 2 or any(name.count("/") != 1 for name in names):
+        return None
+    numbers = {folder: number for number, folder in enumerate(folders)}
+    return np.array([numbers[name.split("/")[0]] for name in names])
 
 
 def _dataset_json(files, names):
-    """Labels [N] in the order of `names` from EDM's {"labels": [[name, label], ...]}, None for {"labels": null}."""
+    """Labels [N] of EDM's {"labels": [[name, label], ...]}, None for {"labels": null}."""
     where = f"{files.path}: dataset.json"
     try:
         entries = json.loads(files.read("dataset.json")).get("labels")
@@ -134,39 +169,16 @@ def _dataset_json(files, names):
     return np.array([table[name] for name in names])
 
 
-def decode_all(files, names):
-    """Decode the named images to uint8 [N, H, W, C]; ValueError for one that differs from the first in size or colour."""
-    first = decode(files, names[0])
-    images = np.empty((len(names), *first.shape), dtype=np.uint8)
-
-    def fill(start):
-        for i, name in enumerate(names[start : start + CHUNK], start):
-            image = decode(files, name)
-            if image.shape != first.shape:
-                sizes = f"{name} is {size(image)} but {names[0]} is {size(first)}"
-                raise ValueError(
-                    f"{files.path}: {sizes}; convert all images to one size and colour"
-                )
-            images[i] = image
-
-    small = (
-        first.size < 64 * 64
-    )  # decoded before another thread could take over: threads made these 1.6 times slower
-    with ThreadPoolExecutor(1 if small else None) as pool:
-        for _ in pool.map(fill, range(0, len(names), CHUNK)):
-            pass
-    return images
-
-
 def decode(files, name):
-    """Return uint8 [H, W, C] of one image: grey stays grey, palettes and transparency become RGB."""
+    """One image, uint8 [H, W, C]: grey stays grey, palettes and transparency become RGB."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
             mode = image.mode
             array = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error ... depending on where the damage is
+    # Pillow raises OSError, SyntaxError, struct.error ... depending on where the damage is
+    except Exception as error:
         raise ValueError(
             f"{files.path}: {name} cannot be read ({one_line(error)}); replace or delete it"
         ) from error

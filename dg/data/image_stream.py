@@ -1,40 +1,62 @@
-"""Images of a source piece by piece, so that memory does not grow with their number."""
+"""Images in a fixed order, read only as they are wanted: memory does not grow with their number."""
 
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dg.data.datasets import SPLITS, load_images
-from dg.data.image_files import CHUNK, Folder, Zip, decode_all, image_names, order_and_labels
-from dg.data.images import checked_count
-from dg.data.npz_files import NpzImages
+from dg.data.crops import center_crop
+from dg.data.images import ImageSet, checked_count
+
+SAMPLED = 16  # images whose pixels a fingerprint depends on
 
 
-@dataclass(frozen=True)
-class ImageStream:
-    """Images in a fixed order, in parts that are read when they are wanted.
+class ImageStream(ABC):
+    """Images of one source, known by their positions 0 .. N - 1.
 
-    name    where they come from; error messages begin with it
-    shape   (H, W, C) of every image
-    counts  number of images of every part
-    load    part index -> uint8 [counts[i], H, W, C]; called in ascending order
+    name         where they come from; error messages begin with it
+    labels       int64 [N], None for an unlabelled set
+    seeds        int64 [N], None where the source does not tell them
+    num_classes  0 for an unlabelled set
+    files        names of the files they are in, for the fingerprint
+
+    A subclass says how images are read: `shape` and `fetch`, and where that is not all of the work,
+    `decode` and `read`. Images that cannot be read are a ValueError of one line.
     """
 
-    name: str
-    shape: tuple[int, int, int]
-    counts: tuple[int, ...]
-    load: Callable[[int], np.ndarray]
+    def __init__(self, name, length, labels=None, seeds=None, num_classes=0, files=()):
+        self.name, self.files, self._length = str(name), list(files), length
+        self.labels, self.seeds, self.num_classes = labels, seeds, num_classes
 
     def __len__(self):
-        return sum(self.counts)
+        return self._length
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image; ValueError where they are known to differ."""
+
+    @abstractmethod
+    def fetch(self, positions: np.ndarray) -> Sequence:
+        """One item for each of `positions` [n]; called by one thread."""
+
+    def decode(self, item) -> np.ndarray:
+        """An item as an image, uint8 [H, W, 1 or 3] of any size; called by many threads."""
+        return item
+
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """The images at `positions` [n], uint8 [n, H, W, C]; ValueError where shapes differ."""
+        return np.asarray(self.fetch(positions))
 
     def positions(
         self, num_images: int | None, seed: int | None = None, first: int = 0
     ) -> np.ndarray:
-        """Ascending positions of `num_images` images: those from `first` on, or drawn at random by `seed`."""
+        """Ascending positions of `num_images` images (None: all) from `first` on.
+
+        seed  draws them at random; without it they are consecutive
+        """
         found = len(self) - first
         count = found if num_images is None else checked_count(self.name, num_images, max(found, 0))
         if seed is None:
@@ -44,97 +66,57 @@ class ImageStream:
     def batches(
         self, positions: np.ndarray, size: int, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (batch index, uint8 [<= size, H, W, C]) of every `world`-th batch of the images at ascending `positions`.
-
-        Parts of which this rank needs nothing are not read.
-        """
-        starts = np.cumsum([0, *self.counts])
-        part, images = -1, None
+        """Yield (batch index, uint8 [<= size, H, W, C]) of every `world`-th batch."""
         for index in range(rank, -(-len(positions) // size), world):
-            wanted, rows = positions[index * size : (index + 1) * size], []
-            for i in np.unique(np.searchsorted(starts, wanted, "right") - 1):
-                if i != part:
-                    part, images = i, self.load(i)
-                inside = wanted[(wanted >= starts[i]) & (wanted < starts[i + 1])]
-                rows.append(images[inside - starts[i]])
-            yield index, np.concatenate(rows)
+            yield index, self.read(positions[index * size : (index + 1) * size])
+
+    def load(self, num_images: int | None = None) -> ImageSet:
+        """All images, or the first `num_images`, in memory."""
+        positions = self.positions(num_images)
+        labels = None if self.labels is None else self.labels[positions]
+        return ImageSet(self.read(positions), labels, self.name, self.num_classes)
+
+    def crops(self, positions: np.ndarray, size: int) -> np.ndarray:
+        """Middle squares, uint8 [n, size, size, 3], of the images at `positions`, of any size."""
+        with ThreadPoolExecutor() as pool:
+            crops = pool.map(
+                lambda item: center_crop(self.decode(item), size), self.fetch(positions)
+            )
+            return np.stack(list(crops))
+
+    def fingerprint(self) -> str:
+        """16 hex digits that depend on file names, labels, and the pixels of 16 images."""
+        digest = hashlib.sha256(repr((len(self), self.files)).encode())
+        digest.update(b"" if self.labels is None else self.labels)
+        for item in self.fetch(np.unique(np.linspace(0, len(self) - 1, SAMPLED).astype(int))):
+            image = self.decode(item)
+            digest.update(repr(image.shape).encode())
+            digest.update(np.ascontiguousarray(image))
+        return digest.hexdigest()[:16]
 
 
-def open_images(source) -> ImageStream:
-    """The images of any source that `load_images` takes, in the same order, read only as they are wanted.
-
-    Embedded and downloaded sets, and shards whose seeds interleave, are held in memory. ValueError as for `load_images`.
-    """
-    source = os.fspath(source)
-    path = Path(source)
-    if source in SPLITS or not path.exists():
-        return _in_memory(source)  # names, splits, and what is to be refused
-    if path.is_dir():
-        return _shards(path) or _image_files(Folder(path))
-    if path.suffix.lower() == ".npz":
-        return _npz(path)
-    return _image_files(Zip(path)) if path.suffix.lower() == ".zip" else _in_memory(source)
-
-
-def _in_memory(source):
-    return stream_of(load_images(source))
-
-
-def stream_of(images) -> ImageStream:
-    """An ImageSet that is in memory already."""
-    return ImageStream(
-        images.name, images.images.shape[1:], (len(images),), lambda part: images.images
-    )
-
-
-def _npz(path, piece=1024):
-    images = NpzImages(path)
-    counts = [min(piece, len(images) - start) for start in range(0, len(images), piece)]
-    return ImageStream(
-        str(path),
-        images.shape,
-        tuple(counts),
-        lambda part: images.read(part * piece, part * piece + counts[part]),
-    )
-
-
-def _shards(folder):
-    """The npz shards of a folder, None where it has none."""
-    paths = sorted(folder.glob("samples_*.npz"))  # pictures beside them are previews
-    if not paths and not image_names(Folder(folder)):
-        paths = sorted(folder.glob("*.npz"))
-    if not paths:
-        return None
-    heads = [(path, NpzImages(path)) for path in paths]
-    with_seeds = all(head.seeds is not None and len(head) for _, head in heads)
-    if with_seeds:
-        heads.sort(key=lambda pair: pair[1].seeds[0])
-        if (np.diff(np.concatenate([head.seeds for _, head in heads])) <= 0).any():
-            return _in_memory(folder)  # interleaved; or the same seed twice, which is refused there
-    shape = heads[0][1].shape
-    if any(head.shape != shape for _, head in heads):
-        return _in_memory(folder)  # refused there
-    return ImageStream(
-        str(folder),
-        shape,
-        tuple(len(head) for _, head in heads),
-        lambda part: NpzImages(heads[part][0]).read(0, len(heads[part][1])),
-    )
-
-
-def _image_files(files):
-    names = image_names(files)
-    if not names:
-        raise ValueError(
-            f"{files.path} holds no PNG or JPEG images and no npz shards; give another folder"
+class _InMemory(ImageStream):
+    def __init__(self, images):
+        super().__init__(
+            images.name,
+            len(images),
+            images.labels,
+            num_classes=images.num_classes,
+            files=[images.name],
         )
-    names, _ = order_and_labels(files, names)
-    first = decode_all(files, names[:1])
-    parts = [names[start : start + 8 * CHUNK] for start in range(0, len(names), 8 * CHUNK)]
+        self._images = images
 
-    return ImageStream(
-        str(files.path),
-        first.shape[1:],
-        tuple(map(len, parts)),
-        lambda part: decode_all(files, [names[0], *parts[part]])[1:],
-    )  # sizes are checked against the first
+    @property
+    def shape(self):
+        return self._images.images.shape[1:]
+
+    def fetch(self, positions):
+        return self._images.images[positions]
+
+    def load(self, num_images=None):
+        return self._images if num_images is None else self._images.take(num_images)
+
+
+def stream_of(images: ImageSet) -> ImageStream:
+    """The stream of an ImageSet that is in memory already."""
+    return _InMemory(images)

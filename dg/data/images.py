@@ -7,46 +7,22 @@ from typing import ClassVar
 import numpy as np
 
 
-class Labelled:
-    """What sets of images and sets of latents share: a dataclass with labels, name and num_classes after its first field.
+class LabelledSet:
+    """What sets of images and sets of latents share.
 
-    `what` is the name of that field, an array with one item per row, and what messages call the items.
+    A subclass is a dataclass with labels, name and num_classes after its first field, an array with
+    one item per row. `what` is the name of that field, and what messages call the items.
     """
 
-    what: str
+    what: ClassVar[str]
 
     def __post_init__(self):
         self._check_items()
-        if self.labels is None:
-            object.__setattr__(self, "num_classes", 0)
-            return
-        self._check_labels()
-        object.__setattr__(self, "labels", self.labels.astype(np.int64))
-        object.__setattr__(self, "num_classes", self.num_classes or int(self.labels.max()) + 1)
-
-    def _check_labels(self):
-        labels, count = self.labels, self.num_classes
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"{self.name}: {kind(labels)} are not labels; give one integer per {self.what[:-1]}"
-            )
-        if len(labels) != len(self):
-            raise ValueError(
-                f"{self.name}: {len(labels)} labels for {len(self)} {self.what}; give one per {self.what[:-1]}"
-            )
-        if labels.min() < 0:
-            raise ValueError(
-                f"{self.name}: label {labels.min()} is negative; number the classes from 0"
-            )
-        if count and labels.max() >= count:
-            raise ValueError(
-                f"{self.name}: label {labels.max()} is out of range; {count} classes are 0..{count - 1}"
-            )
-
-    @property
-    def items(self):
-        """The array of images or latents."""
-        return getattr(self, self.what)
+        labels, classes = checked_labels(
+            self.name, self.labels, len(self), self.num_classes, self.what
+        )
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "num_classes", classes)
 
     def __len__(self):
         return len(self.items)
@@ -60,7 +36,8 @@ class Labelled:
         return digest.hexdigest()[:16]
 
     def subset(self, index):
-        """The items at `index` (integers, booleans or a slice, as numpy takes them), in that order."""
+        """The items at `index` (integers, booleans or a slice, as numpy takes them), in that
+        order."""
         labels = None if self.labels is None else self.labels[index]
         return replace(self, **{self.what: self.items[index]}, labels=labels)
 
@@ -70,13 +47,14 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class ImageSet(Labelled):
+class ImageSet(LabelledSet):
     """Images with their labels.
 
     images       uint8 [N, H, W, C]  C is 1 or 3, values 0..255
     labels       int64 [N]           None for an unlabelled set
     name         str                 where they came from; error messages begin with it
-    num_classes  int                 largest label + 1 unless given (a subset keeps it); 0 for an unlabelled set
+    num_classes  int                 largest label + 1 unless given (a subset keeps it); 0 for an
+                                     unlabelled set
     """
 
     images: np.ndarray
@@ -86,16 +64,12 @@ class ImageSet(Labelled):
     what: ClassVar[str] = "images"
 
     def _check_items(self):
-        images = self.images
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or images.shape[3] not in (1, 3)
-            or 0 in images.shape
-        ):
-            raise ValueError(
-                f"{self.name}: {kind(images)} are not images; give uint8 [N, H, W, 1 or 3], at least one"
-            )
+        checked_images(self.name, self.images.dtype, self.images.shape)
+
+    @property
+    def items(self):
+        """The images, by the name that all sets share."""
+        return self.images
 
     @property
     def resolution(self):
@@ -117,6 +91,42 @@ class ImageSet(Labelled):
         return to_float(self.images[index])
 
 
+def checked_images(name, dtype, shape):
+    """Return `shape`; ValueError unless an array of it can be images."""
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+        found = f"{dtype} {list(shape)}"
+        raise ValueError(
+            f"{name}: {found} are not images; give uint8 [N, H, W, 1 or 3], at least one"
+        )
+    return shape
+
+
+def checked_labels(name, labels, count, num_classes=None, what="images"):
+    """Return (labels int64 [N], number of classes), (None, 0) for None; ValueError for others.
+
+    labels       integers [N], one for each of the `count` items
+    num_classes  largest label + 1 unless given
+    """
+    if labels is None:
+        return None, 0
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: {describe(labels)} are not labels; give one integer per {what[:-1]}"
+        )
+    if len(labels) != count:
+        raise ValueError(
+            f"{name}: {len(labels)} labels for {count} {what}; give one per {what[:-1]}"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"{name}: label {labels.min()} is negative; number the classes from 0")
+    if num_classes and labels.max() >= num_classes:
+        raise ValueError(
+            f"{name}: label {labels.max()} is out of range; {num_classes} classes are "
+            f"0..{num_classes - 1}"
+        )
+    return labels.astype(np.int64), num_classes or int(labels.max()) + 1
+
+
 def checked_count(name, wanted, found, what="images"):
     """Return `wanted`; ValueError unless it is between 1 and `found`."""
     if not 0 < wanted <= found:
@@ -132,15 +142,16 @@ def to_float(images):
 
 
 def to_uint8(x):
-    """Map a float tensor [N, C, H, W], data in [-1, 1], to a uint8 array [N, H, W, C]; out of range is clipped.
+    """Map a float tensor [N, C, H, W], data in [-1, 1], to a uint8 array [N, H, W, C]; out of range
+    is clipped.
 
-    Truncation of 127.5 x + 128 is EDM's rounding; it undoes `to_float` exactly. NaN is a ValueError, not a black image.
+    Truncation of 127.5 x + 128 is EDM's rounding; it undoes `to_float` exactly. NaN is a
+    ValueError, not a black image.
     """
     import torch
 
-    x = x.detach().to(
-        torch.promote_types(x.dtype, torch.float32)
-    )  # half precision cannot tell 255 levels apart
+    # half precision cannot tell 255 levels apart
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     if x.isnan().any():
         raise ValueError(
             "the images contain NaN; check the network's weights, or use a higher precision"
@@ -156,14 +167,14 @@ def to_uint8(x):
     )
 
 
-def kind(array):
+def describe(array):
     """Say what an array is, for messages."""
     return f"{array.dtype} {list(array.shape)}"
 
 
-def size(image):
-    """Say what one image [H, W, C] is, for messages."""
-    return f"{image.shape[0]}x{image.shape[1]} {'grey' if image.shape[2] == 1 else 'RGB'}"
+def size(shape):
+    """Say what an image of a shape (H, W, C) is, for messages."""
+    return f"{shape[0]}x{shape[1]} {'grey' if shape[2] == 1 else 'RGB'}"
 
 
 def one_line(error):

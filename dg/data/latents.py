@@ -1,37 +1,34 @@
-"""Sets of latents: read from the shards that `pretrain.py latents` writes or the authors' single files, and their store.
+"""Sets of latents, read from shards or from the authors' single files, and the store of the shards.
 
-A set lies in the computer's memory once, in the precision of its files: all of ImageNet at 4 x 32 x 32 is 21 GB of float32 or
-10.5 GB of float16, in every process of a run. Batches go to the device one by one.
+A set lies in the computer's memory once, in the precision of its files, in every process of a run:
+all of ImageNet at 4 x 32 x 32 is 21 GB of float32 or 10.5 GB of float16. Batches go to the device
+one by one.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from dg.data.datasets import load_images
-from dg.data.images import ImageSet, Labelled, kind, one_line
-from dg.data.npz_files import read_header
+from dg.data.images import ImageSet, LabelledSet, checked_labels, describe
+from dg.data.npz_files import latents_header, one_line_for_damage
+from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
 from dg.runtime.files import read_json
 
-ENCODING = (
-    "vae",
-    "resolution",
-    "sample",
-)  # settings of a store that sets must share to be told apart fairly
+# Settings of a store that sets must share to be told apart fairly.
+ENCODING = ("vae", "resolution", "sample")
 
 
 @dataclass(frozen=True)
-class LatentSet(Labelled):
+class LatentSet(LabelledSet):
     """Latents with their labels.
 
-    latents      float16 or float32 [N, C, h, w]  scaled, so that their standard deviation is about 1
+    latents      float16 or float32 [N, C, h, w]  scaled to a standard deviation of about 1
     labels       int64 [N]                        None for an unlabelled set
     name         str                              where they came from; error messages begin with it
-    num_classes  int                              largest label + 1 unless given; 0 for an unlabelled set
+    num_classes  int                              largest label + 1 unless given; 0 if unlabelled
     encoding     dict                             how they were made, as far as that is known
     """
 
@@ -46,8 +43,14 @@ class LatentSet(Labelled):
         latents = self.latents
         if latents.dtype not in (np.float16, np.float32) or latents.ndim != 4 or 0 in latents.shape:
             raise ValueError(
-                f"{self.name}: {kind(latents)} are not latents; give float16 or float32 [N, C, h, w], at least one"
+                f"{self.name}: {describe(latents)} are not latents; give float16 or float32 "
+                "[N, C, h, w], at least one"
             )
+
+    @property
+    def items(self):
+        """The latents, by the name that all sets share."""
+        return self.latents
 
     @property
     def resolution(self):
@@ -72,12 +75,14 @@ AnySet = ImageSet | LatentSet
 
 
 class LatentStore(SampleStore):
-    """A `SampleStore` of latents: shards samples_00000000-00000063.npz with `latents`, `labels` (if any) and `seeds`.
+    """A `SampleStore` of latents: shards with `latents`, `labels` (if any) and `seeds`.
 
-    The seeds are places in the set of images; those from the number of images on are of the mirrored copies.
+    The seeds are places in the set of images; those from the number of images on are of the
+    mirrored copies.
     """
 
-    kind, keys = LatentSet, ("latents", "labels")
+    kind = LatentSet
+    keys = ("latents", "labels")
 
     def _names(self, seeds):
         return [f"samples_{seeds[0]:08d}-{seeds[-1]:08d}.npz"]
@@ -89,27 +94,30 @@ class LatentStore(SampleStore):
 
 def load_set(source) -> AnySet:
     """Latents where `source` holds some, else images as of `load_images`."""
-    return load_latents(source) if _latent_files(source) else load_images(source)
+    return load_latents(source) if "latents" in kinds_of(source) else load_images(source)
 
 
 def load_latents(source) -> LatentSet:
-    """The latents of a folder of shards, of one npz file, or of class folders with one latent per npz file.
+    """The latents of a folder of shards, of one npz file, or of class folders with one latent per
+    npz file.
 
-    Shards have `latents` [N, C, h, w] and `labels`; the authors' single files `samples` [C, h, w] and `label`. ValueError of
-    one line for files that are missing, damaged or do not belong together.
+    Shards have `latents` [N, C, h, w] and `labels`; the authors' single files `samples` [C, h, w]
+    and `label`. ValueError of one line for files that are missing, damaged or do not belong
+    together.
     """
-    files = _latent_files(source)
-    if not files:
+    if "latents" not in kinds_of(source):
         raise ValueError(f"{source} holds no latents; write some with pretrain.py latents")
-    key, shape, dtype = _header(files[0])
-    counts = [1 if len(shape) == 3 else _header(path)[1][0] for path in files]
-    encoding = _encoding(Path(source), sum(counts))
+    files = npz_paths(source)
+    key, shape, dtype = latents_header(files[0])
+    counts = [1 if len(shape) == 3 else _count(path) for path in files]
+    encoding = None if Path(source).is_file() else _encoding(files[0].parent, sum(counts))
     latents, labels, start = np.empty((sum(counts), *shape[-3:]), dtype), [], 0
     for path, count in zip(files, counts, strict=True):
         part, some = _read(path, key)
         if part.shape != (count, *shape[-3:]) or part.dtype != dtype:
             raise ValueError(
-                f"{path}: latents are {kind(part)} but {files[0]} has {dtype} {list(shape)}; keep one size and "
+                f"{path}: latents are {describe(part)} but {files[0]} has {dtype} {list(shape)}; "
+                "keep one size and "
                 "precision in a folder"
             )
         if not np.isfinite(part).all():
@@ -117,63 +125,33 @@ def load_latents(source) -> LatentSet:
         latents[start : start + count] = part
         labels.append(some)
         start += count
-    if any(some is None for some in labels):
-        if any(some is not None for some in labels):
-            raise ValueError(
-                f"{source}: only some of the files have labels; keep them in separate folders"
-            )
-        return LatentSet(latents, None, str(source), encoding=encoding)
-    return LatentSet(latents, np.concatenate(labels), str(source), encoding=encoding)
+    if any((some is None) != (labels[0] is None) for some in labels):
+        raise ValueError(
+            f"{source}: only some of the files have labels; keep them in separate folders"
+        )
+    joined = None if labels[0] is None else np.concatenate(labels)
+    return LatentSet(latents, joined, str(source), encoding=encoding)
 
 
-def _latent_files(source) -> list[Path]:
-    """The npz files of a source if they hold latents."""
-    path = Path(source)
-    files = [path] if path.is_file() and path.suffix.lower() == ".npz" else []
-    if path.is_dir():
-        files = sorted(path.glob("samples_*.npz")) or sorted(path.glob("*/samples_*.npz"))
-    return files if files and _header(files[0]) else []
-
-
-def _header(path):
-    """(key, shape, dtype) of the latents of an npz file, None if it holds none; reads no more than their header."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            key = next((key for key in ("latents", "samples") if f"{key}.npy" in names), None)
-            if key is None:
-                return None
-            with archive.open(f"{key}.npy") as file:
-                shape, _, dtype = read_header(file)
-    except (
-        Exception
-    ) as error:  # zip, zlib, numpy and the operating system each raise their own for damage
-        raise _damaged(path, error) from error
-    single = key == "samples" and dtype.kind == "f" and len(shape) == 3
-    return (key, shape, dtype) if single or (key == "latents" and len(shape) == 4) else None
+def _count(path):
+    if not (header := latents_header(path)):
+        raise ValueError(f"{path} holds no latents; keep it in a separate folder")
+    return header[1][0]
 
 
 def _read(path, key):
     """(latents [n, C, h, w], labels [n] or None) of one file."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            latents = arrays[key]
-            label_key = next((name for name in ("labels", "label") if name in arrays.files), None)
-            labels = None if label_key is None else np.atleast_1d(arrays[label_key])
-    except Exception as error:
-        raise _damaged(path, error) from error
+    with one_line_for_damage(path, key), np.load(path, allow_pickle=False) as arrays:
+        latents = arrays[key]
+        label_key = next((name for name in ("labels", "label") if name in arrays.files), None)
+        labels = None if label_key is None else np.atleast_1d(arrays[label_key])
     latents = latents[None] if latents.ndim == 3 else latents
-    if labels is not None and labels.shape != latents.shape[:1]:
-        raise ValueError(f"{path}: {kind(labels)} are not labels; give one integer per latent")
-    return latents, labels
-
-
-def _damaged(path, error):
-    return ValueError(f"{path} cannot be read ({one_line(error)}); get or make the file again")
+    return latents, checked_labels(path, labels, len(latents), what="latents")[0]
 
 
 def _encoding(folder, count):
-    """How the latents of a store were made, None for others; ValueError unless all of them are there."""
+    """How the latents of a store were made, None for others; ValueError unless all of them are
+    there."""
     if not (folder / "manifest.json").is_file():
         return None
     manifest = read_json(folder / "manifest.json")
@@ -185,6 +163,7 @@ def _encoding(folder, count):
         raise ValueError(f"{folder / 'manifest.json'} is not a store's; restore it or delete it")
     if wanted != count:
         raise ValueError(
-            f"{folder} holds {count} of {wanted} latents; give the same pretrain.py latents again to make the rest"
+            f"{folder} holds {count} of {wanted} latents; give the same pretrain.py latents again "
+            "to make the rest"
         )
     return {name: settings.get(name) for name in ENCODING}

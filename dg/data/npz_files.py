@@ -1,173 +1,250 @@
-"""Images in npz files: one file, or a folder of shards."""
+"""Arrays in npz files: what they hold, and the images of one file or of a folder of shards."""
 
+import math
 import zipfile
+from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 
-from dg.data.images import ImageSet, kind, one_line, size
+from dg.data.image_stream import ImageStream
+from dg.data.images import checked_images, checked_labels, describe, one_line, size
 
+# images, labels
 KEYS = (
     ("samples", ("label", "labels")),
     ("images", ("labels", "label")),
     ("arr_0", ("arr_1",)),
-)  # images, labels
-FROM_FLOAT = "(127.5 * x + 128).clip(0, 255).astype('uint8') from [-1, 1], (255 * x + 0.5).astype('uint8') from [0, 1]"
+)
+FROM_FLOAT = (
+    "(127.5 * x + 128).clip(0, 255).astype('uint8') from [-1, 1], "
+    "(255 * x + 0.5).astype('uint8') from [0, 1]"
+)
+PIECE = 1024  # images that are read from a file at once
 
 
-def load_npz(path, split=None):
-    """Return (ImageSet, seeds int64 [N] or None) of one npz file.
+def kinds_in(path) -> set[str]:
+    """Which of 'images', 'latents', 'statistics' an npz file holds; reads its headers alone."""
+    keys = npz_keys(path)
+    kinds = {"statistics"} if {"mu", "sigma"} <= set(keys) else set()
+    if latents_header(path):
+        return kinds | {"latents"}
+    images = {"train_images", "test_images", *(key for key, _ in KEYS)}
+    return kinds | {"images"} if images & set(keys) else kinds
 
-    path   keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or `train_images`,
-           `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]
-    split  'train' (if not given) or 'test', only where the file has both
-    """
-    _check_zip(path)
-    with np.load(path, allow_pickle=False) as arrays:
-        image_key, label_key = _keys(path, arrays.files, split)
-        seed_key = "seeds" if image_key == "samples" and "seeds" in arrays.files else None
-        images, labels, seeds = [
-            _array(path, arrays, key) for key in (image_key, label_key, seed_key)
-        ]
-    labels, classes = _integer_labels(path, labels)
-    images = ImageSet(_channels_last(path, images), labels, str(path), classes)
-    if seeds is not None and (seeds.shape != (len(images),) or seeds.dtype.kind not in "iu"):
+
+def npz_keys(path) -> list[str]:
+    """The names of the arrays in an npz file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except Exception as error:  # zipfile raises many kinds
         raise ValueError(
-            f"{path}: seeds are {kind(seeds)} for {len(images)} images; give one integer per image"
-        )
-    return images, seeds
+            f"{path} cannot be read (not an npz file, or cut short: {one_line(error)}); get or "
+            "make the file again"
+        ) from error
 
 
-def holds_images(path):
-    """Whether an npz file holds images under one of the known keys."""
-    with zipfile.ZipFile(path) as archive:
-        return any(f"{key}.npy" in archive.namelist() for key, _ in KEYS)
+def read_arrays(path, *keys):
+    """The arrays of an npz file with these names, None for None."""
+    what = " and ".join(filter(None, keys)) or "it"
+    with one_line_for_damage(path, what), np.load(path, allow_pickle=False) as arrays:
+        return [key and arrays[key] for key in keys]
 
 
-def read_header(file):
-    """(shape, whether by columns, dtype) of a .npy file; leaves the file where its data begin."""
-    version = np.lib.format.read_magic(file)
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    return read(file)
+def latents_header(path):
+    """(key, shape, dtype) of the latents in an npz file, None if it holds none.
+
+    They are `latents` [N, C, h, w], or in the authors' files `samples` [C, h, w] of floats.
+    """
+    keys = npz_keys(path)
+    if key := next((key for key in ("latents", "samples") if key in keys), None):
+        with one_line_for_damage(path, key), _open(path, key) as file:
+            shape, _, dtype = _read_header(file)
+        single = key == "samples" and dtype.kind == "f" and len(shape) == 3
+        if single or (key == "latents" and len(shape) == 4):
+            return key, shape, dtype
+    return None
+
+
+@contextmanager
+def one_line_for_damage(path, what):
+    """Errors within, of reading `what` of the file `path`, become a ValueError of one line."""
+    try:
+        yield
+    except Exception as error:  # zip, zlib, numpy and the operating system each raise their own
+        raise ValueError(
+            f"{path}: {what} cannot be read ({one_line(error)}); get or make the file again"
+        ) from error
 
 
 class NpzImages:
-    """The images of one npz file, read in ascending pieces; memory does not grow with the file.
+    """The images of one npz file, read in pieces; memory does not grow with the file.
+
+    path   keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or
+           `train_images`, `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W],
+           [N, H, W, C] or [N, C, H, W]
+    split  'train' (if not given) or 'test', only where the file has both
 
     shape        (H, W, C)
+    labels       int64 [N] or None
+    num_classes  one-hot labels tell it, else the largest label + 1; 0 without labels
     seeds        int64 [N] or None
-    labels       integers [N] or None
-    num_classes  where the file tells it, else None
 
-    ValueError as from `load_npz`, for damage too when it is met.
+    ValueError of one line for what is not images, and for damage when it is met.
     """
 
-    def __init__(self, path):
-        _check_zip(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            key, label_key = _keys(path, arrays.files, None)
-            self.labels, self.num_classes = _integer_labels(path, _array(path, arrays, label_key))
-            self.seeds = _array(
-                path, arrays, "seeds" if key == "samples" and "seeds" in arrays.files else None
-            )
-        self.path, self.key, self._file = path, key, None
-        try:
-            with self._open() as file:
-                self._shape, by_columns, dtype = read_header(file)
+    def __init__(self, path, split=None):
+        keys = npz_keys(path)
+        key, label_key = _image_keys(path, keys, split)
+        seed_key = "seeds" if key == "samples" and "seeds" in keys else None
+        labels, seeds = read_arrays(path, label_key, seed_key)
+        self.path, self.key, self._file, self._whole = path, key, None, None
+        with one_line_for_damage(path, key), zipfile.ZipFile(path) as archive:
+            with archive.open(f"{key}.npy") as file:
+                self._shape, by_columns, dtype = _read_header(file)
                 self._start = file.tell()
-        except (
-            Exception
-        ) as error:  # zip, zlib, numpy and the operating system each raise their own for damage
-            raise self._damaged(error) from error
+            if dtype.hasobject:
+                raise ValueError("Python objects")
+            needed = self._start + math.prod(self._shape) * dtype.itemsize
+            if archive.getinfo(f"{key}.npy").file_size < needed:
+                raise ValueError("fewer bytes than its header tells")
         head = _channels_last(path, np.empty((0, *self._shape[1:]), dtype))
-        if by_columns or head.ndim != 4 or head.shape[3] not in (1, 3) or 0 in self._shape:
-            what = f"{dtype} {list(self._shape)}"
+        self.shape = checked_images(path, dtype, (*self._shape[:1], *head.shape[1:]))[1:]
+        if by_columns:
+            (self._whole,) = read_arrays(path, key)
+        labels, classes = _integer_labels(path, labels)
+        self.labels, self.num_classes = checked_labels(path, labels, len(self), classes)
+        if seeds is not None and (seeds.shape != (len(self),) or seeds.dtype.kind not in "iu"):
             raise ValueError(
-                f"{path}: {what} are not images; give uint8 [N, H, W, 1 or 3], at least one"
+                f"{path}: seeds are {describe(seeds)} for {len(self)} images; give one integer per "
+                "image"
             )
-        self.shape = head.shape[1:]
-        if self.seeds is not None and (
-            self.seeds.shape != self._shape[:1] or self.seeds.dtype.kind not in "iu"
-        ):
-            raise ValueError(
-                f"{path}: seeds are {kind(self.seeds)} for {len(self)} images; give one integer per image"
-            )
+        self.seeds = None if seeds is None else seeds.astype(np.int64)
 
     def __len__(self):
         return self._shape[0]
 
     def read(self, start, stop):
-        """uint8 [stop - start, H, W, C]; faster where calls ascend."""
-        size = int(np.prod(self._shape[1:]))
-        try:
-            self._file = self._file or self._open()
-            self._file.seek(self._start + start * size)
-            data = self._file.read((stop - start) * size)
+        """uint8 [stop - start, H, W, C]; faster where calls ascend. The file stays open."""
+        if self._whole is not None:
+            return _channels_last(self.path, self._whole[start:stop])
+        image_size = int(np.prod(self._shape[1:]))
+        with one_line_for_damage(self.path, self.key):
+            if self._file is None:
+                self._file = _open(self.path, self.key)
+                self._file.read(self._start)
+            place = self._start + start * image_size
+            if self._file.tell() != place:  # after a seek zipfile may check no sum
+                self._file.seek(place)
+            data = self._file.read((stop - start) * image_size)
             images = np.frombuffer(data, np.uint8).reshape(stop - start, *self._shape[1:])
-        except Exception as error:
-            raise self._damaged(error) from error
         return _channels_last(self.path, images)
 
-    def _open(self):
-        return zipfile.ZipFile(self.path).open(f"{self.key}.npy")
+    def close(self):
+        """Close the file until the next `read`."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    def _damaged(self, error):
-        return ValueError(
-            f"{self.path}: {self.key} cannot be read ({one_line(error)}); get or make the file again"
+
+class NpzShards(ImageStream):
+    """The images of npz files: by seed where all files have seeds, else in the order of `paths`."""
+
+    def __init__(self, name, paths, split=None):
+        self._shards = [NpzImages(path, split) for path in paths]
+        self._starts = np.cumsum([0, *map(len, self._shards)])
+        self._open_shard = self._shards[0]
+        labels, seeds = [
+            [part.labels for part in self._shards],
+            [part.seeds for part in self._shards],
+        ]
+        for path, part in zip(paths, labels, strict=True):
+            if (part is None) != (labels[0] is None):
+                raise ValueError(
+                    f"{path} and {paths[0]}: only one has labels; keep them in separate folders"
+                )
+        by_seed = all(part is not None for part in seeds)
+        self._order = (
+            self._by_seed(np.concatenate(seeds)) if by_seed else np.arange(self._starts[-1])
+        )
+        super().__init__(
+            name,
+            len(self._order),
+            None if labels[0] is None else np.concatenate(labels)[self._order],
+            np.concatenate(seeds)[self._order] if by_seed else None,
+            max(part.num_classes for part in self._shards),
+            [path.name for path in paths],
         )
 
+    @cached_property
+    def shape(self):
+        first = self._shards[0]
+        for shard in self._shards:
+            if shard.shape != first.shape:
+                sizes = f"{size(shard.shape)} but {first.path} has {size(first.shape)}"
+                raise ValueError(
+                    f"{shard.path}: images are {sizes}; keep one size and colour in a folder"
+                )
+        return first.shape
 
-def load_shards(folder, paths):
-    """Join npz shards to one ImageSet: by seed where every shard has seeds, otherwise in the order of `paths`."""
-    shards = [load_npz(path) for path in paths]
-    sets = [images for images, _ in shards]
-    for path, images in zip(paths, sets, strict=True):
-        if images.images.shape[1:] != sets[0].images.shape[1:]:
-            sizes = f"{size(images.images[0])} but {paths[0]} has {size(sets[0].images[0])}"
-            raise ValueError(f"{path}: images are {sizes}; keep one size and colour in a folder")
-        if (images.labels is None) != (sets[0].labels is None):
-            raise ValueError(
-                f"{path} and {paths[0]}: only one has labels; keep them in separate folders"
-            )
-    joined = ImageSet(
-        images=np.concatenate([images.images for images in sets]),
-        labels=None
-        if sets[0].labels is None
-        else np.concatenate([images.labels for images in sets]),
-        name=str(folder),
-        num_classes=max(images.num_classes for images in sets),
-    )
-    if any(seeds is None for _, seeds in shards):
-        return joined
-    order = _by_seed(paths, [seeds for _, seeds in shards])
-    return (
-        joined if (np.diff(order) == 1).all() else joined.subset(order)
-    )  # no second copy where names sort like seeds
+    def fetch(self, positions):
+        images = [None] * len(positions)
+        for places, piece in self._pieces(positions):
+            for place, image in zip(places, piece, strict=True):
+                images[place] = image
+        return images
+
+    def read(self, positions):
+        images = np.empty((len(positions), *self.shape), np.uint8)
+        for places, piece in self._pieces(positions):
+            images[places] = piece
+        return images
+
+    def _pieces(self, positions):
+        """Yield (places in `positions`, their images), file by file, consecutive rows together."""
+        rows = self._order[positions]
+        ascending = np.argsort(rows, kind="stable")
+        rows = rows[ascending]
+        shard = np.searchsorted(self._starts, rows, "right") - 1
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shard) != 0)) + 1
+        for start, stop in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+            source, offset = self._shards[shard[start]], self._starts[shard[start]]
+            if source is not self._open_shard:  # of many files one is open
+                self._open_shard.close()
+                self._open_shard = source
+            for first in range(start, stop, PIECE):
+                last = min(first + PIECE, stop)
+                piece = source.read(int(rows[first] - offset), int(rows[last - 1] + 1 - offset))
+                yield ascending[first:last], piece
+
+    def _by_seed(self, seeds):
+        """The order that sorts all seeds; a seed that is there twice is a ValueError."""
+        order = np.argsort(seeds, kind="stable")
+        if (same := np.flatnonzero(np.diff(seeds[order]) == 0)).size:
+            rows = order[same[0] : same[0] + 2]
+            shards = np.searchsorted(self._starts, rows, "right") - 1
+            first, second = (self._shards[shard].path for shard in shards)
+            seed = seeds[rows[0]]
+            if first == second:
+                raise ValueError(f"{first} holds seed {seed} twice; give every image its own seed")
+            raise ValueError(f"{first} and {second} both hold seed {seed}; keep one of them")
+        return order
 
 
-def _check_zip(path):
-    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle
-        raise ValueError(
-            f"{path} cannot be read (not an npz file, or cut short); get or make it again"
-        )
+def _open(path, key):
+    return zipfile.ZipFile(path).open(f"{key}.npy")
 
 
-def _by_seed(paths, seeds):
-    """The order that sorts all seeds; a seed that is there twice is a ValueError."""
-    shard = np.repeat(np.arange(len(paths)), [len(part) for part in seeds])
-    seeds = np.concatenate(seeds)
-    order = np.argsort(seeds, kind="stable")
-    if (same := np.flatnonzero(np.diff(seeds[order]) == 0)).size:
-        first, second = order[same[0]], order[same[0] + 1]
-        names = f"{paths[shard[first]]} and {paths[shard[second]]}"
-        raise ValueError(f"{names} both hold seed {seeds[first]}; keep one of them")
-    return order
+def _read_header(file):
+    """(shape, whether by columns, dtype) of a .npy file; leaves the file where its data begin."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
 
 
-def _keys(path, keys, split):
+def _image_keys(path, keys, split):
     """Return the keys of the images and of their labels (None if there are none)."""
     wanted = split or "train"
     if f"{wanted}_images" in keys:
@@ -189,20 +266,8 @@ def _keys(path, keys, split):
     raise ValueError(f"{path} holds {held}; save the images under the key 'samples' or 'images'")
 
 
-def _array(path, arrays, key):
-    """Read one array, None for no key."""
-    try:
-        return arrays[key] if key else None
-    except (
-        Exception
-    ) as error:  # zip, zlib, numpy and the operating system each raise their own for damage
-        raise ValueError(
-            f"{path}: {key} cannot be read ({one_line(error)}); get or make the file again"
-        ) from error
-
-
 def _channels_last(path, images):
-    """Return [N, H, W, C] for [N, H, W], [N, H, W, C] or, where nothing else is possible, [N, C, H, W]."""
+    """Return [N, H, W, C] for [N, H, W], [N, H, W, C] or, where that is no shape, [N, C, H, W]."""
     if images.dtype != np.uint8:
         how = FROM_FLOAT if images.dtype.kind == "f" else "x.astype('uint8') if in 0..255"
         raise ValueError(f"{path}: images are {images.dtype}, not uint8; convert them first: {how}")
@@ -214,13 +279,13 @@ def _channels_last(path, images):
 
 
 def _integer_labels(path, labels):
-    """Return (labels [N], number of classes if known) for integers [N] or [N, 1], or one-hot rows [N, K]."""
+    """Return (labels [N], number of classes if known) for [N], [N, 1], or one-hot rows [N, K]."""
     if labels is None or labels.ndim != 2:
         return labels, None
     if labels.shape[1] == 1:
         return labels[:, 0], None
     if not (np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()):
         raise ValueError(
-            f"{path}: labels {kind(labels)} are not one-hot; save one-hot rows or integers"
+            f"{path}: labels {describe(labels)} are not one-hot; save one-hot rows or integers"
         )
     return labels.argmax(axis=1), labels.shape[1]

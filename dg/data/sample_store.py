@@ -1,4 +1,4 @@
-"""The folder that a sampling run fills: resumable, with the same bytes however often it was interrupted."""
+"""The folder that a sampling run fills: resumable, with the same bytes whenever interrupted."""
 
 import hashlib
 import io
@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 
 from dg.data.images import ImageSet
+from dg.data.reader import load_images
 from dg.runtime.files import (
     atomic_write,
     plain,
@@ -25,24 +26,28 @@ IMAGE_SUFFIXES = (".npz", ".png", ".jpg", ".jpeg")
 
 
 class SampleStore:
-    """Samples of the given seeds, kept batch by batch; several processes may fill different batches of one store.
+    """Samples of the given seeds, kept batch by batch; several processes may fill different batches
+    of one store.
 
     outdir      folder: new, without images, or a store made with the same settings and batch size
     settings    dict of everything the images depend on besides their seeds
-    seeds       distinct integers from 0; a longer list that begins with the stored one extends the store
-    batch_size  images per shard; the partition into batches depends on `seeds` and `batch_size` only
-    save_type   'npz': shards samples_000000-000063.npz (`samples`, `seeds`, `label`); 'png': 000123.png
-    subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they are
+    seeds       distinct integers from 0; a longer list that begins with the stored one extends the
+                store
+    batch_size  images per shard; the partition into batches depends on `seeds` and `batch_size`
+                only
+    save_type   'npz': shards samples_000000-000063.npz (`samples`, `seeds`, `label`); 'png':
+                000123.png
+    subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
+                are
 
-    manifest.json holds settings and seeds and is written before any image. A batch is complete when its record
-    shards/000000-000063.json, written after its images, gives their SHA-256 and they agree. So a kill loses the batch
-    that was being written and no more, and writers of different batches share no file.
+    manifest.json holds settings and seeds and is written before any image. A batch is complete when
+    its record shards/000000-000063.json, written after its images, gives their SHA-256 and they
+    agree. So a kill loses the batch that was being written and no more, and writers of different
+    batches share no file.
     """
 
-    kind, keys = (
-        ImageSet,
-        ("samples", "label"),
-    )  # of a batch, and what its arrays are called in an npz file
+    kind = ImageSet  # of a batch
+    keys = ("samples", "label")  # of its arrays in an npz file
 
     def __init__(self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False):
         if batch_size < 1:
@@ -72,20 +77,23 @@ class SampleStore:
     def pending(self):
         """Indices of the batches still to be made; hashes everything that is there.
 
-        Afterwards `damaged` names the files that were complete once and no longer are; their batches are pending again.
+        Afterwards `damaged` names the files that were complete once and no longer are; their
+        batches are pending again.
         """
         self.damaged = []
         return [index for index, seeds in enumerate(self._batches) if not self._is_complete(seeds)]
 
     def write(self, index, images, labels=None):
-        """Store batch `index`: images uint8 [N, H, W, C] in the order of its seeds, labels int64 [N] if conditional."""
+        """Store batch `index`: images uint8 [N, H, W, C] in the order of its seeds, labels int64
+        [N] if conditional."""
         seeds = self._batches[index]
         batch = self.kind(
             np.asarray(images), None if labels is None else np.asarray(labels), f"batch {index}"
         )
         if len(batch) != len(seeds):
             raise ValueError(
-                f"batch {index} has {len(seeds)} seeds, not {len(batch)} {batch.what}; give one for each seed"
+                f"batch {index} has {len(seeds)} seeds, not {len(batch)} {batch.what}; give one "
+                "for each seed"
             )
         hashes = {}
         for name, content in self._encode(seeds, batch):
@@ -99,11 +107,13 @@ class SampleStore:
         write_json(self._record(seeds), {"seeds": _runs(seeds), "labels": labels, "files": hashes})
 
     def missing(self):
-        """The batches that were never completed, each a list of seeds; a quick look that hashes nothing."""
+        """The batches that were never completed, each a list of seeds; a quick look that hashes
+        nothing."""
         return [seeds for seeds in self._batches if not self._record(seeds).exists()]
 
     def finish(self):
-        """Write EDM's dataset.json for conditional PNGs: for one process to call when no batch is pending."""
+        """Write EDM's dataset.json for conditional PNGs: for one process to call when no batch is
+        pending."""
         if missing := self.missing():
             raise ValueError(
                 f"{self.outdir} lacks seeds {_runs(missing[0])}; run again to make them"
@@ -119,12 +129,12 @@ class SampleStore:
                     file.write(f'{{"labels": [\n{lines}\n]}}\n'.encode())
 
     def load(self):
-        """All images as an ImageSet, in ascending order of their seeds; ValueError if any is missing or damaged."""
-        from dg.data.datasets import load_images
-
+        """All images as an ImageSet, in ascending order of their seeds; ValueError if any is
+        missing or damaged."""
         if pending := self.pending():
             raise ValueError(
-                f"{self.outdir} lacks seeds {_runs(self._batches[pending[0]])}; run again to make them"
+                f"{self.outdir} lacks seeds {_runs(self._batches[pending[0]])}; run again to make "
+                "them"
             )
         self.finish()
         return load_images(self.outdir)
@@ -142,7 +152,8 @@ class SampleStore:
         return self.records / f"{_label(seeds)}.json"
 
     def _encode(self, seeds, batch):
-        """Yield (file name, content) for every image file of a batch; the same bytes for the same images, always."""
+        """Yield (file name, content) for every image file of a batch; the same bytes for the same
+        images, always."""
         names = self._names(seeds)
         if self.save_type == "npz":
             items, labels = self.keys
@@ -179,7 +190,8 @@ class SampleStore:
         """Check that the folder is this store's, or make it so."""
         for temporary in (*self.outdir.glob(".*.tmp"), *self.outdir.glob("*/.*.tmp")):
             remove_stale_temporaries(temporary.parent)
-        # First look for images, then for the manifest: another process of this run writes them in the opposite order.
+        # First look for images, then for the manifest: another process of this run writes them in
+        # the opposite order.
         found = {
             path
             for glob in ("*", "*/*")
@@ -196,9 +208,8 @@ class SampleStore:
         if stored is not None and found:
             self._check_same(stored, manifest)
             self._retire_tail(stored["num seeds"])
-            found = {
-                path for path in found if path.suffix == f".{self.save_type}"
-            }  # others are the user's previews
+            # others are the user's previews
+            found = {path for path in found if path.suffix == f".{self.save_type}"}
             found -= {self.outdir / name for seeds in self._batches for name in self._names(seeds)}
         if foreign := sorted(path for path in found if path.exists()):
             raise ValueError(f"{foreign[0]} is not an image of this run; use another folder")
@@ -216,7 +227,8 @@ class SampleStore:
                 for key in keys
             ]
             raise ValueError(
-                f"{self.outdir} was made with other settings ({'; '.join(words)}); use another folder"
+                f"{self.outdir} was made with other settings ({'; '.join(words)}); use another "
+                "folder"
             )
         if _runs(self.seeds[: stored["num seeds"]]) != stored["seeds"]:
             seeds = f"seeds {stored['seeds']}, and seeds {manifest['seeds']} do not begin with them"
@@ -225,7 +237,8 @@ class SampleStore:
             )
 
     def _retire_tail(self, count):
-        """Remove the last batch of a store of `count` seeds that is extended, if it is short: a longer one takes its place."""
+        """Remove the last batch of a store of `count` seeds that is extended, if it is short: a
+        longer one takes its place."""
         last = (count - 1) // self.batch_size
         seeds = self.seeds[last * self.batch_size : count]
         if seeds != self._batches[last]:
@@ -261,7 +274,8 @@ def _runs(seeds):
 
 
 def _label(seeds):
-    """Name a batch after its seeds, 000000-000063; where they are not consecutive, a hash makes it unique."""
+    """Name a batch after its seeds, 000000-000063; where they are not consecutive, a hash makes it
+    unique."""
     label = f"{seeds[0]:06d}-{seeds[-1]:06d}"
     return label if "," not in _runs(seeds) else f"{label}-{settings_hash(seeds)[:8]}"
 

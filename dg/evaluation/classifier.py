@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dg.data.datasets import ImageSet, to_float
 from dg.runtime.files import atomic_write
 from dg.runtime.progress import Progress, silent
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import seeded, step_generator
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 
 FORMAT = "feature-classifier"
@@ -84,10 +84,7 @@ def train_classifier(
     """Train on labelled images; frozen, in evaluation mode. ValueError if the set has no labels."""
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            settings.seed
-        )  # not those of GPUs, which are not forked
+    with seeded(settings.seed):
         model = FeatureClassifier(data.resolution, data.channels, data.num_classes)
     images, labels = to_float(data.images), torch.from_numpy(data.labels)
     steps = -(-len(images) // settings.batch_size)

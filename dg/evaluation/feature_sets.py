@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +143,6 @@ def save_features(path, features: FeatureSet) -> None:
     about = features.describe() | {"extractor": features.extractor}
     with atomic_write(path) as file:
         np.savez(file, about=json.dumps(about), **arrays)
-
-
-def is_statistics(path) -> bool:
-    """Whether it is an npz file of statistics (`mu`, `sigma`) rather than images."""
-    if not str(path).endswith(".npz") or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
 
 
 def load_features(path, extractor: Extractor | None = None) -> FeatureSet:

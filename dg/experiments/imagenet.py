@@ -14,13 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from dg.checkpoints import load_discriminator
-from dg.data.crops import open_pictures
-from dg.data.datasets import load_images
-from dg.data.image_stream import open_images
-from dg.data.npz_files import holds_images
+from dg.data.reader import kinds_of, load_images, open_images
 from dg.data.sample_store import SampleStore
 from dg.discriminator import build_discriminator
-from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
+from dg.evaluation.feature_sets import collect, load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, evaluate
 from dg.experiments import imagenet_report
@@ -52,7 +49,7 @@ SUSTAINED = 50e12
 class ImageNetRun:
     """The stages, each a method that fills a folder through the same library calls as the scripts.
 
-    data   the training images: class folders, or what `open_pictures` takes
+    data   the training images: class folders, or what `open_images` takes
     shard  (i, n): make every n-th part of what is generated, from the i-th on, and no more; None:
            make all
     """
@@ -138,7 +135,7 @@ class ImageNetRun:
     def make_real(self, path, paths):
         """Latents of all training images, or crops of so many of them, drawn at random; and which
         images these are."""
-        pictures = open_pictures(self.data)
+        pictures = open_images(self.data)
         if pictures.labels is None:
             raise ValueError(
                 f"{pictures.name}: has no labels; give a folder with a sub-folder for each class"
@@ -154,7 +151,7 @@ class ImageNetRun:
         folder's name alone."""
         if not (path / PICTURES).exists():
             return
-        if read_json(path / PICTURES)["fingerprint"] != open_pictures(self.data).fingerprint():
+        if read_json(path / PICTURES)["fingerprint"] != open_images(self.data).fingerprint():
             raise ValueError(
                 f"{path} was made of other images than those of {self.data}; give those, or "
                 "another folder for the stages"
@@ -175,7 +172,7 @@ class ImageNetRun:
             store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
 
     def make_fake_latents(self, path, paths):
-        self.encode(path / "latents", open_pictures(merged(paths["fake-images"])))
+        self.encode(path / "latents", open_images(merged(paths["fake-images"])))
 
     def encode(self, path, pictures):
         vae = load_vae(self.resolve(self.setting.vae), self.device)
@@ -250,9 +247,9 @@ class ImageNetRun:
         """ADM's reference batch: statistics of the whole training set, and 10,000 images for
         precision and recall."""
         source = self.resolve(self.setting.reference)
-        if is_statistics(source):
+        if "statistics" in (kinds := kinds_of(source)):
             found = load_features(source, self.extractor())
-            if found.features is None and holds_images(source):
+            if found.features is None and "images" in kinds:
                 found = replace(found, features=self.features(source).features)
         else:
             found = self.features(source)

@@ -16,7 +16,7 @@ from dg.models.vae import elbo, save_vae
 from dg.pretraining.ddpm import train_ddpm
 from dg.pretraining.score import build_score_network, train_score_network
 from dg.pretraining.vae import train_vae
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 from guided_diffusion import training_losses
 
 

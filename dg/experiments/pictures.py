@@ -18,7 +18,7 @@ from dg.experiments.models import KINDS
 from dg.experiments.tables import distance_name, metric_names, pairs
 from dg.models.discrete_sampling import as_cond_fn
 from dg.models.vae_sampling import interpolate
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 from dg.sampling import draw_images
 
 HISTOGRAM_SIGMAS = (0.1, 0.3, 1.0, 3.0)

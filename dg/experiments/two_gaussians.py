@@ -36,6 +36,7 @@ from dg.experiments.sections import how_it_was_run
 from dg.extractors import PixelExtractor
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
 from dg.runtime.files import read_json, write_json
+from dg.runtime.randomness import seeded
 from dg.training import train_discriminator
 from edm.checkpoint import read_safetensors
 
@@ -123,8 +124,7 @@ class SmallHead(nn.Module):
 
 
 def small_discriminator(width: int, seed: int = 0) -> Discriminator:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Discriminator(PixelExtractor(), [SmallHead(width)])
 
 

@@ -6,14 +6,15 @@ from dataclasses import asdict
 
 import torch
 
-from dg.data.datasets import ImageSet, to_float
+from dg.data.datasets import ImageSet
 from dg.models.ddpm import DDPM
+from dg.pretraining.batches import RandomBatch
 from dg.pretraining.engine import Run, Stepper, Values, update_average
 from dg.pretraining.presets import DDPMTraining
 from dg.runtime.files import plain
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import seeded, step_generator
 from guided_diffusion import training_losses
 
 RISE = 0.25  # part of the steps over which the learning rate rises, as in MNISTDiffusion
@@ -39,10 +40,7 @@ def build_ddpm(
         in_channels=data.channels,
         num_classes=data.num_classes if conditional else 0,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            settings.seed
-        )  # not those of GPUs, which are not forked
+    with seeded(settings.seed):
         return DDPM(process, network | shape)
 
 
@@ -84,21 +82,24 @@ def train_ddpm(
     holders = dict(
         net=model, ema=average, optimizer=optimizer, schedule=schedule, scaler=stepper.scaler
     )
-    run = Run(state_path, identity, holders, ranks, observe and (lambda: observe(average)))
-    for step in run.steps(s.steps, progress, "DDPM", save_seconds):
-        run.record(stepper.step(step, _drawn(model, data, s, step, device)))
+    run = Run(state_path, identity, holders, ranks, observe and (lambda step: observe(average)))
+
+    def update(step: int) -> Values:
+        values = stepper.step(step, _batch_loss(model, data, s, step, device))
         schedule.step()
-        update_average(average, model, s, step)
-    return average, run.log
+        update_average(average.parameters(), model.parameters(), s, step)
+        return values
+
+    return average, run.train(update, s.steps, progress, "DDPM", save_seconds)
 
 
-def _drawn(
+def _batch_loss(
     model: DDPM, data: ImageSet, settings: DDPMTraining, step: int, device
 ) -> Callable[[slice], Values]:
     """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
     size, generator = settings.batch_size, step_generator(settings.seed, "ddpm", step)
-    index = torch.randint(len(data), [size], generator=generator)
-    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+    batch = RandomBatch(data, size, generator)
+    batch.mirror(generator, settings.flip)
     t = torch.randint(model.diffusion.num_steps, [size], generator=generator)
     shape = [size, data.channels, data.resolution, data.resolution]
     noise = torch.randn(
@@ -106,15 +107,9 @@ def _drawn(
     )
 
     def values(part: slice) -> Values:
-        chosen, classes = index[part].numpy(), {}
-        images = to_float(data.images[chosen])
-        if settings.flip:
-            images = torch.where(mirrored[part], images.flip(-1), images)
-        if model.label_dim:
-            classes = {"y": torch.from_numpy(data.labels[chosen]).to(device)}
-        losses = training_losses(
-            model.diffusion, model.net, images.to(device), t[part].to(device), noise[part], classes
-        )
+        images, times = batch.items(part).to(device), t[part].to(device)
+        classes = {"y": batch.labels(part).to(device)} if model.label_dim else {}
+        losses = training_losses(model.diffusion, model.net, images, times, noise[part], classes)
         return {"loss": losses.loss.mean(), "mse": losses.mse.mean()}
 
     return values

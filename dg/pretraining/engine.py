@@ -1,18 +1,23 @@
-"""Optimisation steps that end the same on one process or several, in one piece or several, interrupted or not."""
+"""The training engine: the same end on one process or several, in one piece or interrupted.
+
+A `Stepper` takes steps of an optimizer. A `Run` repeats them, keeps the log and the state, and goes
+on from them.
+"""
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dg.runtime.files import write_text
+from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, Stopped
-from dg.runtime.training_state import Every, load_state, save_state, step_generator
+from dg.runtime.randomness import seeded, step_generator
+from dg.runtime.training_state import Every, load_state, save_state
 
 LOG_STEPS = 50  # an entry of the log is the mean over so many steps
 OBSERVE_STEPS = 250  # between two looks at what a training has learned, a multiple of LOG_STEPS
@@ -20,18 +25,21 @@ Values = dict[str, Tensor]  # scalars of a step; the gradient is that of "loss"
 
 
 class Stepper:
-    """Steps of an optimizer on batches that are shared among processes and computed a micro-batch at a time.
+    """Steps of an optimizer on batches that processes share and compute a micro-batch at a time.
 
     batch_size  images of a step, all processes together
     device      of the parameters
     precision   "float32", or "bfloat16" or "float16" for autocast; the parameters stay float32
-    ranks       each takes an equal, consecutive part of every batch; gradients are summed over them
-    microbatch  images computed at once; None: all of a process's part. Where they do not fit into memory it is halved, and
-                joins the values of the steps from then on (the mean over the processes)
-    seed        of what draws from the global generator, such as dropout: it depends on the step and on the micro-batch's
-                place in the batch, so with the same micro-batches on the number of processes only to rounding
+    ranks       each takes a consecutive part of every batch, and their sizes differ by one image at
+                most; gradients are summed over them
+    microbatch  images that a process computes at once; None: all of its part. It is halved where
+                they do not fit into memory. From then on it is among a step's values, as the mean
+                over the processes
+    seed        of what draws from the global generator, such as dropout. These draws depend on the
+                step too, and on the micro-batch's place in the batch
 
-    ValueError for a batch that cannot be divided so, or a precision that the device does not have.
+    With the same micro-batches, the number of processes changes results by rounding only.
+    ValueError for fewer images than processes, or a precision that the device does not have.
     """
 
     def __init__(
@@ -44,98 +52,52 @@ class Stepper:
         microbatch: int | None = None,
         seed: int = 0,
     ):
-        self.optimizer, self.batch_size, self.device, self.ranks, self.seed = (
-            optimizer,
-            batch_size,
-            torch.device(device),
-            ranks,
-            seed,
-        )
-        share = batch_size // ranks.world
-        self.microbatch, self.halved = microbatch or share, False
-        if share * ranks.world != batch_size:
+        if batch_size < ranks.world:
             raise ValueError(
-                f"a batch of {batch_size} images cannot be shared equally by {ranks.world} processes; "
-                f"make it a multiple of {ranks.world}"
+                f"a batch of {batch_size} images cannot be shared by {ranks.world} processes; "
+                "use fewer of them"
             )
-        if share % self.microbatch:
-            raise ValueError(
-                f"{share} images of a batch cannot be computed {self.microbatch} at a time; "
-                f"take a micro-batch that divides {share}"
-            )
+        self.optimizer, self.batch_size, self.ranks, self.seed = optimizer, batch_size, ranks, seed
+        self.device, self.precision = torch.device(device), precision
         _check_precision(precision, self.device)
-        self.dtype = getattr(torch, precision)
+        bounds = [rank * batch_size // ranks.world for rank in (ranks.rank, ranks.rank + 1)]
+        self.first, self.count = bounds[0], bounds[1] - bounds[0]  # this process's part of a batch
+        self.microbatch = self.wanted = min(microbatch or self.count, self.count)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
 
-    def parts(self) -> list[slice]:
-        """The micro-batches of this process, as places in the whole batch."""
-        share = self.batch_size // self.ranks.world
-        first = self.ranks.rank * share
-        return [
-            slice(start, start + self.microbatch)
-            for start in range(first, first + share, self.microbatch)
-        ]
-
     def step(self, index: int, values_of: Callable[[slice], Values]) -> Values:
-        """Step number `index`; `values_of(part)` computes the means over a part of the batch. Returns those over all of it."""
-        while (totals := self._sums(index, values_of)) is None:
-            self._halve()
-        parameters = [
-            p
-            for group in self.optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        self.ranks.sum_([*(p.grad for p in parameters), *totals.values()])
+        """Take step number `index`; returns the means over the batch.
+
+        values_of  computes the means over a part of the batch
+        """
+        shares, self.microbatch = in_chunks(
+            lambda chunk: self._gradients(index, chunk, values_of), self.count, self.microbatch
+        )
+        totals = {name: sum(share[name] for share in shares) for name in shares[0]}
+        if self.microbatch < self.wanted or self.ranks.world > 1:  # the same at all processes
+            size = float(self.microbatch) / self.ranks.world
+            totals["microbatch"] = torch.tensor(size, device=self.device)
+        parameters = (p for group in self.optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.ranks.sum_([*gradients, *totals.values()])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return totals
 
-    def _sums(self, index: int, values_of: Callable[[slice], Values]) -> Values | None:
-        """Gradients and values of this process's part of the batch; None if a micro-batch does not fit into memory."""
-        self.optimizer.zero_grad(set_to_none=True)
-        totals = {}
-        try:
-            for part in self.parts():
-                for name, value in self._gradients(index, part, values_of).items():
-                    totals[name] = totals.get(name, 0) + value
-        except torch.OutOfMemoryError:
-            return None
-        if self.halved or self.ranks.world > 1:  # for the log; all processes have the same names
-            totals["microbatch"] = torch.tensor(
-                float(self.microbatch) / self.ranks.world, device=self.device
-            )
-        return totals
+    def _gradients(self, index: int, chunk: slice, values_of: Callable[[slice], Values]) -> Values:
+        """Add a micro-batch's share of the gradients; returns its share of the values.
 
-    def _halve(self) -> None:
-        """Go on with micro-batches of at most half the size; ValueError where they are single images already."""
-        if self.microbatch == 1:
-            raise ValueError(
-                f"the memory of {self.device} does not suffice for one image; free it, or train a smaller network"
-            )
-        share = self.batch_size // self.ranks.world
-        self.microbatch = next(
-            size for size in range(self.microbatch // 2, 0, -1) if share % size == 0
-        )
-        self.halved = True
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _gradients(self, index: int, part: slice, values_of: Callable[[slice], Values]) -> Values:
-        """Add a micro-batch's share of the gradients; returns its share of the values."""
-        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        weight = self.microbatch / self.batch_size
-        with self._seeded(index, part), autocast:
+        chunk  its place in this process's part of the batch
+        """
+        if chunk.start == 0:  # a batch begins, perhaps once more
+            self.optimizer.zero_grad(set_to_none=True)
+        part = slice(self.first + chunk.start, self.first + chunk.stop)
+        weight = (chunk.stop - chunk.start) / self.batch_size
+        seed = step_generator(self.seed, f"network {part.start}", index).initial_seed()
+        with seeded(seed, self.device), autocast(self.device, self.precision):
             values = values_of(part)
         self.scaler.scale(values["loss"] * weight).backward()
         return {name: value.detach() * weight for name, value in values.items()}
-
-    @contextmanager
-    def _seeded(self, index: int, part: slice):
-        seed = step_generator(self.seed, f"network {part.start}", index).initial_seed()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
 
 
 class Run:
@@ -145,7 +107,9 @@ class Run:
     identity  what a state must agree on to be gone on from, by name; ValueError otherwise
     holders   everything with a state_dict, by name: modules, optimizer, scaler
     ranks     all read the state, the first writes it
-    observe   called after every `OBSERVE_STEPS` and at the end; what it returns joins the log's entry, such as a test loss
+    observe   given the number of steps done; what it returns, such as a test loss, joins the log
+    every     steps from one entry of the log to the next, all of them observed. None: LOG_STEPS,
+              observed every OBSERVE_STEPS. The last step is logged and observed in any case
     """
 
     def __init__(
@@ -154,112 +118,127 @@ class Run:
         identity: dict,
         holders: dict,
         ranks: Ranks = SINGLE_PROCESS,
-        observe: Callable[[], dict] | None = None,
+        observe: Callable[[int], dict] | None = None,
+        every: int | None = None,
     ):
-        self.path, self.identity, self.holders, self.ranks = (
-            path and Path(path),
-            identity,
-            holders,
-            ranks,
-        )
-        self.observe = observe
-        self.step, self.log, self.recent = 0, [], []
+        self.path, self.identity, self.holders = path and Path(path), identity, holders
+        self.ranks, self.observe = ranks, observe
+        self.log_steps, self.observe_steps = every or LOG_STEPS, every or OBSERVE_STEPS
+        self.step, self.log, self.recent = 0, [], []  # recent: values of steps without an entry yet
         state = None if path is None else load_state(path)
         if state is not None:
             found = state.get("identity", {})
             if changed := [name for name, value in identity.items() if found.get(name) != value]:
                 raise ValueError(
-                    f"{path}: of a run with other {' and '.join(changed)}; choose another folder or delete it"
+                    f"{path}: of a run with other {' and '.join(changed)}; choose another folder "
+                    "or delete it"
                 )
             for name, holder in holders.items():
                 holder.load_state_dict(state[name])
             self.step, self.log, self.recent = state["step"], state["log"], state["recent"]
         ranks.barrier()  # all have read the state before the first replaces it
 
-    def steps(
-        self, total: int, progress: Progress, desc: str, save_seconds: float
-    ) -> Iterator[int]:
-        """The steps that are missing; the caller does each and records its values. Where `progress` asks to end, by
-        `Stopped`, the state is saved first."""
+    def train(
+        self,
+        update: Callable[[int], Values],
+        total: int,
+        progress: Progress,
+        desc: str,
+        save_seconds: float,
+        ended: Callable[[], bool] = lambda: False,
+    ) -> list[dict]:
+        """Do the steps up to `total` that are missing; returns the log.
+
+        update        does one, given its number, and returns its values
+        save_seconds  how often the state is saved, besides at the end
+        ended         asked before every step whether it is the end already
+
+        The state is saved too where `progress` asks to end, by `Stopped`, and where another process
+        has gone.
+        """
         due = Every(save_seconds)
         try:
+            self._make_entry(total)  # due where a run was left alone while it made one
             for step in progress(
-                range(self.step, total), desc=desc, initial=self.step, total=total
+                range(self.step, total), desc=desc, initial=self.step, total=total, unit="step"
             ):
-                yield step
+                if ended():
+                    break
+                self.recent.append(update(step))  # numbers later: a GPU need not be waited for
                 self.step = step + 1
-                if self.step % LOG_STEPS == 0 or self.step == total:
-                    self._make_entry()
-                    if self.observe is not None and (
-                        self.step % OBSERVE_STEPS == 0 or self.step == total
-                    ):
-                        self.log[-1] |= self.observe()
+                self._make_entry(total)
                 if due():
                     self.save()
-        except Stopped:
+        except (Stopped, ConnectionError):
             self.save()
             raise
         self.save()
-
-    def record(self, values: Values) -> None:
-        """Keep what a step gave; it is looked at later, so that a GPU need not be waited for."""
-        self.recent.append(values)
+        return self.log
 
     def save(self) -> None:
         """Write the state, and the log beside it as log.jsonl."""
         self._look()
         if self.path is None or not self.ranks.first:
             return
-        write_text(
-            self.path.with_name("log.jsonl"),
-            "".join(json.dumps(entry) + "\n" for entry in self.log),
-        )
-        states = {name: holder.state_dict() for name, holder in self.holders.items()}
-        save_state(
-            self.path,
-            dict(
-                identity=self.identity, step=self.step, log=self.log, recent=self.recent, **states
-            ),
-        )
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
+        write_text(self.path.with_name("log.jsonl"), lines)
+        state = dict(identity=self.identity, step=self.step, log=self.log, recent=self.recent)
+        holders = {name: holder.state_dict() for name, holder in self.holders.items()}
+        save_state(self.path, state | holders)
 
-    def _make_entry(self) -> None:
+    def _make_entry(self, total: int) -> None:
+        """The log's entry, where one is due and not made yet."""
+        if not self.recent or (self.step % self.log_steps and self.step != total):
+            return
         self._look()
         means = {
             name: sum(values[name] for values in self.recent) / len(self.recent)
             for name in self.recent[0]
             if all(name in values for values in self.recent)
         }
-        self.log.append({"step": self.step} | means)
+        look = self.observe and (self.step % self.observe_steps == 0 or self.step == total)
+        self.log.append({"step": self.step} | means | (self.observe(self.step) if look else {}))
         self.recent = []
 
     def _look(self) -> None:
-        """Make numbers of what was recorded; ValueError if a loss is not finite."""
+        """Make numbers of what steps gave; ValueError if a loss is not finite."""
         self.recent = [
             {name: float(value) for name, value in values.items()} for values in self.recent
         ]
         for step, values in enumerate(self.recent, start=self.step - len(self.recent) + 1):
             if not math.isfinite(values["loss"]):
                 raise ValueError(
-                    f"the loss is not finite at step {step}; lower the learning rate and start in another folder"
+                    f"the loss is not finite at step {step}; lower the learning rate and start in "
+                    "another folder"
                 )
 
 
 @torch.no_grad()
-def update_average(average: torch.nn.Module, net: torch.nn.Module, settings, step: int) -> None:
-    """Bring an exponential moving average on after step `step`; `settings` have batch_size, and in images ema_halflife, which
-    is at most the part ema_rampup of those seen so far."""
+def update_average(
+    average: Iterable[Tensor], values: Iterable[Tensor], settings, step: int
+) -> None:
+    """Bring an exponential moving average of parameters on after step `step`.
+
+    settings  have `batch_size`; `ema_halflife`, in images, 0 for no averaging; and `ema_rampup`:
+              the half-life is at most this part of the images seen so far, 0 for no such bound
+    """
     seen = (step + 1) * settings.batch_size
-    halflife = min(settings.ema_halflife, seen * settings.ema_rampup)
+    halflife = settings.ema_halflife
+    if settings.ema_rampup:
+        halflife = min(halflife, seen * settings.ema_rampup)
     decay = 0.5 ** (settings.batch_size / max(halflife, 1e-8))
-    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+    torch._foreach_lerp_(list(average), [value.detach() for value in values], 1 - decay)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in `precision` where that loses little."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
     if precision == "float16" and device.type != "cuda":
-        raise ValueError(
-            f"float16 trains on GPUs only, not on {device}; take bfloat16 (--bf16) or float32"
-        )
+        raise ValueError(f"float16 trains on GPUs only, not on {device}; take bfloat16 or float32")
     if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(
-            f"the device {device} does not compute in bfloat16; take float16 (--fp16) or float32"
+            f"the device {device} does not compute in bfloat16; take float16 or float32"
         )

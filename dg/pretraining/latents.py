@@ -4,20 +4,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dg.data.crops import Pictures
+from dg.data.image_stream import ImageStream
 from dg.data.images import to_float
 from dg.data.latents import LatentStore
 from dg.fingerprints import fingerprint
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
 from dg.runtime.progress import Progress, Stopped, silent
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Made(NamedTuple):
     spread: float | None
 
 
-def latent_store(outdir, images: Pictures, vae, settings: Encoding, batch_size: int) -> LatentStore:
+def latent_store(
+    outdir, images: ImageStream, vae, settings: Encoding, batch_size: int
+) -> LatentStore:
     """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE or settings."""
     described = {
         "images": images.fingerprint(),
@@ -63,7 +66,7 @@ def latent_store(outdir, images: Pictures, vae, settings: Encoding, batch_size: 
 
 def encode(
     vae,
-    images: Pictures,
+    images: ImageStream,
     store: LatentStore,
     settings: Encoding,
     device="cpu",
@@ -92,14 +95,8 @@ def encode(
         next(bar, None)
         for (place, index), (places, crops) in _read_ahead(work, read):
             mirrored = np.array(store.batches()[index]) >= len(images)
-            pieces, most = in_chunks(
-                lambda part: _encoded(
-                    vae, crops[part], places[part], mirrored[part], settings, device
-                ),
-                len(places),
-                most,
-                notify,
-            )
+            batch = partial(_encoded, vae, crops, places, mirrored, settings, device)
+            pieces, most = in_chunks(batch, len(places), most, notify)
             latents, std = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
             half = latents.astype(np.float16)
             squares.append(
@@ -157,9 +154,20 @@ def _without_tf32():
 
 @torch.no_grad()
 def _encoded(
-    vae, crops: np.ndarray, places: np.ndarray, mirrored: np.ndarray, settings: Encoding, device
+    vae,
+    crops: np.ndarray,
+    places: np.ndarray,
+    mirrored: np.ndarray,
+    settings: Encoding,
+    device,
+    part: slice,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(latents, posterior's standard deviation) of crops uint8 [N, R, R, 3], both scaled, float32 [N, C, h, w]."""
+    """(latents, posterior's standard deviation), both scaled, float32 [n, C, h, w], of a part.
+
+    crops             uint8 [N, R, R, 3]
+    places, mirrored  [N]  in the set; whether it is the mirrored copy
+    """
+    crops, places, mirrored = crops[part], places[part], mirrored[part]
     x = to_float(crops)
     x = torch.where(torch.from_numpy(mirrored).reshape(-1, 1, 1, 1), x.flip(-1), x)
     with _without_tf32():

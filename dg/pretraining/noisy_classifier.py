@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from dg import vp
 from dg.data.latents import AnySet, LatentSet
+from dg.pretraining.batches import RandomBatch
 from dg.pretraining.engine import Run, Stepper, Values
 from dg.pretraining.presets import CLASSIFIER_PRESETS, NoisyClassifierTraining
 from dg.runtime.files import plain
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import seeded, step_generator
 from guided_diffusion import EncoderUNetModel
 
 __all__ = [
@@ -34,10 +35,7 @@ def build_noisy_classifier(
     resolution: int, channels: int, num_classes: int, settings: NoisyClassifierTraining
 ) -> EncoderUNetModel:
     """A classifier for such images or latents, its initial weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(
-            settings.seed
-        )  # not those of GPUs, which are not forked
+    with seeded(settings.seed):
         return EncoderUNetModel(
             image_size=resolution,
             in_channels=channels,
@@ -68,7 +66,7 @@ def train_noisy_classifier(
         raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
     if settings.flip and isinstance(data, LatentSet):
         raise ValueError(
-            f"{data.name}: latents cannot be mirrored; encode mirrored copies with pretrain.py latents --flip"
+            f"{data.name}: latents cannot be mirrored; encode mirrored copies of the images too"
         )
     s = settings
     model = build_noisy_classifier(data.resolution, data.channels, data.num_classes, s).to(device)
@@ -76,34 +74,32 @@ def train_noisy_classifier(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.lr, total_steps=s.steps)
     stepper = Stepper(optimizer, s.batch_size, device, s.precision, ranks, microbatch, s.seed)
     identity = {"settings": plain(asdict(s)), "images": data.fingerprint()}
-    run = Run(
-        state_path,
-        identity,
-        dict(net=model, optimizer=optimizer, schedule=schedule, scaler=stepper.scaler),
-        ranks,
-    )
-    for step in run.steps(s.steps, progress, "noisy classifier", save_seconds):
-        run.record(stepper.step(step, _drawn(model, data, s, step, device)))
+    holders = dict(net=model, optimizer=optimizer, schedule=schedule, scaler=stepper.scaler)
+    run = Run(state_path, identity, holders, ranks)
+
+    def update(step: int) -> Values:
+        values = stepper.step(step, _batch_loss(model, data, s, step, device))
         schedule.step()
-    return model.eval().requires_grad_(False), run.log
+        return values
+
+    log = run.train(update, s.steps, progress, "noisy classifier", save_seconds)
+    return model.eval().requires_grad_(False), log
 
 
-def _drawn(
+def _batch_loss(
     model, data: AnySet, settings: NoisyClassifierTraining, step: int, device
 ) -> Callable[[slice], Values]:
     """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
     size, generator = settings.batch_size, step_generator(settings.seed, "noisy classifier", step)
-    index = torch.randint(len(data), [size], generator=generator)
+    batch = RandomBatch(data, size, generator)
     tau = vp.uniform_time(torch.rand(size, generator=generator), settings.time_min)
     noise = torch.randn(size, data.channels, data.resolution, data.resolution, generator=generator)
-    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+    batch.mirror(generator, settings.flip)
 
     def values(part: slice) -> Values:
-        chosen = index[part].numpy()
-        images, labels = data.floats(chosen), torch.from_numpy(data.labels[chosen]).to(device)
-        if settings.flip:
-            images = torch.where(mirrored[part], images.flip(-1), images)
-        logits = model(_noisy(images, tau[part], noise[part]).to(device), tau[part].to(device))
+        labels = batch.labels(part).to(device)
+        noisy = _noisy(batch.items(part), tau[part], noise[part])
+        logits = model(noisy.to(device), tau[part].to(device))
         return {
             "loss": F.cross_entropy(logits, labels),
             "accuracy": (logits.argmax(1) == labels).float().mean(),

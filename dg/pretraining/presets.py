@@ -16,7 +16,9 @@ class ScoreTraining:
     lr: float = 2e-3  # of Adam
     warmup: int = 3200  # images over which the learning rate rises linearly
     ema_halflife: int = 5000  # images in which the weight of an old network halves
-    ema_rampup: float = 0.05  # at most this part of the images seen so far counts as the half-life
+    ema_rampup: float = (
+        0.05  # at most this part of the images seen so far counts; 0 = no such bound
+    )
     adam_eps: float = 1e-8
     P_mean: float = (
         -1.2
@@ -71,7 +73,9 @@ class DDPMTraining:
     lr: float = 1e-3  # highest value of AdamW's one-cycle schedule
     weight_decay: float = 0.01
     ema_halflife: int = 10_000  # images in which the weight of an old network halves
-    ema_rampup: float = 0.05  # at most this part of the images seen so far counts as the half-life
+    ema_rampup: float = (
+        0.05  # at most this part of the images seen so far counts; 0 = no such bound
+    )
     flip: bool = False  # mirror half of the images, which the network then draws too
     precision: str = "float32"  # or "bfloat16", "float16", by autocast
     seed: int = 0

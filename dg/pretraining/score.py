@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 import edm
-from dg.data.datasets import ImageSet, to_float
+from dg.data.datasets import ImageSet
+from dg.pretraining.batches import RandomBatch
 from dg.pretraining.engine import Run, Stepper, Values, update_average
 from dg.pretraining.presets import PRECONDITIONING, SCORE_PRESETS, ScoreTraining, score_recipe
 from dg.runtime.files import atomic_write, plain
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import seeded, step_generator
 
 __all__ = [
     "SCORE_PRESETS",
@@ -47,8 +48,7 @@ def build_score_network(
         raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
     arguments = dict(network)
     precondition = getattr(edm, PRECONDITIONING[arguments.pop("precond", "edm")])
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
+    with seeded(seed):
         return precondition(
             img_resolution=data.resolution,
             img_channels=data.channels,
@@ -96,62 +96,45 @@ def train_score_network(
         "network": plain(net.init_kwargs),
         "images": data.fingerprint(),
     }
-    run = Run(
-        state_path,
-        identity,
-        dict(net=net, ema=ema, optimizer=optimizer, scaler=stepper.scaler),
-        ranks,
-        observe and (lambda: observe(ema)),
-    )
-    for step in run.steps(settings.steps, progress, "score network", save_seconds):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(
-                (step + 1) * settings.batch_size / max(settings.warmup, 1), 1
-            )
-        run.record(stepper.step(step, _drawn(net, data, settings, step, device)))
-        update_average(ema, net, settings, step)
+    holders = dict(net=net, ema=ema, optimizer=optimizer, scaler=stepper.scaler)
+    run = Run(state_path, identity, holders, ranks, observe and (lambda step: observe(ema)))
+
+    def update(step: int) -> Values:
         seen = (step + 1) * settings.batch_size
-        if (
-            snap
-            and ranks.first
-            and seen // (1000 * snap) > (seen - settings.batch_size) // (1000 * snap)
-        ):
-            with atomic_write(
-                Path(state_path).with_name(f"network-snapshot-{seen // 1000:06d}.safetensors")
-            ) as file:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * min(seen / max(settings.warmup, 1), 1)
+        values = stepper.step(step, _batch_loss(net, data, settings, step, device))
+        update_average(ema.parameters(), net.parameters(), settings, step)
+        if snap and ranks.first and seen % (1000 * snap) < settings.batch_size:
+            name = f"network-snapshot-{seen // 1000:06d}.safetensors"
+            with atomic_write(Path(state_path).with_name(name)) as file:
                 edm.save_network(file, ema)
-    return ema, run.log
+        return values
+
+    return ema, run.train(update, settings.steps, progress, "score network", save_seconds)
 
 
-def _drawn(
+def _batch_loss(
     net, data: ImageSet, settings: ScoreTraining, step: int, device
 ) -> Callable[[slice], Values]:
-    """The loss on a part of a step's batch. Images, noise and augmentation of the whole batch are drawn from (seed, step),
-    so that a sample depends on its place in the batch alone, whoever computes it."""
+    """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
     size, loss = settings.batch_size, LOSSES[type(net).__name__](net, settings)
     generator = step_generator(settings.seed, "score", step)
-    index = torch.randint(len(data), [size], generator=generator)
-    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+    batch = RandomBatch(data, size, generator)
+    batch.mirror(generator, settings.flip)
     pipe = edm.AugmentPipe(settings.augment) if settings.augment else None
     transforms = pipe and pipe.draw(size, step_generator(settings.seed, "augment", step))
     shape = [size, net.img_channels, net.img_resolution, net.img_resolution]
     sigma, noise = loss.draw(shape, device, step_generator(settings.seed, "noise", step, device))
 
     def values(part: slice) -> Values:
-        chosen, one_hot, augment_labels = index[part].numpy(), None, None
-        images = to_float(data.images[chosen])
-        if settings.flip:
-            images = torch.where(mirrored[part], images.flip(-1), images)
-        images = images.to(device)
+        images, one_hot, augment_labels = batch.items(part).to(device), None, None
         if pipe:
             images, augment_labels = pipe.apply(images, transforms[part])
         if net.label_dim:
-            one_hot = torch.eye(net.label_dim)[data.labels[chosen]].to(device)
-        return {
-            "loss": loss.error(
-                net, images, sigma[part], noise[part], one_hot, augment_labels
-            ).mean()
-        }
+            one_hot = torch.eye(net.label_dim)[batch.labels(part)].to(device)
+        error = loss.error(net, images, sigma[part], noise[part], one_hot, augment_labels)
+        return {"loss": error.mean()}
 
     return values
 

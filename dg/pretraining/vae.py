@@ -6,20 +6,20 @@ from dataclasses import asdict
 
 import torch
 
-from dg.data.datasets import ImageSet, to_float
+from dg.data.datasets import ImageSet
 from dg.models.vae import VAE, elbo
+from dg.pretraining.batches import RandomBatch
 from dg.pretraining.engine import Run, Stepper, Values
 from dg.pretraining.presets import VAETraining
 from dg.runtime.files import plain
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import seeded, step_generator
 
 
 def build_vae(data: ImageSet, network: dict, seed: int) -> VAE:
     """A model for the images of `data`, its initial weights drawn from `seed`; `network`: arguments of `VAE` beyond them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not those of GPUs, which are not forked
+    with seeded(seed):
         return VAE(data.resolution, data.channels, **network)
 
 
@@ -53,28 +53,30 @@ def train_vae(
         "images": data.fingerprint(),
     }
     holders = dict(net=model, optimizer=optimizer, schedule=schedule, scaler=stepper.scaler)
-    run = Run(state_path, identity, holders, ranks, observe and (lambda: observe(model)))
-    for step in run.steps(s.steps, progress, "VAE", save_seconds):
-        run.record(stepper.step(step, _drawn(model, data, s, step, device)))
+    run = Run(state_path, identity, holders, ranks, observe and (lambda step: observe(model)))
+
+    def update(step: int) -> Values:
+        values = stepper.step(step, _batch_loss(model, data, s, step, device))
         schedule.step()
-    return model.eval().requires_grad_(False), run.log
+        return values
+
+    log = run.train(update, s.steps, progress, "VAE", save_seconds)
+    return model.eval().requires_grad_(False), log
 
 
-def _drawn(
+def _batch_loss(
     model: VAE, data: ImageSet, settings: VAETraining, step: int, device
 ) -> Callable[[slice], Values]:
     """The loss on a part of a step's batch, drawn as a whole from (seed, step)."""
     size, generator = settings.batch_size, step_generator(settings.seed, "vae", step)
-    index = torch.randint(len(data), [size], generator=generator)
-    mirrored = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
+    batch = RandomBatch(data, size, generator)
+    batch.mirror(generator, settings.flip)
     noise = torch.randn(size, model.latent_dim, generator=generator)
     bits = data.images[0].size * math.log(2)  # nats of an image in one bit per dimension
 
     def values(part: slice) -> Values:
-        images = to_float(data.images[index[part].numpy()])
-        if settings.flip:
-            images = torch.where(mirrored[part], images.flip(-1), images)
-        reconstruction, divergence = elbo(model, images.to(device), noise[part].to(device))
+        images = batch.items(part).to(device)
+        reconstruction, divergence = elbo(model, images, noise[part].to(device))
         return {"loss": (reconstruction + divergence).mean() / bits, "kl": divergence.mean() / bits}
 
     return values

@@ -16,8 +16,8 @@ def in_chunks(
 ) -> tuple[list[T], int]:
     """(`compute(part)` of consecutive parts of `count` items, the most items of a part that fit).
 
-    Parts have at most `most` items, and half as many, which `notify` is told of, where these do not fit into memory.
-    ValueError where a single item does not.
+    Parts have at most `most` items. Where these do not fit into memory, all is computed again in
+    parts of half as many, and `notify` is told. ValueError where a single item does not fit.
     """
     while True:
         try:
@@ -27,7 +27,8 @@ def in_chunks(
         except torch.OutOfMemoryError:
             if most == 1:
                 raise ValueError(
-                    "the memory of the GPU does not suffice for one image; free it or use --device cpu"
+                    "the memory of the GPU does not suffice for one image; free it, or compute on "
+                    "the CPU"
                 ) from None
         most = (min(most, count) + 1) // 2  # outside of the handler, which still holds the tensors
         torch.cuda.empty_cache()

@@ -1,17 +1,11 @@
 """Exact resume: everything a training loop needs to go on as if it had never stopped."""
 
 import time
-import zlib
 from pathlib import Path
 
 import torch
 
 from dg.runtime.files import atomic_write
-
-
-def step_generator(seed: int, stage: str, step: int, device="cpu") -> torch.Generator:
-    """The random generator of one training step; it depends on nothing else, so a resumed run draws the same numbers."""
-    return torch.Generator(device).manual_seed(zlib.crc32(f"{seed}/{stage}/{step}".encode()))
 
 
 def save_state(path, state: dict) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from dg.extractors import ClassifierExtractor
 from dg.fingerprints import base_state_dict, fingerprint
 from dg.lora import add_lora, factor_shapes, load_lora, lora_state_dict, merge_lora, save_lora
+from dg.runtime.randomness import seeded
 from edm.checkpoint import write_safetensors
 from guided_diffusion import create_classifier, load_encoder
 
@@ -25,8 +26,7 @@ BLOCKS = {
 @pytest.fixture(scope="module")
 def pristine():
     """A small ADM classifier whose residual branches are open: 16 pixels, 5 residual blocks."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         encoder = create_classifier(
             image_size=16,
             classifier_width=32,

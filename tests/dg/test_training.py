@@ -22,7 +22,7 @@ from dg.extractors import ClassifierExtractor, PixelExtractor
 from dg.losses import LOSSES
 from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.progress import silent
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import seeded, step_generator
 from dg.training import Trainer, best_entry, train_discriminator
 from dg.training_data import (
     check_sets,
@@ -55,8 +55,7 @@ class TinyHead(nn.Module):
 
 
 def tiny(num_classes=0, dropout=0.0):
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
+    with seeded(3):
         return Discriminator(PixelExtractor(), [TinyHead(num_classes, dropout)])
 
 
@@ -111,7 +110,8 @@ def relative(actual, expected):
 @pytest.mark.parametrize("case", ["uncond", "cond"])
 def test_steps_of_the_authors(case):
     arrays, config = golden_fill.load(f"f_train_{case}")
-    discriminator, settings = stack(config), PRESETS[f"authors-{case}"]
+    discriminator = stack(config)
+    settings = replace(PRESETS[f"authors-{case}"], batch_size=len(arrays["labels"][0]))
     trainer = Trainer(discriminator, settings)
     head, initial = trainer.head, [parameter.detach().clone() for parameter in trainer.parameters]
     for k in range(config["steps"]):
@@ -122,12 +122,12 @@ def test_steps_of_the_authors(case):
         if k == 0:
             features, _ = discriminator.extractor(batch.x, batch.sigma)
             assert relative(features[:, ::16], arrays["features_step0_slice"]) <= 2e-5
-        loss, logits = trainer.step(batch)
-        assert loss.item() == pytest.approx(arrays["loss"][k], abs=1e-6)
+        with torch.no_grad():
+            logits = discriminator(batch.x, batch.sigma, batch.labels)
         np.testing.assert_allclose(logits.sigmoid(), arrays["prediction"][k], atol=2e-6)
-        assert ((logits > 0) == (batch.targets > 0.5)).float().mean().item() == arrays[
-            "correct_rate"
-        ][k]
+        values = trainer.step(batch)
+        assert values["loss"].item() == pytest.approx(arrays["loss"][k], abs=1e-6)
+        assert values["accuracy"].item() == arrays["correct_rate"][k]
         norm = math.sqrt(
             sum(parameter.grad.square().sum().item() for parameter in head.parameters())
         )
@@ -195,7 +195,7 @@ def stop_after(n):
 
 
 @pytest.mark.parametrize(
-    "settings", [SHORT, MIXED, replace(SHORT, flip=True, accumulate=3, loss="sobolev")]
+    "settings", [SHORT, MIXED, replace(SHORT, flip=True, microbatch=6, loss="sobolev")]
 )
 @pytest.mark.parametrize("steps", [[1], [5], [8, 3]])
 def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, settings, steps):
@@ -283,21 +283,15 @@ def test_training_learns_and_keeps_the_best_and_the_last(tmp_path):
 
 
 def test_the_average_follows_the_head_by_its_half_life():
-    trainer = Trainer(tiny(), replace(SHORT, ema_halflife=32, ema_rampup=0.05))
+    trainer = Trainer(tiny(), replace(SHORT, ema_halflife=8, ema_rampup=0.0))
     start = [value.clone() for value in trainer.average]
-    with torch.no_grad():
-        for parameter in trainer.parameters:
-            parameter.add_(1.0)
-    trainer._update_average(64, 10)  # two half-lives
-    for value, old in zip(trainer.average, start, strict=True):
-        torch.testing.assert_close(value, old + 0.75)
+    trainer.step(_batch(SHORT))  # 16 images, two half-lives
+    current = [parameter.detach().clone() for parameter in trainer.parameters]
+    for value, old, new in zip(trainer.average, start, current, strict=True):
+        torch.testing.assert_close(value, old + 0.75 * (new - old))
     with trainer.averaged():
-        torch.testing.assert_close(trainer.parameters[0].detach(), start[0] + 0.75)
-    torch.testing.assert_close(trainer.parameters[0].detach(), start[0] + 1)
-    trainer._update_average(
-        64, 0
-    )  # 5% of 64 images, at first: the average is the head but for 2 ** -20
-    torch.testing.assert_close(trainer.average, [old + 1 for old in start], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(trainer.parameters[0].detach(), trainer.average[0])
+    torch.testing.assert_close(trainer.parameters[0].detach(), current[0])
 
 
 def test_cosine_rate_falls_to_zero():
@@ -306,7 +300,7 @@ def test_cosine_rate_falls_to_zero():
     rates = []
     for index in (0, 5, 10):
         trainer.step(batch, index, 10)
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        rates.append(trainer.stepper.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1.0, 0.5, 0.0])
 
 
@@ -320,10 +314,12 @@ def _batch(settings, real=REAL, fake=FAKE, n=16):
 @pytest.mark.parametrize("loss", ["bce", "sobolev"])
 def test_a_batch_in_parts_gives_the_same_gradient(loss):
     gradients = []
-    for accumulate in (1, 5):
-        trainer = Trainer(tiny(), replace(SHORT, accumulate=accumulate, loss=loss))
-        value, logits = trainer.step(_batch(SHORT))
-        gradients.append([value, logits, *(parameter.grad for parameter in trainer.parameters)])
+    for microbatch in (None, 3):
+        trainer = Trainer(tiny(), replace(SHORT, microbatch=microbatch, loss=loss))
+        values = trainer.step(_batch(SHORT))
+        gradients.append(
+            [values["loss"], values["accuracy"], *(p.grad for p in trainer.parameters)]
+        )
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
@@ -343,11 +339,11 @@ def test_batches_that_do_not_fit_into_memory_are_cut_and_the_log_says_so(tmp_pat
     whole = train(tmp_path / "whole")
     monkeypatch.setattr("dg.training.LOSSES", {"bce": limited(5)})
     cut = train(tmp_path / "cut")
-    assert [entry.pop("accumulate") for entry in cut] == [4] * len(cut), "16 images at 5 or fewer"
+    assert [entry.pop("microbatch") for entry in cut] == [4] * len(cut), "16 images at 5 or fewer"
     for one, other in zip(whole, cut, strict=True):
         assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
     monkeypatch.setattr("dg.training.LOSSES", {"bce": limited(0)})
-    with pytest.raises(ValueError, match="the memory of cpu does not suffice for one image"):
+    with pytest.raises(ValueError, match="the memory of the GPU does not suffice for one image"):
         train(tmp_path / "none")
 
 
@@ -362,7 +358,7 @@ def test_early_stopping(tmp_path):
 
 def test_bfloat16_stays_near(tmp_path):
     train(tmp_path / "a")
-    log = train(tmp_path / "b", replace(SHORT, bf16=True))
+    log = train(tmp_path / "b", replace(SHORT, precision="bfloat16"))
     exact = json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])
     assert (
         log[-1]["valid_loss"] == pytest.approx(exact["valid_loss"], abs=0.02) and log[-1] != exact
@@ -373,7 +369,7 @@ def test_a_loss_that_is_not_finite_is_said(tmp_path):
     discriminator = tiny()
     with torch.no_grad():
         discriminator.heads[0].leave.bias.fill_(math.nan)
-    with pytest.raises(ValueError, match="not finite at epoch 1"):
+    with pytest.raises(ValueError, match="not finite at step 1"):
         train(tmp_path, discriminator=discriminator)
     assert not list(tmp_path.glob("*.safetensors"))
 
@@ -512,7 +508,7 @@ def test_sixty_four_pixels_train_at_the_time_they_are_sampled_at():
     settings = replace(MIXED, conditional=False)
     data = [image_set(16, name, size=64, channels=3) for name in ("real", "fake")]
     batch = _batch(settings, *data, n=2)
-    trainer = Trainer(discriminator, settings)
+    trainer = Trainer(discriminator, replace(settings, batch_size=2))
     seen = []
     for module in (classifier, head):
         module.register_forward_pre_hook(
@@ -677,7 +673,8 @@ def test_conditional_training_on_a_classifier(tmp_path, classifier_path):
         (dict(split=(0.5, 0.5, 0.5)), "fractions of sum 1"),
         (dict(split=(0.0, 0.5, 0.5)), "the first above 0"),
         (dict(batch_size=15), "odd"),
-        (dict(accumulate=0), "parts"),
+        (dict(microbatch=0), "0 images at a time"),
+        (dict(precision="half"), "float32 or bfloat16 or float16"),
         (dict(loss="mse"), "bce or matching or sobolev"),
         (dict(batches="half"), "balanced or mixed"),
         (dict(time_sampling="edm"), "lognormal"),
@@ -693,7 +690,7 @@ def test_impossible_settings_are_refused(changes, message):
 @pytest.mark.parametrize(
     "real, fake, changes, message",
     [
-        (image_set(80), image_set(60, "fake"), {}, "--num_data 60"),
+        (image_set(80), image_set(60, "fake"), {}, "take 60 of both"),
         (image_set(80), image_set(80, "fake", size=16), {}, "16 pixels"),
         (image_set(80), image_set(80, "fake", channels=3), {}, "3 channels"),
         (image_set(6), image_set(6, "fake"), {}, "fewer than half a batch"),
@@ -736,7 +733,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, classifier_path):
             real=image_set(80, size=16),
             fake=image_set(80, size=16),
         )
-    with pytest.raises(ValueError, match="--cond"):
+    with pytest.raises(ValueError, match="make both alike"):
         train(
             tmp_path,
             replace(SHORT, conditional=True),
@@ -808,6 +805,24 @@ def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(publish
     assert (published / "lora" / "lora_best.safetensors").exists() and "valid loss" in said
 
 
+@pytest.mark.parametrize(
+    ("options", "microbatch", "precision"),
+    [
+        ({}, None, "float32"),
+        ({"accumulate": 1, "bf16": False}, None, "float32"),
+        ({"accumulate": 3, "bf16": True, "batch_size": 16}, 6, "bfloat16"),
+        ({"microbatch": 4, "lr": None}, 4, "float32"),
+    ],
+)
+def test_parts_and_precision_of_a_command(options, microbatch, precision):
+    import train as script
+
+    settings = script._settings("digits", **{"accumulate": None, "bf16": None} | options)
+    assert (settings.microbatch, settings.precision) == (microbatch, precision)
+    kept = dict(microbatch=None, precision="float32", batch_size=128)
+    assert replace(settings, **kept) == PRESETS["digits"]
+
+
 def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
     usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz --savedir disc --batch_size 16 "
     for more, message in (
@@ -815,6 +830,10 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
         ("--split 0.5", "fractions"),
         ("--split a,b", "no list of numbers"),
         ("--loss matching", "--network"),
+        ("--accumulate 17", "--accumulate: a batch of 16 cannot be computed in 17 parts"),
+        ("--accumulate 2 --microbatch 8", "--accumulate and --microbatch: give one of them"),
+        ("--extractor none --lora_rank 2", "--lora_rank adapts the classifier"),
+        ("--num_data 41", "--num_data: "),
         ("--lora_rank 99999", "rank"),
         ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt"),
     ):

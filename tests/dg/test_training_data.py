@@ -12,7 +12,7 @@ from dg.data.latents import LatentSet
 from dg.discriminator import Discriminator, build_discriminator
 from dg.extractors import PixelExtractor
 from dg.recipes import PRESETS, DiscriminatorTraining
-from dg.runtime.training_state import step_generator
+from dg.runtime.randomness import step_generator
 from dg.training import train_discriminator
 from dg.training_data import (
     Rows,
@@ -183,7 +183,7 @@ PICTURES = ImageSet(np.zeros([80, 8, 8, 3], np.uint8), np.arange(80) % 3, "pictu
     [
         (PICTURES, FAKE, {}, "fake: holds latents, but pictures holds images; encode the images"),
         (REAL, PICTURES, {}, "pictures: holds images, but real holds latents"),
-        (REAL, FAKE, dict(flip=True), "leave --flip out, and encode mirrored copies"),
+        (REAL, FAKE, dict(flip=True), "mirror none here, and encode mirrored copies"),
         (
             REAL,
             latents(name="fake", size=16),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dg.data.crops import center_crop, open_pictures
-from dg.data.datasets import load_images
+from dg.data.crops import center_crop
+from dg.data.reader import load_images, open_images
 
 RNG = np.random.default_rng(0)
 
@@ -78,7 +78,7 @@ def mixed(tmp_path):
 
 
 def test_images_of_all_sizes_and_kinds_in_class_folders(mixed, tmp_path_factory):
-    pictures = open_pictures(mixed)
+    pictures = open_images(mixed)
     assert pictures.labels.tolist() == [0, 0, 0, 0, 1] and len(pictures) == 5
     crops = pictures.crops(np.arange(5), 6)
     assert crops.shape == (5, 6, 6, 3) and crops.dtype == np.uint8
@@ -88,7 +88,7 @@ def test_images_of_all_sizes_and_kinds_in_class_folders(mixed, tmp_path_factory)
     with zipfile.ZipFile(archive, "w") as file:
         for path in mixed.rglob("*.*"):
             file.write(path, path.relative_to(mixed))
-    zipped = open_pictures(archive)
+    zipped = open_images(archive)
     assert (
         np.array_equal(zipped.crops(np.arange(5), 6), crops)
         and zipped.fingerprint() == pictures.fingerprint()
@@ -96,12 +96,12 @@ def test_images_of_all_sizes_and_kinds_in_class_folders(mixed, tmp_path_factory)
 
 
 def test_a_fingerprint_tells_names_labels_and_pixels(mixed):
-    found = {open_pictures(mixed).fingerprint()}
+    found = {open_images(mixed).fingerprint()}
     save(mixed / "n02" / "n02_1.JPEG", image(9, 17))
-    found.add(open_pictures(mixed).fingerprint())
+    found.add(open_images(mixed).fingerprint())
     (mixed / "n02").rename(mixed / "n00")
-    found.add(open_pictures(mixed).fingerprint())
-    assert len(found) == 3 and open_pictures(mixed).fingerprint() in found
+    found.add(open_images(mixed).fingerprint())
+    assert len(found) == 3 and open_images(mixed).fingerprint() in found
 
 
 def shards(path, array, sizes, seeds=None, labels=None):
@@ -130,7 +130,7 @@ def test_sources_are_those_of_load_images(tmp_path, kind):
     else:
         given = None if kind == "unlabelled" else np.eye(3)[labels] if kind == "one-hot" else labels
         source = shards(tmp_path / "s", array, [4, 1, 5], seeds, given)
-    expected, pictures = load_images(source), open_pictures(source)
+    expected, pictures = load_images(source), open_images(source)
     assert len(pictures) == len(expected)
     np.testing.assert_array_equal(pictures.labels, expected.labels)
     for positions in (np.arange(10), np.array([7, 2, 9, 0])):
@@ -142,12 +142,12 @@ def test_sources_are_those_of_load_images(tmp_path, kind):
 
 def test_what_cannot_be_read_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
-        open_pictures(tmp_path / "none")
+        open_images(tmp_path / "none")
     with pytest.raises(ValueError, match="holds no PNG or JPEG"):
-        open_pictures(tmp_path)
+        open_images(tmp_path)
     (tmp_path / "a.png").write_bytes(b"none")
     with pytest.raises(ValueError, match=r"a\.png cannot be read"):
-        open_pictures(tmp_path).crops(np.array([0]), 4)
+        open_images(tmp_path).crops(np.array([0]), 4)
     half = shards(
         tmp_path / "s",
         RNG.integers(0, 256, [4, 6, 6, 3], dtype=np.uint8),
@@ -155,10 +155,10 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         labels=np.zeros(4, int),
     )
     np.savez(half / "samples_0.npz", samples=np.zeros([2, 6, 6, 3], np.uint8))
-    with pytest.raises(ValueError, match="only some of the npz files have labels"):
-        open_pictures(half)
+    with pytest.raises(ValueError, match="only one has labels"):
+        open_images(half)
     buffer = io.BytesIO()
     np.savez(buffer, latents=np.zeros([2, 4, 3, 3], np.float32))
     (tmp_path / "l.npz").write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match="holds latents, not images"):
-        open_pictures(tmp_path / "l.npz")
+        open_images(tmp_path / "l.npz")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dg.data.datasets import load_images
-from dg.data.image_stream import open_images
+from dg.data.npz_files import NpzImages
+from dg.data.reader import load_images, open_images
 
 
 def images(n, *shape, seed=0):
@@ -116,17 +116,17 @@ def test_more_images_than_there_are(tmp_path):
         stream.positions(1, first=9)
 
 
-def test_only_the_needed_parts_are_read(tmp_path):
-    read, stream = [], open_images(shards(tmp_path / "s", images(40), [10, 10, 10, 10]))
-    spied = type(stream)(
-        stream.name,
-        stream.shape,
-        stream.counts,
-        lambda part: read.append(part) or stream.load(part),
+def test_only_what_is_needed_is_read(tmp_path, monkeypatch):
+    read, really = [], NpzImages.read
+    monkeypatch.setattr(
+        NpzImages,
+        "read",
+        lambda self, *rows: read.append((self.path.stem, *rows)) or really(self, *rows),
     )
-    for _ in spied.batches(np.array([1, 2, 31]), 2):
+    stream = open_images(shards(tmp_path / "s", images(40), [10, 10, 10, 10]))
+    for _ in stream.batches(np.array([1, 2, 31]), 2):
         pass
-    assert read == [0, 3]
+    assert read == [("samples_0", 1, 3), ("samples_3", 1, 2)]
 
 
 def test_many_shards_do_not_stay_open(tmp_path):
@@ -166,6 +166,12 @@ def test_damage_is_one_line(tmp_path):
     )
     with pytest.raises(ValueError, match="cut short"):
         open_images(tmp_path / "cut.npz")
+    with zipfile.ZipFile(tmp_path / "few.npz", "w") as archive:
+        archive.writestr(
+            "samples.npy", zipfile.ZipFile(tmp_path / "a.npz").read("samples.npy")[:-1]
+        )
+    with pytest.raises(ValueError, match="fewer bytes than its header tells"):
+        open_images(tmp_path / "few.npz")
     with pytest.raises(ValueError, match="cannot be read"):
         whole(open_images(tmp_path / "flipped.npz"))
 
@@ -175,8 +181,11 @@ def test_mixed_sizes_and_seeds(tmp_path):
     with pytest.raises(ValueError, match="both hold seed 2"):
         open_images(folder)
     np.savez(folder / "samples_9.npz", samples=images(2, 4, 4, 3), seeds=[9, 10])
-    with pytest.raises(ValueError, match="keep one size"):
+    with pytest.raises(ValueError, match="both hold seed 2"):
         open_images(folder)
+    (folder / "samples_1.npz").unlink()
+    with pytest.raises(ValueError, match="keep one size"):
+        whole(open_images(folder))
     pngs = png_folder(tmp_path / "p", images(3))
     Image.fromarray(images(1, 4, 4, 3)[0]).save(pngs / "000007.png")
     with pytest.raises(ValueError, match="convert all images to one size"):

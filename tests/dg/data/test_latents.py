@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dg.data.datasets import load_images
-from dg.data.image_stream import open_images
 from dg.data.images import ImageSet
 from dg.data.latents import LatentSet, LatentStore, load_latents, load_set
+from dg.data.reader import load_images, open_images
 
 LATENTS = np.random.default_rng(0).standard_normal([7, 4, 3, 3]).astype(np.float32)
 LABELS = np.array([0, 0, 1, 1, 1, 2, 2])
@@ -157,7 +156,8 @@ def spoil(path, **changes):
             dict(latents=np.zeros([3, 4, 3, 3], np.float16)),
             r"latents are float16 \[3, 4, 3, 3\] but",
         ),
-        (dict(labels=np.zeros([2], np.int64)), "are not labels; give one integer per latent"),
+        (dict(labels=np.zeros([2], np.int64)), "2 labels for 3 latents; give one per latent"),
+        (dict(labels=np.zeros([3])), "are not labels; give one integer per latent"),
     ],
 )
 def test_shards_that_do_not_fit_are_named(tmp_path, change, match):
@@ -174,7 +174,7 @@ def test_damage_is_one_line(tmp_path, name):
     content = (tmp_path / name).read_bytes()
     for damaged in (content[:-40], content[:200] + b"?" * 40 + content[240:]):
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(ValueError, match=f"{name} cannot be read") as error:
+        with pytest.raises(ValueError, match=f"{name}(: latents)? cannot be read") as error:
             load_set(tmp_path)
         assert "\n" not in str(error.value)
 

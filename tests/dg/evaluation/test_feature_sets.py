@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from dg.data.datasets import load_images
-from dg.data.image_stream import ImageStream, open_images
-from dg.evaluation.feature_sets import collect, is_statistics, load_features, save_features
+from dg.data.image_stream import ImageStream
+from dg.data.reader import open_images
+from dg.evaluation.feature_sets import collect, load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, evaluate
 from dg.evaluation.metrics import statistics
@@ -101,13 +102,15 @@ def test_a_process_without_images_changes_nothing():
 def test_memory_does_not_grow_where_nothing_is_kept():
     import tracemalloc
 
+    class Blocks(ImageStream):
+        shape = (8, 8, 1)
+
+        def fetch(self, positions):
+            return np.zeros((len(positions), *self.shape), np.uint8) + np.uint8(positions[0])
+
     def peak(count):
-        block = np.zeros((500, 8, 8, 1), np.uint8)
-        stream = ImageStream(
-            "blocks", (8, 8, 1), (500,) * (count // 500), lambda part: block + np.uint8(part)
-        )
         tracemalloc.start()
-        collect(PIXELS, stream, np.arange(count), 500, keep=False)
+        collect(PIXELS, Blocks("blocks", count), np.arange(count), 500, keep=False)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -129,11 +132,6 @@ def test_written_and_read(tmp_path):
         200,
         found.fingerprint,
         PIXELS.describe(),
-    )
-    assert (
-        is_statistics(tmp_path / "a.npz")
-        and not is_statistics(tmp_path)
-        and not is_statistics("digits")
     )
 
 

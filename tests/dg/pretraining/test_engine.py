@@ -1,11 +1,14 @@
 """Steps of an optimizer: shared, cut to pieces, scaled, seeded, recorded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from dg.pretraining.engine import SINGLE_PROCESS, Run, Stepper
-from dg.runtime.processes import Ranks
-from dg.runtime.progress import silent
+from dg.pretraining.engine import Run, Stepper, update_average
+from dg.pretraining.presets import ScoreTraining
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
+from dg.runtime.progress import Stopped, silent
 from dg.runtime.training_state import load_state
 
 
@@ -24,7 +27,7 @@ def values_of(weight, data, seen=None):
     return values
 
 
-@pytest.mark.parametrize("microbatch", [None, 1, 4])
+@pytest.mark.parametrize("microbatch", [None, 1, 3, 4, 16])
 def test_a_step_takes_the_gradient_of_the_whole_batch(microbatch):
     weight, data = torch.nn.Parameter(torch.tensor(3.0)), torch.arange(8.0)
     values = stepper(weight, microbatch=microbatch).step(0, values_of(weight, data))
@@ -54,11 +57,22 @@ def test_processes_sum_gradients_and_values():
     assert values["microbatch"] == 2, (
         "always told where there are several, for messages must be of one size"
     )
-    assert [
-        part
-        for rank in range(2)
-        for part in stepper(weight, ranks=Ranks(rank, 2), microbatch=2).parts()
-    ] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
+
+
+@pytest.mark.parametrize(
+    ("world", "microbatch", "expected"),
+    [(2, 2, [0, 2, 4, 6]), (3, None, [0, 2, 5]), (2, 3, [0, 3, 4, 7]), (8, 4, list(range(8)))],
+)
+def test_processes_take_parts_that_make_up_the_batch(world, microbatch, expected):
+    class Silent(Ranks):
+        def sum_(self, tensors):
+            pass
+
+    weight, data, seen, total = torch.nn.Parameter(torch.tensor(3.0)), torch.arange(8.0), [], 0
+    for rank in range(world):
+        one = stepper(weight, ranks=Silent(rank, world), microbatch=microbatch)
+        total += one.step(0, values_of(torch.nn.Parameter(weight.detach()), data, seen))["mean"]
+    assert [start for start, _ in seen] == expected and total == pytest.approx(3.5)
 
 
 def test_a_process_that_has_gone_is_one_line(monkeypatch):
@@ -114,19 +128,13 @@ def test_scaled_losses_give_the_same_step_and_an_overflow_gives_none():
     ("kwargs", "message"),
     [
         (
-            dict(ranks=Ranks(0, 3)),
-            "a batch of 8 images cannot be shared equally by 3 processes; make it a multiple of 3",
+            dict(ranks=Ranks(0, 16)),
+            "a batch of 8 images cannot be shared by 16 processes; use fewer of them",
         ),
-        (dict(ranks=Ranks(0, 16)), "a batch of 8 images cannot be shared equally by 16"),
-        (
-            dict(ranks=Ranks(0, 2), microbatch=3),
-            "4 images of a batch cannot be computed 3 at a time; take a micro-batch that",
-        ),
-        (dict(microbatch=16), "8 images of a batch cannot be computed 16 at a time"),
         (dict(precision="float16"), "float16 trains on GPUs only"),
     ],
 )
-def test_a_batch_that_cannot_be_divided_is_refused(kwargs, message):
+def test_what_cannot_be_computed_is_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         stepper(torch.nn.Parameter(torch.zeros(())), **kwargs)
 
@@ -154,31 +162,31 @@ def test_micro_batches_that_do_not_fit_into_memory_are_halved():
         assert found.pop("microbatch") == 2 and {
             k: v.item() for k, v in found.items()
         } == pytest.approx({k: v.item() for k, v in wanted.items()})
-    uneven = stepper(torch.nn.Parameter(torch.tensor(3.0)), microbatch=8)
-    uneven.batch_size = uneven.microbatch = 6
+    uneven = stepper(torch.nn.Parameter(torch.tensor(3.0)), batch_size=5)
     uneven.step(0, limited(values_of(torch.nn.Parameter(torch.tensor(3.0)), data), 2, seen := []))
-    assert seen == [6, 3, 1, 1, 1, 1, 1, 1], "only what divides the batch"
+    assert seen == [5, 3, 2, 2, 1] and uneven.microbatch == 2
 
 
 def test_too_little_memory_for_one_image_is_one_line():
     with pytest.raises(
-        ValueError, match="the memory of cpu does not suffice for one image"
+        ValueError, match="the memory of the GPU does not suffice for one image"
     ) as caught:
         stepper(torch.nn.Parameter(torch.zeros(())), microbatch=4).step(0, limited(None, 0, []))
     assert len(str(caught.value).splitlines()) == 1
 
 
-def steps(path, count, stop=None, ranks=SINGLE_PROCESS, **identity):
+def steps(path, count, stop=None, ranks=SINGLE_PROCESS, identity=None, **kwargs):
     """A run whose loss is the number of the step, and the sum of these; stopped before step `stop`."""
-    module = torch.nn.Linear(1, 1, bias=False)
+    module, identity = torch.nn.Linear(1, 1, bias=False), identity or {}
     torch.nn.init.zeros_(module.weight)
-    run = Run(path, identity, {"module": module}, ranks)
-    for step in run.steps(count, silent, "counting", 0):
-        if step == stop:
-            break
+    run = Run(path, identity, {"module": module}, ranks, **kwargs)
+
+    def update(step):
         with torch.no_grad():
             module.weight += step
-        run.record({"loss": torch.tensor(float(step))})
+        return {"loss": torch.tensor(float(step))}
+
+    run.train(update, count, silent, "counting", 0, lambda: run.step == stop)
     return run, module.weight.item()
 
 
@@ -196,11 +204,52 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 
 
 def test_a_state_of_another_run_is_refused(tmp_path):
-    steps(tmp_path / "state.pt", 2, seed=1, images="a")
+    steps(tmp_path / "state.pt", 2, identity=dict(seed=1, images="a"))
     with pytest.raises(
         ValueError, match="of a run with other seed and images; choose another folder or delete it"
     ):
-        steps(tmp_path / "state.pt", 2, seed=2, images="b")
+        steps(tmp_path / "state.pt", 2, identity=dict(seed=2, images="b"))
+
+
+def test_entries_of_a_length_are_all_observed(tmp_path):
+    observed = []
+    run, _ = steps(None, 25, observe=lambda step: observed.append(step) or {"seen": step}, every=10)
+    assert [(entry["step"], entry["seen"]) for entry in run.log] == [(10, 10), (20, 20), (25, 25)]
+    assert observed == [10, 20, 25]
+
+
+@pytest.mark.parametrize("error", [Stopped, ConnectionError])
+def test_a_run_that_is_stopped_or_left_alone_keeps_what_it_has(tmp_path, error):
+    """Left alone in the middle of an entry, it makes that entry when it goes on."""
+    whole, weight = steps(None, 20, observe=lambda step: {"seen": step}, every=5)
+
+    def fail(step):
+        if step == 10:
+            raise error
+        return {"seen": step}
+
+    with pytest.raises(error):
+        steps(tmp_path / "state.pt", 20, observe=fail, every=5)
+    state = load_state(tmp_path / "state.pt")
+    assert state["step"] == 10 and len(state["log"]) == 1
+    again = steps(tmp_path / "state.pt", 20, observe=lambda step: {"seen": step}, every=5)
+    assert again[0].log == whole.log and again[1] == weight
+
+
+def test_an_average_follows_by_its_half_life():
+    settings = ScoreTraining(batch_size=64, ema_halflife=32, ema_rampup=0.05)
+
+    def averaged(step, **changes):
+        average = [torch.zeros(3), torch.zeros(2, 2)]
+        values = [torch.ones(3, requires_grad=True), torch.ones(2, 2)]
+        update_average(average, values, replace(settings, **changes), step)
+        assert all((tensor == average[0][0]).all() for tensor in average)
+        return average[0][0].item()
+
+    assert averaged(10) == pytest.approx(0.75), "two half-lives"
+    assert averaged(0) == pytest.approx(1, abs=1e-5), "5% of 64 images, at first: 2 ** -20"
+    assert averaged(0, ema_rampup=0.0) == pytest.approx(0.75), "no such bound"
+    assert averaged(10, ema_halflife=0) == 1, "no averaging"
 
 
 def test_one_process_writes(tmp_path):
@@ -215,18 +264,14 @@ def test_one_process_writes(tmp_path):
 
 
 def test_the_first_loss_that_is_not_finite_is_named(tmp_path):
+    losses = torch.tensor([1.0, 2.0, 3.0, float("nan"), float("inf")])
     for path, found in ((None, 4), (tmp_path / "state.pt", 4)):
         run = Run(path, {}, {})
         with pytest.raises(
             ValueError,
             match=f"the loss is not finite at step {found}; lower the learning rate and start",
         ):
-            for step in run.steps(10, silent, "counting", 0 if path else 60):
-                run.record(
-                    {
-                        "loss": torch.tensor(
-                            [1.0, 2.0, 3.0, float("nan"), float("inf")][min(step, 4)]
-                        )
-                    }
-                )
+            run.train(
+                lambda step: {"loss": losses[min(step, 4)]}, 10, silent, "", 0 if path else 60
+            )
     assert load_state(tmp_path / "state.pt")["step"] == 3

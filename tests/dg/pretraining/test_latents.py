@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dg.data.crops import Pictures, open_pictures
+from dg.data.image_stream import stream_of
+from dg.data.images import ImageSet
 from dg.data.latents import load_latents
+from dg.data.reader import open_images
 from dg.pretraining.latents import Encoding, encode, latent_store
 from dg.runtime.files import sha256_of
 from dg.runtime.progress import Stopped
@@ -30,7 +32,7 @@ def images():
 
 
 def of_array(array, labels=None):
-    return Pictures("made up", labels, [], len(array), lambda positions: array[positions])
+    return stream_of(ImageSet(array, labels, "made up"))
 
 
 def encoded(folder, vae, images, settings=SETTINGS, batch=3, **kwargs):
@@ -181,17 +183,17 @@ def test_latents_that_are_not_finite_are_refused(tmp_path, images):
     assert not list(tmp_path.glob("*.npz"))
 
 
-def test_memory_does_not_grow_with_the_images(tmp_path, vae, images):
+def test_memory_does_not_grow_with_the_images(tmp_path, vae, images, monkeypatch):
     """At most two batches are read and not yet encoded."""
-    reads, written = [], []
-    spied = replace(
-        images, fetch=lambda positions: reads.append(len(positions)) or images.fetch(positions)
+    reads, written, fetch = [], [], images.fetch
+    monkeypatch.setattr(
+        images, "fetch", lambda positions: reads.append(len(positions)) or fetch(positions)
     )
-    store = latent_store(tmp_path, spied, vae, SETTINGS, 1)
+    store = latent_store(tmp_path, images, vae, SETTINGS, 1)
     reads.clear()
     write = store.write
     store.write = lambda *args: written.append(len(reads)) or write(*args)
-    encode(vae, spied, store, SETTINGS)
+    encode(vae, images, store, SETTINGS)
     assert reads == [1] * 7 and all(count <= i + 2 for i, count in enumerate(written))
 
 
@@ -204,7 +206,7 @@ def test_labels_of_class_folders(tmp_path, vae):
             tmp_path / "data" / name
         )
     found, _ = encoded(
-        tmp_path / "out", vae, open_pictures(tmp_path / "data"), replace(SETTINGS, sample=False)
+        tmp_path / "out", vae, open_images(tmp_path / "data"), replace(SETTINGS, sample=False)
     )
     assert found.labels.tolist() == [0, 0, 1]
     np.testing.assert_allclose(found.latents[0], found.latents[2], atol=1e-5)  # all are grey

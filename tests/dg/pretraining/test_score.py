@@ -440,12 +440,6 @@ def test_the_network_is_told_of_the_augmentation_in_training_alone(augment_label
             {},
             "float16 trains on GPUs only, not on cpu; take bfloat16",
         ),
-        (
-            {"batch_size": 10},
-            {},
-            {"microbatch": 4},
-            "10 images of a batch cannot be computed 4 at a time",
-        ),
         ({}, {}, {"snap": 1}, "snapshots are written beside the state"),
         (
             {},

@@ -1,4 +1,4 @@
-"""What exact resume rests on: a generator per step, a state that is complete or absent, a clock."""
+"""What exact resume rests on: a state that is complete or absent, a clock."""
 
 import os
 import random
@@ -7,31 +7,8 @@ import pytest
 import torch
 
 from dg.runtime import training_state
-from dg.runtime.training_state import Every, load_state, save_state, step_generator
-
-
-def numbers(*key):
-    return torch.randn(4, generator=step_generator(*key))
-
-
-def test_a_steps_numbers_depend_on_seed_stage_and_step_alone():
-    first = numbers(0, "score", 7)
-    torch.manual_seed(1)
-    numbers(0, "score", 6)
-    assert torch.equal(numbers(0, "score", 7), first)
-    keys = [
-        (seed, stage, step)
-        for seed in (0, 1, 11)
-        for stage in ("score", "noise")
-        for step in (0, 1, 11, 111)
-    ]
-    assert len({tuple(numbers(*key).tolist()) for key in keys}) == len(keys)
-
-
-def test_a_steps_numbers_are_those_of_earlier_versions():
-    """A run that was interrupted under an older version must go on with the same numbers."""
-    expected = torch.Generator().manual_seed(0x073727FF)  # crc32 of "3/score/14"
-    assert torch.equal(numbers(3, "score", 14), torch.randn(4, generator=expected))
+from dg.runtime.randomness import step_generator
+from dg.runtime.training_state import Every, load_state, save_state
 
 
 def trained(steps):

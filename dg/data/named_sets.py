@@ -1,0 +1,70 @@
+"""Image sets that are known by a name: embedded in a package, or downloaded by torchvision."""
+
+import contextlib
+import io
+
+import numpy as np
+
+from dg.data.images import ImageSet, one_line
+from dg.runtime.files import cache_folder
+
+SPLITS = {"digits": ("train", "heldout"), "cifar10": ("train", "test"), "mnist": ("train", "test")}
+TORCHVISION = {  # class, its files, where they belong in the cache folder
+    "cifar10": ("CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "."),
+    "mnist": (
+        "MNIST",
+        "https://ossci-datasets.s3.amazonaws.com/mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz",
+        "MNIST/raw",
+    ),
+}
+
+
+def load_named(name, split=None):
+    """The set of a name in SPLITS. Default: all of `digits`, 'train' of the others. ValueError for
+    an unknown split."""
+    if split not in (None, *SPLITS[name]):
+        raise ValueError(f"{name} has no split {split!r}; it has {' and '.join(SPLITS[name])}")
+    return _load_digits(split) if name == "digits" else _load_torchvision(name, split or "train")
+
+
+def _load_digits(split):
+    """The 1,797 digits of scikit-learn, 8x8; `digits` alone is all of them in the package's order.
+
+    The split is fixed: shuffle with RandomState(0) (whose stream never changes), sort by class
+    keeping that order, hold out every fifth. So 1,437 train, 360 are held out, every class 80 : 20
+    to within one image, in the package's order.
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]  # values 0..16
+    digits = ImageSet(images, data.target, f"digits:{split}" if split else "digits")
+    if split is None:
+        return digits
+    shuffled = np.random.RandomState(0).permutation(len(digits))
+    by_class = shuffled[np.argsort(digits.labels[shuffled], kind="stable")]
+    heldout = np.zeros(len(digits), dtype=bool)
+    heldout[by_class[::5]] = True
+    return digits.subset(heldout if split == "heldout" else ~heldout)
+
+
+def _load_torchvision(name, split):
+    class_name, url, place = TORCHVISION[name]
+    root = cache_folder()
+    import torchvision.datasets
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints while it downloads
+            data = getattr(torchvision.datasets, class_name)(
+                root=str(root), train=split == "train", download=True
+            )
+    except Exception as error:  # of urllib, http, tarfile or torchvision
+        raise ValueError(
+            f"cannot load {name} ({one_line(error)}); get {url} and put it in {root / place}"
+        ) from error
+    images = np.asarray(data.data)
+    return ImageSet(
+        images if images.ndim == 4 else images[..., None],
+        np.asarray(data.targets),
+        f"{name}:{split}",
+    )
