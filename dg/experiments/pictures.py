@@ -67,7 +67,7 @@ def bars(source: Source) -> list[Picture]:
     named |= {"floor": outcome["metrics"]["floor"]} if fair else {}
     titles = {"fd": f"{distance} (lower is better)"}
     if "fd_heldout" in metric_names(outcome):
-        titles["fd_heldout"] = f"{distance} against held-out images (lower is better)"
+        titles["fd_heldout"] = f"{distance} held out (lower is better)"
     if len(named) < 9:
         titles["kid"] = "KID (lower is better)"
     if "costs" in outcome["sections"]:
@@ -113,7 +113,7 @@ def selection(source: Source) -> list[Picture]:
         [0.0] * len(others),
         baseline=(base, 0.0),
         chosen=chosen,
-        ylabel="FD to the real training images",
+        ylabel="FD to training images",
         title="Choice of the guidance weight (seeds of its own)",
     )
     caption = (
@@ -286,9 +286,8 @@ def log_ratios(source: Source) -> list[Picture]:
             ratios[name].append(
                 discriminator(noisy, torch.tensor(sigma, device=device)).cpu().numpy()
             )
-    title = "Log ratio of held-out real and of new generated images"
     figures.log_ratio_histograms(
-        source.path("log_ratio"), HISTOGRAM_SIGMAS, ratios["real"], ratios["fake"], title=title
+        source.path("log_ratio"), HISTOGRAM_SIGMAS, ratios["real"], ratios["fake"]
     )
     caption = "Held-out real against new generated images, which training has not seen."
     return [source.picture("log_ratio", caption)]
