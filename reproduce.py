@@ -218,8 +218,7 @@ def _imagenet(name, choices, common) -> Job:
 
     def run(run_folder, folder, stage):
         console.allow_tf32()
-        with console.option("--stage"):
-            return imagenet.run(chosen, run_folder, folder, common["command"], stage)
+        return imagenet.run(chosen, run_folder, folder, common["command"], stage)
 
     return Job(chosen.plan, run, imagenet_report.text_table, name, name, RATES["imagenet"])
 
