@@ -77,7 +77,9 @@ def _selection(context: Context, system: System) -> Stage:
     settings = _sampling(context, system) | _guidance(context, system)
     settings |= {"weights": s.candidates, "num_images": s.num_selection, "seed": s.selection_seed}
     make = partial(making.choose_weight, context, system=system)
-    return Stage("weights", settings, [*_needs(context, system), "reference"], make)
+    images = (len(s.candidates) + 1) * s.num_selection
+    cost = generation_cost(s, images, True, system.num_steps, system.model)
+    return Stage("weights", settings, [*_needs(context, system), "reference"], make, cost)
 
 
 def _sampling(context: Context, system: System) -> dict:
