@@ -25,270 +25,24 @@ Examples:
   # ADM-G++: led by the classifier, and by a discriminator that train.py has trained on its features
   python generate.py --network adm-256 --outdir out-adm-dg --seeds 0-63 --batch 16 --classifier_scale 1 \\
       --pretrained_classifier_ckpt adm-256-classifier --discriminator_ckpt disc-adm/last.safetensors
+  # autoguidance: away from what the same network was after fewer steps of training
+  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/auto \\
+      --seeds 0-63 --guide_network runs/by-hand/early/network.safetensors --guide_scale 2
 """
+
+from functools import reduce
+from operator import add
 
 import click
 
+from dg.options.common import SETTINGS, declared, version
+from dg.options.generate import OPTIONS
 from dg.runtime import console
-from dg.runtime.console import FLAG
 
 
-@click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
-@click.option(
-    "--network",
-    "--network_pkl",
-    required=True,
-    metavar="PATH|URL|NAME",
-    help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a published name.",
-)
-@click.option(
-    "--outdir",
-    required=True,
-    metavar="DIR",
-    help="Where to save the images; a rerun goes on there.",
-)
-@click.option(
-    "--seeds", type=console.SeedRange(), metavar="LIST", help="Seeds, for example 0-63 or 1,2,5-8."
-)
-@click.option(
-    "--num_samples",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Short for --seeds S..S+N-1 with --seed S.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="First seed of --num_samples.")
-@click.option(
-    "--batch",
-    "--batch_size",
-    "--max_batch_size",
-    type=click.IntRange(min=1),
-    default=64,
-    help="Images per batch and npz shard.",
-)
-@click.option(
-    "--class",
-    "class_idx",
-    type=int,
-    metavar="INT",
-    help="Class of all images.  [default: drawn per seed]",
-)
-@click.option(
-    "--steps",
-    "--num_steps",
-    "num_steps",
-    type=click.IntRange(min=1),
-    help="Sampling steps.  [default: 18; of a DDPM all of its own, of ADM and DiT 250]",
-)
-@click.option(
-    "--sigma_min",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Lowest noise level.  [default: sampler's]",
-)
-@click.option(
-    "--sigma_max",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Highest noise level.  [default: sampler's]",
-)
-@click.option(
-    "--rho",
-    type=click.FloatRange(min=0, min_open=True),
-    default=7,
-    help="Exponent of the step spacing.",
-)
-@click.option(
-    "--S_churn", "S_churn", type=click.FloatRange(min=0), default=0, help="Amount of stochasticity."
-)
-@click.option(
-    "--S_min",
-    "S_min",
-    type=click.FloatRange(min=0),
-    default=0,
-    help="Lowest noise level with stochasticity.",
-)
-@click.option(
-    "--S_max",
-    "S_max",
-    type=click.FloatRange(min=0),
-    default=float("inf"),
-    help="Highest such level.",
-)
-@click.option("--S_noise", "S_noise", type=float, default=1, help="Noise inflation.")
-@click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation: solver.")
-@click.option(
-    "--disc",
-    "--discretization",
-    "discretization",
-    type=click.Choice(["vp", "ve", "iddpm", "edm"]),
-    help="Ablation: noise levels.",
-)
-@click.option("--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation: sigma(t).")
-@click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation: s(t).")
-@click.option(
-    "--sampler",
-    "method",
-    type=click.Choice(["ddim", "ancestral"]),
-    help="Of a DDPM, ADM or DiT: its sampler.  [default: ddim; of ADM and DiT ancestral]",
-)
-@click.option("--eta", type=click.FloatRange(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]")
-@click.option(
-    "--cfg_scale",
-    "--cfg-scale",
-    "cfg_scale",
-    type=float,
-    metavar="S",
-    help="Of DiT: scale of classifier-free guidance, for both that follow; 1 is none.  [default: 1.5]",
-)
-@click.option(
-    "--LT_cfg",
-    "LT_cfg",
-    type=float,
-    metavar="S",
-    help="Its scale at timesteps above --branch_time.",
-)
-@click.option("--ST_cfg", "ST_cfg", type=float, metavar="S", help="And at the others.")
-@click.option(
-    "--branch_time", type=click.IntRange(0, 999), help="Timestep, of 0 to 999.  [default: 200]"
-)
-@click.option(
-    "--vae",
-    type=console.InputPath(),
-    metavar="PATH|URL|NAME",
-    help="Of DiT: what decodes its latents.  [default: the network folder's own, or sd-vae-ft-mse]",
-)
-@click.option(
-    "--classifier_scale",
-    type=click.FloatRange(min=0),
-    metavar="S",
-    help="Of a DDPM or ADM: scale of classifier guidance.  [default: none]",
-)
-@click.option(
-    "--classifier_ckpt",
-    type=console.InputPath(),
-    metavar="PATH|URL|NAME",
-    help="Its classifier of noisy images.  [default: adm-64-classifier to adm-512-classifier by size]",
-)
-@click.option(
-    "--sample",
-    type=click.Choice(["mean", "draw"]),
-    help="Of a VAE: the mean of each pixel's distribution, or a draw from it.  [default: mean]",
-)
-@click.option("--subdirs", **FLAG, default=False, help="One folder per thousand PNGs.")
-@click.option(
-    "--save_type",
-    "--save_format",
-    type=click.Choice(["npz", "png"]),
-    default="npz",
-    help="File format.",
-)
-@click.option(
-    "--discriminator_ckpt",
-    "--discriminator_checkpoint",
-    multiple=True,
-    type=console.InputPath(),
-    metavar="PATH|URL|NAME",
-    help="Discriminator head; repeat it for an ensemble. Without one there is no guidance.",
-)
-@click.option(
-    "--member_weights",
-    type=console.Numbers(),
-    metavar="W,W,...",
-    help="Weight of each member of an ensemble.  [default: equal]",
-)
-@click.option(
-    "--pretrained_classifier_ckpt",
-    type=console.InputPath(),
-    metavar="PATH|URL|NAME",
-    help="ADM classifier under the discriminator, if it has one.",
-)
-@click.option(
-    "--lora_checkpoint",
-    type=console.InputPath(),
-    metavar="PATH|URL|NAME",
-    help="LoRA of the classifier, where the head was trained with one.",
-)
-@click.option(
-    "--lora_rank", type=int, help="Its rank, which the file tells too; 0 or less: no LoRA."
-)
-@click.option(
-    "--cond",
-    "--conditional",
-    "cond",
-    **FLAG,
-    default=None,
-    help="The discriminator is class-conditional.  [default: as its file says]",
-)
-@click.option(
-    "--dg_weight_1st_order",
-    "--w_dg_1",
-    "--dg_scale",
-    "w1",
-    type=float,
-    help="Weight at the predictor stage.  [default: 2; with a DDPM, ADM or DiT 1]",
-)
-@click.option(
-    "--dg_weight_2nd_order",
-    "--w_dg_2",
-    "w2",
-    type=float,
-    default=0,
-    help="Weight at the corrector stage.",
-)
-@click.option(
-    "--time_min",
-    "--time_mid",
-    "time_min",
-    type=click.FloatRange(0, 1),
-    help="Start of the guided VP time window.  [default: 0.01; with DiT 0.101, timesteps above 100]",
-)
-@click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window.")
-@click.option(
-    "--dg_time",
-    type=click.Choice(["level", "step"]),
-    help="With a DDPM, ADM or DiT, the discriminator's time: by noise level, or the authors' t/999.  [default: level]",
-)
-@click.option(
-    "--boosting",
-    "--adaptive_weight",
-    "boosting",
-    **FLAG,
-    default=False,
-    help="Boost samples of negative log ratio.",
-)
-@click.option(
-    "--S_churn_manual",
-    "S_churn_manual",
-    type=click.FloatRange(min=0),
-    default=4,
-    help="S_churn of boosted samples.",
-)
-@click.option(
-    "--dg_clip",
-    "dg_clip",
-    type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-    help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no clip]",
-)
-@click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the networks.  [default: the fastest within 2 levels of 255 of float32's images]",
-)
-@click.option(
-    "--precise",
-    **FLAG,
-    default=False,
-    help="float32 throughout, no TF32: the published code's images.",
-)
-@click.option(
-    "--compile",
-    "compiled",
-    **FLAG,
-    default=False,
-    help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for many images.",
-)
-@click.option(
-    "--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images."
-)
+@click.command(help=__doc__, context_settings=SETTINGS)
+@version
+@declared(OPTIONS)
 def main(
     network,
     outdir,
@@ -315,7 +69,7 @@ def main(
     from dg.models.loading import load_model
     from dg.precision import compile_networks, fastest
     from dg.runtime.processes import process_group
-    from dg.sampling import check_class, describe, generate
+    from dg.sampling import as_model, check_class, describe, generate
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
@@ -324,23 +78,21 @@ def main(
         console.allow_tf32()
         if precise:
             console.compute_exactly()
+            precision = "float32"
         sampling = _sampling(net, options)
-        precision = (
-            "float32"
-            if precise
-            else precision or fastest(net, device, getattr(sampling, "num_steps", None) or 18)
-        )
-        if precision != "float16":
-            net.use_fp16 = False  # which some checkpoints ask for
-        _add_parts(net, path, device, options)
-        check_class(net, class_idx, sampling)
-        guidance = _guidance(net, sampling, device, options)
+        precision = precision or fastest(net, device, sampling.kwargs().get("num_steps", 18))
+        net = _with_parts(net, path, device, precision, options)
+        with console.option("--class"):
+            check_class(net, class_idx, sampling)
+        guidance = _guidance(net, sampling, device, precision, options)
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
         store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
         if compiled:
-            compile_networks(net, guidance and guidance.discriminator)
+            with console.option("--compile"):
+                guides = [] if guidance is None else guidance.networks()
+                compile_networks([*as_model(net).networks(), *guides])
         progress = console.stoppable(console.progress if ranks.first else console.silent)
         made = generate(
             net,
@@ -356,16 +108,19 @@ def main(
         )
         if not ranks.first:
             return
+    _tell(store, made, outdir, grid)
+
+
+def _tell(store, made, outdir, grid):
+    """What has been done, after the picture of the first images."""
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     if grid:
         _write_grid(store)
-    speed = (
-        f", {made.images / made.seconds:.1f} images/s"
-        if made.images
-        else ", all of them were there already"
-    )
-    console.notify(f"{len(seeds)} images in {outdir}{speed}")
+    speed = ", all of them were there already"
+    if made.images:
+        speed = f", {made.images / made.seconds:.1f} images/s"
+    console.notify(f"{len(store.seeds)} images in {outdir}{speed}")
 
 
 def _seeds(seeds, num_samples, seed):
@@ -383,19 +138,19 @@ def _file(name):
 
 def _sampling(net, options):
     """How to sample a network of this kind; options that are for other kinds are refused."""
-    from dg.models.loading import SAMPLING, sampling_of
-    from dg.sampling import Sampling
+    from dg.models.discrete_sampling import DDPMSampling
+    from dg.models.vae_sampling import VAESampling
+    from dg.sampling import Sampling, as_model
 
-    kind = sampling_of(net)
+    model = as_model(net)
+    fields = model.sampling_type.__dataclass_fields__
     of_any = {
         name
-        for settings in (Sampling, *SAMPLING.values())
+        for settings in (Sampling, DDPMSampling, VAESampling)
         for name in settings.__dataclass_fields__
     }
-    console.refuse(
-        of_any - set(kind.__dataclass_fields__), f"a network of this kind ({type(net).__name__})"
-    )
-    if getattr(net, "null_class", None) is None:
+    console.refuse(of_any - set(fields), f"a network of this kind ({type(net).__name__})")
+    if model.sampling_type is not DDPMSampling or model.null_class is None:
         console.refuse(
             {"cfg_scale", "LT_cfg", "ST_cfg", "branch_time"},
             "a network that knows no class for none",
@@ -404,30 +159,30 @@ def _sampling(net, options):
         options |= {
             name: scale if options[name] is None else options[name] for name in ("LT_cfg", "ST_cfg")
         }
-    given = {
-        name: options[name] for name in kind.__dataclass_fields__ if options.get(name) is not None
-    }
-    return kind(**getattr(net, "sampling_defaults", {}) | given)
+    return model.sampling(
+        **{name: options[name] for name in fields if options.get(name) is not None}
+    )
 
 
-def _add_parts(net, path, device, options):
-    """Give a network what it is sampled with: the decoder of latents, the classifier that leads it."""
+def _with_parts(net, path, device, precision, options):
+    """The network with what it is sampled with: precision, decoder of latents, classifier."""
+    import edm
     from dg.models.autoencoder import load_vae
-    from dg.models.classifier_guidance import check_classifier
+    from dg.models.dit import LatentDiffusion
     from guided_diffusion import load_encoder
 
-    if hasattr(net, "to_images"):
+    if isinstance(net, edm.Preconditioner):
+        net = net.with_fp16(net.use_fp16 and precision == "float16")
+    if isinstance(net, LatentDiffusion):
         vae = options["vae"] or (path / "vae" if (path / "vae").is_dir() else "sd-vae-ft-mse")
-        net.vae = load_vae(_file(vae), device)
+        net = net.with_vae(load_vae(_file(vae), device))
     else:
         console.refuse({"vae"}, "a network that diffuses images")
     if options["classifier_scale"]:
-        net.classifier = load_encoder(
-            _file(options["classifier_ckpt"] or f"adm-{net.img_resolution}-classifier"), device
-        )
-        check_classifier(net.classifier, net)
-    else:
-        console.refuse({"classifier_ckpt"}, "a run without --classifier_scale")
+        name = options["classifier_ckpt"] or f"adm-{net.img_resolution}-classifier"
+        return net.with_classifier(load_encoder(_file(name), device))
+    console.refuse({"classifier_ckpt"}, "a run without --classifier_scale")
+    return net
 
 
 GUIDANCE_OPTIONS = (
@@ -446,24 +201,43 @@ GUIDANCE_OPTIONS = (
 )
 
 
-def _guidance(net, sampling, device, options):
-    """The discriminator guidance that the options ask for, or None; for a network that has its parts."""
-    from dg.models.discrete_sampling import DDPMSampling
-    from dg.models.dit import DG_TIME_MIN, LatentDiffusion
-    from dg.models.loading import sampling_of
-    from dg.models.vae import VAE
+def _guidance(net, sampling, device, precision, options):
+    """The guidance that the options ask for, or None; for a network that has its parts."""
+    terms = [
+        _autoguidance(net, device, precision, options),
+        _discriminator_guidance(net, sampling, device, options),
+    ]
+    given = [term for term in terms if term is not None]
+    return reduce(add, given) if given else None
 
-    discrete = sampling_of(net) is DDPMSampling
-    if isinstance(net, VAE):
-        console.refuse(
-            {"discriminator_ckpt", *GUIDANCE_OPTIONS}, "a VAE, which is sampled in one step"
-        )
-    if discrete:
-        console.refuse(
-            [name for name in ("w2", "boosting") if options[name]],
-            f"a {type(net).__name__}, whose steps have one stage and no churn",
-        )
-    first_weight = options["w1"] if options["w1"] is not None else 1 if discrete else 2
+
+def _autoguidance(net, device, precision, options):
+    """Guidance by a weaker network, or None."""
+    if not (name := options["guide_network"]):
+        console.refuse({"guide_scale"}, "a run without --guide_network")
+        return None
+    import edm
+    from dg.guidance import Autoguidance
+    from dg.models.loading import load_model
+
+    if not isinstance(net, edm.Preconditioner):
+        console.refuse({"guide_network"}, f"a {type(net).__name__}; it guides score networks alone")
+    with console.option("--guide_network"):
+        guide = load_model(_file(name), device)
+        if not isinstance(guide, edm.Preconditioner):
+            raise ValueError(f"{name} is a {type(guide).__name__}; give a score network")
+        sizes = [(one.img_resolution, one.img_channels, one.label_dim) for one in (net, guide)]
+        if sizes[0] != sizes[1]:
+            found = ["{} pixels, {} channels and {} classes".format(*size) for size in sizes]
+            raise ValueError(f"{name} has {found[1]}, but the network has {found[0]}")
+    scale = 2.0 if options["guide_scale"] is None else options["guide_scale"]
+    with console.option("--guide_scale"):
+        return Autoguidance(guide.with_fp16(guide.use_fp16 and precision == "float16"), scale)
+
+
+def _discriminator_guidance(net, sampling, device, options):
+    """Guidance by a discriminator, or None."""
+    first_weight = _first_weight(net, options)
     paths, weights = options["discriminator_ckpt"], (first_weight, options["w2"])
     if not paths:
         given = [name for name in GUIDANCE_OPTIONS if options[name] and console.given(name)]
@@ -476,13 +250,49 @@ def _guidance(net, sampling, device, options):
         return None
     from dataclasses import replace
 
-    from dg.checkpoints import load_discriminator
     from dg.guidance import BOOSTING, DiscriminatorGuidance
-    from dg.sampling import classes_of
+    from dg.models.dit import DG_TIME_MIN, LatentDiffusion
+
+    discriminator = _discriminator(net, sampling, device, options)
+    boosting = None
+    if options["boosting"]:
+        boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
+    time_min = options["time_min"]
+    if time_min is None:
+        time_min = DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
+    return DiscriminatorGuidance(
+        discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
+    )
+
+
+def _first_weight(net, options):
+    """The weight of the first order, after refusing what means nothing for this kind of network."""
+    from dg.models.discrete_diffusion import DiscreteDiffusion
+    from dg.models.vae import VAE
+
+    discrete = isinstance(net, DiscreteDiffusion)
+    if isinstance(net, VAE):
+        console.refuse(
+            {"discriminator_ckpt", *GUIDANCE_OPTIONS}, "a VAE, which is sampled in one step"
+        )
+    if discrete:
+        console.refuse(
+            [name for name in ("w2", "boosting") if options[name]],
+            f"a {type(net).__name__}, whose steps have one stage and no churn",
+        )
+    if options["w1"] is not None:
+        return options["w1"]
+    return 1 if discrete else 2
+
+
+def _discriminator(net, sampling, device, options):
+    """The discriminator from its files; one that does not fit the network is refused."""
+    from dg.checkpoints import load_discriminator
+    from dg.sampling import as_model
 
     discriminator = load_discriminator(
         _file(options["pretrained_classifier_ckpt"]),
-        [_file(path) for path in paths],
+        [_file(path) for path in options["discriminator_ckpt"]],
         net,
         device=device,
         lora_path=_file(_lora_path(options)),
@@ -491,19 +301,9 @@ def _guidance(net, sampling, device, options):
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
-    if discriminator.conditional and not classes_of(net, sampling):
+    if discriminator.conditional and not as_model(net).num_classes(sampling):
         raise click.UsageError("the discriminator is conditional but the network draws no classes.")
-    boosting = (
-        replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
-        if options["boosting"]
-        else None
-    )
-    time_min = options["time_min"]
-    if time_min is None:
-        time_min = DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
-    return DiscriminatorGuidance(
-        discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
-    )
+    return discriminator
 
 
 def _lora_path(options):

@@ -21,14 +21,15 @@ from pathlib import Path
 
 import click
 
+from dg.options.common import SETTINGS, declared, version
 from dg.options.pretrain import (
-    classifier_options,
-    convert_options,
-    ddpm_options,
-    features_options,
-    latents_options,
-    score_options,
-    vae_options,
+    CLASSIFIER,
+    CONVERT,
+    DDPM,
+    FEATURES,
+    LATENTS,
+    SCORE,
+    VAE,
 )
 from dg.pretraining.presets import (
     CLASSIFIER_PRESETS,
@@ -48,8 +49,9 @@ EDM_PRESETS = {
 @click.group(
     help=__doc__,
     no_args_is_help=False,
-    context_settings=dict(max_content_width=110, show_default=True),
+    context_settings=SETTINGS,
 )
+@version
 def main():
     pass
 
@@ -60,7 +62,7 @@ def main():
 The same command again goes on where it stopped. Under torchrun the processes share every batch. Options that EDM's train.py
 has too are named as there; durations are in millions of images (Mimg)."""
 )
-@score_options
+@declared(SCORE)
 def score(
     preset,
     arch,
@@ -108,7 +110,7 @@ OUTDIR/classifier.pt for --pretrained_classifier_ckpt of train.py and generate.p
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
 )
-@classifier_options
+@declared(CLASSIFIER)
 def classifier(preset, test, **options):
     settings = _settings(CLASSIFIER_PRESETS[preset], options)
     import torch
@@ -139,7 +141,7 @@ weights, for generate.py and `fid.py nll`.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
 )
-@ddpm_options
+@declared(DDPM)
 def ddpm(preset, cond, **options):
     from dg.models.ddpm import save_ddpm
     from dg.pretraining.ddpm import train_ddpm
@@ -156,7 +158,7 @@ generate.py and `fid.py nll`. Its loss is the negative ELBO in bits per dimensio
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
 )
-@vae_options
+@declared(VAE)
 def vae(preset, **options):
     from dg.models.vae import save_vae
     from dg.pretraining.vae import train_vae
@@ -261,7 +263,7 @@ def _heldout(source, images):
 Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command again goes on where it
 stopped, and with --flip it adds the mirrored copies. Under torchrun the processes share the images."""
 )
-@latents_options
+@declared(LATENTS)
 def latents(data, vae, outdir, batch_size, device, **settings):
     from dg.data.reader import open_images
     from dg.models.dit import load_vae
@@ -292,7 +294,7 @@ def latents(data, vae, outdir, batch_size, device, **settings):
 @main.command(
     help="Train the classifier that gives the features of `fid.py`; writes OUTDIR/classifier.safetensors."
 )
-@features_options
+@declared(FEATURES)
 def features(data, outdir, test, epochs, seed):
     from dg.data.datasets import load_images
     from dg.evaluation.classifier import (
@@ -316,7 +318,7 @@ def features(data, outdir, test, epochs, seed):
 @main.command(
     help="Write any score network that can be read, such as an NVIDIA .pkl, as a .safetensors file."
 )
-@convert_options
+@declared(CONVERT)
 def convert(network, out):
     import edm
     from dg.runtime.downloads import resolve

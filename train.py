@@ -24,13 +24,15 @@ from pathlib import Path
 
 import click
 
-from dg.options.train import CLASSIFIER, train_options
+from dg.options.common import SETTINGS, declared, version
+from dg.options.train import CLASSIFIER, OPTIONS
 from dg.recipes import PRESETS
 from dg.runtime import console
 
 
-@click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
-@train_options
+@click.command(help=__doc__, context_settings=SETTINGS)
+@version
+@declared(OPTIONS)
 def main(
     data,
     sample_dir,

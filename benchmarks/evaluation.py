@@ -19,7 +19,7 @@ from benchmarks.timing import finish, peak_gib
 from dg.data.image_stream import ImageStream
 from dg.evaluation.feature_sets import collect
 from dg.evaluation.features import load_extractor
-from dg.evaluation.measure import evaluate
+from dg.evaluation.measure import metric_estimates
 from dg.runtime.console import pick_device
 
 COLUMNS = ("step", "seconds", "images/s", "GiB")
@@ -65,7 +65,7 @@ def main():
         weights = options.weights or Path(folder) / "random.pth"
         if not options.weights:
             write_random_weights(weights, options.features)
-        extractor = load_extractor(options.features, weights, device, unpublished=True)
+        extractor = load_extractor(options.features, weights, device, unpublished_weights=True)
     metrics = options.metrics.split(",")
     if options.features != "inception":
         metrics = [name for name in metrics if name not in ("sfid", "is")]
@@ -96,7 +96,7 @@ def main():
                 f"{', '.join(wanted)} of {options.images:,} x {sets[0].features.shape[1]}",
                 options.images,
                 device,
-                lambda wanted=wanted: evaluate(*sets, wanted),
+                lambda wanted=wanted: metric_estimates(*sets, wanted),
             )
     finish(
         "benchmarks.evaluation",

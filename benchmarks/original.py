@@ -4,6 +4,7 @@ This file is both ends of the pipe. As a script it knows nothing of this project
 The code asks for packages that sampling does not use (tensorflow, mpi4py, blobfile); empty ones stand in for them.
 """
 
+import functools
 import importlib.machinery
 import importlib.util
 import json
@@ -86,9 +87,8 @@ def serve(folder: str) -> None:
     for line in sys.stdin:
         system, num_steps = line.split()
         sampler, arguments = samplers[system]
-        answer = _measured(
-            device, lambda: sampler(*arguments, net, latents, num_steps=int(num_steps))
-        )
+        draw = functools.partial(sampler, *arguments, net, latents, num_steps=int(num_steps))
+        answer = _measured(device, draw)
         np.save(f"{folder}/images.npy", answer.pop("images").cpu().numpy())
         print(json.dumps(answer), file=answers, flush=True)
 

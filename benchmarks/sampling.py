@@ -75,7 +75,8 @@ class Row:
             for module in filter(None, (net, discriminator)):
                 module.to(memory_format=torch.channels_last)
         if setting == "compile":
-            compile_networks(net, discriminator)
+            guided = discriminator and DiscriminatorGuidance(discriminator)
+            compile_networks([net, *(guided.networks() if guided else [])])
         best, as_float32 = fastest(net, device, num_steps), ("as published", "float32")
         self.precision = (
             setting.split()[0]

@@ -62,8 +62,8 @@ def run(network: str, processes: int, batch: int, images: int, steps: int, devic
         ended = [os.wait4(process.pid, 0) for process in started]
         for process, (_, status, _) in zip(started, ended, strict=True):
             process.returncode = os.waitstatus_to_exitcode(status)
-        told = [Path(log.name).read_text() for log in logs]
-    for process, log in zip(started, told, strict=True):
+        outputs = [Path(log.name).read_text() for log in logs]
+    for process, log in zip(started, outputs, strict=True):
         if process.returncode:
             raise ValueError(
                 f"a process ended with exit code {process.returncode}: {(log.splitlines() or ['no message'])[-1]}"
@@ -75,7 +75,7 @@ def run(network: str, processes: int, batch: int, images: int, steps: int, devic
         "processes": processes,
         "batch": batch,
         "images": images,
-        "images/s": float(SPEED.findall(told[0])[-1]),
+        "images/s": float(SPEED.findall(outputs[0])[-1]),
         "GiB of a process": peak,
     }
 

@@ -5,6 +5,7 @@ from importlib import import_module
 __version__ = "0.2.0"
 
 _HOME = {
+    "Autoguidance": "guidance",
     "BOOSTING": "guidance",
     "Boosting": "guidance",
     "DiscriminatorGuidance": "guidance",
@@ -16,11 +17,14 @@ _HOME = {
     "GuidedDenoiser": "adapters",
     "cond_fn": "adapters",
 }
-__all__ = sorted(_HOME)
+_MODULES = {"discrete_sampling": "models.discrete_sampling"}
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name):
     """Import on first use: the scripts' --help must not wait for torch."""
+    if name in _MODULES:
+        return import_module(f"dg.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'dg' has no attribute {name!r}")
     return getattr(import_module(f"dg.{_HOME[name]}"), name)

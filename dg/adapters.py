@@ -16,7 +16,8 @@ class GuidedDenoiser:
 
     guided = GuidedDenoiser(model, guidance, class_labels); k_diffusion.sampling.sample_heun(guided, x, sigmas)
 
-    The sampler does not tell its step or stage, so every call counts as a first-order one and boosting stays off.
+    The sampler does not tell its step or stage, so every call counts as a first-order one.
+    ValueError for a guidance that needs the step, as a boosted one does.
     """
 
     def __init__(
@@ -25,9 +26,10 @@ class GuidedDenoiser:
         guidance: Guidance,
         class_labels: Tensor | None = None,
     ):
-        if getattr(guidance, "boosting", None) is not None:
+        if guidance.needs_step:
             raise ValueError(
-                "boosting needs the sampler's step, which this kind of sampler does not tell; leave it out"
+                "the guidance needs the sampler's step, as boosting does, but this kind of sampler "
+                "does not tell it; leave boosting out"
             )
         self.model, self.guidance, self.class_labels = model, guidance, class_labels
 

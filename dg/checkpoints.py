@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dg.discriminator import Discriminator
-from dg.extractors import build_extractor
+from dg.extractors import Extractor, build_extractor
 from dg.fingerprints import fingerprint
 from dg.heads import ScoreHead
 from dg.lora import load_lora, merge_lora
@@ -17,14 +17,14 @@ from guided_diffusion import load_encoder
 FORMAT = "discriminator-head"
 
 
-def save_head(path, head: nn.Module, extractor: nn.Module, training: dict | None = None) -> None:
+def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None = None) -> None:
     """Write a head as safetensors; its metadata says on which extractor it was trained, and how."""
     config = {
         "head": type(head).__name__,
-        "head_kwargs": getattr(head, "config", {}),
+        "head_kwargs": head.config if isinstance(head, ScoreHead) else {},
         "extractor": extractor.kind,
         "fingerprint": extractor.frozen and fingerprint(extractor.frozen),
-        "schedule": getattr(extractor, "schedule", None),
+        "schedule": extractor.schedule,
         "training": training or {},
     }
     with atomic_write(path) as file:
@@ -96,7 +96,7 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
     return head, config
 
 
-def _extractor_of(config: dict, classifier_path, net, path) -> nn.Module:
+def _extractor_of(config: dict, classifier_path, net, path) -> Extractor:
     """The extractor that a head was trained on, from what the caller has."""
     kind = config["extractor"]
     if kind == "score" and net is None:
@@ -111,7 +111,7 @@ def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
     if lora_path is None:
         if any(ranks):
             raise ValueError(
-                f"{head_path}: was trained together with a LoRA of the classifier; give --lora_checkpoint"
+                f"{head_path}: was trained together with a LoRA of the classifier; give that file"
             )
         return
     if extractor.kind != "classifier":
@@ -122,7 +122,7 @@ def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
     merge_lora(extractor.encoder)
 
 
-def _check_trained_on(config: dict, extractor: nn.Module, path) -> None:
+def _check_trained_on(config: dict, extractor: Extractor, path) -> None:
     expected = config.get("fingerprint")
     if expected is None:
         return

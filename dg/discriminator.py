@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dg.data.latents import AnySet
-from dg.extractors import build_extractor
+from dg.extractors import Extractor, build_extractor
 from dg.heads import ScoreHead
 from dg.runtime.randomness import seeded
 from edm.precond import Encoding
@@ -23,7 +23,7 @@ class Discriminator(nn.Module):
     average    of the members' "logits": the mean of log ratios is a log ratio; "probabilities" is what reproduction B did
     """
 
-    def __init__(self, extractor: nn.Module, heads, weights=None, average: str = "logits"):
+    def __init__(self, extractor: Extractor, heads, weights=None, average: str = "logits"):
         super().__init__()
         if average not in ("logits", "probabilities"):
             raise ValueError(f"average is {average!r}; use logits or probabilities")
@@ -59,7 +59,7 @@ class Discriminator(nn.Module):
 
     def shares_encoder(self, net) -> bool:
         """Whether the extractor is the encoder of this very network."""
-        return getattr(self.extractor, "net", None) is net
+        return self.extractor.shares_encoder(net)
 
     def member_logits(self, features, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Logits of every member, [M, N], from the extractor's (features, time)."""

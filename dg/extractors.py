@@ -9,15 +9,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dg import vp
+from edm.fingerprints import fingerprint
 from edm.precond import Encoding, Preconditioner
 from guided_diffusion import load_encoder
 
 
-class PixelExtractor(nn.Module):
+class Extractor(nn.Module):
+    """What all extractors are: frozen, and in evaluation mode whatever a training loop calls.
+
+    kind      "score", "classifier" or "none"
+    schedule  of a classifier's VP time, None for the others
+    """
+
+    kind: str
+    schedule: str | None = None
+
+    @property
+    def frozen(self) -> nn.Module | None:
+        """The network underneath, which a head's file names by its fingerprint; None for none."""
+        return None
+
+    def train(self, mode: bool = True) -> "Extractor":
+        """Stay in evaluation mode: dropout inside the frozen network would change the features."""
+        return super().train(False)
+
+    def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """(features, time) of images x [N, C, H, W] at VP scale and VP time [] or [N]."""
+        raise ValueError(f"the extractor {self.kind} takes noise levels alone; use another one")
+
+    def shares_encoder(self, net) -> bool:
+        """Whether the features are those of this very network's encoder: see `from_encoding`."""
+        return False
+
+    def describe(self) -> list:
+        """[kind, schedule, fingerprint]: what a description of guidance says of it."""
+        return [self.kind, self.schedule, fingerprint(self)]
+
+
+class PixelExtractor(Extractor):
     """No features: the noisy image itself at VP scale, for a discriminator trained from scratch."""
 
     kind = "none"
-    frozen = None  # the network underneath, which a head's file names by its fingerprint
 
     def forward(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
@@ -31,7 +63,7 @@ class PixelExtractor(nn.Module):
         return x, time
 
 
-class ClassifierExtractor(nn.Module):
+class ClassifierExtractor(Extractor):
     """Middle-block features of the ADM noisy-image classifier, the extractor of Kim et al. 2023, section 5.
 
     schedule  the VP schedule whose time the classifier was trained with: "linear" (32 pixels) or "cosine" (64 pixels)
@@ -62,7 +94,7 @@ class ClassifierExtractor(nn.Module):
         return self.encoder(x, time, feature=True), time
 
 
-class ScoreExtractor(nn.Module):
+class ScoreExtractor(Extractor):
     """The score network's own encoder at the same noise level: no second network is needed.
 
     Every encoder stage is averaged down to the size of the bottleneck, and all are joined. `from_encoding` takes a pass
@@ -78,6 +110,9 @@ class ScoreExtractor(nn.Module):
     @property
     def frozen(self) -> nn.Module:
         return self.net
+
+    def shares_encoder(self, net) -> bool:
+        return self.net is net
 
     @torch.no_grad()
     def dims(self) -> tuple[int, int]:
@@ -110,7 +145,7 @@ class ScoreExtractor(nn.Module):
 
 def build_extractor(
     kind: str, net: Preconditioner | None = None, classifier_path=None, schedule: str | None = None
-) -> nn.Module:
+) -> Extractor:
     """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`) or "none".
 
     schedule  of a classifier's VP time; None: "cosine" for images of 64 x 64, as the authors trained it, else "linear"

@@ -5,14 +5,16 @@ is raised by w sigma^2 grad_x log_ratio(x, sigma).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dg import vp
 from dg.discriminator import Discriminator, clipped, log_ratio
-from edm.guidance import Guidance
+from edm.fingerprints import fingerprint
+from edm.guidance import Guidance, added
 from edm.sampler import per_image
 
 
@@ -47,6 +49,8 @@ class DiscriminatorGuidance(Guidance):
                    the most obviously generated samples without guidance
     """
 
+    uses_network = False  # where the encoder is shared, what is added is still known without it
+
     def __init__(
         self,
         discriminator: Discriminator,
@@ -62,9 +66,35 @@ class DiscriminatorGuidance(Guidance):
             raise ValueError(f"guidance weights {weights} must be finite")
         self.discriminator, self.weights = discriminator, tuple(weights)
         self.time_min, self.time_max, self.boosting, self.clip = time_min, time_max, boosting, clip
-        self.last_log_ratio: Tensor | None = (
-            None  # [N], of the last first-order stage; inf where not guided
-        )
+        # [N], of the last first-order stage; inf where not guided
+        self.last_log_ratio: Tensor | None = None
+
+    @property
+    def needs_step(self) -> bool:
+        return self.boosting is not None
+
+    @property
+    def needs_order(self) -> bool:
+        return len(set(self.weights)) > 1
+
+    def describe(self) -> dict:
+        """Heads and extractor by fingerprint, and the settings of the guidance."""
+        discriminator = self.discriminator
+        described = {
+            "heads": [fingerprint(head) for head in discriminator.heads],
+            "member_weights": discriminator.weights.tolist(),
+            "extractor": discriminator.extractor.describe(),
+            "weights": self.weights,
+            "window": [self.time_min, self.time_max],
+            "clip": self.clip,
+            "boosting": self.boosting and asdict(self.boosting),
+        }
+        if discriminator.average != "logits":
+            described["average"] = discriminator.average
+        return described
+
+    def networks(self) -> list[nn.Module]:
+        return [self.discriminator.extractor, *self.discriminator.heads]
 
     def begin(self, x: Tensor) -> None:
         self.last_log_ratio = torch.full([len(x)], math.inf, device=x.device)
@@ -76,11 +106,15 @@ class DiscriminatorGuidance(Guidance):
         low = self.last_log_ratio < 0
         if not low.any():
             return S_churn, S_noise
-        choices = torch.tensor(
-            [[S_churn, boosting.S_churn], [S_noise, boosting.S_noise]], dtype=torch.float64
-        )
-        churn, noise = choices.to(low.device)[:, low.long()]  # [N] each
-        return churn, noise
+
+        def boosted(value, otherwise):  # float64 [N]
+            values = (
+                torch.as_tensor(v, dtype=torch.float64, device=low.device)
+                for v in (value, otherwise)
+            )
+            return torch.where(low, *values)
+
+        return boosted(boosting.S_churn, S_churn), boosted(boosting.S_noise, S_noise)
 
     def log_ratio(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Estimate of log p_data(x; sigma) - log p_model(x; sigma), one value per sample.
@@ -126,12 +160,20 @@ class DiscriminatorGuidance(Guidance):
     def denoise(
         self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
     ) -> Tensor:
-        """Denoised images plus correction; where the extractor is the network's own encoder, in one encoder pass."""
+        return added(*self.parts(net, x, sigma, class_labels, step, order))
+
+    def shares_pass(self, net) -> bool:
+        return self.discriminator.shares_encoder(net)
+
+    def parts(
+        self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Denoised images, correction; on the network's own encoder both in one encoder pass."""
         sigma = torch.as_tensor(sigma, device=x.device)
         guided = self._in_window(sigma, len(x))
-        shared = self.discriminator.shares_encoder(net) and self.weights[order - 1] and guided.any()
+        shared = self.shares_pass(net) and self.weights[order - 1] and guided.any()
         if not shared:
-            return super().denoise(net, x, sigma, class_labels, step, order)
+            return super().parts(net, x, sigma, class_labels, step, order)
         encoding = None
 
         def logits(leaf):
@@ -143,7 +185,7 @@ class DiscriminatorGuidance(Guidance):
         denoised = net.decode(encoding if _differentiable(x) else encoding.detach()).to(x.dtype)
         log_ratio = torch.where(guided, log_ratio, math.inf)
         gradient = torch.where(per_image(guided, gradient).bool(), gradient, 0.0)
-        return denoised + self._scaled(gradient, log_ratio, sigma, step, order)
+        return denoised, self._scaled(gradient, log_ratio, sigma, step, order)
 
     def _in_window(self, sigma: Tensor, batch: int) -> Tensor:
         """Boolean [N]: whose VP time is in [time_min, time_max]."""
@@ -171,6 +213,25 @@ class DiscriminatorGuidance(Guidance):
     def _remember(self, log_ratio: Tensor, order: int) -> None:
         if order == 1:
             self.last_log_ratio = log_ratio
+
+
+class Autoguidance(Guidance):
+    """Leads away from what a weaker network does: D = w D_main + (1 - w) D_guide.
+
+    Karras et al. 2024, "Guiding a diffusion model with a bad version of itself".
+
+    guide  denoiser(x, sigma, class_labels) of the same images: smaller, or trained for less time
+    scale  w; 1 leaves the main network alone
+    """
+
+    def __init__(self, guide: Callable, scale: float):
+        if not math.isfinite(scale):
+            raise ValueError(f"the scale of autoguidance is {scale}; give a finite number")
+        self.guide, self.scale = guide, scale
+
+    def denoise(self, net, x, sigma, class_labels, step, order):
+        main, guide = (one(x, sigma, class_labels).to(x.dtype) for one in (net, self.guide))
+        return self.scale * main + (1 - self.scale) * guide
 
 
 def _differentiable(x: Tensor) -> bool:

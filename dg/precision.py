@@ -8,12 +8,14 @@ used outside of that range only, with float32 in it: 8 of the 35 evaluations of 
 
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 import edm
+from edm.guidance import Guidance, WrappedGuidance
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECIDING = (0.5, 4.0)  # noise levels that bfloat16 is too coarse for
@@ -45,46 +47,45 @@ def autocast(precision: str, device) -> torch.autocast:
     )
 
 
-class MixedPrecisionGuidance(edm.Guidance):
-    """Computes the noise levels `exact` in float32, whatever `autocast` is around it; leaves everything else to `guidance`."""
+class MixedPrecisionGuidance(WrappedGuidance):
+    """Computes the noise levels `exact` in float32, whatever `autocast` is around it."""
 
-    def __init__(self, guidance: edm.Guidance | None = None, exact: tuple[float, float] = DECIDING):
-        self.guidance, self.exact = guidance or edm.Guidance(), exact
+    def __init__(self, guidance: Guidance | None = None, exact: tuple[float, float] = DECIDING):
+        super().__init__(guidance)
+        self.exact = exact
 
-    def begin(self, x):
-        self.guidance.begin(x)
-
-    def churn(self, S_churn, S_noise, step):
-        return self.guidance.churn(S_churn, S_noise, step)
+    def correction(self, x, sigma, class_labels, step, order):
+        with self._precision(x, sigma):
+            return self.guidance.correction(x, sigma, class_labels, step, order)
 
     def denoise(self, net, x, sigma, class_labels, step, order):
-        low, high = self.exact
-        exact = bool(((sigma >= low) & (sigma <= high)).any())
-        with torch.autocast(x.device.type, enabled=False) if exact else nullcontext():
+        with self._precision(x, sigma):
             return self.guidance.denoise(net, x, sigma, class_labels, step, order)
 
+    def parts(self, net, x, sigma, class_labels, step, order):
+        with self._precision(x, sigma):
+            return self.guidance.parts(net, x, sigma, class_labels, step, order)
 
-def compile_networks(net: nn.Module, discriminator: nn.Module | None = None) -> None:
-    """Have torch.compile translate the networks at their first use, in place; on GPUs into CUDA graphs.
+    def _precision(self, x, sigma):
+        """Within it, networks compute in float32 if one of the noise levels is to be exact."""
+        low, high = self.exact
+        exact = bool(((sigma >= low) & (sigma <= high)).any())
+        return torch.autocast(x.device.type, enabled=False) if exact else nullcontext()
 
-    Images change by the rounding of fused operations. ValueError where there is no C++ compiler, which it needs.
+
+def compile_networks(networks: Iterable[nn.Module]) -> None:
+    """Have torch.compile translate the networks at their first use, in place; on GPUs, to graphs.
+
+    networks  for example those of a `GenerativeModel` and of a guidance; each is translated once
+
+    Images change by the rounding of fused operations. ValueError where there is no C++ compiler,
+    which it needs.
     """
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise ValueError(
-            "--compile needs a C++ compiler, and there is no g++ here; install one or leave the option out"
+            "torch.compile needs a C++ compiler, and there is no g++ here; install one"
         )
-    mode = "reduce-overhead" if next(net.parameters()).is_cuda else "default"
-    if isinstance(
-        net, edm.Preconditioner
-    ):  # in the halves that guidance on the network's own encoder calls
-        net.encode, net.decode = (
-            torch.compile(net.encode, mode=mode),
-            torch.compile(net.decode, mode=mode),
-        )
-    else:
-        getattr(net, "net", net).compile(
-            mode=mode
-        )  # what samplers call of a discrete diffusion model
-    if discriminator is not None:
-        for module in (discriminator.extractor, *discriminator.heads):
-            module.compile(mode=mode)
+    networks = list(dict.fromkeys(networks))
+    on_gpu = any(parameter.is_cuda for network in networks for parameter in network.parameters())
+    for network in networks:
+        network.compile(mode="reduce-overhead" if on_gpu else "default")

@@ -16,12 +16,12 @@ from torch import Tensor
 import edm
 from dg.data.datasets import to_uint8
 from dg.data.sample_store import SampleStore
-from dg.fingerprints import fingerprint
-from dg.guidance import DiscriminatorGuidance
+from dg.models.generative_model import GenerativeModel, SamplingSettings
 from dg.precision import MixedPrecisionGuidance, autocast
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
 from dg.runtime.progress import Progress, Stopped, silent
+from edm.fingerprints import fingerprint
 
 ABLATION = ("solver", "discretization", "schedule", "scaling")
 
@@ -76,10 +76,41 @@ class Sampling:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+class ScoreModel(GenerativeModel):
+    """A score network of `edm`, or any denoiser(x, sigma, class_labels) with its attributes."""
+
+    sampling_type = Sampling
+
+    def __init__(self, net):
+        self.net, self.label_dim = net, net.label_dim
+        self.img_resolution, self.img_channels = net.img_resolution, net.img_channels
+
+    def draw(self, latents, class_labels, sampling, randn_like=torch.randn_like, guidance=None):
+        return sampling.sampler(
+            self.net,
+            latents,
+            class_labels,
+            randn_like=randn_like,
+            guidance=guidance,
+            **sampling.kwargs(),
+        )
+
+    def networks(self) -> list[torch.nn.Module]:
+        return [self.net]
+
+    def describe(self) -> dict:
+        return {"network": fingerprint(self.net)}
+
+
+def as_model(net) -> GenerativeModel:
+    """What `load_model` gives, or any denoiser, as a `GenerativeModel`."""
+    return net if isinstance(net, GenerativeModel) else ScoreModel(net)
+
+
 def draw_images(
     net,
     seeds: Sequence[int],
-    sampling: Sampling,
+    sampling: SamplingSettings,
     guidance: edm.Guidance | None = None,
     class_idx: int | None = None,
     device="cpu",
@@ -87,15 +118,16 @@ def draw_images(
 ) -> tuple[Tensor, Tensor | None]:
     """Images of one batch of seeds: (float [N, C, R, R] on `device`, class numbers [N] or None).
 
+    `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it.
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
     `precision` is that of the networks, see `dg.precision`; a model's own decoder of what it has drawn keeps float32.
     """
-    rnd = edm.StackedRandomGenerator(device, seeds)
+    model, rnd = as_model(net), edm.StackedRandomGenerator(device, seeds)
     latents = rnd.randn(
-        [len(seeds), net.img_channels, net.img_resolution, net.img_resolution], device=device
+        [len(seeds), model.img_channels, model.img_resolution, model.img_resolution], device=device
     )
     classes = one_hot = None
-    if num_classes := classes_of(net, sampling):
+    if num_classes := model.num_classes(sampling):
         classes = rnd.randint(num_classes, size=[len(seeds)], device=device)
         if class_idx is not None:
             classes = torch.full_like(classes, class_idx)
@@ -103,69 +135,40 @@ def draw_images(
     if precision == "bfloat16" and isinstance(net, edm.Preconditioner):
         guidance = MixedPrecisionGuidance(guidance)
     with autocast(precision, device):
-        images = sampling.sampler(
-            net, latents, one_hot, randn_like=rnd.randn_like, guidance=guidance, **sampling.kwargs()
-        )
-    if hasattr(net, "to_images"):
-        images = net.to_images(images)
-    return images, classes
+        drawn = model.draw(latents, one_hot, sampling, rnd.randn_like, guidance)
+    return model.to_images(drawn), classes
 
 
-def classes_of(net, sampling=None) -> int:
-    """How many classes there are to draw from: the network's, or those a classifier leads an unconditional network to."""
-    led = getattr(sampling, "classifier_scale", None) and getattr(net, "classifier", None)
-    return net.label_dim or (led.out_channels if led else 0)
-
-
-def check_class(net, class_idx: int | None, sampling=None) -> None:
+def check_class(net, class_idx: int | None, sampling: SamplingSettings | None = None) -> None:
     """ValueError unless the network, sampled so, can draw that class."""
     if class_idx is None:
         return
-    if not (num_classes := classes_of(net, sampling)):
-        raise ValueError("--class: this network is unconditional; leave the option out")
+    if not (num_classes := as_model(net).num_classes(sampling)):
+        raise ValueError(
+            f"class {class_idx}, but the network is unconditional; leave the class out"
+        )
     if not 0 <= class_idx < num_classes:
-        raise ValueError(f"--class {class_idx}: this network has classes 0 to {num_classes - 1}")
+        raise ValueError(f"class {class_idx}, but the network has classes 0 to {num_classes - 1}")
 
 
 def describe(
     net,
-    sampling: Sampling,
-    guidance: DiscriminatorGuidance | None = None,
+    sampling: SamplingSettings,
+    guidance: edm.Guidance | None = None,
     class_idx=None,
     precision: str = "float32",
 ) -> dict:
     """Everything besides the seeds that images depend on; a store refuses to mix two of these."""
     described = {
-        "network": fingerprint(net),
+        "network": None,
         "sampling": sampling.kwargs(),
         "class": class_idx,
-        "guidance": None,
+        "guidance": guidance and guidance.describe(),
     }
-    described |= {
-        part: fingerprint(getattr(net, part))
-        for part in ("vae", "classifier")
-        if getattr(net, part, None) is not None
-    }
-    if guidance is not None:
-        discriminator = guidance.discriminator
-        described["guidance"] = {
-            "heads": [fingerprint(head) for head in discriminator.heads],
-            "member_weights": discriminator.weights.tolist(),
-            "extractor": _describe_extractor(discriminator.extractor),
-            "weights": guidance.weights,
-            "window": [guidance.time_min, guidance.time_max],
-            "clip": guidance.clip,
-            "boosting": guidance.boosting and asdict(guidance.boosting),
-        }
-        if discriminator.average != "logits":
-            described["guidance"]["average"] = discriminator.average
+    described |= as_model(net).describe()
     if precision != "float32":
         described["precision"] = precision
     return described
-
-
-def _describe_extractor(extractor) -> list:
-    return [extractor.kind, getattr(extractor, "schedule", None), fingerprint(extractor)]
 
 
 class GenerationResult(NamedTuple):
@@ -178,7 +181,7 @@ class GenerationResult(NamedTuple):
 def generate(
     net,
     store: SampleStore,
-    sampling: Sampling,
+    sampling: SamplingSettings,
     guidance: edm.Guidance | None = None,
     class_idx: int | None = None,
     device="cpu",
@@ -205,7 +208,7 @@ def generate(
         try:
             next(bar, None)
             for place, index in work:
-                images, classes, most = _drawn(
+                images, classes, most = _drawn_in_chunks(
                     lambda seeds: draw_images(
                         net, seeds, sampling, guidance, class_idx, device, precision
                     ),
@@ -234,7 +237,7 @@ def generate(
     return GenerationResult(total, seconds)
 
 
-def _drawn(
+def _drawn_in_chunks(
     draw, seeds: Sequence[int], most: int, notify
 ) -> tuple[np.ndarray, np.ndarray | None, int]:
     """(images uint8 [N, R, R, C], class numbers int64 [N] or None) of a batch, and how many seeds fit into memory at once."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dg.pretraining.engine import autocast
+from dg.precision import autocast
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
 from dg.training_data import Split, perturb
@@ -64,7 +64,7 @@ def predict(
         images, labels, targets = split.batch(index[part])
         z = torch.randn(images.shape, generator=generator, device=device)
         batch = perturb(images, labels, targets, u[part], z, settings)
-        with autocast(device, settings.precision):
+        with autocast(settings.precision, device):
             logits = discriminator(batch.x, batch.sigma, batch.labels)
         columns.append(torch.stack([logits.double(), targets.double(), batch.sigma]))
     return tuple(torch.cat(columns, dim=1).cpu().numpy())

@@ -11,29 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edm.layers import Conv2d, FourierEmbedding, GroupNorm, Linear, PositionalEmbedding, UNetBlock
-
-
-class UNet(nn.Module):
-    """What both U-Nets share: forward = decode(encode), and label dropout in training."""
-
-    label_dropout: float
-
-    def forward(
-        self,
-        x: Tensor,
-        noise_labels: Tensor,
-        class_labels: Tensor | None,
-        augment_labels: Tensor | None = None,
-    ) -> Tensor:
-        """x [N, C, R, R], noise_labels [N], class_labels [N or 1, label_dim], augment_labels [N, augment_dim]."""
-        return self.decode(*self.encode(x, noise_labels, class_labels, augment_labels))
-
-    def _dropped(self, class_labels: Tensor, batch: int) -> Tensor:
-        if not (self.training and self.label_dropout):
-            return class_labels
-        return class_labels * (
-            torch.rand(batch, 1, device=class_labels.device) >= self.label_dropout
-        )
+from edm.unet import UNet, check_choice, check_resolution, levels_of
 
 
 class SongUNet(UNet):
@@ -63,18 +41,15 @@ class SongUNet(UNet):
         decoder_type="standard",
         resample_filter=(1, 1),
     ):
-        _check_choice("embedding_type", embedding_type, "fourier", "positional")
-        _check_choice("encoder_type", encoder_type, "standard", "skip", "residual")
-        _check_choice("decoder_type", decoder_type, "standard", "skip")
-        _check_resolution(img_resolution, channel_mult)
+        check_choice("embedding_type", embedding_type, "fourier", "positional")
+        check_choice("encoder_type", encoder_type, "standard", "skip", "residual")
+        check_choice("decoder_type", decoder_type, "standard", "skip")
+        check_resolution(img_resolution, channel_mult)
         super().__init__()
         self.label_dropout = label_dropout
-        emb_channels, noise_channels = (
-            model_channels * channel_mult_emb,
-            model_channels * channel_mult_noise,
-        )
+        emb_channels = model_channels * channel_mult_emb
+        noise_channels = model_channels * channel_mult_noise
         init = dict(init_mode="xavier_uniform")
-        init_zero = dict(init_mode="xavier_uniform", init_weight=1e-5)
         block = dict(
             emb_channels=emb_channels,
             num_heads=1,
@@ -85,11 +60,22 @@ class SongUNet(UNet):
             resample_proj=True,
             adaptive_scale=False,
             init=init,
-            init_zero=init_zero,
+            init_zero=dict(init_mode="xavier_uniform", init_weight=1e-5),
             init_attn=dict(init_mode="xavier_uniform", init_weight=math.sqrt(0.2)),
         )
+        levels = levels_of(img_resolution, model_channels, channel_mult, attn_resolutions)
+        self._add_embedding(
+            embedding_type, noise_channels, emb_channels, label_dim, augment_dim, init
+        )
+        skip_channels = self._add_encoder(
+            levels, in_channels, model_channels, num_blocks, encoder_type, block
+        )
+        self._add_decoder(levels, skip_channels, out_channels, num_blocks, decoder_type, block)
 
-        # Embedding of noise level, class and augmentation.
+    def _add_embedding(
+        self, embedding_type, noise_channels, emb_channels, label_dim, augment_dim, init
+    ):
+        """Embedding of noise level, class and augmentation."""
         if embedding_type == "positional":
             self.map_noise = PositionalEmbedding(noise_channels, endpoint=True)
         else:
@@ -101,63 +87,53 @@ class SongUNet(UNet):
         self.map_layer0 = Linear(noise_channels, emb_channels, **init)
         self.map_layer1 = Linear(emb_channels, emb_channels, **init)
 
-        # Encoder: from full resolution down; the `aux` branch carries the image itself alongside.
+    def _add_encoder(
+        self, levels, in_channels, model_channels, num_blocks, encoder_type, block
+    ) -> list[int]:
+        """From full resolution down; the `aux` branch carries the image itself alongside. Returns the skips' channels."""
         self.enc = nn.ModuleDict()
+        init, down = block["init"], dict(down=True, resample_filter=block["resample_filter"])
         channels = aux_channels = in_channels
-        last = len(channel_mult) - 1
         skip_channels = []
-        for level, mult in enumerate(channel_mult):
-            resolution = img_resolution >> level
-            name = f"{resolution}x{resolution}"
-            if level == 0:
+        for level in levels:
+            name = level.name
+            if level is levels[0]:
                 self.enc[f"{name}_conv"] = Conv2d(channels, model_channels, kernel=3, **init)
                 channels = model_channels
             else:
                 self.enc[f"{name}_down"] = UNetBlock(channels, channels, down=True, **block)
-                down = dict(down=True, resample_filter=resample_filter)
                 if encoder_type == "skip":
                     self.enc[f"{name}_aux_down"] = Conv2d(
                         aux_channels, aux_channels, kernel=0, **down
                     )
                     self.enc[f"{name}_aux_skip"] = Conv2d(aux_channels, channels, kernel=1, **init)
                 if encoder_type == "residual":
-                    residual = Conv2d(
+                    self.enc[f"{name}_aux_residual"] = Conv2d(
                         aux_channels, channels, kernel=3, fused_resample=True, **down, **init
                     )
-                    self.enc[f"{name}_aux_residual"] = residual
                     aux_channels = channels
             skip_channels.append(channels)
-            for index in range(num_blocks):
-                attention = resolution in attn_resolutions
-                self.enc[f"{name}_block{index}"] = UNetBlock(
-                    channels, model_channels * mult, attention=attention, **block
-                )
-                channels = model_channels * mult
-                skip_channels.append(channels)
+            channels = self._add_down_blocks(level, channels, skip_channels, num_blocks, block)
+        return skip_channels
 
-        # Decoder: back up to full resolution, taking the skip tensors from the end.
+    def _add_decoder(self, levels, skip_channels, out_channels, num_blocks, decoder_type, block):
+        """Back up to full resolution, taking the skip tensors from the end."""
         self.dec = nn.ModuleDict()
-        for level, mult in reversed(list(enumerate(channel_mult))):
-            resolution = img_resolution >> level
-            name = f"{resolution}x{resolution}"
-            if level == last:
-                self.dec[f"{name}_in0"] = UNetBlock(channels, channels, attention=True, **block)
-                self.dec[f"{name}_in1"] = UNetBlock(channels, channels, **block)
-            else:
-                self.dec[f"{name}_up"] = UNetBlock(channels, channels, up=True, **block)
-            for index in range(num_blocks + 1):
-                attention = index == num_blocks and resolution in attn_resolutions
-                joined = channels + skip_channels.pop()
-                self.dec[f"{name}_block{index}"] = UNetBlock(
-                    joined, model_channels * mult, attention=attention, **block
-                )
-                channels = model_channels * mult
-            if decoder_type == "skip" or level == 0:
-                if decoder_type == "skip" and level < last:
-                    up = dict(up=True, resample_filter=resample_filter)
-                    self.dec[f"{name}_aux_up"] = Conv2d(out_channels, out_channels, kernel=0, **up)
+        up = dict(up=True, resample_filter=block["resample_filter"])
+        channels = levels[-1].channels
+        for level in reversed(levels):
+            name = level.name
+            attention = [False] * num_blocks + [level.attention]
+            channels = self._add_up_blocks(
+                level, levels[-1], channels, skip_channels, attention, block
+            )
+            if decoder_type == "skip" and level is not levels[-1]:
+                self.dec[f"{name}_aux_up"] = Conv2d(out_channels, out_channels, kernel=0, **up)
+            if decoder_type == "skip" or level is levels[0]:
                 self.dec[f"{name}_aux_norm"] = GroupNorm(channels, eps=1e-6)
-                self.dec[f"{name}_aux_conv"] = Conv2d(channels, out_channels, kernel=3, **init_zero)
+                self.dec[f"{name}_aux_conv"] = Conv2d(
+                    channels, out_channels, kernel=3, **block["init_zero"]
+                )
 
     def encode(
         self,
@@ -228,7 +204,7 @@ class DhariwalUNet(UNet):
         dropout=0.10,
         label_dropout=0,
     ):
-        _check_resolution(img_resolution, channel_mult)
+        check_resolution(img_resolution, channel_mult)
         super().__init__()
         self.label_dropout = label_dropout
         emb_channels = model_channels * channel_mult_emb
@@ -257,45 +233,37 @@ class DhariwalUNet(UNet):
                 label_dim, emb_channels, bias=False, init_weight=math.sqrt(label_dim)
             )
 
-        # Encoder.
+        levels = levels_of(img_resolution, model_channels, channel_mult, attn_resolutions)
+        skip_channels = self._add_encoder(levels, in_channels, num_blocks, block)
+        self._add_decoder(levels, skip_channels, num_blocks, block)
+        self.out_norm = GroupNorm(levels[0].channels)
+        self.out_conv = Conv2d(levels[0].channels, out_channels, kernel=3, **init_zero)
+
+    def _add_encoder(self, levels, in_channels, num_blocks, block) -> list[int]:
+        """From full resolution down. Returns the channels of the skip tensors."""
         self.enc = nn.ModuleDict()
         channels, skip_channels = in_channels, []
-        for level, mult in enumerate(channel_mult):
-            resolution = img_resolution >> level
-            name = f"{resolution}x{resolution}"
-            if level == 0:
-                self.enc[f"{name}_conv"] = Conv2d(channels, model_channels * mult, kernel=3, **init)
-                channels = model_channels * mult
+        for level in levels:
+            if level is levels[0]:
+                self.enc[f"{level.name}_conv"] = Conv2d(
+                    channels, level.channels, kernel=3, **block["init"]
+                )
+                channels = level.channels
             else:
-                self.enc[f"{name}_down"] = UNetBlock(channels, channels, down=True, **block)
+                self.enc[f"{level.name}_down"] = UNetBlock(channels, channels, down=True, **block)
             skip_channels.append(channels)
-            for index in range(num_blocks):
-                attention = resolution in attn_resolutions
-                self.enc[f"{name}_block{index}"] = UNetBlock(
-                    channels, model_channels * mult, attention=attention, **block
-                )
-                channels = model_channels * mult
-                skip_channels.append(channels)
+            channels = self._add_down_blocks(level, channels, skip_channels, num_blocks, block)
+        return skip_channels
 
-        # Decoder.
+    def _add_decoder(self, levels, skip_channels, num_blocks, block):
+        """Back up to full resolution, taking the skip tensors from the end."""
         self.dec = nn.ModuleDict()
-        for level, mult in reversed(list(enumerate(channel_mult))):
-            resolution = img_resolution >> level
-            name = f"{resolution}x{resolution}"
-            if level == len(channel_mult) - 1:
-                self.dec[f"{name}_in0"] = UNetBlock(channels, channels, attention=True, **block)
-                self.dec[f"{name}_in1"] = UNetBlock(channels, channels, **block)
-            else:
-                self.dec[f"{name}_up"] = UNetBlock(channels, channels, up=True, **block)
-            for index in range(num_blocks + 1):
-                attention = resolution in attn_resolutions
-                joined = channels + skip_channels.pop()
-                self.dec[f"{name}_block{index}"] = UNetBlock(
-                    joined, model_channels * mult, attention=attention, **block
-                )
-                channels = model_channels * mult
-        self.out_norm = GroupNorm(channels)
-        self.out_conv = Conv2d(channels, out_channels, kernel=3, **init_zero)
+        channels = levels[-1].channels
+        for level in reversed(levels):
+            attention = [level.attention] * (num_blocks + 1)
+            channels = self._add_up_blocks(
+                level, levels[-1], channels, skip_channels, attention, block
+            )
 
     def encode(
         self,
@@ -327,16 +295,3 @@ class DhariwalUNet(UNet):
                 x = torch.cat([x, remaining.pop()], dim=1)  # [N, C + C_skip, R_i, R_i]
             x = block(x, emb)
         return self.out_conv(F.silu(self.out_norm(x)))
-
-
-def _check_choice(name, value, *choices):
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}")
-
-
-def _check_resolution(img_resolution, channel_mult):
-    if img_resolution % 2 ** (len(channel_mult) - 1):
-        raise ValueError(
-            f"img_resolution {img_resolution} cannot be halved {len(channel_mult) - 1} times; "
-            f"use fewer entries in channel_mult {list(channel_mult)}"
-        )

@@ -3,6 +3,7 @@
 Karras et al. 2022, table 1: one class per column. All take the keyword arguments recorded in published checkpoints.
 """
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -125,6 +126,19 @@ class Preconditioner(nn.Module):
         c_skip, c_out, _, _ = self.coefficients(encoding.sigma)
         out = self.model.decode(encoding.skips, encoding.emb)[:, : self.img_channels]
         return c_skip * encoding.x + c_out * out.to(torch.float32)
+
+    def compile(self, *args, **kwargs) -> None:
+        """torch.compile for the halves, which a guidance on the network's own encoder calls too."""
+        self.encode = torch.compile(self.encode, *args, **kwargs)
+        self.decode = torch.compile(self.decode, *args, **kwargs)
+
+    def with_fp16(self, use_fp16: bool) -> "Preconditioner":
+        """The same network, its weights in memory once, run in half precision on GPUs or not."""
+        if use_fp16 == self.use_fp16:
+            return self
+        other = copy.copy(self)
+        other.use_fp16 = use_fp16
+        return other
 
     def round_sigma(self, sigma) -> Tensor:
         """The nearest noise level the network was trained on, same shape and dtype."""

@@ -85,30 +85,11 @@ class UNetModel(nn.Module):
             block = NewOrderAttentionBlock if use_new_attention_order else AttentionBlock
             return block(width, width // num_heads if num_heads else num_head_channels)
 
-        self.input_blocks, self.middle_block, skips, size = build_encoder_trunk(
-            in_channels,
-            image_size,
-            widths,
-            num_res_blocks,
-            attention_resolutions,
-            resblock_updown,
-            residual,
-            attention,
-        )
-        channels = skips[-1]
-        self.output_blocks = nn.ModuleList()
-        for level, width in reversed(list(enumerate(widths))):
-            for i in range(num_res_blocks + 1):
-                layers = [residual(channels + skips.pop(), width)]
-                channels = width
-                if size in attention_resolutions:
-                    layers.append(attention(width))
-                if level > 0 and i == num_res_blocks:
-                    layers.append(
-                        residual(width, width, up=True) if resblock_updown else Upsample(width)
-                    )
-                    size *= 2
-                self.output_blocks.append(EmbedSequential(*layers))
+        layout = num_res_blocks, attention_resolutions, resblock_updown, residual, attention
+        trunk = build_encoder_trunk(in_channels, image_size, widths, *layout)
+        self.input_blocks, self.middle_block = trunk.input_blocks, trunk.middle_block
+        self.output_blocks = _decoder(trunk, widths, *layout)
+        channels = widths[0]
         self.out = nn.Sequential(
             GroupNorm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
         )
@@ -146,6 +127,27 @@ class UNetModel(nn.Module):
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
         with torch.autocast(x.device.type, enabled=False):
             return self.out(h.to(dtype))
+
+
+def _decoder(
+    trunk, widths, num_res_blocks, attention_resolutions, resblock_updown, residual, attention
+) -> nn.ModuleList:
+    """The way up, which takes the outputs of the trunk's blocks from the end; arguments as of `build_encoder_trunk`."""
+    skips, channels, size = list(trunk.block_channels), trunk.block_channels[-1], trunk.size
+    blocks = nn.ModuleList()
+    for level, width in reversed(list(enumerate(widths))):
+        for i in range(num_res_blocks + 1):
+            layers = [residual(channels + skips.pop(), width)]
+            channels = width
+            if size in attention_resolutions:
+                layers.append(attention(width))
+            if level > 0 and i == num_res_blocks:
+                layers.append(
+                    residual(width, width, up=True) if resblock_updown else Upsample(width)
+                )
+                size *= 2
+            blocks.append(EmbedSequential(*layers))
+    return blocks
 
 
 class UpBlock(ResBlock):

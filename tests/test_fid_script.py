@@ -273,7 +273,7 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     places = {"tmp": tmp_path, "weights": random_inception, **at}
     done = run("fid --images {fake} --ref digits:heldout --weights {weights}", **places)
     assert (
-        done.code == 2 and "SHA-256" in done.lines[-1] and "--unpublished_weights" in done.lines[-1]
+        done.code == 2 and "SHA-256" in done.lines[-1] and "unpublished_weights" in done.lines[-1]
     )
     few, colour = load_images(at["fake"]).images[:10], tmp_path / "colour.npz"
     np.savez(tmp_path / "few.npz", samples=few)
@@ -300,7 +300,7 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     ("command", "told"),
     [
         ("fid --ref digits", "--images"),
-        ("fid --images {fake} --ref digits --features magic", "--features magic"),
+        ("fid --images {fake} --ref digits --features magic", "--features: magic"),
         ("fid --images {fake} --ref digits --features magic.safetensors", "no such classifier"),
         ("fid --images {fake} --ref digits --features inception-2015-12-05.pkl", "not executed"),
         ("fid --images {fake} --ref digits --weights {tmp}/none.pth", "none.pth"),
@@ -310,7 +310,7 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
         ),
         (
             "fid --images {fake} --ref digits --features {features} --weights {tmp}/text.pth",
-            "leave the option out",
+            "--weights: ",
         ),
         (
             "fid --images {fake} --ref digits --num_samples 13 " + IN,
@@ -333,11 +333,11 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
         ),
         (
             "fid --images {tmp}/pixels.npz --ref digits --fid_infinity " + PIXELS,
-            "--fid_infinity needs the images",
+            "pixels.npz: statistics alone; the extrapolation needs the images",
         ),
         (
             "fid --images {fake} --ref digits --fid_infinity " + PIXELS,
-            "12 images; --fid_infinity needs 256",
+            "12 images; the extrapolation needs 256",
         ),
         ("fid --images {fake} --ref digitz " + IN, "digitz does not exist"),
         ("fid --images {tmp}/none --ref digits " + IN, "none does not exist"),
@@ -350,7 +350,10 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
         ("fid --images {fake} --ref {tmp}/small.npz " + IN, "dimensions"),
         ("fid --images {fake} --ref {tmp}/pixels.npz " + IN, "statistics of the extractor pixels"),
         ("fid --images {fake} --ref {tmp}/cut-statistics.npz " + IN, "cut-statistics.npz"),
-        ("fid --images {tmp}/pixels.npz --ref digits --num_samples 5 " + PIXELS, "--num_samples"),
+        (
+            "fid --images {tmp}/pixels.npz --ref digits --num_samples 5 " + PIXELS,
+            "leave num_samples out",
+        ),
         ("fid ref --data {tmp}/pixels.npz --dest {out}.npz " + PIXELS, "already"),
         ("fid ref --data digits --dest {tmp}/nowhere/a.npz " + PIXELS, "nowhere"),
         ("fid nll --network {net} --data {tmp}/colour.npz", "colour.npz"),

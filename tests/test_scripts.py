@@ -634,7 +634,7 @@ def test_bad_input_is_one_line_and_exit_code_2(command, told, broken, tmp_path):
         ("generate --network {broken}/short_net --outdir {out} --seeds 0-3", "short_net"),
         ("train --data digits:train --sample_dir {fake} --save_dir {out}", "--network"),
         ("pretrain features --data digits:train --outdir {out} --epochs 0", "--epochs"),
-        ("fid --images {fake} --ref digits --features magic", "--features magic"),
+        ("fid --images {fake} --ref digits --features magic", "--features: magic"),
         ("reproduce nothing", "digits"),
     ],
 )

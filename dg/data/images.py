@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from dg.runtime.files import one_line  # noqa: F401  (the readers take it from here)
+
 
 class LabelledSet:
     """What sets of images and sets of latents share.
@@ -175,8 +177,3 @@ def describe(array):
 def size(shape):
     """Say what an image of a shape (H, W, C) is, for messages."""
     return f"{shape[0]}x{shape[1]} {'grey' if shape[2] == 1 else 'RGB'}"
-
-
-def one_line(error):
-    """The text of an exception without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -33,12 +33,7 @@ from guided_diffusion import GaussianDiffusion, vlb
 
 @dataclass(frozen=True)
 class Bound(Likelihood):
-    """Upper bounds on the negative log likelihood of N images.
-
-    terms  float64 [N] by name, in bits/dim; they add up to bits_per_dim
-    """
-
-    terms: dict[str, np.ndarray]
+    """Upper bounds on the negative log likelihood of N images."""
 
 
 def ddpm_bound(
@@ -76,7 +71,7 @@ def ddpm_bound(
         process = (
             diffusion
             if guidance is None
-            else Guided(diffusion, as_cond_fn(guidance, diffusion, labels))
+            else Guided(diffusion, as_cond_fn(guidance, diffusion, labels, network=model.net))
         )
         kwargs = {} if labels is None else {"model_kwargs": {"y": labels.argmax(dim=1)}}
         bound = vlb(
@@ -131,15 +126,9 @@ def vae_bound(
 
 def joined(parts: Sequence[Likelihood]) -> Likelihood:
     """What is known of several sets of images as one, in their order; all of one kind."""
-    bits, counts = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("bits_per_dim", "num_evaluations")
-    )
-    if not isinstance(parts[0], Bound):
-        return Likelihood(bits, counts)
-    return Bound(
-        bits,
-        counts,
+    return type(parts[0])(
+        np.concatenate([part.bits_per_dim for part in parts]),
+        np.concatenate([part.num_evaluations for part in parts]),
         {name: np.concatenate([part.terms[name] for part in parts]) for name in parts[0].terms},
     )
 

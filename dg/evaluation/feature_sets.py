@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from dg.data.image_stream import ImageStream
-from dg.data.images import one_line
 from dg.evaluation.features import Extractor
 from dg.evaluation.metrics import FeatureStatistics
-from dg.runtime.files import atomic_write
+from dg.runtime.files import atomic_write, one_line
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent

@@ -146,12 +146,17 @@ class _Classifier(nn.Module):
 
 
 def load_extractor(
-    name: str, weights=None, device="cpu", unpublished=False, progress=silent, notify=None
+    name: str,
+    weights=None,
+    device="cpu",
+    unpublished_weights=False,
+    progress=silent,
+    notify=None,
 ) -> Extractor:
     """The extractor of that name, or this project's classifier at that path.
 
-    weights      path of the weights' file instead of the download
-    unpublished  accept weights that are not the published ones; refused otherwise, where their SHA-256 is known
+    weights              path of the weights' file instead of the download
+    unpublished_weights  accept weights that are not the published ones; refused otherwise, where their SHA-256 is known
 
     torch-fidelity loads Inception's weights with an unrestricted unpickler; here they are read with `weights_only` first
     and only what came out is handed on. ValueError of one line for whatever is missing or wrong.
@@ -162,21 +167,19 @@ def load_extractor(
             return Extractor(name, "none", None, None, _Pixels(), device)
         if weights is not None:
             raise ValueError(
-                f"--weights {weights}: {name} is itself the file of its weights; leave the option out"
+                f"{name} is itself the file of its weights; leave the weights {weights} out"
             )
         return _load_classifier(name, device)
     module, class_name, feature, short = FIDELITY[name]
     path = None
     if short is None:
         if weights is not None:
-            raise ValueError(
-                f"--weights {weights}: {name} is fetched by torch.hub and takes no file"
-            )
+            raise ValueError(f"{name} is fetched by torch.hub; leave the weights {weights} out")
     else:
         path = Path(weights) if weights is not None else resolve(short, progress, notify)
         if not path.is_file():
             raise ValueError(f"{path}: no such file of weights; get {CATALOGUE[short].url}")
-    published = _check(path, short, unpublished) if path else None
+    published = _check(path, short, unpublished_weights) if path else None
     inner = _build(module, class_name, name, feature, path)
     network = (
         (_Inception if name == "inception" else _Named)(inner, feature)
@@ -188,15 +191,15 @@ def load_extractor(
     return Extractor(name, sha256, published, 3, network, device)
 
 
-def _check(path, short, unpublished) -> bool | None:
+def _check(path, short, unpublished_weights) -> bool | None:
     """Whether the file is the published one, None if its SHA-256 is not known; ValueError if it is not and has to be."""
     wanted, found = CATALOGUE[short].sha256, sha256_of(path)
     if wanted is None or wanted == found:
         return None if wanted is None else True
-    if not unpublished:
+    if not unpublished_weights:
         raise ValueError(
             f"{path} has SHA-256 {found}, the published weights {wanted}; distances would compare with "
-            "nothing (--unpublished_weights takes it all the same)"
+            "nothing (unpublished_weights takes it all the same)"
         )
     return False
 
@@ -231,12 +234,12 @@ def _build(module, class_name, name, feature, path):
 def _load_classifier(path, device) -> Extractor:
     if Path(path).suffix == ".pkl":
         raise ValueError(
-            f"{path}: NVIDIA's Inception pickle is not executed; --features inception is the same network "
-            "from torch-fidelity's file"
+            f"{path}: NVIDIA's Inception pickle is not executed; the extractor inception is the same "
+            "network from torch-fidelity's file"
         )
     if not Path(path).exists() and not Path(path).suffix:
         raise ValueError(
-            f"--features {path}: there are {', '.join(FIDELITY)}, pixels, or the path of a classifier from "
+            f"{path}: no such extractor; there are {', '.join(FIDELITY)}, pixels, or the path of a classifier from "
             "`python pretrain.py features`"
         )
     from dg.evaluation.classifier import load_classifier

@@ -6,7 +6,7 @@ Along it log p falls by the integral of its divergence (Song et al. 2021, append
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -29,10 +29,12 @@ class Likelihood:
 
     bits_per_dim     float64 [N]
     num_evaluations  int64 [N]    evaluations of the score network; each is followed by one backward pass per probe
+    terms            float64 [N] by name, in bits/dim, that add up to bits_per_dim; empty where it has none
     """
 
     bits_per_dim: np.ndarray
     num_evaluations: np.ndarray
+    terms: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -276,11 +278,13 @@ def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min,
     if num_steps < 1 or sigma_min <= 0:
         raise ValueError(f"num_steps {num_steps} and sigma_min {sigma_min:g} must be positive")
     check_range(sigma_min, sigma_max)
-    if getattr(guidance, "boosting", None) is not None:
+    if guidance.needs_step:
         raise ValueError(
-            "boosting adds noise and jumps, so there is no flow and no likelihood; leave it out"
+            "the guidance needs the sampler's steps, as boosting does, which adds noise and jumps: "
+            "there is no flow and no likelihood; leave boosting out"
         )
-    if solver == "rk45" and len(set(getattr(guidance, "weights", ()))) > 1:
+    if solver == "rk45" and guidance.needs_order:
         raise ValueError(
-            f"rk45 has no first and second order; give equal guidance weights instead of {guidance.weights}"
+            "rk45 has no first and second order, which the guidance treats differently; give equal "
+            "guidance weights"
         )

@@ -1,4 +1,9 @@
-"""All metrics of one set of features against another."""
+"""All metrics of one set of features against another, in two tables.
+
+`metric_values` gives four plain numbers of two arrays of features; KID is that of all pairs. `metric_estimates` takes
+what is known of two sets of images, statistics alone included, and gives every metric that they allow with its standard
+error and interval. The two agree to rounding where both give a value.
+"""
 
 from dataclasses import asdict
 
@@ -23,8 +28,11 @@ METRICS = {
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
 
 
-def measure(features: np.ndarray, features_ref: np.ndarray) -> dict[str, float]:
-    """Fréchet distance, KID, precision and recall of features [N, D] against features_ref [M, D]."""
+def metric_values(features: np.ndarray, features_ref: np.ndarray) -> dict[str, float]:
+    """Fréchet distance, KID, precision and recall of features [N, D] against features_ref [M, D], plain values.
+
+    `metric_estimates` gives their uncertainty as well.
+    """
     precision, recall = precision_recall(features, features_ref)
     return {
         "fd": frechet_distance(*statistics(features), *statistics(features_ref)),
@@ -41,8 +49,9 @@ def available(generated: FeatureSet, reference: FeatureSet) -> list[str]:
     return [name for name, (_, single) in METRICS.items() if has.get(name, both or not single)]
 
 
-def evaluate(generated: FeatureSet, reference: FeatureSet, metrics=None) -> dict[str, dict]:
-    """{metric: {"value", "standard_error", "low", "high"}}; the last three (95% interval) only where they are valid.
+def metric_estimates(generated: FeatureSet, reference: FeatureSet, metrics=None) -> dict[str, dict]:
+    """Every metric with its uncertainty,
+    {metric: {"value", "standard_error", "low", "high"}}; the last three (95% interval) only where they are valid.
 
     metrics  names from METRICS; default: all that the sets allow. ValueError for one that they do not.
 
@@ -72,3 +81,6 @@ def evaluate(generated: FeatureSet, reference: FeatureSet, metrics=None) -> dict
         value, sd = inception_score(generated.logits)
         table["is"] = {"value": value, "sd_of_splits": sd}
     return table
+
+
+measure, evaluate = metric_values, metric_estimates  # their earlier names

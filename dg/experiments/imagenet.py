@@ -127,10 +127,8 @@ class ImageNetRun:
         """The diffusion model with its decoder or the classifier that guides it."""
         s, model = self.setting, load_model(self.resolve(self.setting.network), self.device)
         if s.vae:
-            model.vae = load_vae(self.resolve(s.vae), self.device)
-        else:
-            model.classifier = load_encoder(self.resolve(s.classifier), self.device)
-        return model
+            return model.with_vae(load_vae(self.resolve(s.vae), self.device))
+        return model.with_classifier(load_encoder(self.resolve(s.classifier), self.device))
 
     def make_real(self, path, paths):
         """Latents of all training images, or crops of so many of them, drawn at random; and which

@@ -5,45 +5,63 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from dg.models.classifier_guidance import check_classifier
+from dg.models.discrete_diffusion import DiscreteDiffusion
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from guided_diffusion import GaussianDiffusion, UNetModel, create_diffusion, load_unet
 from guided_diffusion.layouts import infer_unet_settings, shapes_of
 from guided_diffusion.presets import UNET_SCHEDULES, published_unet
 
 FORMAT = "ddpm-network"
+ADM_SAMPLING = dict(method="ancestral", num_steps=250)  # Dhariwal & Nichol 2021
 PIXEL_VARIANCES = {
     1: "fixed_large",
     2: "learned_range",
 }  # by channels out for one channel in; Dhariwal & Nichol 2021
 
 
-class DDPM(nn.Module):
+class DDPM(DiscreteDiffusion, nn.Module):
     """A network and its process (Ho et al. 2020).
 
-    process  arguments of `create_diffusion`: schedule, num_steps, variance, mean
-    network  arguments of `UNetModel`, without out_channels: twice the in_channels where the variance is learned
+    process     arguments of `create_diffusion`: schedule, num_steps, variance, mean
+    network     arguments of `UNetModel`, without out_channels: twice the in_channels where the
+                variance is learned
+    net         the network itself, where it is there already
+    classifier  as in `DiscreteDiffusion`; it is no part of the model's file
+    sampling_defaults  settings with which the model was published
 
-    `net` and `diffusion` are the two; `img_resolution`, `img_channels` and `label_dim` (0 where unconditional) are named as
-    those of `edm`'s networks. `classifier` may be set to a frozen classifier of noisy images, for
-    `dg.models.classifier_guidance`; it is no part of the model's file. Impossible settings raise ValueError.
+    `net` and `diffusion` are the two; `img_resolution`, `img_channels` and `label_dim` are named as
+    those of `edm`'s networks. Impossible settings raise ValueError.
     """
 
     null_class = None  # no class stands for "any": classifier-free guidance needs another network
 
-    def __init__(self, process: dict, network: dict):
+    def __init__(
+        self,
+        process: dict,
+        network: dict,
+        net: UNetModel | None = None,
+        classifier: nn.Module | None = None,
+        sampling_defaults: Mapping | None = None,
+    ):
         super().__init__()
         self.init_kwargs = {"process": process, "network": network}
         self.diffusion = create_diffusion(**process)
-        self.net = UNetModel(
-            out_channels=network["in_channels"] * (1 + self.diffusion.learns_variance), **network
-        )
+        channels = network["in_channels"] * (1 + self.diffusion.learns_variance)
+        self.net = net or UNetModel(out_channels=channels, **network)
         self.img_resolution, self.img_channels = self.net.image_size, self.net.in_channels
         self.label_dim = self.net.num_classes
-        self.classifier: nn.Module | None = None
+        self.classifier, self.sampling_defaults = classifier, sampling_defaults or {}
 
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.net.parameters())
+
+    def with_classifier(self, classifier: nn.Module) -> "DDPM":
+        """The same model led by a classifier. ValueError if that knows other images or classes."""
+        check_classifier(classifier, self)
+        parts = dict(classifier=classifier, sampling_defaults=self.sampling_defaults)
+        return DDPM(**self.init_kwargs, net=self.net, **parts).train(self.training)
 
     def respaced(self, spec=None) -> GaussianDiffusion:
         """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes them; None: on all."""
@@ -71,6 +89,8 @@ def load_ddpm(path, device="cpu") -> DDPM:
 def load_adm(source, device="cpu", schedule: str | None = None, **overrides) -> DDPM:
     """A frozen model of Dhariwal & Nichol 2021 in evaluation mode, from a file or state dict that `load_unet` reads.
 
+    It is sampled as published: ancestrally, in 250 steps.
+
     schedule   of the 1000 steps, which no tensor shows; None: that of the published file with the same tensors, else linear
     overrides  settings of `UNetModel` that win over those that the tensors show
 
@@ -90,7 +110,5 @@ def load_adm(source, device="cpu", schedule: str | None = None, **overrides) -> 
     process = dict(
         schedule=schedule, num_steps=1000, variance=PIXEL_VARIANCES[ratio], mean="epsilon"
     )
-    with torch.device("meta"):
-        model = DDPM(process, network)
-    model.net = net
+    model = DDPM(process, network, net, sampling_defaults=ADM_SAMPLING)
     return model.eval().requires_grad_(False)

@@ -6,9 +6,7 @@
 Three kinds of guidance may be combined: a `Guidance` of `edm`, such as a discriminator's; classifier-free guidance of a
 network that knows a class for none; and a classifier's. The gradients of the first and the last are summed.
 
-A model has `net`, called as net(x, t, y), `respaced`, `img_channels`, `img_resolution` and `label_dim` as those of
-`dg.models.ddpm.DDPM`; `null_class`, the class number for none, or None; `classifier`, a frozen one of noisy images, or None; and,
-if latents are what it diffuses, `to_images`.
+A model is a `dg.models.discrete_diffusion.DiscreteDiffusion`.
 """
 
 import math
@@ -123,7 +121,7 @@ def ddpm_sampler(
     gradients = []
     if guidance is not None:
         guidance.begin(x)
-        gradients.append(as_cond_fn(guidance, diffusion, class_labels, dg_time))
+        gradients.append(as_cond_fn(guidance, diffusion, class_labels, dg_time, network))
     if classifier_scale:
         gradients.append(classifier_gradient(model.classifier, classifier_scale))
     kwargs = dict(
@@ -144,16 +142,14 @@ def check_guidance(
     classifier_scale: float | None = None,
 ) -> None:
     """ValueError unless the model has what such guidance needs."""
-    if not {LT_cfg, ST_cfg} <= {None, 1} and getattr(model, "null_class", None) is None:
+    if not {LT_cfg, ST_cfg} <= {None, 1} and model.null_class is None:
         raise ValueError(
             "classifier-free guidance needs a network that was trained without classes too, as DiT is; leave its "
             "scales out"
         )
     if classifier_scale:
-        if getattr(model, "classifier", None) is None:
-            raise ValueError(
-                "classifier guidance needs a classifier of noisy images; give --classifier_ckpt"
-            )
+        if model.classifier is None:
+            raise ValueError("classifier guidance needs a classifier of noisy images; give one")
         check_classifier(model.classifier, model)
 
 
@@ -162,12 +158,15 @@ def as_cond_fn(
     diffusion: GaussianDiffusion,
     class_labels: Tensor | None = None,
     dg_time: str = "level",
+    network: Callable | None = None,
 ) -> Callable:
     """What a guidance of denoisers adds to the score of x_t: a `cond_fn(x, t)` for the samplers of `diffusion`.
 
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of the linear VP schedule,
                   as in the authors' code for DiT
+    network       called as network(x, t, **kwargs) of the sampler; only a guidance that depends on
+                  the network's own denoised image needs it, and evaluates it once more
 
     x_t / sqrt(alpha_bar) is at EDM scale with sigma^2 = (1 - alpha_bar) / alpha_bar, so the same discriminator serves every
     schedule. There the score's share of a correction of the denoised image is
@@ -179,11 +178,16 @@ def as_cond_fn(
     smooth in time, by less. The authors train on levels, so "level" is what their heads mean; "step" is what they ran.
 
     Every step is of first order, so the weight of the first order counts, and 1 is exact for an exact log ratio.
-    ValueError for boosting, whose churn has no place here.
+    ValueError for boosting, whose churn has no place here, and where the network is missing.
     """
-    if getattr(guidance, "boosting", None) is not None:
+    if guidance.needs_step:
         raise ValueError(
-            "boosting is made for EDM's sampler, whose churn it raises; leave it out with a DDPM"
+            "boosting is made for EDM's sampler, whose churn it raises; leave it out with a DDPM, "
+            "as any guidance that needs the steps of that sampler"
+        )
+    if guidance.uses_network and network is None:
+        raise ValueError(
+            "the guidance depends on the network's denoised image; pass the network to as_cond_fn"
         )
     timesteps, alpha_bars = diffusion.schedule.timestep_map, diffusion.schedule.alphas_cumprod
 
@@ -194,9 +198,16 @@ def as_cond_fn(
         else:
             alpha_bar = torch.as_tensor(alpha_bars[index], device=x.device)  # float64 [N]
         scale, sigma = alpha_bar.sqrt(), ((1 - alpha_bar) / alpha_bar).sqrt()
-        correction = guidance.correction(
-            x / per_image(scale, x), sigma, class_labels, diffusion.num_steps - 1 - int(index[0]), 1
-        )
+        arguments = x / per_image(scale, x), sigma, class_labels
+        step = diffusion.num_steps - 1 - int(index[0])
+        if guidance.uses_network:
+            positions = torch.as_tensor(index, device=x.device)
+            own = diffusion.p_mean_variance(
+                network, x, positions, clip_denoised=False, model_kwargs=kwargs
+            ).pred_xstart
+            _, correction = guidance.parts(lambda *_: own, *arguments, step, 1)
+        else:
+            correction = guidance.correction(*arguments, step, 1)
         return (
             torch.zeros_like(x)
             if correction is None

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dg.models.autoencoder import decode, load_vae
+from dg.models.classifier_guidance import check_classifier
 from dg.models.diffusers_models import create, is_folder, read_folder
+from dg.models.discrete_diffusion import DiscreteDiffusion
 from edm.checkpoint import load_strictly
+from edm.fingerprints import fingerprint
 from guided_diffusion import GaussianDiffusion, create_diffusion
 from guided_diffusion.loading import check_fit, check_tensors, read_file, shapes_of
 
@@ -36,25 +39,47 @@ PUBLISHED_SAMPLING = dict(
 DG_TIME_MIN = 0.101
 
 
-class LatentDiffusion(nn.Module):
+class LatentDiffusion(DiscreteDiffusion, nn.Module):
     """A frozen class-conditional transformer and the process of its latents: 1000 steps, linear, with learned variances.
 
     transformer  DiTTransformer2DModel of diffusers; its last class number stands for no class
     vae          as `dg.models.autoencoder.load_vae` gives it; None: latents can be drawn, but not decoded
+    classifier   as in `DiscreteDiffusion`, of latents
 
-    Latents have img_resolution pixels and img_channels channels. `sampling_defaults` are settings of `DDPMSampling`.
+    Latents have img_resolution pixels and img_channels channels.
     """
 
-    def __init__(self, transformer: nn.Module, vae: nn.Module | None = None):
+    sampling_defaults = PUBLISHED_SAMPLING
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        vae: nn.Module | None = None,
+        classifier: nn.Module | None = None,
+    ):
         super().__init__()
         config = transformer.config
         self.init_kwargs = {
             name: value for name, value in config.items() if not name.startswith("_")
         }
-        self.net, self.vae, self.classifier = Network(transformer), vae, None
+        self.net, self.vae, self.classifier = Network(transformer), vae, classifier
         self.img_resolution, self.img_channels = config.sample_size, config.in_channels
         self.label_dim = self.null_class = config.num_embeds_ada_norm
-        self.sampling_defaults = PUBLISHED_SAMPLING
+
+    def with_vae(self, vae: nn.Module) -> "LatentDiffusion":
+        """The same model with a decoder of its latents."""
+        model = LatentDiffusion(self.net.transformer, vae, self.classifier)
+        return model.train(self.training)
+
+    def with_classifier(self, classifier: nn.Module) -> "LatentDiffusion":
+        """The same model led by a classifier. ValueError if that knows other latents or classes."""
+        check_classifier(classifier, self)
+        model = LatentDiffusion(self.net.transformer, self.vae, classifier)
+        return model.train(self.training)
+
+    def describe(self) -> dict:
+        vae = {} if self.vae is None else {"vae": fingerprint(self.vae)}
+        return super().describe() | vae
 
     def respaced(self, spec=None) -> GaussianDiffusion:
         """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes them; None: on all."""
@@ -63,7 +88,7 @@ class LatentDiffusion(nn.Module):
     def to_images(self, latents: Tensor) -> Tensor:
         """Images [N, 3, 8R, 8R], float32, nominally in [-1, 1], of latents [N, C, R, R]. ValueError without a VAE."""
         if self.vae is None:
-            raise ValueError("latents cannot be decoded without an autoencoder; give --vae")
+            raise ValueError("latents cannot be decoded without an autoencoder; give its file")
         return decode(self.vae, latents)
 
 

@@ -8,14 +8,9 @@ from torch import nn
 
 import edm
 from dg.models import ddpm, dit, vae
-from dg.models.discrete_sampling import DDPMSampling
-from dg.models.vae_sampling import VAESampling
-from dg.sampling import Sampling
 from guided_diffusion.loading import read_file
 
-SAMPLING = {ddpm.DDPM: DDPMSampling, dit.LatentDiffusion: DDPMSampling, vae.VAE: VAESampling}
 LOADERS = {ddpm.FORMAT: ddpm.load_ddpm, vae.FORMAT: vae.load_vae}
-ADM_SAMPLING = dict(method="ancestral", num_steps=250)  # Dhariwal & Nichol 2021
 TORCH_FILES = (
     b"PK\x03\x04",
     b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
@@ -28,6 +23,7 @@ def load_model(path, device="cpu") -> nn.Module:
     path  a file of this project, an NVIDIA .pkl, a file of guided-diffusion's or DiT's, or a folder of diffusers with a DiT
 
     What is none of the others is left to `edm.load_network`, which also says what is wrong with it.
+    All but the score network, which `dg.sampling.as_model` wraps, are a `GenerativeModel`.
     """
     if dit.folder_in(path):
         return dit.load_dit(path, device)
@@ -36,25 +32,15 @@ def load_model(path, device="cpu") -> nn.Module:
     return LOADERS.get(_format(path), edm.load_network)(path, device)
 
 
-def sampling_of(model) -> type:
-    """The settings of sampling that belong to a model: Sampling, DDPMSampling or VAESampling.
-
-    A model has `sampling_defaults` where it was published with others than the defaults of these.
-    """
-    return SAMPLING.get(type(model), Sampling)
-
-
 def _load_published(path, device) -> nn.Module:
     """An ADM or DiT, told by the names of its tensors."""
     names = _names(path)
     if dit.is_original(names):
         return dit.load_dit(path, device)
     if any(name.removeprefix("module.").startswith("output_blocks.") for name in names):
-        model = ddpm.load_adm(path, device)
-        model.sampling_defaults = ADM_SAMPLING
-        return model
+        return ddpm.load_adm(path, device)
     raise ValueError(
-        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT; give --network a diffusion model"
+        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT; give that of a diffusion model"
     )
 
 

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dg.models.generative_model import GenerativeModel
 from dg.models.logistic import discretized_logistic
+from dg.models.vae_sampling import VAESampling
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from edm.fingerprints import fingerprint
 
 FORMAT = "vae"
 MIN_LOG_SCALE = -7.0  # of a pixel's logistic: far below a level, where nothing is left to gain
@@ -35,7 +38,7 @@ class Block(nn.Module):
         return self.skip(x) + self.conv1(F.silu(self.norm1(h)))
 
 
-class VAE(nn.Module):
+class VAE(GenerativeModel, nn.Module):
     """Normal latents, a normal posterior with diagonal covariance, logistic pixels.
 
     img_resolution, img_channels  of the images; the resolution can be halved once per level but the last
@@ -47,6 +50,7 @@ class VAE(nn.Module):
     """
 
     label_dim = 0  # unconditional
+    sampling_type = VAESampling
 
     def __init__(
         self,
@@ -112,6 +116,12 @@ class VAE(nn.Module):
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def networks(self) -> list[nn.Module]:
+        return [self.decoder]
+
+    def describe(self) -> dict:
+        return {"network": fingerprint(self)}
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, log variance) of q(z | x), [N, latent_dim] float32 each."""

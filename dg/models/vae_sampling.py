@@ -4,12 +4,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dg.data.datasets import to_float, to_uint8
 from dg.models.logistic import draw_logistic
-from dg.models.vae import VAE
 
 SAMPLES = ("mean", "draw")
 
@@ -42,7 +41,7 @@ class VAESampling:
 
 @torch.no_grad()
 def vae_sampler(
-    model: VAE,
+    model: nn.Module,
     latents: Tensor,
     class_labels=None,
     randn_like=torch.randn_like,
@@ -51,6 +50,7 @@ def vae_sampler(
 ) -> Tensor:
     """Images from noise; takes what `edm.edm_sampler` takes, of which a VAE has no use for classes and guidance.
 
+    model    a `dg.models.vae.VAE`
     latents  [N, C, R, R]  standard normal; the first `latent_dim` numbers of each image are used
     returns  [N, C, R, R]  float64, nominally in [-1, 1]
     """
@@ -65,9 +65,11 @@ def vae_sampler(
 
 
 @torch.no_grad()
-def interpolate(model: VAE, first: np.ndarray, last: np.ndarray, num_images: int = 9) -> np.ndarray:
+def interpolate(
+    model: nn.Module, first: np.ndarray, last: np.ndarray, num_images: int = 9
+) -> np.ndarray:
     """uint8 [num_images, R, R, C] from one image to another, uint8 [R, R, C] each: means of pixels along the great circle
-    between the means of their posteriors (Shoemake 1985); the ends are the reconstructions."""
+    between the means of their posteriors (Shoemake 1985); the ends are the reconstructions. `model` is a `dg.models.vae.VAE`."""
     device = next(model.parameters()).device
     ends, _ = model.encode(to_float(np.stack([first, last])).to(device))
     return to_uint8(model.decode(slerp(*ends, torch.linspace(0, 1, num_images, device=device)))[0])

@@ -27,17 +27,6 @@ class Multipliers(click.ParamType):
             self.fail(f"{value!r} is no list of integers; write for example 1,2,2", param, ctx)
 
 
-def declared(*options):
-    """A decorator that declares these options on a command."""
-
-    def decorate(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
 TRAINING = [  # options of the trainings that run on several processes
     click.option("--data", required=True, metavar="PATH|NAME", help="Training images."),
     click.option("--outdir", required=True, metavar="DIR", help="Where to write."),
@@ -85,7 +74,7 @@ TRAINING = [  # options of the trainings that run on several processes
     ),
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
 ]
-score_options = declared(
+SCORE = [
     *TRAINING,
     click.option(
         "--preset",
@@ -148,8 +137,8 @@ score_options = declared(
         metavar="N",
         help="Ignored: there are no ticks, and float16 is scaled as needed.",
     ),
-)
-classifier_options = declared(
+]
+CLASSIFIER = [
     *TRAINING,
     click.option(
         "--preset",
@@ -158,8 +147,8 @@ classifier_options = declared(
         help="Network and training settings.",
     ),
     click.option("--test", metavar="PATH|NAME", help="Labelled images to state the accuracy on."),
-)
-ddpm_options = declared(
+]
+DDPM = [
     *TRAINING,
     click.option(
         "--preset",
@@ -184,8 +173,8 @@ ddpm_options = declared(
         type=click.Choice(["fixed_small", "fixed_large", "learned", "learned_range"]),
         help="Variance of the reverse steps.  [default: the preset's]",
     ),
-)
-vae_options = declared(
+]
+VAE = [
     *TRAINING,
     click.option(
         "--preset",
@@ -193,8 +182,8 @@ vae_options = declared(
         required=True,
         help="Network and training settings.",
     ),
-)
-latents_options = declared(
+]
+LATENTS = [
     click.option(
         "--data",
         required=True,
@@ -233,8 +222,8 @@ latents_options = declared(
     ),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of the draws."),
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
-)
-features_options = declared(
+]
+FEATURES = [
     click.option("--data", required=True, metavar="PATH|NAME", help="Labelled training images."),
     click.option("--outdir", required=True, metavar="DIR", help="Where to write."),
     click.option("--test", metavar="PATH|NAME", help="Labelled images to state the accuracy on."),
@@ -242,8 +231,8 @@ features_options = declared(
         "--epochs", type=click.IntRange(min=1), default=20, help="Passes over the training images."
     ),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed."),
-)
-convert_options = declared(
+]
+CONVERT = [
     click.option("--network", required=True, metavar="PATH|URL|NAME", help="The network to read."),
     click.option("--out", required=True, metavar="PATH", help="The .safetensors file to write."),
-)
+]

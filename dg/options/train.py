@@ -207,10 +207,3 @@ OPTIONS = [
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
     click.option("--num_workers", type=int, help="Ignored: no image is loaded while training."),
 ]
-
-
-def train_options(command):
-    """Declare the options of train.py on a command."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command

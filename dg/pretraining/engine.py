@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dg.precision import autocast
 from dg.runtime.files import write_text
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
@@ -94,7 +95,7 @@ class Stepper:
         part = slice(self.first + chunk.start, self.first + chunk.stop)
         weight = (chunk.stop - chunk.start) / self.batch_size
         seed = step_generator(self.seed, f"network {part.start}", index).initial_seed()
-        with seeded(seed, self.device), autocast(self.device, self.precision):
+        with seeded(seed, self.device), autocast(self.precision, self.device):
             values = values_of(part)
         self.scaler.scale(values["loss"] * weight).backward()
         return {name: value.detach() * weight for name, value in values.items()}
@@ -228,11 +229,6 @@ def update_average(
         halflife = min(halflife, seen * settings.ema_rampup)
     decay = 0.5 ** (settings.batch_size / max(halflife, 1e-8))
     torch._foreach_lerp_(list(average), [value.detach() for value in values], 1 - decay)
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context that computes in `precision` where that loses little."""
-    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def _check_precision(precision: str, device: torch.device) -> None:

@@ -44,97 +44,79 @@ class Source:
     member: str | None = None
 
 
+NVIDIA, OPENAI, META = "CC BY-NC-SA 4.0 (NVIDIA)", "MIT (OpenAI)", "CC BY-NC 4.0 (Meta)"
+UNKNOWN = "unknown, see {}"
+
+# The files of the authors of DG, by short name: folder on Google Drive / pattern of the file in it.
+AUTHORS = {
+    "dg-cifar10-true-data": "18qh5QGP2gLgVjr0dh2g8dfBYZoGC0uVT/true_data.npz",
+    "dg-cifar10-true-data-label": "18qh5QGP2gLgVjr0dh2g8dfBYZoGC0uVT/true_data_label.npz",
+    "dg-cifar10-statistics": "1xTdHz2fe71yvO2YpVfsY3sgH5Df7_b6y/*.npz",
+    "dg-cifar10-classifier": "1gb68C13-QOt8yA6ZnnS6G5pVIlPO7j_y/32x32_classifier.pt",
+    "dg-cifar10-uncond-discriminator": "1Mf3F1yGfWT8bO0_iOBX-PWG3O-OLROE2/discriminator_60.pt",
+    "dg-cifar10-cond-discriminator": "1P1u7cz7kY1BJDPVrPNiFcksy_HCHY_bI/discriminator_250.pt",
+    "dg-imagenet256-classifier": "1yxjvfIW6HvLSJHACkC5-5U46Mny81SSI/*.pt",
+    "dg-imagenet256-discriminator": "1-2ytbvo7yG2X3Z65XNugBhPRKangvZgg/discriminator_7.pt",
+}
+
+
 def _catalogue():
-    nvidia, openai, meta = "CC BY-NC-SA 4.0 (NVIDIA)", "MIT (OpenAI)", "CC BY-NC 4.0 (Meta)"
-    files = {}
+    return {
+        short: Source(short + suffix, url, licence, SHA256.get(short), *member)
+        for entries in (_edm(), _adm(), _feature_networks(), _latent_diffusion(), _authors())
+        for short, suffix, url, licence, *member in entries
+    }
 
-    def add(short, suffix, url, licence, member=None):
-        files[short] = Source(short + suffix, url, licence, SHA256.get(short), member)
 
-    for data in (
-        "cifar10-32x32-uncond",
-        "cifar10-32x32-cond",
-        "ffhq-64x64-uncond",
-        "afhqv2-64x64-uncond",
-    ):
-        for kind in ("vp", "ve"):
-            add(f"edm-{data}-{kind}", ".pkl", f"{EDM}pretrained/edm-{data}-{kind}.pkl", nvidia)
-    add(
-        "edm-imagenet-64x64-cond-adm",
-        ".pkl",
-        f"{EDM}pretrained/edm-imagenet-64x64-cond-adm.pkl",
-        nvidia,
-    )
-    for network in (
-        "cifar10-32x32-uncond-vp",
-        "cifar10-32x32-uncond-ve",
-        "imagenet-64x64-cond-adm",
-    ):
-        add(
-            f"baseline-{network}",
-            ".pkl",
-            f"{EDM}pretrained/baseline/baseline-{network}.pkl",
-            nvidia,
-        )
-    for data in (
-        "cifar10-32x32",
-        "ffhq-64x64",
-        "afhqv2-64x64",
-        "imagenet-64x64",
-        "imagenet-64x64-baseline",
-    ):
-        add(f"fid-ref-{data}", ".npz", f"{EDM}fid-refs/{data}.npz", nvidia)
+def _edm():
+    """Networks and statistics of EDM: (short name, suffix, address, licence), as of all that follow."""
+    names = ["cifar10-32x32-uncond", "cifar10-32x32-cond", "ffhq-64x64-uncond"]
+    names += ["afhqv2-64x64-uncond"]
+    networks = [f"edm-{name}-{kind}" for name in names for kind in ("vp", "ve")]
+    for short in (*networks, "edm-imagenet-64x64-cond-adm"):
+        yield short, ".pkl", f"{EDM}pretrained/{short}.pkl", NVIDIA
+    for name in ("cifar10-32x32-uncond-vp", "cifar10-32x32-uncond-ve", "imagenet-64x64-cond-adm"):
+        yield f"baseline-{name}", ".pkl", f"{EDM}pretrained/baseline/baseline-{name}.pkl", NVIDIA
+    data = ("cifar10-32x32", "ffhq-64x64", "afhqv2-64x64", "imagenet-64x64")
+    for name in (*data, "imagenet-64x64-baseline"):
+        yield f"fid-ref-{name}", ".npz", f"{EDM}fid-refs/{name}.npz", NVIDIA
+
+
+def _adm():
     for size in (64, 128, 256, 512):
-        add(f"adm-{size}", ".pt", f"{ADM}{size}x{size}_diffusion.pt", openai)
-        add(f"adm-{size}-classifier", ".pt", f"{ADM}{size}x{size}_classifier.pt", openai)
-    add(
-        "adm-ref-imagenet-256",
-        ".npz",
-        f"{ADM}ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
-        openai,
+        yield f"adm-{size}", ".pt", f"{ADM}{size}x{size}_diffusion.pt", OPENAI
+        yield f"adm-{size}-classifier", ".pt", f"{ADM}{size}x{size}_classifier.pt", OPENAI
+    images = f"{ADM}ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz"
+    yield "adm-ref-imagenet-256", ".npz", images, OPENAI
+    yield "adm-256-uncond", ".pt", f"{ADM}256x256_diffusion_uncond.pt", OPENAI
+
+
+def _feature_networks():
+    stylegan, fidelity = (
+        "https://github.com/NVlabs/stylegan3",
+        "https://github.com/toshas/torch-fidelity",
     )
-    add("adm-256-uncond", ".pt", f"{ADM}256x256_diffusion_uncond.pt", openai)
-    add(
-        "inception-2015-12-05",
-        ".pkl",
-        INCEPTION,
-        "unknown, see https://github.com/NVlabs/stylegan3",
-    )
-    add(
-        "inception-torch-fidelity",
-        ".pth",
-        FIDELITY,
-        "unknown, see https://github.com/toshas/torch-fidelity",
-    )
-    add("vgg16", ".pth", VGG, "BSD-3-Clause (torchvision)")
+    yield "inception-2015-12-05", ".pkl", INCEPTION, UNKNOWN.format(stylegan)
+    yield "inception-torch-fidelity", ".pth", FIDELITY, UNKNOWN.format(fidelity)
+    yield "vgg16", ".pth", VGG, "BSD-3-Clause (torchvision)"
     for short, model in (("clip-vit-b-32", "ViT-B-32"), ("clip-vit-l-14", "ViT-L-14")):
-        add(short, ".pt", CLIP.format(SHA256[short], model), "MIT (OpenAI)")
+        yield short, ".pt", CLIP.format(SHA256[short], model), OPENAI
+
+
+def _latent_diffusion():
     for size in (256, 512):
-        add(f"dit-xl-2-{size}", ".pt", DIT.format(size), meta)
+        yield f"dit-xl-2-{size}", ".pt", DIT.format(size), META
     for kind in ("mse", "ema"):
         page = f"https://huggingface.co/stabilityai/sd-vae-ft-{kind}"
-        add(f"sd-vae-ft-{kind}", ".safetensors", VAE.format(kind), f"unknown, see {page}")
-    for short, member, folder in (
-        ("dg-cifar10-true-data", "true_data.npz", "18qh5QGP2gLgVjr0dh2g8dfBYZoGC0uVT"),
-        ("dg-cifar10-true-data-label", "true_data_label.npz", "18qh5QGP2gLgVjr0dh2g8dfBYZoGC0uVT"),
-        ("dg-cifar10-statistics", "*.npz", "1xTdHz2fe71yvO2YpVfsY3sgH5Df7_b6y"),
-        ("dg-cifar10-classifier", "32x32_classifier.pt", "1gb68C13-QOt8yA6ZnnS6G5pVIlPO7j_y"),
-        (
-            "dg-cifar10-uncond-discriminator",
-            "discriminator_60.pt",
-            "1Mf3F1yGfWT8bO0_iOBX-PWG3O-OLROE2",
-        ),
-        (
-            "dg-cifar10-cond-discriminator",
-            "discriminator_250.pt",
-            "1P1u7cz7kY1BJDPVrPNiFcksy_HCHY_bI",
-        ),
-        ("dg-imagenet256-classifier", "*.pt", "1yxjvfIW6HvLSJHACkC5-5U46Mny81SSI"),
-        ("dg-imagenet256-discriminator", "discriminator_7.pt", "1-2ytbvo7yG2X3Z65XNugBhPRKangvZgg"),
-    ):
-        suffix = member[member.rindex(".") :]
-        add(short, suffix, DRIVE + folder, "unknown, see https://github.com/alsdudrla10/DG", member)
-    return files
+        yield f"sd-vae-ft-{kind}", ".safetensors", VAE.format(kind), UNKNOWN.format(page)
+
+
+def _authors():
+    """The files of Kim et al. 2023, with the member of the folder."""
+    licence = UNKNOWN.format("https://github.com/alsdudrla10/DG")
+    for short, place in AUTHORS.items():
+        folder, member = place.split("/")
+        yield short, member[member.rindex(".") :], DRIVE + folder, licence, member
 
 
 CATALOGUE = _catalogue()

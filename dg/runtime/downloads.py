@@ -9,9 +9,8 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from dg.data.images import one_line
 from dg.runtime.catalogue import CATALOGUE, Source
-from dg.runtime.files import cache_folder, read_json, sha256_of, write_json
+from dg.runtime.files import cache_folder, one_line, read_json, sha256_of, write_json
 from dg.runtime.progress import silent
 
 TIMEOUT = (15, 60)  # seconds to connect, seconds without a byte

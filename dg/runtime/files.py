@@ -151,3 +151,8 @@ def _abandoned(path, host, pid):
     except OSError:  # it exists and is another user's, or its writer has finished meanwhile
         return False
     return False
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an exception without its line breaks; its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -507,3 +507,22 @@ def test_the_cosine_schedule_is_of_images_of_64_pixels(tmp_path, channels, sched
     data = LatentSet(np.zeros([1, channels, 64, 64], np.float32), None, "latents")
     built = build_discriminator("classifier", data, None, tmp_path / "classifier.pt", width=64)
     assert built.extractor.schedule == schedule
+
+
+def test_a_training_loop_leaves_the_frozen_network_in_evaluation_mode():
+    """Dropout inside the score network or the classifier stays off; heads are switched."""
+    small = dict(model_channels=8, channel_mult=[1], attn_resolutions=[], dropout=0.5)
+    net = golden_fill.fill(edm.EDMPrecond(4, 1, model_type="SongUNet", **small), gain=0.6)
+    encoder = create_classifier(8, in_channels=1, classifier_width=64, classifier_depth=1)
+    x, sigma = torch.ones(2, 1, 4, 4), torch.ones(2)
+    for extractor in (ScoreExtractor(net), ClassifierExtractor(encoder), PixelExtractor()):
+        head = nn.Dropout()
+        discriminator = Discriminator(extractor, [head])
+        for mode in (True, False, True):
+            discriminator.train(mode)
+            assert head.training == mode
+            assert not any(module.training for module in extractor.modules())
+    features, _ = ScoreExtractor(net).train()(x, sigma)
+    assert torch.equal(features, ScoreExtractor(net).train()(x, sigma)[0])
+    fresh = Discriminator(PixelExtractor(), [nn.Identity()]).train()
+    assert not fresh.extractor.training and fresh.training

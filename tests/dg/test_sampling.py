@@ -304,7 +304,7 @@ def test_nan_is_refused_and_nothing_half_written(tmp_path):
 def test_a_class_that_the_network_lacks_is_refused_before_any_image(tmp_path):
     net = network()
     store = SampleStore(tmp_path, describe(net, QUICK, class_idx=9), range(3), 3)
-    with pytest.raises(ValueError, match="--class 9"):
+    with pytest.raises(ValueError, match="class 9, but"):
         generate(net, store, QUICK, class_idx=9)
     assert store.pending() == [0]
 

@@ -9,7 +9,7 @@ from dg.data.image_stream import ImageStream
 from dg.data.reader import open_images
 from dg.evaluation.feature_sets import collect, load_features, save_features
 from dg.evaluation.features import load_extractor
-from dg.evaluation.measure import available, evaluate
+from dg.evaluation.measure import available, metric_estimates
 from dg.evaluation.metrics import statistics
 from dg.runtime.processes import Ranks
 
@@ -159,7 +159,7 @@ def test_broken_statistics(tmp_path, arrays, message):
 
 def test_a_metric_that_is_not_possible():
     with pytest.raises(ValueError, match="is, sfid: not possible"):
-        evaluate(digits(), digits(), ["fd", "is", "sfid"])
+        metric_estimates(digits(), digits(), ["fd", "is", "sfid"])
 
 
 def test_a_single_image_has_no_statistics():

@@ -23,7 +23,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inception(weights):
-    return load_extractor("inception", weights, unpublished=True)
+    return load_extractor("inception", weights, unpublished_weights=True)
 
 
 def images(*shape):
@@ -78,7 +78,7 @@ def test_pickles_are_not_executed(tmp_path):
     torch.save({"a": Hostile()}, tmp_path / "zipped.pth")
     for name in ("hostile.pth", "zipped.pth"):
         with pytest.raises(ValueError, match="cannot be used"):
-            load_extractor("inception", tmp_path / name, unpublished=True)
+            load_extractor("inception", tmp_path / name, unpublished_weights=True)
     with pytest.raises(ValueError, match="not executed"):
         load_extractor(str(tmp_path / "inception-2015-12-05.pkl"))
     assert not (tmp_path / "touched").exists()

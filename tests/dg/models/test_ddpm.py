@@ -10,13 +10,13 @@ import torch
 import edm
 from dg.data.datasets import load_images, to_float
 from dg.fingerprints import fingerprint
-from dg.models.ddpm import load_adm, load_ddpm, save_ddpm
+from dg.models.ddpm import DDPM, load_adm, load_ddpm, save_ddpm
 from dg.models.discrete_sampling import DDPMSampling
-from dg.models.loading import load_model, sampling_of
+from dg.models.loading import load_model
 from dg.pretraining.ddpm import build_ddpm, train_ddpm
 from dg.pretraining.presets import DDPM_PRESETS, DDPMTraining
 from dg.runtime.training_state import load_state
-from dg.sampling import Sampling
+from dg.sampling import Sampling, as_model
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import UNetModel, create_classifier, presets, training_losses
 from tests import golden_fill
@@ -55,7 +55,7 @@ def test_a_model_survives_its_file(tmp_path, variance, conditional):
     save_ddpm(tmp_path / "ddpm.safetensors", model)
     for load in (load_ddpm, load_model):
         loaded = load(tmp_path / "ddpm.safetensors")
-        assert sampling_of(loaded) is DDPMSampling
+        assert loaded.sampling() == DDPMSampling()
         assert (
             equal(loaded, model)
             and loaded.init_kwargs == model.init_kwargs
@@ -121,7 +121,7 @@ def test_a_file_says_itself_what_it_is(tmp_path):
     )
     edm.save_network(tmp_path / "edm.safetensors", net)
     loaded = load_model(tmp_path / "edm.safetensors")
-    assert isinstance(loaded, edm.EDMPrecond) and sampling_of(loaded) is Sampling
+    assert isinstance(loaded, edm.EDMPrecond) and as_model(loaded).sampling() == Sampling()
     two = b"\x02" + bytes(7)
     for name, content in (
         ("empty", b""),
@@ -249,11 +249,12 @@ def test_bfloat16_while_sampling_stays_near():
 
 def test_a_classifier_moves_with_the_model_but_not_into_its_file(tmp_path):
     model = load_adm(adm().state_dict())
-    model.classifier = create_classifier(image_size=16, classifier_width=64, out_channels=5)
+    classifier = create_classifier(image_size=16, classifier_width=64, out_channels=5)
+    model = DDPM(**model.init_kwargs, net=model.net, classifier=classifier)
     save_ddpm(tmp_path / "adm.safetensors", model)
     assert equal(load_ddpm(tmp_path / "adm.safetensors"), load_adm(adm().state_dict()))
     assert next(model.to("meta").classifier.parameters()).is_meta
-    model.classifier = None
+    model = load_adm(adm().state_dict())
     assert all(name.startswith("net.") for name in model.state_dict())
 
 

@@ -13,6 +13,7 @@ from dg.discriminator import build_discriminator
 from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.models.classifier_guidance import classifier_gradient
 from dg.models.ddpm import DDPM
+from dg.models.discrete_diffusion import DiscreteDiffusion
 from dg.models.discrete_sampling import DDPMSampling, as_cond_fn, ddpm_sampler
 from dg.sampling import Sampling, check_class, describe, draw_images, generate
 from guided_diffusion import EncoderUNetModel, create_diffusion
@@ -39,10 +40,10 @@ def small(num_classes=0, **process):
     )
 
 
-class ExactDDPM:
+class ExactDDPM(DiscreteDiffusion):
     """The DDPM of data N(mean, sd^2) that knows the noise exactly."""
 
-    img_resolution, img_channels, label_dim = 2, 1, 0
+    img_resolution, img_channels, label_dim, null_class, classifier = 2, 1, 0, None, None
 
     def __init__(self, denoiser, schedule="cosine", variance="fixed_small"):
         self.denoiser, self.process = (
@@ -306,11 +307,8 @@ def classifier(num_classes=3):
 
 @pytest.mark.parametrize("method", ["ddim", "ancestral"])
 def test_gradients_of_classifier_and_discriminator_add_up(method):
-    model, sampling = (
-        small(num_classes=3),
-        DDPMSampling(method, 3, clip_denoised=False, classifier_scale=2.0),
-    )
-    model.classifier = classifier()
+    model = small(num_classes=3).with_classifier(classifier())
+    sampling = DDPMSampling(method, 3, clip_denoised=False, classifier_scale=2.0)
     steer = guidance((1, 0))
     found, labels = draw_images(model, [0, 1], sampling, steer)
     diffusion, rnd = model.respaced("3"), edm.StackedRandomGenerator("cpu", [0, 1])
@@ -335,8 +333,8 @@ def test_gradients_of_classifier_and_discriminator_add_up(method):
 
 
 def test_a_classifier_leads_an_unconditional_network_to_classes():
-    model, sampling = small(), DDPMSampling("ancestral", 3, classifier_scale=5.0)
-    model.classifier = classifier()
+    model = small().with_classifier(classifier())
+    sampling = DDPMSampling("ancestral", 3, classifier_scale=5.0)
     images, labels = draw_images(model, range(8), sampling)
     other, same = draw_images(model, range(8), sampling, class_idx=1)
     assert (
@@ -353,7 +351,7 @@ def test_a_classifier_leads_an_unconditional_network_to_classes():
         lambda: check_class(model, 3, sampling),
         lambda: check_class(model, 0, DDPMSampling()),
     ):
-        with pytest.raises(ValueError, match="--class"):
+        with pytest.raises(ValueError, match=r"class [03], but the network"):
             wrong()
 
 
@@ -376,15 +374,16 @@ def test_guidance_that_the_model_has_nothing_for(wrong, message):
 
 
 def test_a_classifier_of_other_images_or_classes():
-    model = small(num_classes=2)
-    model.classifier = classifier(num_classes=3)
+    other, plain = classifier(num_classes=3), small(num_classes=2)
+    with pytest.raises(ValueError, match="use another classifier"):
+        plain.with_classifier(other)
+    model = DDPM(**plain.init_kwargs, net=plain.net, classifier=other)
     with pytest.raises(ValueError, match="use another classifier"):
         draw_images(model, [0], DDPMSampling(num_steps=2, classifier_scale=1.0))
 
 
 def test_what_a_classifier_and_scales_are_is_described():
-    model = small(num_classes=3)
-    model.classifier = classifier()
+    model = small(num_classes=3).with_classifier(classifier())
     described = describe(model, DDPMSampling(classifier_scale=1.5))
     assert len(described["classifier"]) == 16 and described["sampling"]["classifier_scale"] == 1.5
     assert "classifier" not in describe(small(num_classes=3), DDPMSampling())

@@ -72,7 +72,7 @@ def test_the_contract(original):
         == fingerprint(load_dit(original, num_heads=2))
         != fingerprint(load_dit(original, num_heads=4))
     )
-    with pytest.raises(ValueError, match="give --vae"):
+    with pytest.raises(ValueError, match="give its file"):
         model.to_images(torch.zeros(1, 4, 8, 8))
 
 

@@ -6,7 +6,7 @@ import torch
 import edm
 from dg.models.ddpm import DDPM, save_ddpm
 from dg.models.discrete_sampling import DDPMSampling
-from dg.models.loading import load_model, sampling_of
+from dg.models.loading import load_model
 from guided_diffusion import UNetModel
 from tests import golden_fill
 from tests.tiny_dit import original_state, tiny_transformer
@@ -34,8 +34,9 @@ def test_files_of_guided_diffusion(tmp_path, prefix, zipped):
     state = {prefix + name: tensor for name, tensor in net.state_dict().items()}
     torch.save(state, tmp_path / "adm.pt", _use_new_zipfile_serialization=zipped)
     model = load_model(tmp_path / "adm.pt")
-    assert isinstance(model, DDPM) and sampling_of(model) is DDPMSampling and model.label_dim == 5
-    assert DDPMSampling(**model.sampling_defaults) == DDPMSampling("ancestral", 250)
+    assert isinstance(model, DDPM) and model.label_dim == 5
+    assert model.sampling() == DDPMSampling("ancestral", 250)
+    assert model.sampling(num_steps=3) == DDPMSampling("ancestral", 3)
     x, t, y = torch.randn(2, 3, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 4])
     with torch.no_grad():
         torch.testing.assert_close(model.net(x, t, y), net(x, t, y))
@@ -47,7 +48,7 @@ def test_a_ddpm_of_this_project_keeps_its_own_defaults(tmp_path):
     )
     save_ddpm(tmp_path / "network.safetensors", model)
     loaded = load_model(tmp_path / "network.safetensors")
-    assert sampling_of(loaded) is DDPMSampling and not hasattr(loaded, "sampling_defaults")
+    assert loaded.sampling() == DDPMSampling()
 
 
 def test_dits(tmp_path):
@@ -57,8 +58,8 @@ def test_dits(tmp_path):
     tiny_transformer().save_pretrained(tmp_path / "pipeline" / "transformer")
     for name in ("pipeline", "pipeline/transformer"):
         model = load_model(tmp_path / name)
-        assert isinstance(model, LatentDiffusion) and sampling_of(model) is DDPMSampling
-        assert DDPMSampling(**model.sampling_defaults).LT_cfg == 1.5
+        assert isinstance(model, LatentDiffusion)
+        assert isinstance(model.sampling(), DDPMSampling) and model.sampling().LT_cfg == 1.5
     torch.save({"ema": state}, tmp_path / "dit.pt")
     with pytest.raises(ValueError, match=r"dit\.pt: a width of 32 cannot be shared by 0 heads"):
         load_model(tmp_path / "dit.pt")

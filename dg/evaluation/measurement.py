@@ -1,0 +1,185 @@
+"""Measure sets of images against a reference: features of both, and the metrics between them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+
+import numpy as np
+
+from dg.data.image_stream import ImageStream
+from dg.data.reader import kinds_of, open_images
+from dg.evaluation.feature_sets import FeatureSet, collect, load_features
+from dg.evaluation.features import Extractor
+from dg.evaluation.measure import METRICS, metric_estimates
+from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
+from dg.runtime.downloads import resolve
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
+from dg.runtime.progress import Progress, silent
+
+Part = tuple[ImageStream, np.ndarray]  # a stream and the positions of the images to measure
+
+
+class Measurement:
+    """What to measure and how; each process computes its share of the batches.
+
+    extractor    makes the features (`dg.evaluation.features.load_extractor`)
+    metrics      names from `dg.evaluation.measure.METRICS`; None: all that images and reference allow
+    extrapolate  also extrapolate the distance to infinitely many images
+    batch_size   images at once
+    notify       takes one line on what is assumed or reduced
+
+    With several processes all call the same methods in the same order; the first one gets the results, the others None.
+
+        measurement = Measurement(load_extractor("inception"))
+        reference = measurement.reference("cifar10")
+        row = measurement.measure("out", measurement.open("out"), reference)
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        metrics: Sequence[str] | None = None,
+        extrapolate: bool = False,
+        *,
+        batch_size: int = 64,
+        ranks: Ranks = SINGLE_PROCESS,
+        progress: Progress = silent,
+        notify: Callable[[str], None] = lambda line: None,
+    ):
+        if unknown := [name for name in metrics or () if name not in METRICS]:
+            raise ValueError(f"{','.join(unknown)}: unknown; there are {', '.join(METRICS)}")
+        self.extractor, self.metrics, self.extrapolate = extractor, metrics, extrapolate
+        self.ranks, self.progress, self.notify = ranks, progress, notify
+        self.collect = partial(
+            collect,
+            extractor,
+            batch_size=batch_size,
+            progress=progress,
+            ranks=ranks,
+            notify=notify,
+        )
+        names = metrics or METRICS
+        self.keep_reference = any(METRICS[name][1] for name in names)
+        self.keep_generated = extrapolate or self.keep_reference or "is" in names
+
+    def open(
+        self,
+        source,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        num_sets: int = 1,
+    ) -> list[Part | None]:
+        """(stream, positions) of every set of images; [None] where the source holds statistics.
+
+        num_samples  images of a set, the first ones or drawn at random by `seed`; None: all
+        num_sets     disjoint sets, one after the other; more than one needs num_samples
+
+        ValueError where there are too few images or they do not fit the extractor.
+        """
+        if "statistics" in kinds_of(source):
+            if num_samples is not None:
+                raise ValueError(
+                    f"{source} holds statistics of all its images; leave num_samples out"
+                )
+            return [None]
+        stream = open_images(source)
+        self.extractor.check(stream.name, stream.shape)
+        if num_sets > 1:
+            stream.positions(num_sets * num_samples)  # refused where there are fewer
+        return [
+            (stream, stream.positions(num_samples, seed, index * (num_samples or 0)))
+            for index in range(num_sets)
+        ]
+
+    def reference(self, source) -> FeatureSet | None:
+        """Features of the reference, or its statistics; of ADM's reference files both."""
+        source = source if kinds_of(source) else str(resolve(source, self.progress, self.notify))
+        kinds = kinds_of(source)
+        if "statistics" not in kinds:
+            return self.collect(*self.open(source)[0], keep=self.keep_reference)
+        found = load_features(source, self.extractor)
+        if found.extractor is None:
+            self.notify(
+                f"{source} does not tell which network its statistics are of; "
+                f"taken for {self.extractor.name}"
+            )
+        if found.features is None and self.keep_reference and "images" in kinds:
+            stream = open_images(source)
+            collected = self.collect(stream, stream.positions(None), keep=True)
+            found = collected and replace(found, features=collected.features)
+        return found
+
+    def check(self, source, parts: list[Part | None], reference: FeatureSet | None) -> None:
+        """ValueError for what cannot be measured, before any feature of `source` is computed."""
+        if reference is None:
+            return  # not the first process, which finds the same
+        single = ", ".join(name for name in self.metrics or () if METRICS[name][1])
+        if single and reference.features is None:
+            raise ValueError(
+                f"{reference.name}: statistics alone; {single} need the reference images"
+            )
+        if parts[0] is None and single:
+            raise ValueError(f"{source}: statistics alone; {single} needs the images")
+
+    def check_extrapolation(
+        self, source, parts: list[Part | None], reference: FeatureSet | None
+    ) -> None:
+        """ValueError where the extrapolation to infinitely many images lacks images."""
+        if reference is None or not self.extrapolate:
+            return
+        if parts[0] is None:
+            raise ValueError(f"{source}: statistics alone; the extrapolation needs the images")
+        least, (_, positions) = 4 * len(reference.mu), parts[0]
+        if len(positions) < least:
+            raise ValueError(
+                f"{source}: {len(positions)} images; the extrapolation needs {least} "
+                "in these features"
+            )
+
+    def measure(
+        self, source, parts: list[Part | None], reference: FeatureSet | None
+    ) -> dict | None:
+        """One row of the results: what is known of one source of images, over all of its sets."""
+        tables, fingerprints, found = [], [], None
+        for part in parts:
+            found = (
+                self.collect(*part, keep=self.keep_generated)
+                if part
+                else load_features(source, self.extractor)
+            )
+            if self.ranks.first:
+                tables.append(metric_estimates(found, reference, self.metrics))
+                fingerprints.append(found.fingerprint)
+        if not self.ranks.first:
+            return None
+        row = {
+            "source": source,
+            "num_images": found.num_images,
+            "fingerprints": fingerprints,
+            "sets": len(parts),
+            "metrics": tables[0] if len(tables) == 1 else _over_sets(tables),
+        }
+        if self.extrapolate:
+            line = fid_infinity(found.features, reference.mu, reference.sigma)
+            row["fid_infinity"] = asdict(line.estimate) | {
+                "sizes": line.sizes.tolist(),
+                "values": line.values.tolist(),
+                "intercept": line.intercept,
+                "slope": line.slope,
+            }
+        return row
+
+    def results(self, reference: FeatureSet, rows: dict[str, dict]) -> dict:
+        """The content of a results file, without its provenance: rows by source, and what they compare with."""
+        return {
+            "distance": self.extractor.metric.upper(),
+            "extractor": self.extractor.describe(),
+            "reference": reference.describe(),
+            "images": rows,
+        }
+
+
+def _over_sets(tables):
+    return {
+        name: summarise_repeats([table[name]["value"] for table in tables]) for name in tables[0]
+    }

@@ -1,0 +1,43 @@
+"""What discrete diffusion models share: a network, its process, a classifier that may lead it."""
+
+from abc import abstractmethod
+
+from torch import nn
+
+from dg.models.discrete_sampling import DDPMSampling
+from dg.models.generative_model import GenerativeModel
+from edm.fingerprints import fingerprint
+from guided_diffusion import GaussianDiffusion
+
+
+class DiscreteDiffusion(GenerativeModel):
+    """A model for `dg.models.discrete_sampling.ddpm_sampler`.
+
+    net         called as net(x, t, y): x [N, C, R, R], t [N] original timesteps, y [N] classes
+    null_class  the class number that stands for none, as classifier-free guidance needs it; or None
+    classifier  a frozen one of noisy images, for `dg.models.classifier_guidance`; or None
+    """
+
+    net: nn.Module
+    null_class: int | None
+    classifier: nn.Module | None
+    sampling_type = DDPMSampling
+
+    @abstractmethod
+    def respaced(self, spec=None) -> GaussianDiffusion:
+        """The process on fewer of its steps.
+
+        spec  as `guided_diffusion.schedules.space_timesteps` takes it; None: all steps
+        """
+
+    def num_classes(self, sampling: DDPMSampling | None = None) -> int:
+        """The network's classes, or those that a classifier leads an unconditional network to."""
+        led = sampling is not None and sampling.classifier_scale and self.classifier is not None
+        return self.label_dim or (self.classifier.out_channels if led else 0)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.net]
+
+    def describe(self) -> dict:
+        parts = {"network": self, "classifier": self.classifier}
+        return {name: fingerprint(part) for name, part in parts.items() if part is not None}

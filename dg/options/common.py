@@ -1,0 +1,19 @@
+"""What the declarations of all scripts share."""
+
+import click
+
+from dg import __version__
+
+SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
+version = click.version_option(__version__, message="%(prog)s %(version)s")
+
+
+def declared(options):
+    """A decorator that declares these options on a command, in their order."""
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
