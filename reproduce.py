@@ -26,7 +26,8 @@ from typing import NamedTuple
 import click
 
 from dg.experiments import registry
-from dg.options.reproduce import reproduce_options
+from dg.options import common as shared
+from dg.options.reproduce import BY_HAND, OPTIONS
 from dg.runtime import console
 
 
@@ -56,9 +57,10 @@ RATES = {
 }
 
 
-@click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
+@click.command(help=__doc__, context_settings=shared.SETTINGS)
 @click.argument("name", default="digits", metavar="[NAME]")
-@reproduce_options
+@shared.declared(OPTIONS)
+@shared.version
 def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, **choices):
     if publish and profile != "full":
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
@@ -162,6 +164,8 @@ def _study_in_setting(name, profile, dry_run, choices, common):
 
 
 def _comparison(name, profile, dry_run, choices, common):
+    from dataclasses import replace
+
     from dg.experiments import comparisons
     from dg.experiments.context import Experiment
 
@@ -173,6 +177,8 @@ def _comparison(name, profile, dry_run, choices, common):
     if data is None and not dry_run:
         setting = comparisons.with_available_data(setting, common["notify"])
     study = comparisons.STUDIES[name](setting)
+    if name == "digits":
+        study = replace(study, texts=study.texts | {"by hand": (BY_HAND,)})
     return Experiment(name, setting, study, data, name, name)
 
 

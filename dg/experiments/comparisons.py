@@ -71,19 +71,6 @@ DIGITS_SMOKE = replace(
 TIME_MAX = (
     0.6  # VP time of sigma 6, which noise levels of the discriminator's training seldom exceed
 )
-BY_HAND = """\
-score=runs/by-hand/score/network.safetensors
-python pretrain.py features --data digits:train --outdir runs/by-hand/features
-python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
-python generate.py --network $score --outdir runs/by-hand/fake --num_samples 3000 \\
-    --seed 1000000 --batch 250
-python train.py --preset digits --network $score --data digits:train \\
-    --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
-python generate.py --network $score --outdir runs/by-hand/unguided --num_samples 1000 --batch 250
-python generate.py --network $score --outdir runs/by-hand/guided --num_samples 1000 --batch 250 \\
-    --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} --time_max 0.6
-python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref digits \\
-    --features runs/by-hand/features/classifier.safetensors"""
 
 
 def digits(setting: Setting) -> Study:
@@ -111,7 +98,6 @@ def digits(setting: Setting) -> Study:
                 "It is trained to tell real from generated images, and its logit estimates the log "
                 "density ratio whose gradient corrects the score.",
             ),
-            "by hand": (BY_HAND,),
         },
     )
 

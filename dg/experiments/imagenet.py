@@ -67,8 +67,6 @@ class ImageNetRun:
         self.name, self.setting, self.data, self.shard = name, setting, data, shard
         self.progress, self.notify, self.device = progress, notify, device
 
-    # The plan -------------------------------------------------------------------------------------
-
     def plan(self) -> list[Stage]:
         """All stages in an order in which they can be run; nothing is loaded for it."""
         s = self.setting
@@ -117,8 +115,6 @@ class ImageNetRun:
         evaluations = images * (sampling.num_steps or 1000)
         hours = 2 * evaluations * per_step / SUSTAINED / 3600
         return Cost(images, evaluations, hours, images * 3 * self.setting.resolution**2)
-
-    # Making ---------------------------------------------------------------------------------------
 
     def resolve(self, name):
         return resolve(name, self.progress, self.notify)
@@ -230,8 +226,6 @@ class ImageNetRun:
                 progress=self.progress,
             )
 
-    # Measuring ------------------------------------------------------------------------------------
-
     def extractor(self):
         return load_extractor(
             self.setting.features, device=self.device, progress=self.progress, notify=self.notify
@@ -261,8 +255,6 @@ class ImageNetRun:
         reference = load_features(paths["reference"] / "reference.npz")
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
         write_json(path / "metrics.json", evaluate(generated, reference, wanted))
-
-    # Results --------------------------------------------------------------------------------------
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""

@@ -4,7 +4,7 @@ import click
 
 from dg.experiments.registry import SETTINGS
 
-OPTIONS = (
+OPTIONS = [
     click.option(
         "--setting",
         "--world",
@@ -67,11 +67,18 @@ OPTIONS = (
         help="Copy results and pictures to docs/results/NAME, fill the README.",
     ),
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
-)
-
-
-def reproduce_options(command):
-    """All options of the command, in the order of its help."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+]
+# What the experiment digits does, in commands; {weight} is the one that was chosen.
+BY_HAND = """\
+score=runs/by-hand/score/network.safetensors
+python pretrain.py features --data digits:train --outdir runs/by-hand/features
+python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
+python generate.py --network $score --outdir runs/by-hand/fake --num_samples 3000 \\
+    --seed 1000000 --batch 250
+python train.py --preset digits --network $score --data digits:train \\
+    --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
+python generate.py --network $score --outdir runs/by-hand/unguided --num_samples 1000 --batch 250
+python generate.py --network $score --outdir runs/by-hand/guided --num_samples 1000 --batch 250 \\
+    --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} --time_max 0.6
+python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref digits \\
+    --features runs/by-hand/features/classifier.safetensors"""
