@@ -126,7 +126,7 @@ def costs(source: Source) -> list[Picture]:
     """Distance against the time of sampling."""
     outcome, settings = source.outcome, source.outcome["settings"]
     points = {
-        system["title"]: {"seconds": system["seconds_per_1000"]}
+        system["title"]: {"seconds": outcome["costs"][name]["seconds_per_1000"]}
         | {key: outcome["metrics"][name]["fd"][key] for key in ("mean", "sd")}
         for name, system in outcome["systems"].items()
     }

@@ -65,7 +65,7 @@ def cards(outcome: dict) -> list[Card]:
     least = f"{metrics[best]['fd']['mean']:.2f}"
     found.append(Card(f"least {distance}", least, systems[best]["title"]))
     if "costs" in outcome["sections"]:
-        fastest = min(system["seconds_per_1000"] for system in systems.values())
+        fastest = min(costs["seconds_per_1000"] for costs in outcome["costs"].values())
         found.append(Card("fastest sampling", f"{fastest:.1f} s", "for 1,000 images"))
     floor, images = metrics["floor"]["fd"]["mean"], outcome["floor_images"]
     found.append(Card(FLOOR, f"{floor:.2f}", f"{images:,} images"))

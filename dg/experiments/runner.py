@@ -95,10 +95,8 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "setting": setting.title,
         "data": Path(experiment.source).name,
         "metrics": metrics,
-        "systems": {
-            name: plain(system) | _costs(context, stages, paths, name)
-            for name, system in study.systems.items()
-        },
+        "systems": plain(study.systems),
+        "costs": {name: _costs(context, stages, paths, name) for name in study.systems},
         "comparison": {
             name: compared(name)
             for name, system in study.systems.items()

@@ -116,11 +116,11 @@ def _longer_training(outcome: dict) -> list:
         before = models[system["model"]]["continues"]
         if not before or not shown:
             continue
-        ((base, guided),) = shown.items()
+        ((base, guided),), costs = shown.items(), outcome["costs"]
         steps, more = (models[which]["training"][1]["steps"] for which in (before, system["model"]))
-        seconds = {which: systems[which]["training_seconds"] for which in (base, guided, name)}
+        seconds = {which: costs[which]["training_seconds"] for which in (base, guided, name)}
         images = outcome["settings"]["num_images"] * outcome["settings"]["num_sets"] / 1000
-        slower = systems[guided]["seconds_per_1000"] - systems[base]["seconds_per_1000"]
+        slower = costs[guided]["seconds_per_1000"] - costs[base]["seconds_per_1000"]
         guidance = seconds[guided] - seconds[base] + images * slower
         fd = {which: outcome["metrics"][which]["fd"]["mean"] for which in (guided, name)}
         return [

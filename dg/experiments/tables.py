@@ -167,13 +167,13 @@ def cost_rows(outcome: dict) -> list[list[str]]:
     """Title, parameters, time of training, network evaluations and time of sampling."""
     return [
         [
-            system["title"],
-            f"{system['parameters']:,}",
-            duration(system["training_seconds"]),
-            str(system["num_evaluations"]),
-            f"{system['seconds_per_1000']:.1f}",
+            outcome["systems"][name]["title"],
+            f"{costs['parameters']:,}",
+            duration(costs["training_seconds"]),
+            str(costs["num_evaluations"]),
+            f"{costs['seconds_per_1000']:.1f}",
         ]
-        for system in outcome["systems"].values()
+        for name, costs in outcome["costs"].items()
     ]
 
 
@@ -200,7 +200,7 @@ def winners(outcome: dict) -> list[list[str]]:
         }
 
     def once(entry):
-        return {name: (system[entry], 0.0) for name, system in systems.items()}
+        return {name: (costs[entry], 0.0) for name, costs in outcome["costs"].items()}
 
     return [
         ranked(of("fd"), "Fréchet distance"),

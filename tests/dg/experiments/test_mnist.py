@@ -75,7 +75,7 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     outcome = read_json(folder / "results.json")
     assert outcome["experiment"] == name and set(outcome["metrics"]) == {*SYSTEMS, "floor"}
     for system in SYSTEMS:
-        entry, table = outcome["systems"][system], outcome["metrics"][system]
+        entry, table = outcome["costs"][system], outcome["metrics"][system]
         assert all(
             np.isfinite(table[m]["values"]).all() for m in ("fd", "kid", "precision", "recall")
         )
