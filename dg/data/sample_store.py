@@ -220,6 +220,8 @@ class SampleStore:
             found -= {self.outdir / name for seeds in self._batches for name in self._names(seeds)}
         if foreign := sorted(path for path in found if path.exists()):
             raise ValueError(f"{foreign[0]} is not an image of this run; use another folder")
+        if stored is not None and "class names" in stored:
+            manifest = {"class names": stored["class names"], **manifest}
         if stored != manifest:
             write_json(path, manifest)
 

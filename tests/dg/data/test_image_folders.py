@@ -187,3 +187,30 @@ def test_a_broken_link_is_named(tmp_path):
     os.symlink("nowhere", tmp_path / "1.png")
     with pytest.raises(ValueError, match=r"1\.png cannot be read"):
         load_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "streamed", "loaded"),
+    [
+        ([f"{i}.png" for i in range(12)], "f057ec4475c37251", "14c70ed652dbb58f"),
+        ([f"{i % 10}/{i:03d}.png" for i in range(12)], "26318d45d73cec54", "2b6e7d11d424002a"),
+        (
+            [f"0000{i // 5}/img{i:08d}.png" for i in range(12)],
+            "b473d26dd99833ce",
+            "b881f93be0dfd36f",
+        ),
+        (
+            [f"{i // 6 * 1000:06d}/{i // 6 * 1000 + i:06d}.png" for i in range(12)],
+            "1edcbd320ef0f83e",
+            "14c70ed652dbb58f",
+        ),
+        (["a.png", "b/c.png", "b/d.png"], "31c544b3ef8544e5", "4ebe519b34f1c7b5"),
+    ],
+)
+def test_fingerprints_stay_what_they_were(tmp_path, names, streamed, loaded):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    for name, image in zip(names, images, strict=False):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / name)
+    assert open_images(tmp_path).fingerprint() == streamed
+    assert load_images(tmp_path).fingerprint() == loaded
