@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ FORMATS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # of Pillow, about pictures that it reads
 ORIENTATION, BITS = 0x0112, 0x0102  # tags of EXIF and TIFF
 TURNS = {  # by orientation, of pixels [H, W, C]
     2: lambda pixels: pixels[:, ::-1],
@@ -28,6 +30,7 @@ TURNS = {  # by orientation, of pixels [H, W, C]
     8: np.rot90,
 }
 TURNED = "were turned as their EXIF orientation says"
+DAMAGED = "have EXIF data that cannot be read; they were not turned"
 ROUNDED = "have 16 bits per channel, rounded to 8 (value / 257)"
 DARK = "have no 16-bit value above 4095; multiply them by 16 first if the data have 12 bits"
 OPAQUE = "have transparency, which is left out"
@@ -45,9 +48,10 @@ def decode(content: bytes) -> tuple[np.ndarray, list[str]]:
     from PIL import Image
 
     with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
-        mode = image.mode
+        mode, before = image.mode, _orientation(image)
         notes = [
-            (TURNED, image.getexif().get(ORIENTATION) in TURNS),
+            (TURNED, before in TURNS),
+            (DAMAGED, before is None),
             (FIRST, _has_more_frames(image)),
             (OPAQUE, "A" in mode or "transparency" in image.info),
             (PRINTED, mode == "CMYK"),
@@ -55,13 +59,23 @@ def decode(content: bytes) -> tuple[np.ndarray, list[str]]:
         pixels = _deep_pixels(image, content)
         if pixels is None:
             pixels = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
-        turn = image.getexif().get(ORIENTATION)  # none where Pillow has turned it, as it does TIFF
+        turn = _orientation(image)  # 1 where Pillow has turned it, as it does TIFF
     if pixels.dtype == np.uint16:
         notes += [(ROUNDED, True), (DARK, pixels.max() < 4096)]
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     pixels = TURNS[turn](pixels) if turn in TURNS else pixels
     return pixels, [note for note, applies in notes if applies]
+
+
+def _orientation(image):
+    """The number that says how the picture is turned, 1 as it is; None for damaged EXIF data."""
+    if image.format == "PNG":
+        image.load()  # its EXIF data may come last
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of Pillow or struct, depending on where the damage is
+        return None
 
 
 def _has_more_frames(image):

@@ -78,9 +78,10 @@ def kinds_of(source) -> set[str]:
     name, _ = _split_off(source)
     if name in SPLITS:
         return {"images"}
-    if files := npz_paths(source):
-        return kinds_in(files[0])
     path = Path(name)
+    if files := npz_paths(source):
+        kinds = kinds_in(files[0])
+        return kinds - {"statistics"} or {"images"} if path.is_dir() else kinds
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
     return {"images"} if path.is_dir() or is_zip else set()
 

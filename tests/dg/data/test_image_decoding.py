@@ -184,3 +184,15 @@ def test_the_number_of_converted_images_is_told(tmp_path):
     assert load_images(tmp_path, notify=lines.append).images.shape == (5, 6, 6, 3)
     assert "3 of 8 files skipped: 3 .avif" in lines[0] and "5 of 5 images have 16" in lines[1]
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0no", b"Exif\0\0II*\0\xff\xff\0\0", b"Exif\0\0MM\0*" + b"\7" * 9]
+)
+def test_damaged_exif_data_do_not_hinder(exif):
+    content = saved(Image.fromarray(RGB), "jpeg", exif=exif)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = np.asarray(image)
+    pixels, notes = decode(content)
+    np.testing.assert_array_equal(pixels, expected)
+    assert notes in ([], ["have EXIF data that cannot be read; they were not turned"])
