@@ -39,6 +39,7 @@ class NpzImages:
     labels       int64 [N] or None
     num_classes  one-hot labels tell it, else the largest label + 1; 0 without labels
     seeds        int64 [N] or None
+    left_out     the split that the file holds too, though none was asked for; '' for none
     array_shape  of the array in the file
     single       whether the array is one image, without an axis for several; None where that
                  cannot be known: [3, H, W] may be three grey images too
@@ -49,6 +50,8 @@ class NpzImages:
     def __init__(self, path, split=None):
         keys = array_names(path)
         key, label_key = _image_keys(path, keys, split)
+        both = {"train_images", "test_images"} <= {*keys}
+        self.left_out = "test" if both and split is None else ""
         seed_key = "seeds" if key == "samples" and "seeds" in keys else None
         labels, seeds = read_arrays(path, label_key, seed_key)
         header = read_header(path, key)
@@ -102,6 +105,8 @@ class NpzShards(ImageStream):
     def __init__(self, name, paths, split=None, notify=unheard):
         self._shards = [NpzImages(path, split) for path in paths]
         self._check_singles(name, notify)
+        if left_out := next((part.left_out for part in self._shards if part.left_out), None):
+            notify(f"{name}: the split train is taken; {left_out} left out")
         self._starts = np.cumsum([0, *map(len, self._shards)])
         self._open_shard = self._shards[0]
         labels, seeds = [

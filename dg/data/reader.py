@@ -36,6 +36,8 @@ def open_images(source, split=None, notify: Callable[[str], None] = unheard) -> 
     if source in SPLITS:
         if path.exists():
             notify(f"{source} is the data set of that name; write ./{source} for the one here")
+        if split is None and source != "digits":
+            notify(f"{source}: the split train is taken; test left out")
         return stream_of(load_named(source, split))
     if path.is_dir():
         return _open_folder(path, split, notify)

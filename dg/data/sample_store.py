@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -276,7 +277,7 @@ def _checked_seeds(seeds):
     if min(seeds) < 0:
         raise ValueError(f"seed {min(seeds)} is negative; give seeds from 0")
     if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
         raise ValueError(f"seed {twice} is given twice; give every seed once")
     return seeds
 

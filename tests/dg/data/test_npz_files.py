@@ -128,6 +128,13 @@ def test_labels_that_are_none(tmp_path, labels, match):
     refused(tmp_path / "a.npz", match)
 
 
+def test_the_split_that_is_assumed_is_told(tmp_path):
+    parts = {"train_images": IMAGES, "train_labels": LABELS, "test_images": IMAGES[:2]}
+    np.savez(tmp_path / "a.npz", **parts)
+    checked(tmp_path / "a.npz", IMAGES, LABELS, "the split train is taken; test left out")
+    assert len(open_images(f"{tmp_path}/a.npz:test")) == 2
+
+
 # ---- names of files
 
 
