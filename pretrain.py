@@ -279,8 +279,9 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     settings = Encoding(**settings)
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
+        vae = resolve(vae, console.progress, console.notify)
         images = open_images(data, notify=console.notify if ranks.first else unheard)
-        vae = load_vae(resolve(vae, console.progress, console.notify), device)
+        vae = load_vae(vae, device)
         store = latent_store(outdir, images, vae, settings, batch_size)
         progress = console.stoppable(console.progress if ranks.first else console.silent)
         made = encode(vae, images, store, settings, device, progress, ranks, console.notify)

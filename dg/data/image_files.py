@@ -27,12 +27,12 @@ class ImageFiles(ImageStream):
                 notify(f"{files.path}: dataset.json is not of {folder} alone; its labels left out")
             files = files.below(folder)
             images = files.images()
-        files.tell_skipped(images, notify)
         if not images:
             raise ValueError(
                 f"{files.path} holds no PNG or JPEG images (nor WebP, BMP, TIFF, GIF, PPM) and no "
                 "npz shards; give another folder"
             )
+        files.tell_skipped(images, notify)
         names, seeds, labels, class_names = arranged(files, images, notify)
         classes = 0 if labels is None else int(labels.max()) + 1
         super().__init__(files.path, len(names), labels, seeds, classes, names, class_names)
