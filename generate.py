@@ -37,6 +37,7 @@ import click
 
 from dg.options.common import SETTINGS, declared, version
 from dg.options.generate import OPTIONS
+from dg.options.network import load
 from dg.runtime import console
 
 
@@ -66,15 +67,14 @@ def main(
             f"--precise is float32, not {precision}; give one of the two options."
         )
     from dg.data.sample_store import SampleStore
-    from dg.models.loading import load_model
     from dg.precision import compile_networks, fastest
     from dg.runtime.processes import process_group
     from dg.sampling import as_model, check_class, describe, generate
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        path = _file(network)
-        net = load_model(path, device)
+        path, taken = _file(network), []
+        net = load(path, device, taken.append, options)
         console.allow_tf32()
         if precise:
             console.compute_exactly()
@@ -89,6 +89,8 @@ def main(
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
         store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
+        for line in taken if ranks.first else []:
+            console.notify(line)
         if compiled:
             with console.option("--compile"):
                 guides = [] if guidance is None else guidance.networks()

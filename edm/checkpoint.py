@@ -11,15 +11,16 @@ from edm.nvidia_pickle import read_network
 from edm.precond import PRECONDITIONERS, Preconditioner
 
 FORMAT = "edm-network"
+NAME_IN_FOLDER = "network.safetensors"  # of what a training has written
 
 
 def load_network(path, device="cpu") -> Preconditioner:
     """A frozen score network in evaluation mode, from a .safetensors file of this project or an NVIDIA .pkl.
 
-    The file decides by its first bytes which it is, not by its name; nothing in it is executed. Raises ValueError with
-    one line that names the file and what is wrong.
+    A folder stands for its network.safetensors. The file decides by its first bytes which it is, not by its name;
+    nothing in it is executed. Raises ValueError with one line that names the file and what is wrong.
     """
-    path = Path(path)
+    path = network_file(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such network file; give a .safetensors or .pkl file")
     with open(path, "rb") as file:
@@ -35,6 +36,12 @@ def load_network(path, device="cpu") -> Preconditioner:
             record.state_dict,
         )
     return build_network(class_name, init_kwargs, state_dict, path).to(device)
+
+
+def network_file(path) -> Path:
+    """The file of a network: a folder's network.safetensors where there is one, else the path itself."""
+    inside = Path(path) / NAME_IN_FOLDER
+    return inside if inside.is_file() else Path(path)
 
 
 def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) -> Preconditioner:

@@ -83,6 +83,8 @@ class UNetModel(nn.Module):
 
         def attention(width: int) -> AttentionBlock:
             block = NewOrderAttentionBlock if use_new_attention_order else AttentionBlock
+            if num_heads and width % num_heads:
+                raise ValueError(f"{width} channels do not split into {num_heads} attention heads")
             return block(width, width // num_heads if num_heads else num_head_channels)
 
         layout = num_res_blocks, attention_resolutions, resblock_updown, residual, attention
