@@ -142,6 +142,10 @@ def _refusal(path: Path, text: str) -> str:
     """Why the reader took no such file, in our words."""
     if not (refused := re.search(r"GLOBAL (\S+)", text)):
         return "not a PyTorch file: download or save it again"
+    if refused[1].startswith("torch_utils.persistence."):
+        number = re.fullmatch(r"training-state-(\d+)\.pt", path.name)
+        beside = f"network-snapshot-{number[1] if number else '*'}.pkl"
+        return f"is the state of EDM's training: give the network, {beside} beside it"
     return (
         f"holds a pickled '{refused[1]}', refused because loading it could run code: store the "
         "bare weights with torch.save(model.state_dict(), path)"

@@ -1,5 +1,8 @@
 """Any model from its file: what is told by names of tensors, by metadata or by a folder, and what is refused."""
 
+import sys
+from unittest import mock
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from dg.models.ddpm import DDPM, save_ddpm
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.loading import load_model
 from tests import golden_fill
+from tests.edm.nvidia_writer import STAND_INS
 from tests.tiny_adm import TOLD, UNET, tiny_unet
 from tests.tiny_dit import original_state, tiny_transformer
 
@@ -88,3 +92,16 @@ def test_what_is_no_generative_model(tmp_path):
             load_model(path)
     with pytest.raises(ValueError):
         edm.load_network(good)
+
+
+def test_edms_training_state_and_a_folder(tmp_path):
+    with mock.patch.dict(sys.modules, STAND_INS):
+        from torch_utils.persistence import _reconstruct_persistent_obj as kept
+
+        torch.save({"net": kept, "optimizer_state": {}}, tmp_path / "training-state-000512.pt")
+    with pytest.raises(ValueError, match=r"network-snapshot-000512\.pkl beside it"):
+        load_model(tmp_path / "training-state-000512.pt")
+    save_ddpm(tmp_path / "network.safetensors", DDPM(dict(num_steps=20), UNET))
+    assert isinstance(load_model(tmp_path), DDPM)
+    with pytest.raises(ValueError, match="tells image_size and num_heads itself"):
+        load_model(tmp_path, image_size=8, num_heads=2)
