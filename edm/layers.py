@@ -18,6 +18,8 @@ def _initial(
 
     Arithmetic on the meta device loads torch._dynamo, which fails for users without a name.
     """
+    if min(shape) < 1:
+        raise ValueError(f"a layer of weights {list(shape)}: all its sizes must be positive")
     if torch.get_default_device().type == "meta":
         return nn.Parameter(torch.empty(shape))
     if mode == "xavier_uniform":
