@@ -196,6 +196,7 @@ MEANINGLESS = {
 @declared(NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
+    from dg.data.images import unheard
     from dg.evaluation.likelihood_estimators import likelihood_estimator
     from dg.runtime.downloads import resolve
     from dg.runtime.processes import process_group
@@ -210,7 +211,7 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
         net = load(path, device, console.notify if ranks.first else (lambda line: None), settings)
         estimator = likelihood_estimator(net, **flow)
         console.refuse(MEANINGLESS[estimator.model], f"a {estimator.model}")
-        images = load_images(data)
+        images = load_images(data, notify=console.notify if ranks.first else unheard)
         if num_samples is not None and seed is None:
             images = images.take(num_samples)
         elif num_samples is not None:

@@ -88,7 +88,8 @@ def main(
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
-        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
+        names = _class_names(path, as_model(net).num_classes(sampling))
+        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names)
         for line in taken if ranks.first else []:
             console.notify(line)
         if compiled:
@@ -136,6 +137,17 @@ def _file(name):
     from dg.runtime.downloads import resolve
 
     return name and resolve(name, console.progress, console.notify)
+
+
+def _class_names(path, num_classes):
+    """Names of the classes that pretrain.py has left beside a network, None where it has not."""
+    from dg.runtime.files import read_json
+    from edm.checkpoint import network_file
+
+    record = network_file(path).with_name("training.json")
+    known = read_json(record) if num_classes and record.is_file() else None
+    names = known.get("class_names") if isinstance(known, dict) else None
+    return names if names and len(names) == num_classes else None
 
 
 def _sampling(net, options):
@@ -289,17 +301,21 @@ def _first_weight(net, options):
 
 def _discriminator(net, sampling, device, options):
     """The discriminator from its files; one that does not fit the network is refused."""
-    from dg.checkpoints import load_discriminator
+    from dg.checkpoints import MissingLoRA, load_discriminator
     from dg.sampling import as_model
 
-    discriminator = load_discriminator(
-        _file(options["pretrained_classifier_ckpt"]),
-        [_file(path) for path in options["discriminator_ckpt"]],
-        net,
-        device=device,
-        lora_path=_file(_lora_path(options)),
-        weights=options["member_weights"],
-    )
+    heads = [_file(path) for path in options["discriminator_ckpt"]]
+    try:
+        discriminator = load_discriminator(
+            _file(options["pretrained_classifier_ckpt"]),
+            heads,
+            net,
+            device=device,
+            lora_path=_file(_lora_path(options)),
+            weights=options["member_weights"],
+        )
+    except MissingLoRA as error:
+        raise click.UsageError(f"--lora_checkpoint: {error}") from None
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
