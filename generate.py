@@ -32,12 +32,12 @@ Examples:
 
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 import click
 
 from dg.options.common import SETTINGS, declared, version
 from dg.options.generate import OPTIONS
+from dg.options.network import load
 from dg.runtime import console
 
 
@@ -67,15 +67,14 @@ def main(
             f"--precise is float32, not {precision}; give one of the two options."
         )
     from dg.data.sample_store import SampleStore
-    from dg.models.loading import load_model
     from dg.precision import compile_networks, fastest
     from dg.runtime.processes import process_group
     from dg.sampling import as_model, check_class, describe, generate
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        path = _file(network)
-        net = load_model(path, device)
+        path, taken = _file(network), []
+        net = load(path, device, taken.append, options)
         console.allow_tf32()
         if precise:
             console.compute_exactly()
@@ -91,6 +90,8 @@ def main(
             settings["exact"] = True  # TF32 makes other images
         names = _class_names(path, as_model(net).num_classes(sampling))
         store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names)
+        for line in taken if ranks.first else []:
+            console.notify(line)
         if compiled:
             with console.option("--compile"):
                 guides = [] if guidance is None else guidance.networks()
@@ -141,8 +142,9 @@ def _file(name):
 def _class_names(path, num_classes):
     """Names of the classes that pretrain.py has left beside a network, None where it has not."""
     from dg.runtime.files import read_json
+    from edm.checkpoint import network_file
 
-    record = Path(path).with_name("training.json")
+    record = network_file(path).with_name("training.json")
     known = read_json(record) if num_classes and record.is_file() else None
     names = known.get("class_names") if isinstance(known, dict) else None
     return names if names and len(names) == num_classes else None

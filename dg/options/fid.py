@@ -2,6 +2,7 @@
 
 import click
 
+from dg.options.network import NETWORK
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -114,6 +115,7 @@ NLL = [
     click.option(
         "--network", required=True, metavar="PATH|URL|NAME", help="Score network, DDPM or VAE."
     ),
+    *NETWORK,
     click.option(
         "--data", required=True, metavar="PATH|NAME", help="Images, of the network's size."
     ),

@@ -26,10 +26,16 @@ from tests import golden_fill
 from tests.dg.models.test_loading import unet
 from tests.scripts import ROOT
 from tests.scripts import run as run_script
+from tests.tiny_adm import publish
 from tests.tiny_dit import original_state
 
 NEEDS_VAE = pytest.mark.diffusers
 PIXELS = load_extractor("pixels")
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch):
+    publish(monkeypatch, 3)
 
 
 @pytest.fixture(scope="module")
