@@ -19,13 +19,14 @@ from dg.data.sample_store import SampleStore
 from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import collect, load_features, save_features
 from dg.evaluation.features import load_extractor
-from dg.evaluation.measure import available, evaluate
+from dg.evaluation.measure import available, metric_estimates
+from dg.evaluation.uncertainty import summarise
 from dg.experiments import imagenet_report
-from dg.experiments.common import sample, summarise, training_log
+from dg.experiments.context import sample
 from dg.experiments.costs import Cost
 from dg.experiments.imagenet_settings import Setting, System
 from dg.experiments.pipeline import Stage, Stages, needed
-from dg.experiments.provenance import provenance
+from dg.experiments.runner import training_log
 from dg.guidance import DiscriminatorGuidance
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.dit import load_vae
@@ -34,6 +35,7 @@ from dg.pretraining.latents import Encoding, encode, latent_store
 from dg.runtime.downloads import resolve
 from dg.runtime.files import plain, read_json, write_json
 from dg.runtime.progress import Progress
+from dg.runtime.provenance import provenance
 from dg.sampling import describe
 from dg.training import train_discriminator
 from guided_diffusion import load_encoder
@@ -217,12 +219,11 @@ class ImageNetRun:
                 path / f"part-{part:04d}",
                 model,
                 system.sampling,
-                seed + start,
-                min(s.part, count - start),
+                range(seed + start, seed + min(start + s.part, count)),
                 s.batch_size,
                 guidance,
-                self.device,
                 described,
+                device=self.device,
                 progress=self.progress,
             )
 
@@ -254,7 +255,7 @@ class ImageNetRun:
         generated = self.features(merged(paths[f"sample-{name}"]))
         reference = load_features(paths["reference"] / "reference.npz")
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
-        write_json(path / "metrics.json", evaluate(generated, reference, wanted))
+        write_json(path / "metrics.json", metric_estimates(generated, reference, wanted))
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
@@ -302,7 +303,7 @@ def run(
 
     only  the name of a stage: run it and what it needs, and nothing else; returns None
     """
-    stages = Stages(folder, imagenet.progress, imagenet.notify)
+    stages = Stages(folder, imagenet.notify)
     plan = imagenet.plan()
     if imagenet.shard:
         _run_shard(imagenet, stages, plan, only)

@@ -2,7 +2,7 @@
 likelihood is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from dg.runtime.randomness import step_generator
 from guided_diffusion import training_losses
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """What is done with one kind of models.
 
-    train       (images, setting, model, device, state file, progress, watch) -> (network, log)
+    train       (images, network, settings, conditional, device, **as of the training) ->
+                (network, log)
+    test_loss   (settings, network, images, their classes, generator) -> float
     save        (file, network)
     likelihood  (network, test images, their one-hot classes, guidance, setting) -> `Likelihood`
     loss        what its training loss is, for a figure
@@ -32,76 +33,61 @@ class Kind:
     """
 
     train: Callable
+    test_loss: Callable
     save: Callable
     likelihood: Callable
     loss: str
     measures: str
 
 
-def watched(loss: Callable, images: ImageSet | None, device) -> Callable | None:
+def watched(loss: Callable, settings, images: ImageSet, device) -> Callable:
     """Observer of a training: the loss of a model on fixed test images, with the same noise every
     time.
 
-    loss  (model, x, classes, generator) -> float
+    loss  `Kind.test_loss`
     """
-    if images is None:
-        return None
     x = to_float(images.images).to(device)
     classes = torch.from_numpy(images.labels).to(device)
 
     @torch.no_grad()
     def observe(model):
         mode = model.training
-        value = loss(model.eval(), x, classes, step_generator(0, "test loss", 0))
+        value = loss(settings, model.eval(), x, classes, step_generator(0, "test loss", 0))
         model.train(mode)
         return {"test_loss": value}
 
     return observe
 
 
-def _train_edm(data, setting, model, device, state, progress, watch):
-    network, settings = model.training
+def _train_edm(data, network, settings, conditional, device, **kwargs):
     if network.get("precond", "edm") == "edm" and "sigma_data" not in network:
         network = network | {"sigma_data": round(float(data.images.std()) / 127.5, 3)}
-    net = build_score_network(data, network, settings.seed, setting.conditional).to(device)
-
-    def loss(average, x, classes, generator):
-        one_hot = (
-            torch.eye(average.label_dim, device=device)[classes] if average.label_dim else None
-        )
-        edm_loss = edm.EDMLoss(settings.P_mean, settings.P_std, average.sigma_data)
-        return edm_loss(average, x, one_hot, generator=generator).mean().item()
-
-    observe = watched(loss, watch, device)
-    return train_score_network(net, data, settings, state, progress, observe=observe)
+    net = build_score_network(data, network, settings.seed, conditional).to(device)
+    return train_score_network(net, data, settings, **kwargs)
 
 
-def _train_ddpm(data, setting, model, device, state, progress, watch):
-    network, settings = model.training
-
-    def loss(average, x, classes, generator):
-        diffusion = average.diffusion
-        t = torch.randint(diffusion.num_steps, [len(x)], generator=generator).to(device)
-        noise = torch.randn(x.shape, generator=generator).to(device)
-        kwargs = {"y": classes} if average.label_dim else {}
-        return training_losses(diffusion, average.net, x, t, noise, kwargs).loss.mean().item()
-
-    observe = watched(loss, watch, device)
-    return train_ddpm(
-        data, network, settings, setting.conditional, device, state, progress, observe=observe
-    )
+def _train_vae(data, network, settings, conditional, device, **kwargs):
+    return train_vae(data, network, settings, device, **kwargs)
 
 
-def _train_vae(data, setting, model, device, state, progress, watch):
-    network, settings = model.training
+def _edm_loss(settings, net, x, classes, generator):
+    one_hot = torch.eye(net.label_dim, device=x.device)[classes] if net.label_dim else None
+    loss = edm.EDMLoss(settings.P_mean, settings.P_std, net.sigma_data)
+    return loss(net, x, one_hot, generator=generator).mean().item()
 
-    def loss(vae, x, classes, generator):
-        noise = torch.randn(len(x), vae.latent_dim, generator=generator).to(device)
-        nats = sum(part.mean().item() for part in elbo(vae, x, noise))
-        return nats / (x[0].numel() * np.log(2))
 
-    observe = watched(loss, watch, device)
-    return train_vae(data, network, settings, device, state, progress, observe=observe)
+def _ddpm_loss(settings, model, x, classes, generator):
+    diffusion = model.diffusion
+    t = torch.randint(diffusion.num_steps, [len(x)], generator=generator).to(x.device)
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    kwargs = {"y": classes} if model.label_dim else {}
+    return training_losses(diffusion, model.net, x, t, noise, kwargs).loss.mean().item()
+
+
+def _vae_loss(settings, vae, x, classes, generator):
+    noise = torch.randn(len(x), vae.latent_dim, generator=generator).to(x.device)
+    nats = sum(part.mean().item() for part in elbo(vae, x, noise))
+    return nats / (x[0].numel() * np.log(2))
 
 
 def _edm_likelihood(net, images, one_hot, guidance, setting):
@@ -109,24 +95,19 @@ def _edm_likelihood(net, images, one_hot, guidance, setting):
     return bits_per_dim(net, images, one_hot, guidance, num_steps=steps, batch_size=size)
 
 
+def _ddpm_likelihood(net, images, one_hot, guidance, setting):
+    return ddpm_bound(net, images, one_hot, guidance, batch_size=setting.batch_size)
+
+
+def _vae_likelihood(net, images, one_hot, guidance, setting):
+    return vae_bound(net, images, batch_size=setting.batch_size)
+
+
+_EDM = (_train_edm, _edm_loss, edm.save_network, _edm_likelihood)
+_DDPM = (train_ddpm, _ddpm_loss, save_ddpm, _ddpm_likelihood)
+_VAE = (_train_vae, _vae_loss, save_vae, _vae_likelihood)
 KINDS = {
-    "edm": Kind(_train_edm, edm.save_network, _edm_likelihood, "EDM loss", "probability flow"),
-    "ddpm": Kind(
-        _train_ddpm,
-        save_ddpm,
-        lambda net, images, one_hot, guidance, setting: ddpm_bound(
-            net, images, one_hot, guidance, batch_size=setting.batch_size
-        ),
-        "noise MSE",
-        "bound",
-    ),
-    "vae": Kind(
-        _train_vae,
-        save_vae,
-        lambda net, images, one_hot, guidance, setting: vae_bound(
-            net, images, batch_size=setting.batch_size
-        ),
-        "−ELBO [bits/dim]",
-        "bound",
-    ),
+    "edm": Kind(*_EDM, loss="EDM loss", measures="probability flow"),
+    "ddpm": Kind(*_DDPM, loss="noise MSE", measures="bound"),
+    "vae": Kind(*_VAE, loss="−ELBO [bits/dim]", measures="bound"),
 }

@@ -29,13 +29,13 @@ from dg.evaluation.report import (
     write_report,
 )
 from dg.evaluation.uncertainty import summarise_repeats
-from dg.experiments.common import one_thread
-from dg.experiments.pipeline import Stages
-from dg.experiments.provenance import provenance
+from dg.experiments.pipeline import Stage, Stages
 from dg.experiments.sections import how_it_was_run
 from dg.extractors import PixelExtractor
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
 from dg.runtime.files import read_json, write_json
+from dg.runtime.processes import one_thread
+from dg.runtime.provenance import provenance
 from dg.runtime.randomness import seeded
 from dg.training import train_discriminator
 from edm.checkpoint import read_safetensors
@@ -206,13 +206,13 @@ def run(
 ) -> dict:
     """Train every loss on every size; write results.json, pictures and report to `results`; return
     the results."""
-    stages, found = Stages(folder, progress, notify), {}
+    stages, found = Stages(folder, notify), {}
     for size in settings.sizes:
         for loss in settings.losses:
             key = asdict(settings) | {"size": size, "loss": loss, "weight": LOSS_WEIGHTS[loss]}
             make = partial(_train, settings, size, loss, device, progress)
             with one_thread(device):  # so small a head is slower on several
-                path = stages.run(f"{loss}-{size}", key, [], make)
+                path = stages.run(Stage(f"{loss}-{size}", key, [], make))
             found[size, loss] = read_json(path / "errors.json")
     errors = {
         _title(size, which): {
@@ -246,7 +246,7 @@ def run(
     return outcome
 
 
-def _train(settings: Settings, size: int, loss: str, device, progress, path) -> None:
+def _train(settings: Settings, size: int, loss: str, device, progress, path, paths) -> None:
     """One training, and the errors of its last and its best checkpoint."""
     discriminator = train_small(settings, size, loss, path, device, progress=progress)
     found = {"last": relative_errors(discriminator, settings.sigmas, settings.num_test)}

@@ -198,8 +198,8 @@ def test_networks_are_hashed_once_for_all_parts(files, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "dg.experiments.imagenet.describe", lambda *args: asked.append(describe(*args)) or asked[-1]
     )
-    monkeypatch.setattr("dg.experiments.common.describe", None)
-    monkeypatch.setattr("dg.experiments.common.generate", lambda *args, **kwargs: None)
+    monkeypatch.setattr("dg.experiments.context.describe", None)
+    monkeypatch.setattr("dg.experiments.context.generate", lambda *args, **kwargs: None)
     experiment("imagenet-adm", files).make_images(tmp_path, {}, "classifier")
     assert len(asked) == 1 and "classifier" in asked[0]
     manifests = [
