@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dg.checkpoints import load_discriminator
-from dg.data.datasets import SPLITS, ImageSet, load_images
+from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
 from dg.data.sample_store import SampleStore
 from dg.experiments.settings import Setting
 from dg.experiments.study import Study, System
@@ -163,11 +163,3 @@ def sample(
     generate(
         net, SampleStore(path, described, list(seeds), batch_size), sampling, guidance, **kwargs
     )
-
-
-def pooled(data: ImageSet, size: int) -> ImageSet:
-    """Images averaged over squares of `size` pixels."""
-    n, height, width, channels = data.images.shape
-    squares = data.images.reshape(n, height // size, size, width // size, size, channels)
-    images = squares.mean(axis=(2, 4)).round().astype(np.uint8)
-    return replace(data, images=images, name=f"{data.name} / {size}")

@@ -10,8 +10,9 @@ from dg.discriminator import build_discriminator
 from dg.evaluation.classifier import extract_features, load_classifier
 from dg.evaluation.metrics import feature_distance
 from dg.experiments.context import Context, Paths
-from dg.experiments.models import KINDS, watched
+from dg.experiments.models import KINDS
 from dg.experiments.study import System, Training
+from dg.pretraining.held_out_loss import watched
 from dg.pretraining.noisy_classifier import train_noisy_classifier
 from dg.runtime.files import atomic_write, write_json
 from dg.training import train_discriminator

@@ -72,12 +72,10 @@ def _table(columns, rows) -> list[str]:
 
 
 def _measured(results: dict) -> str:
-    hardware = results["hardware"]
-    machine = hardware.get("gpu") or hardware["cpu"]
+    threads, versions = results["hardware"]["threads"], results["versions"]
     return (
         f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on "
-        f"{machine} ({hardware['threads']} threads per process, torch "
-        f"{results['versions']['torch']})"
+        f"{tables.machine_of(results)} ({threads} threads per process, torch {versions['torch']})"
     )
 
 

@@ -16,7 +16,7 @@ from dg.experiments.context import Context, Experiment, Paths
 from dg.experiments.measuring import CORE
 from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
-from dg.runtime.files import plain, read_json, write_json
+from dg.runtime.files import plain, read_json
 from dg.runtime.processes import one_thread
 from dg.runtime.progress import Progress, silent
 from dg.runtime.provenance import provenance
@@ -57,7 +57,6 @@ def run(
         paths = stages.run_all(todo)
         outcome = results_of(context, stages, paths) | provenance(command, stages.seconds, device)
         results.mkdir(parents=True, exist_ok=True)
-        write_json(results / "results.json", outcome)
         report.write(results, outcome, context, paths)
     return outcome
 

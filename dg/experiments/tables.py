@@ -26,6 +26,11 @@ FLOOR = "real against real"
 PUBLISHED = Path(__file__).parents[2] / "stats" / "published.json"
 
 
+def machine_of(outcome: dict) -> str:
+    """What the numbers were computed on."""
+    return outcome["hardware"].get("gpu") or outcome["hardware"]["cpu"]
+
+
 def distance_name(outcome: dict) -> str:
     return "FID" if outcome["extractor"]["name"] == "inception" else "FD"
 
@@ -38,24 +43,18 @@ def metric_names(outcome: dict) -> list[str]:
 def pairs(outcome: dict) -> dict[str, str]:
     """The guided system that is shown beside each unguided one: the one called guided, else the one
     of least distance."""
-    shown = {}
-    for base in outcome["systems"]:
-        guided = [
-            name
-            for name, system in outcome["systems"].items()
-            if system["heads"] and system["against"] == base
-        ]
-        if guided:
-            fd = {name: outcome["metrics"][name]["fd"]["mean"] for name in guided}
-            shown[base] = "guided" if "guided" in guided else min(guided, key=fd.get)
+    shown, systems = {}, outcome["systems"]
+    for base in systems:
+        found = [name for name, s in systems.items() if s["heads"] and s["against"] == base]
+        if found:
+            least = min(found, key=lambda name: outcome["metrics"][name]["fd"]["mean"])
+            shown[base] = "guided" if "guided" in found else least
     return shown
 
 
 def columns(outcome: dict) -> list[str]:
-    named = [
-        distance_name(outcome) if metric == "fd" else TITLES[metric]
-        for metric in metric_names(outcome)
-    ]
+    titles = TITLES | {"fd": distance_name(outcome)}
+    named = [titles[metric] for metric in metric_names(outcome)]
     return ["", *named, *(["published", "off by (sd)"] if has_published(outcome) else [])]
 
 
@@ -100,12 +99,12 @@ def published_rows() -> list[dict]:
 def published(outcome: dict, name: str, system: dict) -> list[dict]:
     """The published rows that stand beside a system."""
     filters = outcome["settings"]["published"].get(name) or [system.get("published")]
-    matching = [
+    known = [
         [row for row in published_rows() if wanted.items() <= row.items()]
         for wanted in filters
         if wanted
     ]
-    return [rows[0] for rows in matching if rows]
+    return [found[0] for found in known if found]
 
 
 def has_published(outcome: dict) -> bool:
@@ -128,17 +127,15 @@ def _against_published(outcome, name, system, metrics) -> list[str]:
 
 def tests(outcome: dict) -> list[list[str]]:
     """Every system against the one that it is compared with, on the same seeds."""
-    table = []
-    for name in outcome["comparison"]:
-        system = outcome["systems"][name]
-        base, values = (
-            outcome["metrics"][which]["fd"]["values"] for which in (system["against"], name)
-        )
-        if len(values) > 1 and np.ptp(np.subtract(values, base)) > 0:
-            test, sd = paired_t(values, base), float(np.std(np.subtract(values, base), ddof=1))
-            interval = f"{test.low:+.3f} to {test.high:+.3f}"
-            difference = f"{test.difference:+.3f} (sd {sd:.3f})"
-            table.append([system["title"], difference, interval, f"{test.t:.2f}", f"{test.p:.2g}"])
+    table, systems = [], outcome["systems"]
+    for name, compared in outcome["comparison"].items():
+        both = (name, systems[name]["against"])
+        fd = [outcome["metrics"][which]["fd"]["values"] for which in both]
+        if len(fd[0]) > 1 and np.ptp(np.subtract(*fd)) > 0:
+            test = paired_t(*fd)
+            difference = f"{test.difference:+.3f} (sd {compared['fd']['sd']:.3f})"
+            cells = [f"{test.low:+.3f} to {test.high:+.3f}", f"{test.t:.2f}", f"{test.p:.2g}"]
+            table.append([systems[name]["title"], difference, *cells])
     return table
 
 
@@ -148,18 +145,13 @@ def guidance_rows(outcome: dict) -> list[list[str]]:
     for base, guided in pairs(outcome).items():
         before, after = (outcome["metrics"][name]["fd"] for name in (base, guided))
         fd, recall = (outcome["comparison"][guided][metric] for metric in ("fd", "recall"))
-        test = paired_t(after["values"], before["values"]) if fd["sd"] else None
-        table.append(
-            [
-                outcome["systems"][base]["title"],
-                mean_sd(before["mean"], before["sd"]),
-                mean_sd(after["mean"], after["sd"]),
-                f"{100 * (fd['ratio'] - 1):+.0f}%",
-                f"{-fd['difference'] / fd['sd']:.1f} sd" if fd["sd"] else "",
-                f"{test.p:.2g}" if test else "",
-                f"{recall['difference']:+.3f}",
-            ]
-        )
+        better = ["", ""]
+        if fd["sd"]:
+            test = paired_t(after["values"], before["values"])
+            better = [f"{-fd['difference'] / fd['sd']:.1f} sd", f"{test.p:.2g}"]
+        means = [mean_sd(entry["mean"], entry["sd"]) for entry in (before, after)]
+        change = [f"{100 * (fd['ratio'] - 1):+.0f}%", *better, f"{recall['difference']:+.3f}"]
+        table.append([outcome["systems"][base]["title"], *means, *change])
     return table
 
 
@@ -195,9 +187,8 @@ def winners(outcome: dict) -> list[list[str]]:
         return [title, best, f"{mean_sd(first, sd0)}{unit}", following, ahead]
 
     def of(metric, spread="sd"):
-        return {
-            name: (metrics[name][metric]["mean"], metrics[name][metric][spread]) for name in systems
-        }
+        entries = {name: metrics[name][metric] for name in systems}
+        return {name: (entry["mean"], entry[spread]) for name, entry in entries.items()}
 
     def once(entry):
         return {name: (costs[entry], 0.0) for name, costs in outcome["costs"].items()}

@@ -83,6 +83,12 @@ def paired_grid(
             left += block.shape[1] + between
 
 
+def most_changed(before, after, count):
+    """Indices of the `count` pairs that differ most; before, after: uint8 [N, H, W, C]."""
+    changes = np.abs(after.astype(int) - before).mean(axis=(1, 2, 3))
+    return np.argsort(-changes)[:count].tolist()
+
+
 def denoising_strips(
     path, strips, sigmas, row_labels=None, title="From noise to image", scale=None
 ):

@@ -10,8 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from dg.data.datasets import ImageSet
-from dg.experiments.context import pooled
+from dg.data.datasets import ImageSet, pooled
 from dg.experiments.studies import STUDIES
 from dg.runtime.files import read_json
 from tests.scripts import ROOT, run, succeed
