@@ -7,19 +7,20 @@ into parts of consecutive seeds, so that machines which share nothing but a file
 every n-th part.
 """
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dg.checkpoints import load_discriminator
-from dg.data.reader import kinds_of, load_images, open_images
+from dg.data.latents import load_set
+from dg.data.reader import load_images, open_images
 from dg.data.sample_store import SampleStore
 from dg.discriminator import build_discriminator
-from dg.evaluation.feature_sets import collect, load_features, save_features
+from dg.evaluation.feature_sets import load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, metric_estimates
+from dg.evaluation.measurement import Measurement
 from dg.evaluation.uncertainty import summarise
 from dg.experiments import imagenet_report
 from dg.experiments.context import sample
@@ -89,13 +90,9 @@ class ImageNetRun:
         for name, system in s.systems.items():
             settings = {"classifier": s.classifier, "head": system.head, "weight": system.weight}
             settings["time_min"] = system.time_min
-            sample = f"sample-{name}"
-            plan.append(
-                self._images(
-                    sample, s.num_images, system.sampling, settings, system.title, system.head
-                )
-            )
-            needs, make = [sample, "reference"], partial(self.measure, name=name)
+            told, needs = (settings, system.title, system.head), [f"sample-{name}", "reference"]
+            plan.append(self._images(needs[0], s.num_images, system.sampling, *told))
+            make = partial(self.measure, name=name)
             plan.append(Stage(f"measure-{name}", {"metrics": METRICS}, needs, make))
         return plan
 
@@ -177,24 +174,14 @@ class ImageNetRun:
         encode(vae, pictures, store, settings, self.device, self.progress, notify=self.notify)
 
     def make_discriminator(self, path, paths):
-        from dg.data.latents import load_set
-
-        s = self.setting
+        """The head on the frozen classifier, on latents or on images."""
+        s, recipe = self.setting, self.setting.recipe
         real = load_set(paths["real"] / ("latents" if s.vae else "images"))
-        if s.vae:
-            fake = load_set(paths["fake"] / "latents")
-        else:
-            fake = load_images(merged(paths["fake-images"]))
-        discriminator = build_discriminator(
-            "classifier",
-            real,
-            None,
-            self.resolve(s.classifier),
-            s.recipe.conditional,
-            seed=s.recipe.seed,
-            device=self.device,
-        )
-        train_discriminator(discriminator, real, fake, s.recipe, path, progress=self.progress)
+        fake = load_set(paths["fake"] / "latents" if s.vae else merged(paths["fake-images"]))
+        made = dict(conditional=recipe.conditional, seed=recipe.seed, device=self.device)
+        classifier = self.resolve(s.classifier)
+        discriminator = build_discriminator("classifier", real, None, classifier, **made)
+        train_discriminator(discriminator, real, fake, recipe, path, progress=self.progress)
 
     def guidance(self, paths, system: System) -> DiscriminatorGuidance | None:
         if system.head is None:
@@ -207,66 +194,45 @@ class ImageNetRun:
 
     def make_images(self, path, paths, name):
         """The parts of a set of images that this process is to make."""
-        s, model = self.setting, self.model()
-        fake = name == "fake-images"
+        s, model, fake = self.setting, self.model(), name == "fake-images"
         system = System("", s.fake) if fake else s.systems[name]
         count, seed = (s.num_data, FAKE_SEED) if fake else (s.num_images, 0)
         guidance, (first, step) = self.guidance(paths, system), self.shard or (0, 1)
-        described = describe(model, system.sampling, guidance)
+        run = dict(described=describe(model, system.sampling, guidance), progress=self.progress)
         for part in range(first, -(-count // s.part), step):
-            start = part * s.part
-            sample(
-                path / f"part-{part:04d}",
-                model,
-                system.sampling,
-                range(seed + start, seed + min(start + s.part, count)),
-                s.batch_size,
-                guidance,
-                described,
-                device=self.device,
-                progress=self.progress,
-            )
+            seeds = range(seed + part * s.part, seed + min((part + 1) * s.part, count))
+            folder, sizes = path / f"part-{part:04d}", (seeds, s.batch_size)
+            sample(folder, model, system.sampling, *sizes, guidance, device=self.device, **run)
 
-    def extractor(self):
-        return load_extractor(
-            self.setting.features, device=self.device, progress=self.progress, notify=self.notify
+    def measurement(self) -> Measurement:
+        told = dict(progress=self.progress, notify=self.notify)
+        return Measurement(
+            load_extractor(self.setting.features, device=self.device, **told), **told
         )
-
-    def features(self, source):
-        stream = open_images(source)
-        return collect(self.extractor(), stream, stream.positions(None), 64, progress=self.progress)
 
     def make_reference(self, path, paths):
         """ADM's reference batch: statistics of the whole training set, and 10,000 images for
         precision and recall."""
-        source = self.resolve(self.setting.reference)
-        if "statistics" in (kinds := kinds_of(source)):
-            found = load_features(source, self.extractor())
-            if found.features is None and "images" in kinds:
-                found = replace(found, features=self.features(source).features)
-        else:
-            found = self.features(source)
+        measurement = self.measurement()
+        found = measurement.reference(self.setting.reference)
         save_features(path / "reference.npz", found)
-        write_json(
-            path / "about.json", self.extractor().describe() | {"num_reference": found.num_images}
-        )
+        about = measurement.extractor.describe() | {"num_reference": found.num_images}
+        write_json(path / "about.json", about)
 
     def measure(self, path, paths, name):
-        generated = self.features(merged(paths[f"sample-{name}"]))
+        measurement = self.measurement()
+        (part,) = measurement.open(merged(paths[f"sample-{name}"]))
+        generated = measurement.collect(*part)
         reference = load_features(paths["reference"] / "reference.npz")
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
         write_json(path / "metrics.json", metric_estimates(generated, reference, wanted))
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
-        measured = {
-            name: read_json(paths[f"measure-{name}"] / "metrics.json")
-            for name in self.setting.systems
-        }
-        metrics = {
-            name: summarise([{metric: row["value"] for metric, row in found.items()}])
-            for name, found in measured.items()
-        }
+        metrics = {}
+        for name in self.setting.systems:
+            found = read_json(paths[f"measure-{name}"] / "metrics.json")
+            metrics[name] = summarise([{metric: row["value"] for metric, row in found.items()}])
         return {
             "experiment": self.name,
             "title": self.setting.title,
@@ -303,8 +269,7 @@ def run(
 
     only  the name of a stage: run it and what it needs, and nothing else; returns None
     """
-    stages = Stages(folder, imagenet.notify)
-    plan = imagenet.plan()
+    stages, plan = Stages(folder, imagenet.notify), imagenet.plan()
     if imagenet.shard:
         _run_shard(imagenet, stages, plan, only)
         return None
@@ -315,11 +280,8 @@ def run(
     if only:
         return None
     outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
-    write_json(results / "results.json", outcome)
-    grids = {
-        name: load_images(paths[f"sample-{name}"] / "part-0000").images
-        for name in imagenet.setting.systems
-    }
+    firsts = {name: paths[f"sample-{name}"] / "part-0000" for name in imagenet.setting.systems}
+    grids = {name: load_images(first).images for name, first in firsts.items()}
     imagenet_report.write(results, outcome, grids)
     return outcome
 
@@ -331,9 +293,8 @@ def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: s
     ValueError for a stage that makes no images, or needs one that is not done: machines would do
     the same work at once.
     """
-    chosen = {
-        stage.name: stage for stage in plan if stage.name.startswith(("fake-images", "sample-"))
-    }
+    generate = ("fake-images", "sample-")
+    chosen = {stage.name: stage for stage in plan if stage.name.startswith(generate)}
     if only not in chosen:
         names = ", ".join(chosen)
         raise ValueError(f"parts are of a stage that generates; name one of {names}")
