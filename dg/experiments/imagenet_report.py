@@ -6,8 +6,8 @@ import numpy as np
 from dg.evaluation import figures
 from dg.evaluation.measure import METRICS
 from dg.evaluation.report import Document, Note, Picture, Section, Table, text_of
+from dg.evaluation.tables import how_it_was_run
 from dg.experiments.report import write_results
-from dg.experiments.sections import how_it_was_run
 from dg.experiments.tables import distance_name, published_rows
 
 SHOWN = 32  # images of a grid

@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from dg.data.datasets import load_images, to_float, to_uint8
+from dg.data.datasets import load_images, to_uint8
 from dg.evaluation import figures
+from dg.evaluation.log_ratios import log_ratios
 from dg.evaluation.report import Picture
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
-from dg.experiments.tables import distance_name, machine_of, metric_names, pairs
+from dg.experiments.tables import distance_name, metric_names, pairs
 from dg.models.vae_sampling import interpolate
-from dg.runtime.randomness import step_generator
+from dg.runtime.provenance import machine_of
 
 HISTOGRAM_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 
@@ -205,24 +205,17 @@ def curves(source: Source) -> list[Picture]:
     return found
 
 
-@torch.no_grad()
-def log_ratios(source: Source) -> list[Picture]:
+def ratios(source: Source) -> list[Picture]:
     """Histograms of the log ratio of held-out real and of generated images, of an unconditional
     discriminator."""
     ((base, guided),) = pairs(source.outcome).items()
-    context, device = source.context, source.context.device
-    heldout, discriminator = context.images("test").images, source.guided(guided)[1].discriminator
-    clean = {"real": heldout, "fake": source.images(base)[: len(heldout)]}
-    ratios = {name: [] for name in clean}
-    for name, images in clean.items():
-        x = to_float(images)
-        for index, sigma in enumerate(HISTOGRAM_SIGMAS):
-            generator = step_generator(0, f"histogram-{name}", index)
-            noisy = (x + sigma * torch.randn(x.shape, generator=generator)).to(device)
-            found = discriminator(noisy, torch.tensor(sigma, device=device))
-            ratios[name].append(found.cpu().numpy())
+    heldout, device = source.context.images("test").images, source.context.device
+    discriminator, found = source.guided(guided)[1].discriminator, []
+    for name, images in (("real", heldout), ("fake", source.images(base)[: len(heldout)])):
+        stream = f"histogram-{name}"
+        found.append(log_ratios(discriminator, images, HISTOGRAM_SIGMAS, stream, device))
     caption = "Held-out real against new generated images, which training has not seen."
-    shown = (figures.log_ratio_histograms, HISTOGRAM_SIGMAS, ratios["real"], ratios["fake"])
+    shown = (figures.log_ratio_histograms, HISTOGRAM_SIGMAS, *found)
     return [source.draw("log_ratio", caption, *shown)]
 
 

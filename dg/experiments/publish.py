@@ -5,8 +5,10 @@ import re
 import shutil
 from pathlib import Path
 
+from dg.evaluation.figures.pictures import copy_with_palette
 from dg.experiments import tables
-from dg.runtime.files import atomic_write, read_json, write_text
+from dg.runtime.files import read_json, write_text
+from dg.runtime.provenance import machine_of
 
 MOST_BYTES = 2_000_000  # of one file in the repository
 
@@ -22,21 +24,10 @@ def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path}: larger than {MOST_BYTES} bytes; make the picture smaller")
         if path.suffix == ".png":
-            _copy_small(path, target / path.name)
+            copy_with_palette(path, target / path.name)
         else:
             shutil.copy(path, target / path.name)
     return target
-
-
-def _copy_small(path: Path, target: Path) -> None:
-    """Copy a picture with a palette of 256 colours, a third of the size; figures and digits look
-    the same."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    with atomic_write(target) as file:
-        small.save(file, "png", optimize=True)
 
 
 def block(results: dict) -> str:
@@ -75,7 +66,7 @@ def _measured(results: dict) -> str:
     threads, versions = results["hardware"]["threads"], results["versions"]
     return (
         f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on "
-        f"{tables.machine_of(results)} ({threads} threads per process, torch {versions['torch']})"
+        f"{machine_of(results)} ({threads} threads per process, torch {versions['torch']})"
     )
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from dg.evaluation.figures.style import mean_sd
-from dg.evaluation.report import Code, Note, Section, Table
+from dg.evaluation.report import Code, Note, Table
 from dg.evaluation.significance import one_sample_t, smallest_detectable_difference
+from dg.evaluation.tables import how_it_was_run
 from dg.experiments import pictures, tables
 from dg.experiments.models import KINDS
 from dg.experiments.pictures import Source
@@ -211,19 +212,6 @@ def deviations(source: Source) -> list:
     ]
 
 
-def how_it_was_run(outcome: dict, *, extra=()) -> Section:
-    """The section of every report that says on what it was run and for how long."""
-    hardware, seconds = outcome["hardware"], outcome["seconds"]
-    versions = ", ".join(f"{name} {version}" for name, version in outcome["versions"].items())
-    machine = (
-        f"{tables.machine_of(outcome)}, {hardware['cores']} cores, {hardware['threads']} threads "
-        f"per process, device {hardware['device']}; {tables.duration(seconds['total'])} of stages; "
-        f"{versions}."
-    )
-    table = Table(["stage", "seconds"], tables.stage_seconds(seconds))
-    return Section("How it was run", [Code(outcome["command"]), machine, table, *extra])
-
-
 def run(source: Source) -> list:
     """Command, machine, times, and the same by hand where there is a way."""
     outcome = source.outcome
@@ -243,7 +231,7 @@ SECTIONS = {
     "pairs": ("Same seeds, before and after", pictures.before_and_after),
     "strips": ("Same seeds, before and after", pictures.strips),
     "discriminators": ("The discriminators", discriminators),
-    "ratios": ("The discriminators", pictures.log_ratios),
+    "ratios": ("The discriminators", pictures.ratios),
     "selection": ("The guidance weight", pictures.selection),
     "likelihood": ("Likelihood", likelihood),
     "models": ("Training of the models", pictures.losses),

@@ -1,15 +1,13 @@
 """Cells of the tables of a report, from its results file alone: the README's tables are made of
 them too."""
 
-import math
 from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 from dg.evaluation.figures.style import mean_sd
 from dg.evaluation.report import text_of
 from dg.evaluation.significance import paired_t
+from dg.evaluation.tables import duration, paired_test, ranking
 from dg.runtime.files import read_json
 
 TITLES = {
@@ -24,11 +22,6 @@ TITLES = {
 COSTS = ["parameters", "training", "evaluations", "s / 1,000 images"]
 FLOOR = "real against real"
 PUBLISHED = Path(__file__).parents[2] / "stats" / "published.json"
-
-
-def machine_of(outcome: dict) -> str:
-    """What the numbers were computed on."""
-    return outcome["hardware"].get("gpu") or outcome["hardware"]["cpu"]
 
 
 def distance_name(outcome: dict) -> str:
@@ -128,14 +121,11 @@ def _against_published(outcome, name, system, metrics) -> list[str]:
 def tests(outcome: dict) -> list[list[str]]:
     """Every system against the one that it is compared with, on the same seeds."""
     table, systems = [], outcome["systems"]
-    for name, compared in outcome["comparison"].items():
+    for name in outcome["comparison"]:
         both = (name, systems[name]["against"])
-        fd = [outcome["metrics"][which]["fd"]["values"] for which in both]
-        if len(fd[0]) > 1 and np.ptp(np.subtract(*fd)) > 0:
-            test = paired_t(*fd)
-            difference = f"{test.difference:+.3f} (sd {compared['fd']['sd']:.3f})"
-            cells = [f"{test.low:+.3f} to {test.high:+.3f}", f"{test.t:.2f}", f"{test.p:.2g}"]
-            table.append([systems[name]["title"], difference, *cells])
+        cells = paired_test(*(outcome["metrics"][which]["fd"]["values"] for which in both))
+        if cells:
+            table.append([systems[name]["title"], *cells])
     return table
 
 
@@ -169,51 +159,23 @@ def cost_rows(outcome: dict) -> list[list[str]]:
     ]
 
 
-def duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
 def winners(outcome: dict) -> list[list[str]]:
-    """Who is best where, and how far ahead of the next in standard deviations (of the two
-    together)."""
-    systems, metrics = outcome["systems"], outcome["metrics"]
-
-    def ranked(values, title, unit="", least=True):
-        order = sorted(values, key=lambda name: values[name][0] if least else -values[name][0])
-        (first, sd0), (second, sd1) = (values[name] for name in order[:2])
-        spread = math.hypot(sd0, sd1)
-        ahead = f"{abs(first - second) / spread:.1f} sd" if spread else "measured once"
-        best, following = (systems[name]["title"] for name in order[:2])
-        return [title, best, f"{mean_sd(first, sd0)}{unit}", following, ahead]
+    """Who is best where, and how far ahead of the next."""
+    systems, metrics, costs = outcome["systems"], outcome["metrics"], outcome["costs"]
 
     def of(metric, spread="sd"):
-        entries = {name: metrics[name][metric] for name in systems}
+        entries = {system["title"]: metrics[name][metric] for name, system in systems.items()}
         return {name: (entry["mean"], entry[spread]) for name, entry in entries.items()}
 
     def once(entry):
-        return {name: (costs[entry], 0.0) for name, costs in outcome["costs"].items()}
+        return {system["title"]: (costs[name][entry], 0.0) for name, system in systems.items()}
 
     return [
-        ranked(of("fd"), "Fréchet distance"),
-        ranked(of("kid"), "KID"),
-        ranked(of("precision"), "precision", least=False),
-        ranked(of("recall"), "recall", least=False),
-        ranked(of("nll", "standard_error"), "bits/dim (± standard error)"),
-        ranked(once("training_seconds"), "training time", " s"),
-        ranked(once("seconds_per_1000"), "sampling time", " s / 1,000"),
-    ]
-
-
-def stage_seconds(seconds: dict[str, float]) -> list[list[str]]:
-    """Seconds of every stage; those of many systems are added up by kind of stage."""
-    kinds = ("sample", "measure", "nll")
-    many, groups = sum(name.startswith("sample-") for name in seconds) > 6, {}
-    for name, value in seconds.items():
-        kind = name.split("-")[0]
-        key = kind if many and kind in kinds else name
-        count, total = groups.get(key, (0, 0.0))
-        groups[key] = (count + 1, total + value)
-    return [
-        [key if count == 1 else f"{key} ({count})", f"{total:.1f}"]
-        for key, (count, total) in groups.items()
+        ["Fréchet distance", *ranking(of("fd"))],
+        ["KID", *ranking(of("kid"))],
+        ["precision", *ranking(of("precision"), least=False)],
+        ["recall", *ranking(of("recall"), least=False)],
+        ["bits/dim (± standard error)", *ranking(of("nll", "standard_error"))],
+        ["training time", *ranking(once("training_seconds"), " s")],
+        ["sampling time", *ranking(once("seconds_per_1000"), " s / 1,000")],
     ]

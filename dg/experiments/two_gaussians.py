@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from dg.checkpoints import FORMAT
 from dg.data.datasets import ImageSet, to_uint8
 from dg.discriminator import Discriminator
-from dg.evaluation.closed_form import compare_with_truth, relative_errors
 from dg.evaluation.figures import ratio_errors, ratio_scatter
+from dg.evaluation.log_ratios import compare_with_truth, relative_errors
 from dg.evaluation.report import Document, Note, Picture, Section, Table, text_of
+from dg.evaluation.tables import how_it_was_run
 from dg.evaluation.uncertainty import summarise_repeats
 from dg.experiments.pipeline import Stage, Stages
 from dg.experiments.report import write_results
-from dg.experiments.sections import how_it_was_run
 from dg.extractors import PixelExtractor
 from dg.models.gaussian import Gaussian
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining

@@ -32,6 +32,11 @@ def provenance(command: str, seconds: dict[str, float], device) -> dict:
     }
 
 
+def machine_of(results: dict) -> str:
+    """The GPU, or else the CPU, of a results file."""
+    return results["hardware"].get("gpu") or results["hardware"]["cpu"]
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -1,7 +1,26 @@
-"""A discriminator against the truth, where real and generated images have known densities."""
+"""What a discriminator says of noisy images; against the truth, where the densities are known."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from dg.data.datasets import to_float
+from dg.runtime.randomness import step_generator
+
+
+@torch.no_grad()
+def log_ratios(discriminator, images, sigmas, stream: str, device="cpu") -> list[np.ndarray]:
+    """Log ratios [N] of an unconditional discriminator for images uint8 [N, H, W, C], at every
+    noise level.
+
+    stream  names the noise: another one has other draws
+    """
+    x, found = to_float(images), []
+    for index, sigma in enumerate(sigmas):
+        noise = torch.randn(x.shape, generator=step_generator(0, stream, index))
+        noisy = (x + sigma * noise).to(device)
+        found.append(discriminator(noisy, torch.tensor(sigma, device=device)).cpu().numpy())
+    return found
 
 
 def compare_with_truth(discriminator, data, model, sigma: float, n: int) -> dict[str, Tensor]:
