@@ -186,8 +186,7 @@ MNIST_SECTIONS = (
 
 
 def mnist(setting: Setting) -> Study:
-    """EDM against DDPM and VAE in training time, sampling speed, likelihood and distance; and
-    guidance of two of them."""
+    """EDM against DDPM and VAE, and what guidance does to the two that it can guide."""
     systems, weights = {}, {"edm": (2.0, 0.0), "ddpm": (1.0, 0.0)}
     for model, entry in setting.models.items():
         systems[model] = System(entry.title, model=model, against=None)

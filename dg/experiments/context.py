@@ -1,5 +1,4 @@
-"""What the stages of an experiment share: its images, networks, guidances, and how samples are
-drawn."""
+"""What the stages of an experiment share: images, networks, guidances, how samples are drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -70,8 +69,7 @@ class Context:
         return self.experiment.study
 
     def images(self, split: str) -> ImageSet:
-        """The images of a split, "train", "test" or "all", in an order that depends on nothing but
-        a fixed seed."""
+        """The images of a split, "train", "test" or "all", in an order by a fixed seed."""
         if split not in self.loaded:
             data, order = self._load(split), self.setting.order
             if order != "file":

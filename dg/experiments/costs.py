@@ -12,8 +12,7 @@ PAIRS_PER_GPU_HOUR = 6 * 50_000 * 60
 
 
 class Cost(NamedTuple):
-    """Images generated, evaluations of the score network, hours on an A100, bytes on the disk; 0
-    where not counted."""
+    """Images, evaluations of networks, hours on an A100, bytes on the disk; 0: not counted."""
 
     images: int = 0
     evaluations: int = 0
@@ -66,8 +65,7 @@ def _resolution(setting) -> int:
 
 
 def _relative_size(setting, name: str) -> float:
-    """Work of one evaluation relative to the CIFAR-10 network: by width squared and number of
-    pixels."""
+    """Work of one evaluation relative to the CIFAR-10 network, by squared width and pixels."""
     pixels, model = _resolution(setting) ** 2 / REFERENCE_PIXELS, setting.models[name]
     if model.published:
         return pixels

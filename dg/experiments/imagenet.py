@@ -10,12 +10,10 @@ every n-th part.
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from dg.checkpoints import load_discriminator
 from dg.data.latents import load_set
 from dg.data.reader import load_images, open_images
-from dg.data.sample_store import SampleStore
+from dg.data.stores import merged, store_crops
 from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import load_features, save_features
 from dg.evaluation.features import load_extractor
@@ -106,8 +104,7 @@ class ImageNetRun:
         return Stage(name, settings, ["train"] if head == "trained" else [], make, cost, title)
 
     def _cost(self, images: int, sampling: DDPMSampling, guided: bool = False) -> Cost:
-        """Of images at so many steps: classifier-free guidance evaluates the network twice,
-        gradients are the classifier's."""
+        """Of images: classifier-free guidance evaluates twice, gradients are the classifier's."""
         network, gradient = self.setting.operations
         per_step = network * (2 if {sampling.LT_cfg, sampling.ST_cfg} - {None, 1.0} else 1)
         per_step += gradient * (bool(sampling.classifier_scale) + guided)
@@ -126,8 +123,7 @@ class ImageNetRun:
         return model.with_classifier(load_encoder(self.resolve(s.classifier), self.device))
 
     def make_real(self, path, paths):
-        """Latents of all training images, or crops of so many of them, drawn at random; and which
-        images these are."""
+        """Latents of all training images, or random crops of some; and which images these are."""
         pictures = open_images(self.data)
         if pictures.labels is None:
             raise ValueError(
@@ -136,12 +132,12 @@ class ImageNetRun:
         if self.setting.vae:
             self.encode(path / "latents", pictures)
         else:
-            self.crop(path / "images", pictures)
+            sizes = (self.setting.num_data, self.setting.resolution, self.setting.part)
+            store_crops(path / "images", pictures, *sizes, self.progress)
         write_json(path / PICTURES, {"fingerprint": pictures.fingerprint()})
 
     def check_real(self, path):
-        """ValueError where a finished stage was made of other training images: its key knows the
-        folder's name alone."""
+        """ValueError where a stage was made of other images: its key knows the folder's name."""
         if not (path / PICTURES).exists():
             return
         if read_json(path / PICTURES)["fingerprint"] != open_images(self.data).fingerprint():
@@ -149,20 +145,6 @@ class ImageNetRun:
                 f"{path} was made of other images than those of {self.data}; give those, or "
                 "another folder for the stages"
             )
-
-    def crop(self, path, pictures):
-        s = self.setting
-        order = np.random.default_rng(0).permutation(len(pictures))[: s.num_data]
-        if len(order) < s.num_data:
-            raise ValueError(
-                f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the "
-                "whole training set"
-            )
-        about = {"images": pictures.fingerprint(), "resolution": s.resolution}
-        store = SampleStore(path, about, range(s.num_data), s.part)
-        for index in self.progress(store.pending(), desc="real images", unit="part"):
-            places = order[store.batches()[index]]
-            store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
 
     def make_fake_latents(self, path, paths):
         self.encode(path / "latents", open_images(merged(paths["fake-images"])))
@@ -247,18 +229,6 @@ def trained_head(folder: Path) -> Path:
     """The head of lowest validation loss; the last where no images are kept for validation."""
     best = folder / "best.safetensors"
     return best if best.exists() else folder / "last.safetensors"
-
-
-def merged(folder: Path) -> Path:
-    """A folder `all` beside the parts of a set of images, with links to all their shards, whose
-    names tell them apart."""
-    together = folder / "all"
-    together.mkdir(exist_ok=True)
-    for shard in sorted(folder.glob("part-*/samples_*.npz")):
-        link = together / shard.name
-        if not link.exists():
-            link.symlink_to(Path("..") / shard.parent.name / shard.name)
-    return together
 
 
 def run(

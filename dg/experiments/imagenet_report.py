@@ -1,5 +1,4 @@
-"""Report of the experiments on ImageNet, from their results file and some images of every
-system."""
+"""Report of the experiments on ImageNet, from results and some images of every system."""
 
 import numpy as np
 
@@ -19,8 +18,7 @@ FOREIGN = Note("The features are not those of the published numbers: do not comp
 
 
 def write(folder, outcome: dict, images: dict[str, np.ndarray]) -> None:
-    """Write results.json, the pictures, report.html and report.md to `folder`. images: by system,
-    uint8 [N, H, W, 3] of the same seeds."""
+    """Write results, pictures and report. images: by system, uint8 [N, H, W, 3], equal seeds."""
     write_results(folder, outcome, describe(folder, outcome, images))
 
 

@@ -1,5 +1,4 @@
-"""Stages that make something: models, discriminators, samples. Each fills a folder by the library
-calls of the scripts."""
+"""Stages that make something, by the library calls of the scripts: models, heads, samples."""
 
 from dataclasses import replace
 
@@ -19,8 +18,7 @@ from dg.training import train_discriminator
 
 
 def make_model(context: Context, path, paths: Paths, name: str) -> None:
-    """A model of the setting: fetched, or trained from scratch or from where another one's training
-    ended."""
+    """A model of the setting: fetched, or trained, perhaps from where another training ended."""
     setting, model = context.setting, context.setting.models[name]
     if model.published:
         context.resolve(model.published)
@@ -82,8 +80,7 @@ def make_discriminator(context: Context, path, paths: Paths, training: Training)
 
 
 def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
-    """Distance of a selection set to the real training images, for every weight; the least one is
-    chosen."""
+    """The weight whose selection set is nearest to the real training images."""
     s, table = context.setting, {}
     model = load_classifier(paths["reference"] / "classifier.safetensors")
     reference = extract_features(model, context.images("train"))

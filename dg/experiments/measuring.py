@@ -1,5 +1,4 @@
-"""Stages that measure: features of real images, distances of samples to them, likelihood of test
-images."""
+"""Stages that measure: features of real images, distances to them, likelihood of test images."""
 
 from dataclasses import replace
 
@@ -146,8 +145,7 @@ def measure_floor(context: Context, path, paths: Paths) -> None:
 
 
 def _halves(meter: Meter) -> list[dict]:
-    """Random halves of all images, and a random part of the training images against held-out
-    ones."""
+    """Random halves of all images; a random part of the training images against held-out ones."""
     s, context, rows = meter.setting, meter.context, []
     images, real = context.reference_images(), meter.reference().features
     splits = (context.images(split) for split in ("train", "test"))

@@ -1,5 +1,4 @@
-"""The kinds of generative models that a setting may have: how each is trained, saved and what its
-likelihood is."""
+"""The kinds of models that a setting may have: how each is trained, saved and measured."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,5 +1,4 @@
-"""The pictures of a report; everything they show comes from the results file and the stages' own
-folders."""
+"""The pictures of a report, from the results file and the stages' own folders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,8 +40,7 @@ class Source:
 
     @cache  # noqa: B019
     def images(self, system: str) -> np.ndarray:
-        """The first set of a system, uint8 [N, H, W, C]; the same seeds for all systems, from 0
-        on."""
+        """The first set of a system, uint8 [N, H, W, C]; seeds from 0 on, as of all systems."""
         return load_images(self.paths[f"sample-{system}"] / "set0").images
 
     def name(self, kind: str, base: str) -> str:
@@ -57,8 +55,7 @@ class Source:
 
 
 def fair_floor(outcome: dict) -> bool:
-    """Whether real against real has as many images as the systems, so that its distance is a floor
-    for theirs."""
+    """Whether real against real has as many images as the systems, and so is a floor."""
     settings = outcome["settings"]
     return settings["reference_split"] == "all" or outcome["floor_images"] >= settings["num_images"]
 
@@ -206,8 +203,7 @@ def curves(source: Source) -> list[Picture]:
 
 
 def ratios(source: Source) -> list[Picture]:
-    """Histograms of the log ratio of held-out real and of generated images, of an unconditional
-    discriminator."""
+    """Histograms of the log ratio of held-out real and of generated images, without classes."""
     ((base, guided),) = pairs(source.outcome).items()
     heldout, device = source.context.images("test").images, source.context.device
     discriminator, found = source.guided(guided)[1].discriminator, []

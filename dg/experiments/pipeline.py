@@ -2,17 +2,13 @@
 
 import multiprocessing
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dg.experiments.costs import Cost
+from dg.runtime.clock import kept_clock
 from dg.runtime.files import read_json, settings_hash, write_json
-
-SPENT_SECONDS = 10  # between two notes of the time that a stage has taken so far
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Stages:
             self.notify(f"{name}: done before, in {self.seconds[name]:.1f} s")
             return path
         path.mkdir(parents=True, exist_ok=True)
-        with _clock(path / "seconds.json") as spent:
+        with kept_clock(path / "seconds.json") as spent:
             stage.make(path, paths or {})
         self.seconds[name] = self.took[path] = spent()
         write_json(done, {"seconds": self.seconds[name], "settings": stage.settings})
@@ -69,8 +65,7 @@ class Stages:
         return path
 
     def run_all(self, plan: list[Stage], only: Iterable[str] | None = None) -> dict[str, Path]:
-        """Run the stages of a plan, or some of them with what they need; folders by name.
-        ValueError for an unknown one."""
+        """Folders by name of the stages of a plan, or of those in `only` and what they need."""
         wanted, paths = needed(plan, (s.name for s in plan) if only is None else only), {}
         for stage in plan:
             if stage.name in wanted:
@@ -95,33 +90,6 @@ class Stages:
         """Forget everything: the next run starts over."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
-
-
-@contextmanager
-def _clock(file: Path):
-    """Yields what tells the seconds so far, those of interrupted runs included, which `file`
-    keeps."""
-    before = read_json(file) if file.exists() else 0.0
-    start, over = time.perf_counter(), threading.Event()
-
-    def spent() -> float:
-        return before + time.perf_counter() - start
-
-    def keep():
-        # A killed process cannot say how long it has worked.
-        while not over.wait(SPENT_SECONDS):
-            write_json(file, spent())
-
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
-    try:
-        yield spent
-    except BaseException:
-        write_json(file, spent())
-        raise
-    finally:
-        over.set()
-        thread.join()
 
 
 def needed(plan: list[Stage], names: Iterable[str]) -> set[str]:

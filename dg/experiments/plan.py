@@ -2,21 +2,20 @@
 
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from dg.experiments import making, measuring
 from dg.experiments.context import ORDER_SEED, Context
 from dg.experiments.costs import generation_cost, likelihood_cost, model_cost, training_cost
 from dg.experiments.pipeline import Stage, needed
 from dg.experiments.study import System
-from dg.runtime.files import plain, settings_hash, sha256_of
+from dg.runtime.files import content_of, plain
 
 
 def plan(context: Context) -> list[Stage]:
     """Models, reference, discriminators, systems, floor."""
     s, study = context.setting, context.study
     systems, trainings = study.systems.values(), study.trainings.values()
-    data = {"data": _content(context.experiment.source), "pool": s.pool}
+    data = {"data": content_of(context.experiment.source), "pool": s.pool}
     data["order"] = [s.order, ORDER_SEED]
     used = {user.model for user in (*systems, *trainings)}
     stages = [_model(context, name, data) for name in s.models if name in used]
@@ -113,8 +112,7 @@ def _needs(context: Context, system: System) -> list[str]:
 
 
 def _system(context: Context, name: str, system: System, data: dict) -> list[Stage]:
-    """Samples, their distances and their likelihood; the same system has the same stages in every
-    study of a setting."""
+    """Samples, distances, likelihood; stages that all studies of a setting share."""
     s, needs, title = context.setting, _needs(context, system), system.title
     needs += ["weights"] * (system.weights == "chosen")
     sizes = {"num_images": s.num_images, "num_sets": s.num_sets}
@@ -135,8 +133,7 @@ def _system(context: Context, name: str, system: System, data: dict) -> list[Sta
 
 
 def split_plan(context: Context, stages: list[Stage]) -> tuple[set[str], set[str]]:
-    """(what only the systems need that a second process may sample meanwhile, all that depends on
-    none of it)."""
+    """(what a second process makes, for the systems aside alone; what depends on none of it)."""
     ends = {True: [], False: []}
     for stage in stages:
         kind, _, system = stage.name.partition("-")
@@ -144,14 +141,3 @@ def split_plan(context: Context, stages: list[Stage]) -> tuple[set[str], set[str
             ends[system in context.study.aside].append(stage.name)
     aside = needed(stages, ends[True]) - needed(stages, ends[False])
     return aside, {stage.name for stage in stages if not needed(stages, [stage.name]) & aside}
-
-
-def _content(source) -> list:
-    """What a stage depends on, of a data set: its content (of a folder the names and sizes), not
-    where it lies."""
-    path = Path(source)
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file()]
-        sizes = [[file.relative_to(path).as_posix(), file.stat().st_size] for file in files]
-        return [path.name, settings_hash(sorted(sizes))]
-    return [path.name, sha256_of(path)] if path.is_file() else [path.name]

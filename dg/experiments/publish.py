@@ -14,8 +14,7 @@ MOST_BYTES = 2_000_000  # of one file in the repository
 
 
 def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
-    """Copy results.json, report.md and the pictures; ValueError for a file that is too large to
-    keep."""
+    """Copy results.json, report.md and pictures; ValueError for a file too large to keep."""
     target = docs / name
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(results.iterdir()):

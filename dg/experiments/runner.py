@@ -1,5 +1,4 @@
-"""Run an experiment: from data to measured systems, stage by stage; results file and report at the
-end."""
+"""Run an experiment stage by stage: from data to measured systems, results and report."""
 
 import json
 import os
@@ -132,8 +131,7 @@ def training_log(folder: Path) -> dict:
 
 
 def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
-    """What a system took: seconds of all trainings, and for 1,000 images; a guided one with all
-    that guidance needs."""
+    """Seconds of all trainings that a system needs, and for 1,000 images; its size."""
     setting, system = context.setting, context.study.systems[name]
     model = setting.models[system.model]
     trained = [head.training for head in system.heads if head.training != "released"]

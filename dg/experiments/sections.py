@@ -80,8 +80,7 @@ def _likelihood_caption(outcome: dict) -> str:
 
 
 def _significance(outcome: dict) -> list:
-    """Several trainings against the unguided mean, as reproduction A did, and what so many can
-    show."""
+    """Several trainings against the unguided mean, as reproduction A did."""
     base = outcome["metrics"]["unguided"]["fd"]["mean"]
     means = [outcome["metrics"][name]["fd"]["mean"] for name in outcome["comparison"]]
     if len(means) < 2 or not np.std(means):
@@ -102,8 +101,7 @@ def _significance(outcome: dict) -> list:
 
 
 def _longer_training(outcome: dict) -> list:
-    """Would the time be better spent on the network? Where a system is the same network after more
-    steps."""
+    """Guidance against more steps of the same network, where a system is that network."""
     settings, costs, shown = outcome["settings"], outcome["costs"], tables.pairs(outcome)
     models = settings["models"]
     for name, system in outcome["systems"].items():

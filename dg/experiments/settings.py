@@ -237,8 +237,7 @@ def tiny(num_images: int) -> dict:
 
 
 def smoke(setting: Setting) -> Setting:
-    """The same study on untrained tiny networks and the embedded digits: meaningless, to see that
-    everything runs."""
+    """The same on untrained tiny networks and embedded digits, to see that everything runs."""
     score = (SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8))
     classifier = dict(steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,))
     return replace(

@@ -16,8 +16,7 @@ STUDIES: dict[str, Callable[[Setting], Study]] = {}
 
 
 def study(title: str, question: str, xlabel: str | None = None, **options) -> Callable:
-    """Make a study of a function that gives its systems in a setting; the unguided one joins
-    them."""
+    """Make a study of a function that gives the systems beside the unguided one."""
 
     def registered(systems_in):
         def made(setting: Setting) -> Study:
@@ -82,8 +81,7 @@ def _from_scratch(setting: Setting):
     nll=True,
 )
 def recipes(setting):
-    """The main table: unguided, the authors' released head, their recipe trained here, the default
-    recipe."""
+    """The main table: the authors' released head, their recipe, the default recipe."""
     released = {"released": System("authors' released discriminator", (Head("released"),))}
     return (released if setting.released else {}) | {
         "authors": System("authors' recipe", (Head("authors", "last"),)),
@@ -99,8 +97,7 @@ def recipes(setting):
     "equally many images; the classifier was trained on labels before.)",
 )
 def extractors(setting):
-    """What the head sees: features of a classifier, of the score network itself, or the noisy
-    images alone."""
+    """Features of a classifier, of the score network itself, or the noisy images alone."""
     score, classifier, strong = (Head("score"),), (Head("as-long"),), (4.0, 0.0)
     wide = System("score network's encoder, head of 128 channels", (Head("score-wide"),))
     return {
@@ -218,8 +215,7 @@ def steps(setting):
     tests="significance",
 )
 def significance(setting):
-    """n discriminators, from other seeds of the training, against the unguided model on the same
-    seeds."""
+    """Discriminators that differ in the seed of their training alone."""
     names = ["authors", *(f"authors-seed-{seed}" for seed in range(1, setting.num_members))]
     return {
         name: System(f"authors' recipe, training seed {seed}", (Head(name, "last"),))
@@ -246,8 +242,7 @@ def lora(setting):
     "members, logits averaged",
 )
 def ensemble(setting):
-    """The members of reproduction B alone and together, with the right average and with the one
-    that failed."""
+    """Reproduction B's members alone and together, and with the average that failed."""
     members = tuple(Head(name, "last") for name in ("authors", *(f"d{i}" for i in range(1, 6))))
     systems = {f"d{i}": System(f"D{i} alone", (head,)) for i, head in enumerate(members)}
     systems["d0"] = replace(systems["d0"], x=1)

@@ -1,5 +1,4 @@
-"""Cells of the tables of a report, from its results file alone: the README's tables are made of
-them too."""
+"""Cells of a report's tables, from the results file alone; the README's tables use them too."""
 
 from functools import cache
 from pathlib import Path
@@ -34,8 +33,7 @@ def metric_names(outcome: dict) -> list[str]:
 
 
 def pairs(outcome: dict) -> dict[str, str]:
-    """The guided system that is shown beside each unguided one: the one called guided, else the one
-    of least distance."""
+    """The guided system shown beside each unguided one: that named so, else the nearest one."""
     shown, systems = {}, outcome["systems"]
     for base in systems:
         found = [name for name, s in systems.items() if s["heads"] and s["against"] == base]
@@ -52,8 +50,7 @@ def columns(outcome: dict) -> list[str]:
 
 
 def rows(outcome: dict) -> list[list[str]]:
-    """Title, mean ± sd of every metric, published value and how many sd the mean is off it; real
-    against real at the end."""
+    """Title, mean ± sd of every metric, published value and how many sd the mean is off it."""
     table = []
     for name, system in [*outcome["systems"].items(), ("floor", {"title": FLOOR})]:
         metrics = outcome["metrics"][name]
@@ -65,8 +62,7 @@ def rows(outcome: dict) -> list[list[str]]:
 
 
 def cell(outcome: dict, metric: str, entry: dict | None) -> str:
-    """Mean and standard deviation (of bits/dim: standard error) of a metric, with as many decimals
-    as the setting says."""
+    """Mean and sd (of bits/dim: standard error) of a metric, in the setting's decimals."""
     if entry is None:
         return ""
     sd = entry.get("sd", entry.get("standard_error"))

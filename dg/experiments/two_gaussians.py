@@ -102,8 +102,7 @@ def image_sets(n: int, seed: int = 0) -> list[ImageSet]:
 def train_small(
     settings: Settings, size: int, loss: str, folder, device="cpu", **kwargs
 ) -> Discriminator:
-    """A head trained with one loss on `size` images of each kind for `steps` steps; the last one,
-    averaged."""
+    """A head trained with one loss on `size` images of each kind, at the end of the training."""
     real, fake = image_sets(size)
     images = 2 * int(size * settings.training.split[0])  # real and generated, of an epoch
     batch = min(settings.training.batch_size, images)
@@ -126,8 +125,7 @@ def best_head(discriminator: Discriminator, folder) -> Discriminator:
 def run(
     settings: Settings, folder: Path, results: Path, command: str, device, progress, notify
 ) -> dict:
-    """Train every loss on every size; write results.json, pictures and report to `results`; return
-    the results."""
+    """Train every loss on every size; write results and report to `results`; return them."""
     stages, found = Stages(folder, notify), {}
     with one_thread(device):  # so small a head is slower on several
         for size in settings.sizes:

@@ -9,7 +9,7 @@ from dg.experiments.pipeline import Stage, Stages, in_two_processes, needed
 def clock(monkeypatch):
     """Time that passes only where a stage says so."""
     now = [0.0]
-    monkeypatch.setattr("dg.experiments.pipeline.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("dg.runtime.clock.time.perf_counter", lambda: now[0])
     return now
 
 
