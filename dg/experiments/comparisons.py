@@ -12,15 +12,13 @@ from dataclasses import replace
 
 from dg.data.datasets import load_images
 from dg.evaluation.classifier import ClassifierTraining
-from dg.experiments.settings import Model, Setting, tiny
+from dg.experiments.settings import CORE, Model, Setting, tiny
 from dg.experiments.study import Head, Study, System, Training
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.vae_sampling import VAESampling
 from dg.pretraining.presets import DDPM_PRESETS, SCORE_PRESETS, VAE_PRESETS
 from dg.recipes import PRESETS
 from dg.sampling import Sampling
-
-MEASURED = ("fd", "kid", "precision", "recall")
 
 # Digits -------------------------------------------------------------------------------------------
 
@@ -41,7 +39,7 @@ DIGITS = Setting(
     recipes={"digits": PRESETS["digits"]},
     streamed=False,
     reference_split="all",
-    metrics=(*MEASURED, "fd_heldout", "fd_pixels"),
+    metrics=(*CORE, "fd_heldout", "fd_pixels"),
     decimals=dict(fd=2, fd_heldout=2, kid=3, precision=3, recall=3, fd_pixels=3),
     candidates=(1.0, 2.0, 4.0, 6.0),
     num_data=3000,
@@ -129,7 +127,7 @@ MNIST_GPU = Setting(
     feature_training=ClassifierTraining(epochs=6, batch_size=128),
     streamed=False,
     num_reference=10_000,
-    metrics=(*MEASURED, "fid", "agreement"),
+    metrics=(*CORE, "fid", "agreement"),
     num_data=20_000,
     num_images=10_000,
     nll_steps=128,
@@ -148,8 +146,7 @@ MNIST_CPU = replace(
         edm_steps=12,
         ddpm_steps=25,
     ),
-    # EDM's images are harder to tell from real ones: after 10 epochs its discriminator had learned
-    # little.
+    # EDM's images are harder to tell from real ones: 10 epochs taught its discriminator little.
     recipes=_heads(20, 10, eval_images=300),
     head_width=32,
     feature_training=ClassifierTraining(epochs=2, batch_size=128),
@@ -223,8 +220,7 @@ def _deviations(setting: Setting) -> tuple[str, ...]:
     )
 
 
-STUDIES: dict[str, Callable[[Setting], Study]] = dict(digits=digits, mnist=mnist)
-STUDIES["mnist-cond"] = mnist
+STUDIES = {"digits": digits, "mnist": mnist, "mnist-cond": mnist}
 
 
 def setting_of(name: str, profile: str = "full", gpu: bool = False) -> Setting:

@@ -8,7 +8,6 @@ import numpy as np
 
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
-from dg.data.sample_store import SampleStore
 from dg.experiments.settings import Setting
 from dg.experiments.study import Study, System
 from dg.guidance import BOOSTING, DiscriminatorGuidance
@@ -16,7 +15,7 @@ from dg.models.loading import load_model
 from dg.runtime.downloads import resolve
 from dg.runtime.files import read_json
 from dg.runtime.progress import Progress, silent
-from dg.sampling import describe, generate
+from dg.sampling import fill_store
 
 ORDER_SEED = 0  # data files may be sorted by class
 Paths = dict[str, Path]  # folders of stages, by name
@@ -147,17 +146,4 @@ class Context:
         """Fill the store at `path` with the images of consecutive seeds."""
         seeds, size = range(first_seed, first_seed + count), self.setting.batch_size
         run = dict(device=self.device, progress=self.progress)
-        sample(path, net, sampling, seeds, size, guidance, **run)
-
-
-def sample(
-    path, net, sampling, seeds: range, batch_size: int, guidance=None, described=None, **kwargs
-) -> None:
-    """Fill the store at `path` with the images of these seeds; `kwargs` as for `generate`.
-
-    described  of all this, where `describe` has been asked before: it hashes all networks
-    """
-    described = described or describe(net, sampling, guidance)
-    generate(
-        net, SampleStore(path, described, list(seeds), batch_size), sampling, guidance, **kwargs
-    )
+        fill_store(path, net, sampling, seeds, size, guidance, **run)

@@ -7,10 +7,12 @@ into parts of consecutive seeds, so that machines which share nothing but a file
 every n-th part.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dg.checkpoints import load_discriminator
+from dg.checkpoints import load_discriminator, trained_head
 from dg.data.latents import load_set
 from dg.data.reader import load_images, open_images
 from dg.data.stores import merged, store_crops
@@ -21,11 +23,9 @@ from dg.evaluation.measure import available, metric_estimates
 from dg.evaluation.measurement import Measurement
 from dg.evaluation.uncertainty import summarise
 from dg.experiments import imagenet_report
-from dg.experiments.context import sample
 from dg.experiments.costs import Cost
 from dg.experiments.imagenet_settings import Setting, System
 from dg.experiments.pipeline import Stage, Stages, needed
-from dg.experiments.runner import training_log
 from dg.guidance import DiscriminatorGuidance
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.dit import load_vae
@@ -35,8 +35,8 @@ from dg.runtime.downloads import resolve
 from dg.runtime.files import plain, read_json, write_json
 from dg.runtime.progress import Progress
 from dg.runtime.provenance import provenance
-from dg.sampling import describe
-from dg.training import train_discriminator
+from dg.sampling import describe, fill_store
+from dg.training import train_discriminator, training_log
 from guided_diffusion import load_encoder
 
 FAKE_SEED = 10_000_000  # of the discriminator's training images, far from the measured ones
@@ -47,6 +47,7 @@ ENCODED = 256  # images of a batch of latents
 SUSTAINED = 50e12
 
 
+@dataclass
 class ImageNetRun:
     """The stages, each a method that fills a folder through the same library calls as the scripts.
 
@@ -55,18 +56,13 @@ class ImageNetRun:
            make all
     """
 
-    def __init__(
-        self,
-        name: str,
-        setting: Setting,
-        data,
-        progress: Progress,
-        notify,
-        device,
-        shard: tuple[int, int] | None = None,
-    ):
-        self.name, self.setting, self.data, self.shard = name, setting, data, shard
-        self.progress, self.notify, self.device = progress, notify, device
+    name: str
+    setting: Setting
+    data: object
+    progress: Progress
+    notify: Callable[[str], None] | None
+    device: object
+    shard: tuple[int, int] | None = None
 
     def plan(self) -> list[Stage]:
         """All stages in an order in which they can be run; nothing is loaded for it."""
@@ -184,7 +180,7 @@ class ImageNetRun:
         for part in range(first, -(-count // s.part), step):
             seeds = range(seed + part * s.part, seed + min((part + 1) * s.part, count))
             folder, sizes = path / f"part-{part:04d}", (seeds, s.batch_size)
-            sample(folder, model, system.sampling, *sizes, guidance, device=self.device, **run)
+            fill_store(folder, model, system.sampling, *sizes, guidance, device=self.device, **run)
 
     def measurement(self) -> Measurement:
         told = dict(progress=self.progress, notify=self.notify)
@@ -193,8 +189,7 @@ class ImageNetRun:
         )
 
     def make_reference(self, path, paths):
-        """ADM's reference batch: statistics of the whole training set, and 10,000 images for
-        precision and recall."""
+        """ADM's reference batch: statistics of the training set, and images for recall."""
         measurement = self.measurement()
         found = measurement.reference(self.setting.reference)
         save_features(path / "reference.npz", found)
@@ -223,12 +218,6 @@ class ImageNetRun:
             "extractor": read_json(paths["reference"] / "about.json"),
             "training": training_log(paths["train"]),
         }
-
-
-def trained_head(folder: Path) -> Path:
-    """The head of lowest validation loss; the last where no images are kept for validation."""
-    best = folder / "best.safetensors"
-    return best if best.exists() else folder / "last.safetensors"
 
 
 def run(

@@ -4,10 +4,11 @@ import numpy as np
 
 from dg.evaluation import figures
 from dg.evaluation.measure import METRICS
+from dg.evaluation.published import published_rows
 from dg.evaluation.report import Document, Note, Picture, Section, Table, text_of
 from dg.evaluation.tables import how_it_was_run
 from dg.experiments.report import write_results
-from dg.experiments.tables import distance_name, published_rows
+from dg.experiments.tables import distance_name
 
 SHOWN = 32  # images of a grid
 LEAD = (

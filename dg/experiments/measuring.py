@@ -16,11 +16,10 @@ from dg.evaluation.measure import metric_estimates, metric_values
 from dg.evaluation.metrics import feature_distance, frechet_distance, statistics
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
+from dg.experiments.settings import CORE
 from dg.experiments.study import System
 from dg.runtime.catalogue import CATALOGUE
 from dg.runtime.files import cache_folder, write_json
-
-CORE = ("fd", "kid", "precision", "recall")
 
 
 def make_reference(context: Context, path, paths: Paths) -> None:

@@ -94,38 +94,26 @@ def sweep(source: Source) -> list[Picture]:
 
 def selection(source: Source) -> list[Picture]:
     """Distance of the selection sets against the guidance weight."""
-    (_, base), *others = source.outcome["selection"]["fd"]
-    weights, distances = zip(*others, strict=True)
-    return [
-        source.draw(
-            "weights",
-            "Chosen on seeds of their own, against the training images; the numbers above use "
-            "neither.",
-            figures.distance_sweep,
-            list(weights),
-            list(distances),
-            [0.0] * len(others),
-            baseline=(base, 0.0),
-            chosen=source.outcome["selection"]["chosen"],
-            ylabel="FD to training images",
-            title="Choice of the guidance weight (seeds of its own)",
-        )
-    ]
+    chosen, ((_, base), *others) = (source.outcome["selection"][name] for name in ("chosen", "fd"))
+    weights, distances = (list(values) for values in zip(*others, strict=True))
+    titles = dict(ylabel="FD to training images", chosen=chosen)
+    titles["title"] = "Choice of the guidance weight (seeds of its own)"
+    caption = "Chosen on seeds of their own, against the training images; the numbers above use "
+    shown = (figures.distance_sweep, weights, distances, [0.0] * len(others), (base, 0.0))
+    return [source.draw("weights", caption + "neither.", *shown, **titles)]
 
 
 def costs(source: Source) -> list[Picture]:
     """Distance against the time of sampling."""
-    outcome, settings = source.outcome, source.outcome["settings"]
-    points = {
-        system["title"]: {"seconds": outcome["costs"][name]["seconds_per_1000"]}
-        | {key: outcome["metrics"][name]["fd"][key] for key in ("mean", "sd")}
-        for name, system in outcome["systems"].items()
-    }
+    outcome, settings, points = source.outcome, source.outcome["settings"], {}
+    for name, costs in outcome["costs"].items():
+        fd, seconds = outcome["metrics"][name]["fd"], costs["seconds_per_1000"]
+        points[source.title(name)] = dict(seconds=seconds, mean=fd["mean"], sd=fd["sd"])
     images = settings["num_sets"] * settings["num_images"]
     caption = f"Sampling time against distance; time of {images:,} images on "
     caption += f"{machine_of(outcome)}, one process per model."
-    figure = figures.quality_against_cost
-    return [source.draw("cost", caption, figure, points, distance_name(outcome))]
+    shown = (figures.quality_against_cost, points, distance_name(outcome))
+    return [source.draw("cost", caption, *shown)]
 
 
 def before_and_after(source: Source) -> list[Picture]:
@@ -193,12 +181,11 @@ def curves(source: Source) -> list[Picture]:
     """Training of every discriminator of more than one epoch."""
     found = []
     for name, entry in source.outcome["trainings"].items():
-        if len(entry["log"]) > 1:
-            caption = f"{name}: loss and accuracy; validation loss is lowest at epoch "
-            caption += f"{entry['best_epoch']}."
-            shown = (figures.training_curves, entry["log"])
-            title = f"Discriminator: {name}"
-            found.append(source.draw(f"curves-{name}", caption, *shown, title=title))
+        if len(log := entry["log"]) > 1:
+            best, title = entry["best_epoch"], f"Discriminator: {name}"
+            caption = f"{name}: loss and accuracy; validation loss is lowest at epoch {best}."
+            shown = (f"curves-{name}", caption, figures.training_curves, log)
+            found.append(source.draw(*shown, title=title))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from dg.evaluation.figures.pictures import copy_with_palette
 from dg.experiments import tables
 from dg.runtime.files import read_json, write_text
-from dg.runtime.provenance import machine_of
+from dg.runtime.provenance import measured_by
 
 MOST_BYTES = 2_000_000  # of one file in the repository
 
@@ -38,7 +38,7 @@ def block(results: dict) -> str:
         found = {row[0]: row[1:] for row in tables.cost_rows(results)}
         columns = [*columns, *tables.COSTS]
         rows = [[*row, *found.get(row[0], [""] * len(tables.COSTS))] for row in rows]
-    text = f"{_measured(results)}; "
+    text = f"{measured_by(results)}; "
     text += f"budget {settings['budget']}; " if settings["budget"] else ""
     text += f"mean ± sd over {settings['num_sets']} sets of {settings['num_images']} seeds"
     if "nll" in tables.metric_names(results):
@@ -54,19 +54,8 @@ def block(results: dict) -> str:
         text += f"Guidance of weight {results['selection']['chosen']:g} changes FD by {fd}, "
         text += f"FD held out by {heldout} and KID by {kid}. "
     text += f"[Report](docs/results/{name}/report.md)."
-    return "\n".join([*_table(columns, rows), "", text])
-
-
-def _table(columns, rows) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows]]
-
-
-def _measured(results: dict) -> str:
-    threads, versions = results["hardware"]["threads"], results["versions"]
-    return (
-        f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on "
-        f"{machine_of(results)} ({threads} threads per process, torch {versions['torch']})"
-    )
+    lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows]]
+    return "\n".join([*lines, "", text])
 
 
 def fill(readme=Path("README.md"), docs=Path("docs/results")) -> None:

@@ -1,6 +1,5 @@
 """Run an experiment stage by stage: from data to measured systems, results and report."""
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -12,16 +11,14 @@ from dg.checkpoints import load_discriminator
 from dg.evaluation.uncertainty import compare, summarise
 from dg.experiments import report
 from dg.experiments.context import Context, Experiment, Paths
-from dg.experiments.measuring import CORE
 from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
+from dg.experiments.settings import CORE
 from dg.runtime.files import plain, read_json
 from dg.runtime.processes import one_thread
 from dg.runtime.progress import Progress, silent
 from dg.runtime.provenance import provenance
-from dg.training import best_entry
-
-LOGGED = "epoch step train_loss valid_loss train_accuracy valid_accuracy valid_auc valid_ece"
+from dg.training import training_log
 
 
 def run(
@@ -77,7 +74,11 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         setting.models if "models" in study.sections else (),
     )
     floor = read_json(paths["measure-floor"] / "metrics.json")
-    metrics = {name: _metrics(paths, name) for name in study.systems}
+    metrics = {}
+    for name in study.systems:
+        metrics[name] = summarise(read_json(paths[f"measure-{name}"] / "metrics.json"))
+        if f"nll-{name}" in paths:
+            metrics[name]["nll"] = read_json(paths[f"nll-{name}"] / "nll.json")
     metrics["floor"] = summarise(floor["rows"])
     extractor = read_json(paths["reference"] / "about.json")
     if extractor["name"] == "classifier":
@@ -114,20 +115,6 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "extractor": extractor,
         "settings": plain(setting),
     }
-
-
-def _metrics(paths: Paths, name: str) -> dict:
-    table = summarise(read_json(paths[f"measure-{name}"] / "metrics.json"))
-    if f"nll-{name}" in paths:
-        table["nll"] = read_json(paths[f"nll-{name}"] / "nll.json")
-    return table
-
-
-def training_log(folder: Path) -> dict:
-    """What the report shows of a discriminator's training."""
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    log = [{key: entry[key] for key in LOGGED.split() if key in entry} for entry in entries]
-    return {"log": log, "best_epoch": best_entry(entries)["epoch"]}
 
 
 def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:

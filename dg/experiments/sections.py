@@ -3,6 +3,7 @@
 import numpy as np
 
 from dg.evaluation.figures.style import mean_sd
+from dg.evaluation.published import published_rows
 from dg.evaluation.report import Code, Note, Table
 from dg.evaluation.significance import one_sample_t, smallest_detectable_difference
 from dg.evaluation.tables import how_it_was_run
@@ -23,8 +24,8 @@ def results(source: Source) -> list:
     if compared:
         sets, distance = outcome["settings"]["num_sets"], tables.distance_name(outcome)
         told = f"Paired t tests over {sets} sets; p is two-sided, not corrected for many systems."
-        difference = f"difference of {distance}"
-        headings = ["against unguided, paired by seeds", difference, "95% interval", "t", "p"]
+        headings = ["against unguided, paired by seeds", f"difference of {distance}"]
+        headings += ["95% interval", "t", "p"]
         items.append(Table(headings, compared, caption=told))
     if outcome["tests"] == "significance":
         items += _significance(outcome)
@@ -72,7 +73,7 @@ def _likelihood_caption(outcome: dict) -> str:
     if outcome["settings"]["models"]["score"]["published"]:
         known = ", ".join(
             f"{row['system']} {row['value']:g} ({row['source']})"
-            for row in tables.published_rows()
+            for row in published_rows()
             if row["metric"] == "nll" and row["system"].startswith("EDM")
         )
         text += f"Published: {known}. "
@@ -103,29 +104,28 @@ def _significance(outcome: dict) -> list:
 def _longer_training(outcome: dict) -> list:
     """Guidance against more steps of the same network, where a system is that network."""
     settings, costs, shown = outcome["settings"], outcome["costs"], tables.pairs(outcome)
-    models = settings["models"]
-    for name, system in outcome["systems"].items():
-        before = models[system["model"]]["continues"]
-        if not before or not shown:
-            continue
-        ((base, guided),) = shown.items()
-        steps, more = (models[which]["training"][1]["steps"] for which in (before, system["model"]))
-        seconds = {which: costs[which]["training_seconds"] for which in (base, guided, name)}
-        slower = costs[guided]["seconds_per_1000"] - costs[base]["seconds_per_1000"]
-        sampling = settings["num_images"] * settings["num_sets"] / 1000 * slower
-        fd = {which: outcome["metrics"][which]["fd"]["mean"] for which in (guided, name)}
-        return [
-            Note(
-                f"Would the time be better spent on the network? The row “{system['title']}” is "
-                f"the same network after {more - steps} more steps than its {steps}, which took "
-                f"{seconds[name] - seconds[base]:.0f} s; generating the discriminator's training "
-                "images, training it and sampling with it took "
-                f"{seconds[guided] - seconds[base] + sampling:.0f} s. FD: {fd[name]:.2f} with "
-                f"longer training, {fd[guided]:.2f} with guidance. Where a network can still be "
-                "trained, train it; guidance is for networks that are given."
-            )
-        ]
-    return []
+    models, systems = settings["models"], outcome["systems"]
+    longer = [name for name in systems if models[systems[name]["model"]]["continues"]]
+    if not longer or not shown:
+        return []
+    (name, *_), ((base, guided),) = longer, shown.items()
+    more = models[systems[name]["model"]]
+    steps = [model["training"][1]["steps"] for model in (models[more["continues"]], more)]
+    seconds = {which: costs[which]["training_seconds"] for which in (base, guided, name)}
+    slower = costs[guided]["seconds_per_1000"] - costs[base]["seconds_per_1000"]
+    sampling = settings["num_images"] * settings["num_sets"] / 1000 * slower
+    fd = {which: outcome["metrics"][which]["fd"]["mean"] for which in (guided, name)}
+    return [
+        Note(
+            f"Would the time be better spent on the network? The row “{systems[name]['title']}” is "
+            f"the same network after {steps[1] - steps[0]} more steps than its {steps[0]}, which "
+            f"took {seconds[name] - seconds[base]:.0f} s; generating the discriminator's training "
+            "images, training it and sampling with it took "
+            f"{seconds[guided] - seconds[base] + sampling:.0f} s. FD: {fd[name]:.2f} with longer "
+            f"training, {fd[guided]:.2f} with guidance. Where a network can still be trained, "
+            "train it; guidance is for networks that are given."
+        )
+    ]
 
 
 def costs(source: Source) -> list:

@@ -16,6 +16,8 @@ from dg.pretraining.presets import (
 from dg.recipes import DiscriminatorTraining
 from dg.sampling import Sampling
 
+CORE = ("fd", "kid", "precision", "recall")  # metrics of every setting
+
 
 @dataclass(frozen=True)
 class Model:
@@ -78,7 +80,7 @@ class Setting:
     reference: str | None = None  # published statistics; None: of the real images
     reference_split: str = "test"  # or "train", "all"
     num_reference: int | None = None  # real images, None for all
-    metrics: tuple[str, ...] = ("fd", "kid", "precision", "recall")
+    metrics: tuple[str, ...] = CORE
     decimals: dict[str, int] = field(default_factory=dict)
     weights: tuple[float, float] = (2.0, 0.0)
     candidates: tuple[float, ...] = ()  # first-order weights to choose from

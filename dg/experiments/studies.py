@@ -118,7 +118,6 @@ def extractors(setting):
     "epoch of the discriminator",
 )
 def epochs(setting):
-    """Paper, Fig. 3: distance against the epoch of the discriminator."""
     last, systems = trainings(setting)["authors"].settings, {}
     for epoch in range(last.keep_every, last.epochs + 1, last.keep_every):
         head = (Head("authors", f"epoch_{epoch:03d}"),)
@@ -137,7 +136,6 @@ def _unconditional(setting: Setting) -> bool:
     "Is the checkpoint of lowest validation loss the one that guides best?",
 )
 def selection(setting):
-    """Which checkpoint of a discriminator to use."""
     settings = trainings(setting)["authors"].settings
     fixed = min(2 * settings.keep_every, settings.epochs)
     found = {"best": ("lowest validation loss", "best"), "last": ("last epoch", "last")}
@@ -157,7 +155,6 @@ def selection(setting):
     "first-order weight, second-order weight 0",
 )
 def weights(setting):
-    """First- and second-order weights."""
     head, swept = (Head("default"),), (0.5, 1.0, 2.0, 4.0, 6.0)
     systems = {f"w{w:g}": System(f"weights ({w:g}, 0)", head, (w, 0.0), x=w) for w in swept}
     return systems | {
@@ -167,7 +164,6 @@ def weights(setting):
 
 @study("Window of noise levels", "At which noise levels does guidance help?")
 def window(setting):
-    """The window of VP time in which guidance acts."""
     windows = ((0.01, 1.0), (0.0, 1.0), (0.1, 1.0), (0.3, 1.0), (0.01, 0.6), (0.01, 0.3))
     return {
         f"{low:g}-{high:g}": System(

@@ -1,13 +1,10 @@
 """Cells of a report's tables, from the results file alone; the README's tables use them too."""
 
-from functools import cache
-from pathlib import Path
-
 from dg.evaluation.figures.style import mean_sd
+from dg.evaluation.published import first_matching
 from dg.evaluation.report import text_of
 from dg.evaluation.significance import paired_t
 from dg.evaluation.tables import duration, paired_test, ranking
-from dg.runtime.files import read_json
 
 TITLES = {
     "fd": "FD",
@@ -20,7 +17,6 @@ TITLES = {
 }
 COSTS = ["parameters", "training", "evaluations", "s / 1,000 images"]
 FLOOR = "real against real"
-PUBLISHED = Path(__file__).parents[2] / "stats" / "published.json"
 
 
 def distance_name(outcome: dict) -> str:
@@ -80,20 +76,10 @@ def text_table(outcome: dict) -> str:
 # Published numbers --------------------------------------------------------------------------------
 
 
-@cache
-def published_rows() -> list[dict]:
-    return read_json(PUBLISHED)["rows"]
-
-
 def published(outcome: dict, name: str, system: dict) -> list[dict]:
     """The published rows that stand beside a system."""
-    filters = outcome["settings"]["published"].get(name) or [system.get("published")]
-    known = [
-        [row for row in published_rows() if wanted.items() <= row.items()]
-        for wanted in filters
-        if wanted
-    ]
-    return [found[0] for found in known if found]
+    known = outcome["settings"]["published"].get(name)
+    return first_matching(known or [system.get("published")])
 
 
 def has_published(outcome: dict) -> bool:

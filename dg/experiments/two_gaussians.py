@@ -8,6 +8,7 @@ closed form.
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -91,12 +92,10 @@ class SmallHead(nn.Module):
         return self.leave(nn.functional.silu(h))
 
 
-def image_sets(n: int, seed: int = 0) -> list[ImageSet]:
+def image_sets(n: int) -> list[ImageSet]:
     """n real and n generated images; as bytes, which rounds values to 1 / 127.5."""
-    return [
-        ImageSet(to_uint8(gaussian.draw(n, 2 * seed + i)), None, f"gaussian{i}")
-        for i, gaussian in enumerate((DATA, MODEL))
-    ]
+    images = [to_uint8(gaussian.draw(n, seed)) for seed, gaussian in enumerate((DATA, MODEL))]
+    return [ImageSet(found, None, f"gaussian{i}") for i, found in enumerate(images)]
 
 
 def train_small(
@@ -134,21 +133,13 @@ def run(
                 make = partial(_train, settings, size, loss, device, progress)
                 path = stages.run(Stage(f"{loss}-{size}", key, [], make))
                 found[size, loss] = read_json(path / "errors.json")
-    errors = {
-        _title(size, which): {
-            name: {loss: found[size, loss][which][name] for loss in settings.losses}
-            for name in QUANTITIES
-        }
-        for size in settings.sizes
-        for which in ("best", "last")
-    }
-    metrics = {
-        f"{panel}, {loss}": {
-            f"{name}_error": summarise_repeats(lines[loss]) for name, lines in panels.items()
-        }
-        for panel, panels in errors.items()
-        for loss in settings.losses
-    }
+    errors, metrics = {}, {}
+    for (size, which), name in product(product(settings.sizes, ("best", "last")), QUANTITIES):
+        lines = {loss: found[size, loss][which][name] for loss in settings.losses}
+        errors.setdefault(_title(size, which), {})[name] = lines
+        for loss, values in lines.items():
+            entry = metrics.setdefault(f"{_title(size, which)}, {loss}", {})
+            entry[f"{name}_error"] = summarise_repeats(values)
     outcome = {"experiment": "two_gaussians", "metrics": metrics, "errors": errors}
     outcome["settings"] = asdict(settings)
     outcome |= provenance(command, stages.seconds, device)
@@ -171,16 +162,13 @@ def _train(settings: Settings, size: int, loss: str, device, progress, path, pat
 
 def _draw(folder: Path, settings: Settings, errors: dict, scatter: dict) -> None:
     # Of the many images the last checkpoint is as the best.
-    many = _title(settings.sizes[0], "last")
-    shown = {panel: lines for panel, lines in errors.items() if panel != many}
+    shown = {key: errors[key] for key in errors if key != _title(settings.sizes[0], "last")}
     ratio_errors(folder / "errors.png", settings.sigmas, shown)
-
-    def points(loss, name):
-        return {int(index): pair[name] for index, pair in scatter[loss].items()}
-
-    learned = {loss: points(loss, "learned_ratio") for loss in scatter}
-    truth = points(settings.losses[0], "ratio")
-    ratio_scatter(folder / "ratios.png", settings.sigmas, truth, learned)
+    truth, learned = (
+        {loss: {int(i): pair[name] for i, pair in pairs.items()} for loss, pairs in scatter.items()}
+        for name in ("ratio", "learned_ratio")
+    )
+    ratio_scatter(folder / "ratios.png", settings.sigmas, truth[settings.losses[0]], learned)
 
 
 def _title(size: int, which: str) -> str:
