@@ -195,6 +195,7 @@ MEANINGLESS = {
 @declared(NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
+    from dg.data.images import unheard
     from dg.evaluation.likelihood_estimators import likelihood_estimator
     from dg.models.loading import load_model
     from dg.runtime.downloads import resolve
@@ -209,7 +210,7 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
         net = load_model(resolve(network, console.progress, console.notify), device)
         estimator = likelihood_estimator(net, **flow)
         console.refuse(MEANINGLESS[estimator.model], f"a {estimator.model}")
-        images = load_images(data)
+        images = load_images(data, notify=console.notify if ranks.first else unheard)
         if num_samples is not None and seed is None:
             images = images.take(num_samples)
         elif num_samples is not None:

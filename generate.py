@@ -32,6 +32,7 @@ Examples:
 
 from functools import reduce
 from operator import add
+from pathlib import Path
 
 import click
 
@@ -88,7 +89,8 @@ def main(
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
-        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
+        names = _class_names(path, as_model(net).num_classes(sampling))
+        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names)
         if compiled:
             with console.option("--compile"):
                 guides = [] if guidance is None else guidance.networks()
@@ -134,6 +136,16 @@ def _file(name):
     from dg.runtime.downloads import resolve
 
     return name and resolve(name, console.progress, console.notify)
+
+
+def _class_names(path, num_classes):
+    """Names of the classes that pretrain.py has left beside a network, None where it has not."""
+    from dg.runtime.files import read_json
+
+    record = Path(path).with_name("training.json")
+    known = read_json(record) if num_classes and record.is_file() else None
+    names = known.get("class_names") if isinstance(known, dict) else None
+    return names if names and len(names) == num_classes else None
 
 
 def _sampling(net, options):

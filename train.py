@@ -54,17 +54,21 @@ def main(
         raise click.UsageError("--loss matching needs --network.")
     if settings.lora_rank and extractor != "classifier":
         raise click.UsageError("--lora_rank adapts the classifier; give it, or --lora_rank 0.")
+    from dg.data.images import unheard
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
     from dg.evaluation.figures import training_curves
     from dg.runtime.processes import process_group
     from dg.training import check_sets, train_discriminator
-    from dg.training_data import random_subset
+    from dg.training_data import doubts, random_subset
 
     with process_group(on_gpus=True) as ranks:
         device = console.pick_device(device, ranks.rank)
         with ranks.main_process_first():
-            real, fake = load_set(data), load_set(sample_dir)
+            notify = console.notify if ranks.first else unheard
+            real, fake = load_set(data, notify), load_set(sample_dir, notify)
+        for line in doubts(real, fake, data, sample_dir) if ranks.first else ():
+            notify(line)
         with console.option("--num_data"):
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):

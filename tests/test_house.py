@@ -27,7 +27,7 @@ CONSOLE, OPTIONS = "dg/runtime/console.py", "dg/options/"  # what speaks of the 
 HEAVY = {
     "PIL": {
         "dg/evaluation/figures/pictures.py",
-        "dg/data/image_files.py",
+        "dg/data/image_decoding.py",
         "dg/data/crops.py",
         "dg/data/sample_store.py",
     },

@@ -99,7 +99,7 @@ def test_two_processes_go_on_with_what_one_began(tmp_path):
     succeed(command + "3", out=tmp_path / "two")
     codes, errors = together(command + "5", out=tmp_path / "two")
     assert codes == [0, 0], errors
-    assert "network.safetensors: 5 steps" in errors[0] and "3/5" in errors[0] and errors[1] == ""
+    assert "parameters, 5 steps" in errors[0] and "3/5" in errors[0] and errors[1] == ""
     one, two = (
         edm.load_network(tmp_path / name / "network.safetensors").state_dict()
         for name in ("one", "two")

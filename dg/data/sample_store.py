@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +39,7 @@ class SampleStore:
                 only
     save_type   'npz': shards samples_000000-000063.npz (`samples`, `seeds`, `label`); 'png':
                 000123.png
+    class_names names of the classes by label, kept in the manifest where they are known
     subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
                 are
 
@@ -49,7 +52,9 @@ class SampleStore:
     kind = ImageSet  # of a batch
     keys = ("samples", "label")  # of its arrays in an npz file
 
-    def __init__(self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False):
+    def __init__(
+        self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False, class_names=None
+    ):
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
         if save_type not in ("npz", "png"):
@@ -67,7 +72,8 @@ class SampleStore:
         partition = dict(zip(PARTITION, (save_type, self.subdirs, batch_size), strict=True))
         which = {"num seeds": len(self.seeds), "seeds": _runs(self.seeds)}
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
-        self._open({"format": FORMAT, **partition, **which, **what})
+        names = {"class names": list(class_names)} if class_names else {}
+        self._open({"format": FORMAT, **partition, **which, **what, **names})
         writable_folder(self.records)
 
     def batches(self):
@@ -201,7 +207,9 @@ class SampleStore:
         path = self.outdir / "manifest.json"
         stored = read_json(path) if path.exists() else None
         ours = (
-            isinstance(stored, dict) and set(stored) == set(manifest) and stored["format"] == FORMAT
+            isinstance(stored, dict)
+            and set(stored) | {"class names"} == set(manifest) | {"class names"}
+            and stored["format"] == FORMAT
         )
         if stored is not None and not ours:
             raise ValueError(f"{path} is not a sample store's; use another folder")
@@ -213,6 +221,8 @@ class SampleStore:
             found -= {self.outdir / name for seeds in self._batches for name in self._names(seeds)}
         if foreign := sorted(path for path in found if path.exists()):
             raise ValueError(f"{foreign[0]} is not an image of this run; use another folder")
+        if stored is not None and "class names" in stored:
+            manifest = {"class names": stored["class names"], **manifest}
         if stored != manifest:
             write_json(path, manifest)
 
@@ -249,6 +259,17 @@ class SampleStore:
             (self.outdir / "dataset.json").unlink(missing_ok=True)
 
 
+def was_generated(source) -> bool:
+    """Whether a manifest says that the images of a folder, or of a file in it, were sampled."""
+    path = Path(source)
+    manifest = (path if path.is_dir() else path.parent) / "manifest.json"
+    try:
+        stored = read_json(manifest) if path.exists() and manifest.is_file() else {}
+        return stored["format"] == FORMAT and "network" in stored["settings"]
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 def _checked_seeds(seeds):
     seeds = [int(seed) for seed in seeds]
     if not seeds:
@@ -256,7 +277,7 @@ def _checked_seeds(seeds):
     if min(seeds) < 0:
         raise ValueError(f"seed {min(seeds)} is negative; give seeds from 0")
     if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
         raise ValueError(f"seed {twice} is given twice; give every seed once")
     return seeds
 

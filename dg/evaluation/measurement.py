@@ -82,7 +82,7 @@ class Measurement:
                     f"{source} holds statistics of all its images; leave num_samples out"
                 )
             return [None]
-        stream = open_images(source)
+        stream = open_images(source, notify=self.notify)
         self.extractor.check(stream.name, stream.shape)
         if num_sets > 1:
             stream.positions(num_sets * num_samples)  # refused where there are fewer
@@ -104,7 +104,7 @@ class Measurement:
                 f"taken for {self.extractor.name}"
             )
         if found.features is None and self.keep_reference and "images" in kinds:
-            stream = open_images(source)
+            stream = open_images(source, notify=self.notify)
             collected = self.collect(stream, stream.positions(None), keep=True)
             found = collected and replace(found, features=collected.features)
         return found

@@ -1,42 +1,13 @@
 """A new experiment from its setting to its report: CONTRIBUTING.md's example, run as it stands."""
 
+import re
+from pathlib import Path
+
 from dg.runtime.files import read_json
 
-EXAMPLE = '''\
-"""Does a discriminator that has seen more epochs guide better?"""
-
-from dataclasses import replace
-
-from dg.experiments.context import Experiment
-from dg.experiments.runner import run
-from dg.experiments.settings import SETTINGS, smoke
-from dg.experiments.study import Head, Study, System, Training
-from dg.experiments.tables import text_table
-from dg.recipes import PRESETS
-
-# Where: data, networks, sizes; here tiny ones, on the embedded digits.
-setting = replace(smoke(SETTINGS["mnist-14"]), title="digits, tiny networks")
-
-# What is asked: discriminators, and the systems that are compared on equal seeds.
-recipe = replace(PRESETS["score"], eval_images=20)
-trainings = {f"{n}-epochs": Training("score", replace(recipe, epochs=n)) for n in (1, 2)}
-systems = {"unguided": System("unguided")} | {
-    name: System(f"guided, {name}", (Head(name),), weights=(2.0, 0.0), x=training.settings.epochs)
-    for name, training in trainings.items()
-}
-study = Study(
-    "Epochs on the digits",
-    "Does a discriminator that has seen more epochs guide better?",
-    systems,
-    xlabel="epochs of the discriminator",
-    trainings=trainings,
-)
-
-if __name__ == "__main__":
-    experiment = Experiment("epochs-digits", setting, study)
-    outcome = run(experiment, "runs/epochs-digits", "results/epochs-digits")
-    print(text_table(outcome))  # the report: results/epochs-digits/report.html
-'''
+CONTRIBUTING = Path(__file__).parents[3] / "CONTRIBUTING.md"
+MARKS = r"<!-- example:experiment -->\n```python\n(.*?)```\n<!-- /example:experiment -->"
+EXAMPLE = re.search(MARKS, CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)[1]
 
 
 def test_the_example_of_contributing(tmp_path, monkeypatch, capsys):
