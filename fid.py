@@ -139,7 +139,7 @@ def _measurement(
 
 
 def _provenance(seconds, device):
-    from dg.experiments.provenance import provenance
+    from dg.runtime.provenance import provenance
 
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     return provenance(command, seconds, device)

@@ -88,10 +88,9 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
     click.echo(f"report: {folder / 'report.html'}")
     if publish:
         from dg.experiments import publish as publishing
-        from dg.experiments import readme_tables as readme
 
         click.echo(f"published to {publishing.publish(folder, job.name)}")
-        readme.fill()
+        publishing.fill()
 
 
 def _job(name, profile, dry_run, choices, common) -> Job:

@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-from dg.experiments.provenance import provenance
+from dg.runtime.provenance import provenance
 
 
 def in_turns(works: list, rounds: int) -> Iterator:

@@ -35,6 +35,12 @@ def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None
         write_safetensors(file, head.state_dict(), FORMAT, config)
 
 
+def trained_head(folder: Path) -> Path:
+    """The head of lowest validation loss; the last where no images are kept for validation."""
+    best = folder / "best.safetensors"
+    return best if best.exists() else folder / "last.safetensors"
+
+
 def load_discriminator(
     classifier_path=None,
     head_path=None,

@@ -237,6 +237,25 @@ def generate(
     return GenerationResult(total, seconds)
 
 
+def fill_store(
+    path,
+    net,
+    sampling: SamplingSettings,
+    seeds: Sequence[int],
+    batch_size: int,
+    guidance: edm.Guidance | None = None,
+    described: dict | None = None,
+    **kwargs,
+) -> GenerationResult:
+    """Generate the images of `seeds` into the store at `path`; `kwargs` as for `generate`.
+
+    described  of all this, where `describe` has been asked before: it hashes all networks
+    """
+    described = described or describe(net, sampling, guidance)
+    store = SampleStore(path, described, list(seeds), batch_size)
+    return generate(net, store, sampling, guidance, **kwargs)
+
+
 def _drawn_in_chunks(
     draw, seeds: Sequence[int], most: int, notify
 ) -> tuple[np.ndarray, np.ndarray | None, int]:

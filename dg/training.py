@@ -1,5 +1,6 @@
 """Training of a discriminator's head: real against generated images at every noise level (Kim et al. 2023, Eq. 7)."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,10 @@ __all__ = [
     "best_entry",
     "check_sets",
     "train_discriminator",
+    "training_log",
 ]
+
+REPORTED = "epoch step train_loss valid_loss train_accuracy valid_accuracy valid_auc valid_ece"
 
 
 def train_discriminator(
@@ -111,6 +115,13 @@ def train_discriminator(
 def best_entry(log: list[dict]) -> dict:
     """The epoch that `best.safetensors` holds, of lowest validation loss; without validation the last."""
     return min(log, key=lambda entry: entry.get("valid_loss", -entry["epoch"]))
+
+
+def training_log(folder: Path) -> dict:
+    """What a report shows of a training: the measures of every epoch, and the best one."""
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    log = [{key: entry[key] for key in REPORTED.split() if key in entry} for entry in entries]
+    return {"log": log, "best_epoch": best_entry(entries)["epoch"]}
 
 
 class Trainer:

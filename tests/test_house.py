@@ -27,7 +27,6 @@ CONSOLE, OPTIONS = "dg/runtime/console.py", "dg/options/"  # what speaks of the 
 HEAVY = {
     "PIL": {
         "dg/evaluation/figures/pictures.py",
-        "dg/experiments/publish.py",
         "dg/data/image_decoding.py",
         "dg/data/crops.py",
         "dg/data/sample_store.py",

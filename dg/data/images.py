@@ -93,6 +93,14 @@ class ImageSet(LabelledSet):
         return to_float(self.images[index])
 
 
+def pooled(data: ImageSet, size: int) -> ImageSet:
+    """Images averaged over squares of `size` pixels."""
+    n, height, width, channels = data.images.shape
+    squares = data.images.reshape(n, height // size, size, width // size, size, channels)
+    images = squares.mean(axis=(2, 4)).round().astype(np.uint8)
+    return replace(data, images=images, name=f"{data.name} / {size}")
+
+
 def checked_images(name, dtype, shape):
     """Return `shape`; ValueError unless an array of it can be images."""
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:

@@ -110,6 +110,11 @@ def frechet_distance(mu, sigma, mu_ref, sigma_ref):
     return float(difference @ difference + np.trace(sigma) + np.trace(sigma_ref) - 2 * trace_root)
 
 
+def feature_distance(features, features_ref) -> float:
+    """Fréchet distance of features [N, D] to features_ref [M, D]."""
+    return frechet_distance(*statistics(features), *statistics(features_ref))
+
+
 def polynomial_kernel(x, y):
     """Kernel matrix (x.y / D + 1)^3, [N, M], of float64 x [N, D] and y [M, D]; the kernel of KID."""
     return (x @ y.T / x.shape[1] + 1) ** 3

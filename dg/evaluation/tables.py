@@ -1,7 +1,14 @@
-"""Tables of measurements for the terminal."""
+"""Tables of measurements, and of what they took: for the terminal and for reports."""
 
+import math
+
+import numpy as np
+
+from dg.evaluation.figures.style import mean_sd
 from dg.evaluation.measure import METRICS
-from dg.evaluation.report import text_of
+from dg.evaluation.report import Code, Section, Table, text_of
+from dg.evaluation.significance import paired_t
+from dg.runtime.provenance import machine_of
 
 
 def measurement_table(results: dict) -> str:
@@ -56,3 +63,59 @@ def _cell(value):
         return f"{value['mean']:.4f} ± {value['sd']:.4f} (min {value['min']:.4f})"
     spread = value.get("standard_error", value.get("sd_of_splits"))
     return f"{value['value']:.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+
+
+def ranking(values: dict[str, tuple[float, float]], unit="", least=True) -> list[str]:
+    """Who is best, the value, who is next, and how far ahead the best is in standard deviations (of
+    the two together).
+
+    values  (mean, sd) by name; sd 0 where it was measured once
+    """
+    order = sorted(values, key=lambda name: values[name][0] if least else -values[name][0])
+    (first, sd0), (second, sd1) = (values[name] for name in order[:2])
+    spread = math.hypot(sd0, sd1)
+    ahead = f"{abs(first - second) / spread:.1f} sd" if spread else "measured once"
+    return [order[0], f"{mean_sd(first, sd0)}{unit}", order[1], ahead]
+
+
+def paired_test(values, base) -> list[str] | None:
+    """Difference, 95% interval, t and p of values paired with those of `base`; None where there is
+    no spread."""
+    differences = np.subtract(values, base)
+    if len(differences) < 2 or not np.ptp(differences):
+        return None
+    test, sd = paired_t(values, base), float(np.std(differences, ddof=1))
+    interval = f"{test.low:+.3f} to {test.high:+.3f}"
+    return [f"{test.difference:+.3f} (sd {sd:.3f})", interval, f"{test.t:.2f}", f"{test.p:.2g}"]
+
+
+def how_it_was_run(outcome: dict, *, extra=()) -> Section:
+    """The section of every report that says on what it was run and for how long."""
+    hardware, seconds = outcome["hardware"], outcome["seconds"]
+    versions = ", ".join(f"{name} {version}" for name, version in outcome["versions"].items())
+    machine = (
+        f"{machine_of(outcome)}, {hardware['cores']} cores, {hardware['threads']} threads "
+        f"per process, device {hardware['device']}; {duration(seconds['total'])} of stages; "
+        f"{versions}."
+    )
+    table = Table(["stage", "seconds"], stage_seconds(seconds))
+    return Section("How it was run", [Code(outcome["command"]), machine, table, *extra])
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def stage_seconds(seconds: dict[str, float]) -> list[list[str]]:
+    """Seconds of every stage; those of many systems are added up by kind of stage."""
+    kinds = ("sample", "measure", "nll")
+    many, groups = sum(name.startswith("sample-") for name in seconds) > 6, {}
+    for name, value in seconds.items():
+        kind = name.split("-")[0]
+        key = kind if many and kind in kinds else name
+        count, total = groups.get(key, (0, 0.0))
+        groups[key] = (count + 1, total + value)
+    return [
+        [key if count == 1 else f"{key} ({count})", f"{total:.1f}"]
+        for key, (count, total) in groups.items()
+    ]

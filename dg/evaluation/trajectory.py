@@ -1,7 +1,12 @@
-"""A guidance that looks on: records what the sampler sees, and leaves everything to another guidance."""
+"""What a sampler sees along the way: the denoised image of every step, and its noise level."""
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from dg.models.discrete_sampling import as_cond_fn
+from dg.sampling import draw_images
+from edm import StackedRandomGenerator
 from edm.guidance import Guidance, WrappedGuidance
 
 
@@ -27,3 +32,35 @@ class TrajectoryRecorder(WrappedGuidance):
             self.denoised.append(denoised)
             self.sigmas.append(float(sigma.flatten()[0]))
         return denoised
+
+
+@torch.no_grad()
+def score_trajectory(net, seeds, sampling, guidance=None, device="cpu"):
+    """(denoised images, noise levels) of every step of a score network's sampler."""
+    recorder = TrajectoryRecorder(guidance)
+    draw_images(net, seeds, sampling, recorder, device=device)
+    return recorder.denoised, recorder.sigmas
+
+
+@torch.no_grad()
+def ddim_trajectory(model, seeds, sampling, guidance=None, device="cpu"):
+    """Predicted clean images of a DDPM's DDIM steps, and their noise levels at EDM scale."""
+    diffusion, denoised = model.respaced(str(sampling.num_steps)), []
+    rnd, size = StackedRandomGenerator(device, seeds), model.img_resolution
+    noise = rnd.randn([len(seeds), model.img_channels, size, size], device=device)
+    classes = one_hot = None
+    if model.label_dim:
+        classes = rnd.randint(model.label_dim, size=[len(seeds)], device=device)
+        one_hot = torch.eye(model.label_dim, device=device)[classes]
+    if guidance is not None:
+        guidance.begin(noise)
+    diffusion.ddim_sample_loop(
+        model.net,
+        noise.to(torch.float64),
+        randn_like=rnd.randn_like,
+        denoised_fn=lambda x: denoised.append(x) or x,
+        cond_fn=guidance and as_cond_fn(guidance, diffusion, one_hot),
+        model_kwargs={} if classes is None else {"y": classes},
+    )
+    alpha_bar = diffusion.schedule.alphas_cumprod[::-1]
+    return denoised, np.sqrt((1 - alpha_bar) / alpha_bar)

@@ -85,6 +85,23 @@ def summarise_repeats(values) -> dict:
     }
 
 
+def summarise(rows: list[dict]) -> dict:
+    """`summarise_repeats` of every metric, from one dict of metrics for each repetition."""
+    return {name: summarise_repeats([row[name] for row in rows]) for name in rows[0]}
+
+
+def compare(guided: dict, unguided: dict) -> dict:
+    """Two summaries on the same seeds, metric by metric: ratio of the means, and mean and sd of the
+    paired differences."""
+    table = {}
+    for name in guided:
+        after, before = (np.array(metrics[name]["values"]) for metrics in (guided, unguided))
+        sd = float((after - before).std(ddof=1)) if len(after) > 1 else 0.0
+        ratio = float(after.mean() / before.mean()) if before.mean() else float("nan")
+        table[name] = {"ratio": ratio, "difference": float((after - before).mean()), "sd": sd}
+    return table
+
+
 def mean_estimate(values) -> Estimate:
     """Mean of independent values [n], n at least 2, with Student's t interval."""
     x = np.asarray(values, dtype=np.float64)

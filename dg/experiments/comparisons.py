@@ -12,21 +12,13 @@ from dataclasses import replace
 
 from dg.data.datasets import load_images
 from dg.evaluation.classifier import ClassifierTraining
-from dg.experiments.settings import Model, Setting
+from dg.experiments.settings import CORE, Model, Setting, tiny
 from dg.experiments.study import Head, Study, System, Training
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.vae_sampling import VAESampling
-from dg.pretraining.presets import (
-    DDPM_PRESETS,
-    SCORE_PRESETS,
-    VAE_PRESETS,
-    ScoreTraining,
-    VAETraining,
-)
+from dg.pretraining.presets import DDPM_PRESETS, SCORE_PRESETS, VAE_PRESETS
 from dg.recipes import PRESETS
 from dg.sampling import Sampling
-
-MEASURED = ("fd", "kid", "precision", "recall")
 
 # Digits -------------------------------------------------------------------------------------------
 
@@ -47,7 +39,7 @@ DIGITS = Setting(
     recipes={"digits": PRESETS["digits"]},
     streamed=False,
     reference_split="all",
-    metrics=(*MEASURED, "fd_heldout", "fd_pixels"),
+    metrics=(*CORE, "fd_heldout", "fd_pixels"),
     decimals=dict(fd=2, fd_heldout=2, kid=3, precision=3, recall=3, fd_pixels=3),
     candidates=(1.0, 2.0, 4.0, 6.0),
     num_data=3000,
@@ -63,42 +55,34 @@ DIGITS_SMOKE = replace(
     recipes={"digits": replace(PRESETS["digits"], epochs=2)},
     candidates=(1.0, 2.0),
     num_selection=80,
-    num_data=160,
-    num_images=80,
-    num_sets=2,
-    batch_size=80,
+    **tiny(80),
 )
-TIME_MAX = (
-    0.6  # VP time of sigma 6, which noise levels of the discriminator's training seldom exceed
-)
+TIME_MAX = 0.6  # VP time of sigma 6, which noise levels of the discriminator's training rarely pass
+DIGITS_SECTIONS = ("results", "pairs", "strips", "discriminators", "ratios", "selection", "run")
 
 
 def digits(setting: Setting) -> Study:
     """The default experiment."""
     guided = System("guided", (Head("digits"),), weights="chosen", window=(0.01, TIME_MAX))
+    longer = System("unguided, trained longer", model="longer")
+    caption = (
+        "FD: Fréchet distance to all 1,797 real digits; held out: to the 360 that no network has "
+        "seen; in pixels: without the classifier. Precision and recall: k = 3."
+    )
+    head = (
+        "A small head on the score network's own frozen encoder, which sees the noisy image at the "
+        "same noise level: its forward pass is the one that denoises anyway. It is trained to tell "
+        "real from generated images, and its logit estimates the log density ratio whose gradient "
+        "corrects the score."
+    )
     return Study(
         "Discriminator guidance on hand-written digits",
         "A small diffusion model, sampled from the same seeds without and with guidance.",
-        {
-            "unguided": System("unguided"),
-            "guided": guided,
-            "longer": System("unguided, trained longer", model="longer"),
-        },
+        {"unguided": System("unguided"), "guided": guided, "longer": longer},
         trainings={"digits": Training("score", setting.recipes["digits"])},
         aside=("unguided", "longer"),
-        sections=("results", "pairs", "strips", "discriminators", "ratios", "selection", "run"),
-        texts={
-            "caption": (
-                "FD: Fréchet distance to all 1,797 real digits; held out: to the 360 that no "
-                "network has seen; in pixels: without the classifier. Precision and recall: k = 3.",
-            ),
-            "discriminators": (
-                "A small head on the score network's own frozen encoder, which sees the noisy "
-                "image at the same noise level: its forward pass is the one that denoises anyway. "
-                "It is trained to tell real from generated images, and its logit estimates the log "
-                "density ratio whose gradient corrects the score.",
-            ),
-        },
+        sections=DIGITS_SECTIONS,
+        texts={"caption": (caption,), "discriminators": (head,)},
     )
 
 
@@ -113,9 +97,9 @@ def _models(edm, ddpm, vae, edm_steps: int, ddpm_steps: int) -> dict[str, Model]
     }
 
 
-def _preset(presets, name: str, width: dict | None = None, **changes) -> tuple:
+def _preset(preset, width: dict | None = None, **changes) -> tuple:
     """A preset's network, with other arguments, and its training, with changes."""
-    network, training = presets[name]
+    network, training = preset
     return network | (width or {}), replace(training, **changes)
 
 
@@ -125,23 +109,16 @@ def _heads(edm: int, ddpm: int, **changes) -> dict:
     return {model: replace(PRESETS["default"], epochs=n, **changes) for model, n in epochs.items()}
 
 
+MNIST_EDM, MNIST_VAE = SCORE_PRESETS["mnist"], VAE_PRESETS["mnist-vae"]
+WIDE_EDM = dict(steps=23_450, batch_size=256, lr=1e-3, ema_halflife=50_000, precision="bfloat16")
 MNIST_GPU = Setting(
     title="MNIST, three models trained here",
     data="mnist",
     order="shared",
     models=_models(
-        _preset(
-            SCORE_PRESETS,
-            "mnist",
-            dict(model_channels=64),
-            steps=23_450,
-            batch_size=256,
-            lr=1e-3,
-            ema_halflife=50_000,
-            precision="bfloat16",
-        ),
-        _preset(DDPM_PRESETS, "mnist-ddpm", precision="bfloat16"),
-        (VAE_PRESETS["mnist-vae"][0] | dict(width=64), VAETraining(steps=46_900)),
+        _preset(MNIST_EDM, dict(model_channels=64), **WIDE_EDM),
+        _preset(DDPM_PRESETS["mnist-ddpm"], precision="bfloat16"),
+        _preset(MNIST_VAE, dict(width=64), steps=46_900),
         edm_steps=18,
         ddpm_steps=100,
     ),
@@ -150,7 +127,7 @@ MNIST_GPU = Setting(
     feature_training=ClassifierTraining(epochs=6, batch_size=128),
     streamed=False,
     num_reference=10_000,
-    metrics=(*MEASURED, "fid", "agreement"),
+    metrics=(*CORE, "fid", "agreement"),
     num_data=20_000,
     num_images=10_000,
     nll_steps=128,
@@ -163,14 +140,13 @@ MNIST_GPU = Setting(
 MNIST_CPU = replace(
     MNIST_GPU,
     models=_models(
-        _preset(SCORE_PRESETS, "mnist", steps=1500),
-        _preset(DDPM_PRESETS, "mnist-ddpm-small", steps=1500, batch_size=64),
-        (VAE_PRESETS["mnist-vae"][0], VAETraining(steps=1500, batch_size=64)),
+        _preset(MNIST_EDM, steps=1500),
+        _preset(DDPM_PRESETS["mnist-ddpm-small"], steps=1500, batch_size=64),
+        _preset(MNIST_VAE, steps=1500, batch_size=64),
         edm_steps=12,
         ddpm_steps=25,
     ),
-    # EDM's images are harder to tell from real ones: after 10 epochs its discriminator had learned
-    # little.
+    # EDM's images are harder to tell from real ones: 10 epochs taught its discriminator little.
     recipes=_heads(20, 10, eval_images=300),
     head_width=32,
     feature_training=ClassifierTraining(epochs=2, batch_size=128),
@@ -186,25 +162,20 @@ MNIST_SMOKE = replace(
     MNIST_CPU,
     **ON_DIGITS,
     models=_models(
-        (SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)),
-        _preset(DDPM_PRESETS, "digits-ddpm", steps=3, batch_size=8, num_steps=20),
-        (VAE_PRESETS["digits-vae"][0], VAETraining(steps=3, batch_size=8)),
+        _preset(SCORE_PRESETS["digits"], steps=4, batch_size=8),
+        _preset(DDPM_PRESETS["digits-ddpm"], steps=3, batch_size=8, num_steps=20),
+        _preset(VAE_PRESETS["digits-vae"], steps=3, batch_size=8),
         edm_steps=3,
         ddpm_steps=4,
     ),
     feature_training=ClassifierTraining(epochs=1),
     recipes=_heads(1, 1, eval_images=20),
-    num_data=160,
-    num_images=40,
-    num_sets=2,
     num_reference=200,
     nll_images=4,
     nll_steps=3,
-    batch_size=40,
     budget="seconds; meaningless",
+    **tiny(40),
 )
-
-
 MNIST_SECTIONS = (
     *("results", "costs", "guidance", "discriminators", "pairs", "strips", "likelihood"),
     *("models", "images", "deviations", "run"),
@@ -212,16 +183,13 @@ MNIST_SECTIONS = (
 
 
 def mnist(setting: Setting) -> Study:
-    """EDM against DDPM and VAE in training time, sampling speed, likelihood and distance; and
-    guidance of two of them."""
-    systems = {}
-    for model, weight in (("edm", (2.0, 0.0)), ("ddpm", (1.0, 0.0)), ("vae", None)):
-        title = setting.models[model].title
-        systems[model] = System(title, model=model, against=None)
-        if weight is not None:
-            systems[f"{model}_guided"] = System(
-                f"{title}, guided", (Head(model),), weight, model=model, against=model
-            )
+    """EDM against DDPM and VAE, and what guidance does to the two that it can guide."""
+    systems, weights = {}, {"edm": (2.0, 0.0), "ddpm": (1.0, 0.0)}
+    for model, entry in setting.models.items():
+        systems[model] = System(entry.title, model=model, against=None)
+        if model in weights:
+            guided = System(f"{entry.title}, guided", (Head(model),), weights[model])
+            systems[f"{model}_guided"] = replace(guided, model=model, against=model)
     return Study(
         "MNIST: EDM against DDPM and VAE",
         "Three generative models trained from scratch, and what a U-Net discriminator trained from "
@@ -239,25 +207,20 @@ def mnist(setting: Setting) -> Study:
 
 def _deviations(setting: Setting) -> tuple[str, ...]:
     """What the comparison cannot claim, by its numbers."""
-    ddpm = setting.models["ddpm"]
+    ddpm, edm = setting.models["ddpm"], setting.models["edm"]
     training, seen = ddpm.training[1], ddpm.training[1].steps * ddpm.training[1].batch_size
     return (
         f"The DDPM has seen {seen:,} training images ({seen / 60_000:.1f} epochs of MNIST; "
-        "MNISTDiffusion trains for "
-        "100 epochs). None of the models is at its best.",
+        "MNISTDiffusion trains for 100 epochs). None of the models is at its best.",
         f"DDPM samples by DDIM in {ddpm.sampling.num_steps} of its {training.num_steps:,} steps, "
-        f"clipped to [-1, 1]; EDM by {setting.models['edm'].sampling.num_steps} Heun steps. The "
-        "VAE shows the means of its pixels.",
+        f"clipped to [-1, 1]; EDM by {edm.sampling.num_steps} Heun steps. The VAE shows the means "
+        "of its pixels.",
         "The VAE is no strong one (published ones with more latents and flows do better); it is "
         "here as the comparison that MNIST projects usually make.",
     )
 
 
-STUDIES: dict[str, Callable[[Setting], Study]] = {
-    "digits": digits,
-    "mnist": mnist,
-    "mnist-cond": mnist,
-}
+STUDIES = {"digits": digits, "mnist": mnist, "mnist-cond": mnist}
 
 
 def setting_of(name: str, profile: str = "full", gpu: bool = False) -> Setting:

@@ -1,5 +1,4 @@
-"""What the stages of an experiment share: its images, networks, guidances, and how samples are
-drawn."""
+"""What the stages of an experiment share: images, networks, guidances, how samples are drawn."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dg.checkpoints import load_discriminator
-from dg.data.datasets import SPLITS, ImageSet, load_images
-from dg.experiments.common import sample
+from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
 from dg.experiments.settings import Setting
 from dg.experiments.study import Study, System
 from dg.guidance import BOOSTING, DiscriminatorGuidance
@@ -17,6 +15,7 @@ from dg.models.loading import load_model
 from dg.runtime.downloads import resolve
 from dg.runtime.files import read_json
 from dg.runtime.progress import Progress, silent
+from dg.sampling import fill_store
 
 ORDER_SEED = 0  # data files may be sorted by class
 Paths = dict[str, Path]  # folders of stages, by name
@@ -69,28 +68,24 @@ class Context:
         return self.experiment.study
 
     def images(self, split: str) -> ImageSet:
-        """The images of a split, "train", "test" or "all", in an order that depends on nothing but
-        a fixed seed."""
+        """The images of a split, "train", "test" or "all", in an order by a fixed seed."""
         if split not in self.loaded:
-            data = self._load(split)
-            if self.setting.order != "file":
-                data = data.subset(self._order(split, len(data)))
+            data, order = self._load(split), self.setting.order
+            if order != "file":
+                rng = np.random.default_rng(ORDER_SEED)
+                if order == "shared" and split == "test":
+                    rng.permutation(len(self.images("train")))  # which comes first
+                data = data.subset(rng.permutation(len(data)))
             self.loaded[split] = data
         return self.loaded[split]
 
-    def _order(self, split: str, count: int) -> np.ndarray:
-        rng = np.random.default_rng(ORDER_SEED)
-        if self.setting.order == "shared" and split == "test":
-            rng.permutation(len(self.images("train")))  # which comes first
-        return rng.permutation(count)
-
     def _load(self, split: str) -> ImageSet:
-        source = self.experiment.source
+        source, size = self.experiment.source, self.setting.pool
         if split == "all":
             return load_images(source)
         known = SPLITS.get(source)
         data = load_images(source, split="heldout" if known and split not in known else split)
-        return pooled(data, self.setting.pool) if self.setting.pool > 1 else data
+        return pooled(data, size) if size > 1 else data
 
     def reference_images(self) -> ImageSet:
         """The real images that distances are measured to."""
@@ -134,17 +129,11 @@ class Context:
             for head in system.heads
         ]
         lora = files[0].with_name(f"lora_{system.heads[0].checkpoint}.safetensors")
-        discriminator = load_discriminator(
-            self.classifier_path(paths),
-            files,
-            net,
-            device=self.device,
-            lora_path=lora if lora.exists() else None,
-            average=system.average,
-        )
-        boost = None
-        if boosting and self.boosted(system):
-            boost = replace(BOOSTING["authors"], S_churn=system.S_churn)
+        loading = dict(lora_path=lora if lora.exists() else None, average=system.average)
+        classifier = self.classifier_path(paths)
+        discriminator = load_discriminator(classifier, files, net, device=self.device, **loading)
+        boosted = boosting and self.boosted(system)
+        boost = replace(BOOSTING["authors"], S_churn=system.S_churn) if boosted else None
         weights = weights or self.weights(paths, system)
         return DiscriminatorGuidance(discriminator, weights, *system.window, boost)
 
@@ -155,22 +144,6 @@ class Context:
 
     def sample(self, path, net, sampling, first_seed: int, count: int, guidance=None) -> None:
         """Fill the store at `path` with the images of consecutive seeds."""
-        sample(
-            path,
-            net,
-            sampling,
-            first_seed,
-            count,
-            self.setting.batch_size,
-            guidance,
-            self.device,
-            progress=self.progress,
-        )
-
-
-def pooled(data: ImageSet, size: int) -> ImageSet:
-    """Images averaged over squares of `size` pixels."""
-    n, height, width, channels = data.images.shape
-    squares = data.images.reshape(n, height // size, size, width // size, size, channels)
-    images = squares.mean(axis=(2, 4)).round().astype(np.uint8)
-    return replace(data, images=images, name=f"{data.name} / {size}")
+        seeds, size = range(first_seed, first_seed + count), self.setting.batch_size
+        run = dict(device=self.device, progress=self.progress)
+        fill_store(path, net, sampling, seeds, size, guidance, **run)

@@ -1,20 +1,18 @@
 """What a stage will cost, before it is run: rough figures, for deciding whether to start it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # The paper reports about one A100-hour for the 50,000 generated CIFAR-10 images of its
 # discriminator, 35 evaluations each, by a network of 55.7 million parameters, and about ten minutes
 # for the discriminator (50,000 pairs, 60 epochs).
 EVALUATIONS_PER_GPU_HOUR = 50_000 * 35
-REFERENCE_PARAMETERS, REFERENCE_PIXELS = 55.7e6, 32 * 32
+REFERENCE_PIXELS = 32 * 32
 GUIDED_STEP = 1.62  # times an unguided one: measured on a CPU with the authors' code and classifier
 PAIRS_PER_GPU_HOUR = 6 * 50_000 * 60
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Images generated, evaluations of the score network, hours on an A100, bytes on the disk; 0
-    where not counted."""
+class Cost(NamedTuple):
+    """Images, evaluations of networks, hours on an A100, bytes on the disk; 0: not counted."""
 
     images: int = 0
     evaluations: int = 0
@@ -22,12 +20,7 @@ class Cost:
     bytes: int = 0
 
     def __add__(self, other):
-        return Cost(
-            self.images + other.images,
-            self.evaluations + other.evaluations,
-            self.gpu_hours + other.gpu_hours,
-            self.bytes + other.bytes,
-        )
+        return Cost(*(mine + more for mine, more in zip(self, other, strict=True)))
 
 
 def generation_cost(
@@ -35,25 +28,21 @@ def generation_cost(
 ) -> Cost:
     """Of generating `images` images."""
     evaluations = images * setting.models[model].num_evaluations(num_steps)
-    hours = evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(setting, model)
-    return Cost(
-        images, evaluations, hours * (GUIDED_STEP if guided else 1), images * _values(setting)
-    )
+    hours = _hours(setting, model, evaluations) * (GUIDED_STEP if guided else 1)
+    channels = 1 if setting.data in ("mnist", "digits") else 3
+    return Cost(images, evaluations, hours, images * channels * _resolution(setting) ** 2)
 
 
 def likelihood_cost(setting, model: str = "score") -> Cost:
     """Of the likelihood of test images: two evaluations a step, each with a backward pass."""
     evaluations = 2 * setting.nll_images * setting.nll_steps
-    relative = _relative_size(setting, model)
-    return Cost(
-        evaluations=evaluations, gpu_hours=3 * evaluations / EVALUATIONS_PER_GPU_HOUR * relative
-    )
+    return Cost(0, evaluations, _hours(setting, model, 3 * evaluations))
 
 
 def training_cost(setting, epochs: int, model: str = "score") -> Cost:
     """Of a discriminator of so many epochs."""
-    pairs = setting.num_data * epochs
-    return Cost(gpu_hours=pairs / PAIRS_PER_GPU_HOUR * _relative_size(setting, model))
+    hours = setting.num_data * epochs / PAIRS_PER_GPU_HOUR
+    return Cost(gpu_hours=hours * _relative_size(setting, model))
 
 
 def model_cost(setting, name: str = "score") -> Cost:
@@ -64,22 +53,19 @@ def model_cost(setting, name: str = "score") -> Cost:
     _, settings = model.training
     before = setting.models[model.continues].training[1].steps if model.continues else 0
     evaluations = 3 * (settings.steps - before) * settings.batch_size
-    hours = evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(setting, name)
-    return Cost(evaluations=evaluations, gpu_hours=hours)
+    return Cost(0, evaluations, _hours(setting, name, evaluations))
+
+
+def _hours(setting, model: str, evaluations: int) -> float:
+    return evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(setting, model)
 
 
 def _resolution(setting) -> int:
-    sizes = {"mnist": 28, "digits": 8}
-    return sizes.get(setting.data, 32) // setting.pool
-
-
-def _values(setting) -> int:
-    return _resolution(setting) ** 2 * (1 if setting.data in ("mnist", "digits") else 3)
+    return {"mnist": 28, "digits": 8}.get(setting.data, 32) // setting.pool
 
 
 def _relative_size(setting, name: str) -> float:
-    """Work of one evaluation relative to the CIFAR-10 network: by width squared and number of
-    pixels."""
+    """Work of one evaluation relative to the CIFAR-10 network, by squared width and pixels."""
     pixels, model = _resolution(setting) ** 2 / REFERENCE_PIXELS, setting.models[name]
     if model.published:
         return pixels

@@ -7,25 +7,25 @@ into parts of consecutive seeds, so that machines which share nothing but a file
 every n-th part.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from dg.checkpoints import load_discriminator
-from dg.data.reader import kinds_of, load_images, open_images
-from dg.data.sample_store import SampleStore
+from dg.checkpoints import load_discriminator, trained_head
+from dg.data.latents import load_set
+from dg.data.reader import load_images, open_images
+from dg.data.stores import merged, store_crops
 from dg.discriminator import build_discriminator
-from dg.evaluation.feature_sets import collect, load_features, save_features
+from dg.evaluation.feature_sets import load_features, save_features
 from dg.evaluation.features import load_extractor
-from dg.evaluation.measure import available, evaluate
+from dg.evaluation.measure import available, metric_estimates
+from dg.evaluation.measurement import Measurement
+from dg.evaluation.uncertainty import summarise
 from dg.experiments import imagenet_report
-from dg.experiments.common import sample, summarise, training_log
 from dg.experiments.costs import Cost
 from dg.experiments.imagenet_settings import Setting, System
 from dg.experiments.pipeline import Stage, Stages, needed
-from dg.experiments.provenance import provenance
 from dg.guidance import DiscriminatorGuidance
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.dit import load_vae
@@ -34,8 +34,9 @@ from dg.pretraining.latents import Encoding, encode, latent_store
 from dg.runtime.downloads import resolve
 from dg.runtime.files import plain, read_json, write_json
 from dg.runtime.progress import Progress
-from dg.sampling import describe
-from dg.training import train_discriminator
+from dg.runtime.provenance import provenance
+from dg.sampling import describe, fill_store
+from dg.training import train_discriminator, training_log
 from guided_diffusion import load_encoder
 
 FAKE_SEED = 10_000_000  # of the discriminator's training images, far from the measured ones
@@ -46,6 +47,7 @@ ENCODED = 256  # images of a batch of latents
 SUSTAINED = 50e12
 
 
+@dataclass
 class ImageNetRun:
     """The stages, each a method that fills a folder through the same library calls as the scripts.
 
@@ -54,18 +56,13 @@ class ImageNetRun:
            make all
     """
 
-    def __init__(
-        self,
-        name: str,
-        setting: Setting,
-        data,
-        progress: Progress,
-        notify,
-        device,
-        shard: tuple[int, int] | None = None,
-    ):
-        self.name, self.setting, self.data, self.shard = name, setting, data, shard
-        self.progress, self.notify, self.device = progress, notify, device
+    name: str
+    setting: Setting
+    data: object
+    progress: Progress
+    notify: Callable[[str], None] | None
+    device: object
+    shard: tuple[int, int] | None = None
 
     def plan(self) -> list[Stage]:
         """All stages in an order in which they can be run; nothing is loaded for it."""
@@ -87,13 +84,9 @@ class ImageNetRun:
         for name, system in s.systems.items():
             settings = {"classifier": s.classifier, "head": system.head, "weight": system.weight}
             settings["time_min"] = system.time_min
-            sample = f"sample-{name}"
-            plan.append(
-                self._images(
-                    sample, s.num_images, system.sampling, settings, system.title, system.head
-                )
-            )
-            needs, make = [sample, "reference"], partial(self.measure, name=name)
+            told, needs = (settings, system.title, system.head), [f"sample-{name}", "reference"]
+            plan.append(self._images(needs[0], s.num_images, system.sampling, *told))
+            make = partial(self.measure, name=name)
             plan.append(Stage(f"measure-{name}", {"metrics": METRICS}, needs, make))
         return plan
 
@@ -107,8 +100,7 @@ class ImageNetRun:
         return Stage(name, settings, ["train"] if head == "trained" else [], make, cost, title)
 
     def _cost(self, images: int, sampling: DDPMSampling, guided: bool = False) -> Cost:
-        """Of images at so many steps: classifier-free guidance evaluates the network twice,
-        gradients are the classifier's."""
+        """Of images: classifier-free guidance evaluates twice, gradients are the classifier's."""
         network, gradient = self.setting.operations
         per_step = network * (2 if {sampling.LT_cfg, sampling.ST_cfg} - {None, 1.0} else 1)
         per_step += gradient * (bool(sampling.classifier_scale) + guided)
@@ -127,8 +119,7 @@ class ImageNetRun:
         return model.with_classifier(load_encoder(self.resolve(s.classifier), self.device))
 
     def make_real(self, path, paths):
-        """Latents of all training images, or crops of so many of them, drawn at random; and which
-        images these are."""
+        """Latents of all training images, or random crops of some; and which images these are."""
         pictures = open_images(self.data)
         if pictures.labels is None:
             raise ValueError(
@@ -137,12 +128,12 @@ class ImageNetRun:
         if self.setting.vae:
             self.encode(path / "latents", pictures)
         else:
-            self.crop(path / "images", pictures)
+            sizes = (self.setting.num_data, self.setting.resolution, self.setting.part)
+            store_crops(path / "images", pictures, *sizes, self.progress)
         write_json(path / PICTURES, {"fingerprint": pictures.fingerprint()})
 
     def check_real(self, path):
-        """ValueError where a finished stage was made of other training images: its key knows the
-        folder's name alone."""
+        """ValueError where a stage was made of other images: its key knows the folder's name."""
         if not (path / PICTURES).exists():
             return
         if read_json(path / PICTURES)["fingerprint"] != open_images(self.data).fingerprint():
@@ -150,20 +141,6 @@ class ImageNetRun:
                 f"{path} was made of other images than those of {self.data}; give those, or "
                 "another folder for the stages"
             )
-
-    def crop(self, path, pictures):
-        s = self.setting
-        order = np.random.default_rng(0).permutation(len(pictures))[: s.num_data]
-        if len(order) < s.num_data:
-            raise ValueError(
-                f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the "
-                "whole training set"
-            )
-        about = {"images": pictures.fingerprint(), "resolution": s.resolution}
-        store = SampleStore(path, about, range(s.num_data), s.part)
-        for index in self.progress(store.pending(), desc="real images", unit="part"):
-            places = order[store.batches()[index]]
-            store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
 
     def make_fake_latents(self, path, paths):
         self.encode(path / "latents", open_images(merged(paths["fake-images"])))
@@ -175,24 +152,14 @@ class ImageNetRun:
         encode(vae, pictures, store, settings, self.device, self.progress, notify=self.notify)
 
     def make_discriminator(self, path, paths):
-        from dg.data.latents import load_set
-
-        s = self.setting
+        """The head on the frozen classifier, on latents or on images."""
+        s, recipe = self.setting, self.setting.recipe
         real = load_set(paths["real"] / ("latents" if s.vae else "images"))
-        if s.vae:
-            fake = load_set(paths["fake"] / "latents")
-        else:
-            fake = load_images(merged(paths["fake-images"]))
-        discriminator = build_discriminator(
-            "classifier",
-            real,
-            None,
-            self.resolve(s.classifier),
-            s.recipe.conditional,
-            seed=s.recipe.seed,
-            device=self.device,
-        )
-        train_discriminator(discriminator, real, fake, s.recipe, path, progress=self.progress)
+        fake = load_set(paths["fake"] / "latents" if s.vae else merged(paths["fake-images"]))
+        made = dict(conditional=recipe.conditional, seed=recipe.seed, device=self.device)
+        classifier = self.resolve(s.classifier)
+        discriminator = build_discriminator("classifier", real, None, classifier, **made)
+        train_discriminator(discriminator, real, fake, recipe, path, progress=self.progress)
 
     def guidance(self, paths, system: System) -> DiscriminatorGuidance | None:
         if system.head is None:
@@ -205,67 +172,44 @@ class ImageNetRun:
 
     def make_images(self, path, paths, name):
         """The parts of a set of images that this process is to make."""
-        s, model = self.setting, self.model()
-        fake = name == "fake-images"
+        s, model, fake = self.setting, self.model(), name == "fake-images"
         system = System("", s.fake) if fake else s.systems[name]
         count, seed = (s.num_data, FAKE_SEED) if fake else (s.num_images, 0)
         guidance, (first, step) = self.guidance(paths, system), self.shard or (0, 1)
-        described = describe(model, system.sampling, guidance)
+        run = dict(described=describe(model, system.sampling, guidance), progress=self.progress)
         for part in range(first, -(-count // s.part), step):
-            start = part * s.part
-            sample(
-                path / f"part-{part:04d}",
-                model,
-                system.sampling,
-                seed + start,
-                min(s.part, count - start),
-                s.batch_size,
-                guidance,
-                self.device,
-                described,
-                progress=self.progress,
-            )
+            seeds = range(seed + part * s.part, seed + min((part + 1) * s.part, count))
+            folder, sizes = path / f"part-{part:04d}", (seeds, s.batch_size)
+            fill_store(folder, model, system.sampling, *sizes, guidance, device=self.device, **run)
 
-    def extractor(self):
-        return load_extractor(
-            self.setting.features, device=self.device, progress=self.progress, notify=self.notify
+    def measurement(self) -> Measurement:
+        told = dict(progress=self.progress, notify=self.notify)
+        return Measurement(
+            load_extractor(self.setting.features, device=self.device, **told), **told
         )
-
-    def features(self, source):
-        stream = open_images(source)
-        return collect(self.extractor(), stream, stream.positions(None), 64, progress=self.progress)
 
     def make_reference(self, path, paths):
-        """ADM's reference batch: statistics of the whole training set, and 10,000 images for
-        precision and recall."""
-        source = self.resolve(self.setting.reference)
-        if "statistics" in (kinds := kinds_of(source)):
-            found = load_features(source, self.extractor())
-            if found.features is None and "images" in kinds:
-                found = replace(found, features=self.features(source).features)
-        else:
-            found = self.features(source)
+        """ADM's reference batch: statistics of the training set, and images for recall."""
+        measurement = self.measurement()
+        found = measurement.reference(self.setting.reference)
         save_features(path / "reference.npz", found)
-        write_json(
-            path / "about.json", self.extractor().describe() | {"num_reference": found.num_images}
-        )
+        about = measurement.extractor.describe() | {"num_reference": found.num_images}
+        write_json(path / "about.json", about)
 
     def measure(self, path, paths, name):
-        generated = self.features(merged(paths[f"sample-{name}"]))
+        measurement = self.measurement()
+        (part,) = measurement.open(merged(paths[f"sample-{name}"]))
+        generated = measurement.collect(*part)
         reference = load_features(paths["reference"] / "reference.npz")
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
-        write_json(path / "metrics.json", evaluate(generated, reference, wanted))
+        write_json(path / "metrics.json", metric_estimates(generated, reference, wanted))
 
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
-        measured = {
-            name: read_json(paths[f"measure-{name}"] / "metrics.json")
-            for name in self.setting.systems
-        }
-        metrics = {
-            name: summarise([{metric: row["value"] for metric, row in found.items()}])
-            for name, found in measured.items()
-        }
+        metrics = {}
+        for name in self.setting.systems:
+            found = read_json(paths[f"measure-{name}"] / "metrics.json")
+            metrics[name] = summarise([{metric: row["value"] for metric, row in found.items()}])
         return {
             "experiment": self.name,
             "title": self.setting.title,
@@ -276,24 +220,6 @@ class ImageNetRun:
         }
 
 
-def trained_head(folder: Path) -> Path:
-    """The head of lowest validation loss; the last where no images are kept for validation."""
-    best = folder / "best.safetensors"
-    return best if best.exists() else folder / "last.safetensors"
-
-
-def merged(folder: Path) -> Path:
-    """A folder `all` beside the parts of a set of images, with links to all their shards, whose
-    names tell them apart."""
-    together = folder / "all"
-    together.mkdir(exist_ok=True)
-    for shard in sorted(folder.glob("part-*/samples_*.npz")):
-        link = together / shard.name
-        if not link.exists():
-            link.symlink_to(Path("..") / shard.parent.name / shard.name)
-    return together
-
-
 def run(
     imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: str | None = None
 ) -> dict | None:
@@ -302,8 +228,7 @@ def run(
 
     only  the name of a stage: run it and what it needs, and nothing else; returns None
     """
-    stages = Stages(folder, imagenet.progress, imagenet.notify)
-    plan = imagenet.plan()
+    stages, plan = Stages(folder, imagenet.notify), imagenet.plan()
     if imagenet.shard:
         _run_shard(imagenet, stages, plan, only)
         return None
@@ -314,11 +239,8 @@ def run(
     if only:
         return None
     outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
-    write_json(results / "results.json", outcome)
-    grids = {
-        name: load_images(paths[f"sample-{name}"] / "part-0000").images
-        for name in imagenet.setting.systems
-    }
+    firsts = {name: paths[f"sample-{name}"] / "part-0000" for name in imagenet.setting.systems}
+    grids = {name: load_images(first).images for name, first in firsts.items()}
     imagenet_report.write(results, outcome, grids)
     return outcome
 
@@ -330,9 +252,8 @@ def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: s
     ValueError for a stage that makes no images, or needs one that is not done: machines would do
     the same work at once.
     """
-    chosen = {
-        stage.name: stage for stage in plan if stage.name.startswith(("fake-images", "sample-"))
-    }
+    generate = ("fake-images", "sample-")
+    chosen = {stage.name: stage for stage in plan if stage.name.startswith(generate)}
     if only not in chosen:
         names = ", ".join(chosen)
         raise ValueError(f"parts are of a stage that generates; name one of {names}")

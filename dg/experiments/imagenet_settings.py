@@ -60,33 +60,32 @@ def _dit(**changes) -> DDPMSampling:
 
 
 SWITCHED = dict(LT_cfg=1.25, ST_cfg=3.0, branch_time=200)
+DIT_G = _dit(LT_cfg=1.5, ST_cfg=1.5)
+DIT_GUIDED = System(
+    "DiT-XL/2-G++, discriminator trained here",
+    _dit(**SWITCHED),
+    "trained",
+    time_min=DG_TIME_MIN,
+    published="DiT-XL/2-G++",
+)
 DIT = Setting(
     title="DiT-XL/2 on ImageNet at 256 pixels",
     network="dit-xl-2-256",
     vae="sd-vae-ft-mse",
     classifier="dg-imagenet256-classifier",
-    fake=_dit(LT_cfg=1.5, ST_cfg=1.5),
+    fake=DIT_G,
     recipe=PRESETS["imagenet-latent"],
     operations=(114e9, 2 * 2.4e9),
     systems={
-        "unguided": System(
-            "DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"
-        ),
+        "unguided": System("DiT-XL/2-G, scale 1.5", DIT_G, published="DiT-XL/2-G (cfg 1.5)"),
         "switched": System("scale 1.25 above t = 200, 3 below, no discriminator", _dit(**SWITCHED)),
-        "released": System(
-            "DiT-XL/2-G++, the authors' discriminator",
-            _dit(**SWITCHED, dg_time="step"),
-            "dg-imagenet256-discriminator",
-            time_min=DG_TIME_MIN,
-            published="DiT-XL/2-G++",
+        "released": replace(
+            DIT_GUIDED,
+            title="DiT-XL/2-G++, the authors' discriminator",
+            sampling=_dit(**SWITCHED, dg_time="step"),
+            head="dg-imagenet256-discriminator",
         ),
-        "guided": System(
-            "DiT-XL/2-G++, discriminator trained here",
-            _dit(**SWITCHED),
-            "trained",
-            time_min=DG_TIME_MIN,
-            published="DiT-XL/2-G++",
-        ),
+        "guided": DIT_GUIDED,
     },
     deviations=(
         "How many generated images the authors trained on is not published; here 50,000.",

@@ -1,5 +1,4 @@
-"""Stages that make something: models, discriminators, samples. Each fills a folder by the library
-calls of the scripts."""
+"""Stages that make something, by the library calls of the scripts: models, heads, samples."""
 
 from dataclasses import replace
 
@@ -8,18 +7,18 @@ import torch
 from dg.data.datasets import load_images
 from dg.discriminator import build_discriminator
 from dg.evaluation.classifier import extract_features, load_classifier
-from dg.experiments.common import distance
+from dg.evaluation.metrics import feature_distance
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
 from dg.experiments.study import System, Training
+from dg.pretraining.held_out_loss import watched
 from dg.pretraining.noisy_classifier import train_noisy_classifier
 from dg.runtime.files import atomic_write, write_json
 from dg.training import train_discriminator
 
 
 def make_model(context: Context, path, paths: Paths, name: str) -> None:
-    """A model of the setting: fetched, or trained from scratch or from where another one's training
-    ended."""
+    """A model of the setting: fetched, or trained, perhaps from where another training ended."""
     setting, model = context.setting, context.setting.models[name]
     if model.published:
         context.resolve(model.published)
@@ -28,13 +27,14 @@ def make_model(context: Context, path, paths: Paths, name: str) -> None:
     if model.continues and not state.exists():
         with atomic_write(state) as file:
             file.write((paths[model.continues] / "state.pt").read_bytes())
-    count, kind, watch = setting.num_test_loss, KINDS[model.kind], None
-    if count:
+    kind, (network, settings) = KINDS[model.kind], model.training
+    run = dict(state_path=state, progress=context.progress)
+    if count := setting.num_test_loss:
         test = context.reference_images()
-        watch = test.take(min(count, len(test)))
-    net, log = kind.train(
-        context.images("train"), setting, model, context.device, state, context.progress, watch
-    )
+        test = test.take(min(count, len(test)))
+        run["observe"] = watched(kind.test_loss, settings, test, context.device)
+    train, conditional = context.images("train"), setting.conditional
+    net, log = kind.train(train, network, settings, conditional, context.device, **run)
     with atomic_write(path / "network.safetensors") as file:
         kind.save(file, net)
     parameters = sum(p.numel() for p in net.parameters())
@@ -43,17 +43,12 @@ def make_model(context: Context, path, paths: Paths, name: str) -> None:
 
 def make_classifier(context: Context, path, paths: Paths) -> None:
     """The noise-aware classifier under the discriminators."""
-    setting = context.setting
-    if setting.classifier:
-        context.resolve(setting.classifier)
+    s, state = context.setting, path / "state.pt"
+    if s.classifier:
+        context.resolve(s.classifier)
         return
-    model, log = train_noisy_classifier(
-        context.images("train"),
-        setting.noisy_classifier,
-        context.device,
-        context.progress,
-        path / "state.pt",
-    )
+    run = (context.device, context.progress, state)
+    model, log = train_noisy_classifier(context.images("train"), s.noisy_classifier, *run)
     with atomic_write(path / "classifier.pt") as file:
         torch.save(model.state_dict(), file)
     write_json(path / "log.json", log)
@@ -61,8 +56,7 @@ def make_classifier(context: Context, path, paths: Paths) -> None:
 
 def make_fake(context: Context, path, paths: Paths, model: str) -> None:
     """The generated images that a discriminator learns from."""
-    s = context.setting
-    net = context.model(paths, model)
+    s, net = context.setting, context.model(paths, model)
     context.sample(path, net, s.models[model].sampling, s.fake_seed, s.num_data)
 
 
@@ -74,29 +68,19 @@ def width_of(context: Context, training: Training) -> int | None:
 
 def make_discriminator(context: Context, path, paths: Paths, training: Training) -> None:
     """A trained head."""
-    setting = context.setting
-    settings = replace(training.settings, conditional=setting.conditional)
-    net = context.model(paths, training.model)
+    s, device = context.setting, context.device
+    settings = replace(training.settings, conditional=s.conditional)
+    net, classifier = context.model(paths, training.model), context.classifier_path(paths)
     train, fake = context.images("train"), load_images(paths[f"fake-{training.model}"])
-    real = train.take(min(setting.num_real or setting.num_data, len(train)))
-    discriminator = build_discriminator(
-        training.extractor,
-        real,
-        net,
-        context.classifier_path(paths),
-        setting.conditional,
-        width_of(context, training),
-        settings.seed,
-        context.device,
-    )
-    train_discriminator(
-        discriminator, real, fake, settings, path, progress=context.progress, net=net
-    )
+    real = train.take(min(s.num_real or s.num_data, len(train)))
+    head = (s.conditional, width_of(context, training), settings.seed, device)
+    discriminator = build_discriminator(training.extractor, real, net, classifier, *head)
+    progress = context.progress
+    train_discriminator(discriminator, real, fake, settings, path, progress=progress, net=net)
 
 
 def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
-    """Distance of a selection set to the real training images, for every weight; the least one is
-    chosen."""
+    """The weight whose selection set is nearest to the real training images."""
     s, table = context.setting, {}
     model = load_classifier(paths["reference"] / "classifier.safetensors")
     reference = extract_features(model, context.images("train"))
@@ -105,7 +89,7 @@ def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
         guidance = context.guidance(paths, net, system, (weight, 0.0)) if weight else None
         folder = path / f"w{weight:g}"
         context.sample(folder, net, sampling, s.selection_seed, s.num_selection, guidance)
-        table[weight] = distance(extract_features(model, load_images(folder)), reference)
+        table[weight] = feature_distance(extract_features(model, load_images(folder)), reference)
     chosen = min(s.candidates, key=table.get)
     fd = [[weight, value] for weight, value in table.items()]
     write_json(path / "weights.json", {"chosen": chosen, "fd": fd})

@@ -1,25 +1,21 @@
-"""The pictures of a report; everything they show comes from the results file and the stages' own
-folders."""
+"""The pictures of a report, from the results file and the stages' own folders."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
-import edm
-from dg.data.datasets import load_images, to_float, to_uint8
+from dg.data.datasets import load_images, to_uint8
 from dg.evaluation import figures
+from dg.evaluation.log_ratios import log_ratios
 from dg.evaluation.report import Picture
-from dg.evaluation.trajectory import TrajectoryRecorder
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
 from dg.experiments.tables import distance_name, metric_names, pairs
-from dg.models.discrete_sampling import as_cond_fn
 from dg.models.vae_sampling import interpolate
-from dg.runtime.randomness import step_generator
-from dg.sampling import draw_images
+from dg.runtime.provenance import machine_of
 
 HISTOGRAM_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 
@@ -33,29 +29,33 @@ class Source:
     context: Context
     paths: Paths
 
-    def picture(self, name: str, caption: str) -> Picture:
-        return Picture(self.folder / f"{name}.png", caption)
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.png"
+    def draw(self, name: str, caption: str, figure: Callable, *args, **kwargs) -> Picture:
+        """A picture by a function of `dg.evaluation.figures`."""
+        path = self.folder / f"{name}.png"
+        figure(path, *args, **kwargs)
+        return Picture(path, caption)
 
     def title(self, system: str) -> str:
         return self.outcome["systems"][system]["title"]
 
     @cache  # noqa: B019
     def images(self, system: str) -> np.ndarray:
-        """The first set of a system, uint8 [N, H, W, C]; the same seeds for all systems, from 0
-        on."""
+        """The first set of a system, uint8 [N, H, W, C]; seeds from 0 on, as of all systems."""
         return load_images(self.paths[f"sample-{system}"] / "set0").images
 
     def name(self, kind: str, base: str) -> str:
         """Of a picture of a pair of systems."""
         return kind if len(pairs(self.outcome)) == 1 else f"{kind}-{base}"
 
+    def guided(self, name: str) -> tuple:
+        """(model, guidance) of a system."""
+        system = self.context.study.systems[name]
+        net = self.context.model(self.paths, system.model)
+        return net, self.context.guidance(self.paths, net, system)
+
 
 def fair_floor(outcome: dict) -> bool:
-    """Whether real against real has as many images as the systems, so that its distance is a floor
-    for theirs."""
+    """Whether real against real has as many images as the systems, and so is a floor."""
     settings = outcome["settings"]
     return settings["reference_split"] == "all" or outcome["floor_images"] >= settings["num_images"]
 
@@ -72,9 +72,9 @@ def bars(source: Source) -> list[Picture]:
         titles["kid"] = "KID (lower is better)"
     if "costs" in outcome["sections"]:
         titles["recall"] = "recall (higher is better)"
-    figures.metric_bars(source.path("metrics"), named, titles)
     told = "; the line is the floor, real against real images." if fair else "."
-    return [source.picture("metrics", f"Distances of all systems{told}")]
+    caption = f"Distances of all systems{told}"
+    return [source.draw("metrics", caption, figures.metric_bars, named, titles)]
 
 
 def sweep(source: Source) -> list[Picture]:
@@ -83,68 +83,37 @@ def sweep(source: Source) -> list[Picture]:
     swept = {name: s["x"] for name, s in outcome["systems"].items() if s["x"] is not None}
     if len(swept) < 2:
         return []
-    entries, base = (
-        [outcome["metrics"][name]["fd"] for name in swept],
-        outcome["metrics"]["unguided"]["fd"],
-    )
-    figures.distance_sweep(
-        source.path("sweep"),
-        list(swept.values()),
-        [entry["mean"] for entry in entries],
-        [entry["sd"] for entry in entries],
-        (base["mean"], base["sd"]),
-        xlabel=outcome["xlabel"],
-        ylabel=distance,
-        title=outcome["title"],
-    )
+    fd = {name: outcome["metrics"][name]["fd"] for name in (*swept, "unguided")}
+    (*means, base), (*sds, spread) = ([fd[name][key] for name in fd] for key in ("mean", "sd"))
+    titles = dict(xlabel=outcome["xlabel"], ylabel=distance, title=outcome["title"])
     sets = outcome["settings"]["num_sets"]
     caption = f"{distance}, mean and sd over {sets} sets; the band is the unguided model."
-    return [source.picture("sweep", caption)]
+    values = (list(swept.values()), means, sds, (base, spread))
+    return [source.draw("sweep", caption, figures.distance_sweep, *values, **titles)]
 
 
 def selection(source: Source) -> list[Picture]:
     """Distance of the selection sets against the guidance weight."""
-    chosen, table = (source.outcome["selection"][name] for name in ("chosen", "fd"))
-    (_, base), *others = table
-    figures.distance_sweep(
-        source.path("weights"),
-        [weight for weight, _ in others],
-        [fd for _, fd in others],
-        [0.0] * len(others),
-        baseline=(base, 0.0),
-        chosen=chosen,
-        ylabel="FD to training images",
-        title="Choice of the guidance weight (seeds of its own)",
-    )
-    caption = (
-        "Chosen on seeds of their own, against the training images; the numbers above use neither."
-    )
-    return [source.picture("weights", caption)]
+    chosen, ((_, base), *others) = (source.outcome["selection"][name] for name in ("chosen", "fd"))
+    weights, distances = (list(values) for values in zip(*others, strict=True))
+    titles = dict(ylabel="FD to training images", chosen=chosen)
+    titles["title"] = "Choice of the guidance weight (seeds of its own)"
+    caption = "Chosen on seeds of their own, against the training images; the numbers above use "
+    shown = (figures.distance_sweep, weights, distances, [0.0] * len(others), (base, 0.0))
+    return [source.draw("weights", caption + "neither.", *shown, **titles)]
 
 
 def costs(source: Source) -> list[Picture]:
     """Distance against the time of sampling."""
-    outcome, settings = source.outcome, source.outcome["settings"]
-    points = {
-        system["title"]: {"seconds": outcome["costs"][name]["seconds_per_1000"]}
-        | {key: outcome["metrics"][name]["fd"][key] for key in ("mean", "sd")}
-        for name, system in outcome["systems"].items()
-    }
-    figures.quality_against_cost(source.path("cost"), points, distance_name(outcome))
-    images, hardware = settings["num_sets"] * settings["num_images"], outcome["hardware"]
-    machine = hardware.get("gpu") or hardware["cpu"]
-    caption = (
-        f"Sampling time against distance; time of {images:,} images on {machine}, one process "
-    )
-    caption += "per model."
-    return [source.picture("cost", caption)]
-
-
-def changed(source: Source, base: str, guided: str, count: int) -> list[int]:
-    """Seeds of the images that guidance changes most."""
-    before, after = source.images(base), source.images(guided)
-    changes = np.abs(after.astype(int) - before).mean(axis=(1, 2, 3))
-    return np.argsort(-changes)[:count].tolist()
+    outcome, settings, points = source.outcome, source.outcome["settings"], {}
+    for name, costs in outcome["costs"].items():
+        fd, seconds = outcome["metrics"][name]["fd"], costs["seconds_per_1000"]
+        points[source.title(name)] = dict(seconds=seconds, mean=fd["mean"], sd=fd["sd"])
+    images = settings["num_sets"] * settings["num_images"]
+    caption = f"Sampling time against distance; time of {images:,} images on "
+    caption += f"{machine_of(outcome)}, one process per model."
+    shown = (figures.quality_against_cost, points, distance_name(outcome))
+    return [source.draw("cost", caption, *shown)]
 
 
 def before_and_after(source: Source) -> list[Picture]:
@@ -153,11 +122,11 @@ def before_and_after(source: Source) -> list[Picture]:
     for base, guided in shown.items():
         before, after = source.images(base), source.images(guided)
         random = np.random.default_rng(0).permutation(len(before))[:8].tolist()
-        panels = {"Most changed": changed(source, base, guided, 8), "Random": random}
-        name = source.name("pairs", base)
-        figures.paired_grid(source.path(name), before, after, panels)
+        panels = {"Most changed": figures.most_changed(before, after, 8), "Random": random}
         titles = f"{source.title(base)} and {source.title(guided)}"
-        found.append(source.picture(name, f"{titles}: most changed pairs beside random ones."))
+        caption = f"{titles}: most changed pairs beside random ones."
+        name, figure = source.name("pairs", base), figures.paired_grid
+        found.append(source.draw(name, caption, figure, before, after, panels))
     if len(shown) == 1 and "images" not in source.outcome["sections"]:
         for name, system in zip(("unguided", "guided"), (base, guided), strict=True):
             found.append(grid(source, name, system, f"The first images, {source.title(system)}."))
@@ -167,25 +136,20 @@ def before_and_after(source: Source) -> list[Picture]:
 def grid(source: Source, name: str, system: str, caption: str) -> Picture:
     """The first hundred images of a system."""
     images = source.images(system)[:100]
-    columns, scale = min(len(images), 20), max(1, round(32 / images.shape[1]))
-    figures.image_grid(source.path(name), images, columns=columns, scale=scale)
-    return source.picture(name, caption)
+    shape = dict(columns=min(len(images), 20), scale=max(1, round(32 / images.shape[1])))
+    return source.draw(name, caption, figures.image_grid, images, **shape)
 
 
 def grids(source: Source) -> list[Picture]:
     """The first images of every system, and of a VAE what lies between test images."""
-    found = [
-        grid(source, name, name, f"{source.title(name)}, not selected.")
-        for name in source.outcome["systems"]
-    ]
-    for name, model in source.context.setting.models.items():
-        if model.kind == "vae":
-            vae = source.context.model(source.paths, name)
-            test = source.context.images("test").images
-            strips = [interpolate(vae, test[i], test[i + 1], 10) for i in range(0, 8, 2)]
-            figures.image_grid(source.path("interpolation"), np.concatenate(strips), columns=10)
-            caption = "VAE: from one test image to another on the great circle between their codes."
-            found.append(source.picture("interpolation", caption))
+    systems, models = source.outcome["systems"], source.context.setting.models
+    found = [grid(source, name, name, f"{source.title(name)}, not selected.") for name in systems]
+    for name in (name for name, model in models.items() if model.kind == "vae"):
+        vae, test = source.context.model(source.paths, name), source.context.images("test").images
+        strips = [interpolate(vae, test[i], test[i + 1], 10) for i in range(0, 8, 2)]
+        caption = "VAE: from one test image to another on the great circle between their codes."
+        images, figure = np.concatenate(strips), figures.image_grid
+        found.append(source.draw("interpolation", caption, figure, images, columns=10))
     return found
 
 
@@ -193,120 +157,57 @@ def strips(source: Source) -> list[Picture]:
     """Denoised images along the way, without and with guidance."""
     found, context = [], source.context
     for base, guided in pairs(source.outcome).items():
-        seeds, rows, labels, levels = changed(source, base, guided, 3), {}, [], []
+        seeds = figures.most_changed(source.images(base), source.images(guided), 3)
+        rows, levels = {}, []
         for name in (base, guided):
             system = context.study.systems[name]
-            net = context.model(source.paths, system.model)
-            guidance = context.guidance(source.paths, net, system)
-            record = _TRAJECTORIES[context.setting.models[system.model].kind]
-            denoised, sigmas = record(
-                net, seeds, context.sampling(system), guidance, context.device
-            )
+            record = KINDS[context.setting.models[system.model].kind].trajectory
+            (net, guidance), sampling = source.guided(name), context.sampling(system)
+            denoised, sigmas = record(net, seeds, sampling, guidance, context.device)
             every = max(len(sigmas) // 9, 1)
             levels = sigmas[::every]
             rows[name] = np.stack([to_uint8(step) for step in denoised[::every]], axis=1)
         labels = [f"seed {seed}, {source.title(name)}" for seed in seeds for name in rows]
         images = np.stack([rows[name][i] for i in range(len(seeds)) for name in rows])
-        name = source.name("strips", base)
-        title = "Denoised image, step by step"
-        figures.denoising_strips(source.path(name), images, levels, labels, title=title)
-        caption = (
-            f"{source.title(base)}: the denoised image at falling noise level; guidance acts at "
-        )
-        caption += "every step."
-        found.append(source.picture(name, caption))
+        caption = f"{source.title(base)}: the denoised image at falling noise level; guidance acts "
+        caption += "at every step."
+        shown = (figures.denoising_strips, images, levels, labels)
+        name, title = source.name("strips", base), "Denoised image, step by step"
+        found.append(source.draw(name, caption, *shown, title=title))
     return found
-
-
-@torch.no_grad()
-def _edm_trajectory(net, seeds, sampling, guidance, device):
-    """(denoised images, noise levels) of every step."""
-    recorder = TrajectoryRecorder(guidance)
-    draw_images(net, seeds, sampling, recorder, device=device)
-    return recorder.denoised, recorder.sigmas
-
-
-@torch.no_grad()
-def _ddpm_trajectory(model, seeds, sampling, guidance, device):
-    """Predicted clean images of DDIM steps, and their noise levels at EDM scale."""
-    diffusion, denoised = model.respaced(str(sampling.num_steps)), []
-    rnd, size = edm.StackedRandomGenerator(device, seeds), model.img_resolution
-    noise = rnd.randn([len(seeds), model.img_channels, size, size], device=device)
-    classes = one_hot = None
-    if model.label_dim:
-        classes = rnd.randint(model.label_dim, size=[len(seeds)], device=device)
-        one_hot = torch.eye(model.label_dim, device=device)[classes]
-    if guidance is not None:
-        guidance.begin(noise)
-    diffusion.ddim_sample_loop(
-        model.net,
-        noise.to(torch.float64),
-        randn_like=rnd.randn_like,
-        denoised_fn=lambda x: denoised.append(x) or x,
-        cond_fn=guidance and as_cond_fn(guidance, diffusion, one_hot),
-        model_kwargs={} if classes is None else {"y": classes},
-    )
-    alpha_bar = diffusion.schedule.alphas_cumprod[::-1]
-    return denoised, np.sqrt((1 - alpha_bar) / alpha_bar)
-
-
-_TRAJECTORIES = {"edm": _edm_trajectory, "ddpm": _ddpm_trajectory}
 
 
 def curves(source: Source) -> list[Picture]:
     """Training of every discriminator of more than one epoch."""
-    trainings, found = source.outcome["trainings"], []
-    for training, entry in trainings.items():
-        if len(entry["log"]) > 1:
-            name = f"curves-{training}"
-            title = f"Discriminator: {training}"
-            figures.training_curves(source.path(name), entry["log"], title=title)
-            best = entry["best_epoch"]
-            caption = f"{training}: loss and accuracy; validation loss is lowest at epoch {best}."
-            found.append(source.picture(name, caption))
+    found = []
+    for name, entry in source.outcome["trainings"].items():
+        if len(log := entry["log"]) > 1:
+            best, title = entry["best_epoch"], f"Discriminator: {name}"
+            caption = f"{name}: loss and accuracy; validation loss is lowest at epoch {best}."
+            shown = (f"curves-{name}", caption, figures.training_curves, log)
+            found.append(source.draw(*shown, title=title))
     return found
 
 
-@torch.no_grad()
-def log_ratios(source: Source) -> list[Picture]:
-    """Histograms of the log ratio of held-out real and of generated images, of an unconditional
-    discriminator."""
+def ratios(source: Source) -> list[Picture]:
+    """Histograms of the log ratio of held-out real and of generated images, without classes."""
     ((base, guided),) = pairs(source.outcome).items()
-    context, device = source.context, source.context.device
-    system, heldout = context.study.systems[guided], context.images("test").images
-    net = context.model(source.paths, system.model)
-    discriminator = context.guidance(source.paths, net, system).discriminator
-    clean = {"real": heldout, "fake": source.images(base)[: len(heldout)]}
-    ratios = {name: [] for name in clean}
-    for index, sigma in enumerate(HISTOGRAM_SIGMAS):
-        for name, images in clean.items():
-            x = to_float(images)
-            generator = step_generator(0, f"histogram-{name}", index)
-            noisy = (x + sigma * torch.randn(x.shape, generator=generator)).to(device)
-            ratios[name].append(
-                discriminator(noisy, torch.tensor(sigma, device=device)).cpu().numpy()
-            )
-    figures.log_ratio_histograms(
-        source.path("log_ratio"), HISTOGRAM_SIGMAS, ratios["real"], ratios["fake"]
-    )
+    heldout, device = source.context.images("test").images, source.context.device
+    discriminator, found = source.guided(guided)[1].discriminator, []
+    for name, images in (("real", heldout), ("fake", source.images(base)[: len(heldout)])):
+        stream = f"histogram-{name}"
+        found.append(log_ratios(discriminator, images, HISTOGRAM_SIGMAS, stream, device))
     caption = "Held-out real against new generated images, which training has not seen."
-    return [source.picture("log_ratio", caption)]
+    shown = (figures.log_ratio_histograms, HISTOGRAM_SIGMAS, *found)
+    return [source.draw("log_ratio", caption, *shown)]
 
 
 def losses(source: Source) -> list[Picture]:
     """Training of the models."""
-    models, settings = source.outcome["models"], source.outcome["settings"]
-    panels = {
-        settings["models"][name]["title"]: {
-            "ylabel": KINDS[settings["models"][name]["kind"]].loss,
-            "log": model["log"],
-        }
-        for name, model in models.items()
-    }
-    figures.loss_curves(source.path("losses"), panels)
-    caption = (
-        "Losses are on different scales: compare shapes. The test loss is of the averaged weights "
-        "on "
-        f"{settings['num_test_loss']} test images with the same noise every time."
-    )
-    return [source.picture("losses", caption)]
+    settings, panels = source.outcome["settings"], {}
+    for name, trained in source.outcome["models"].items():
+        model = settings["models"][name]
+        panels[model["title"]] = {"ylabel": KINDS[model["kind"]].loss, "log": trained["log"]}
+    caption = "Losses are on different scales: compare shapes. The test loss is of the averaged "
+    caption += f"weights on {settings['num_test_loss']} test images with the same noise every time."
+    return [source.draw("losses", caption, figures.loss_curves, panels)]

@@ -2,17 +2,13 @@
 
 import multiprocessing
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dg.experiments.costs import Cost
+from dg.runtime.clock import kept_clock
 from dg.runtime.files import read_json, settings_hash, write_json
-from dg.runtime.progress import Progress, silent
-
-SPENT_SECONDS = 10  # between two notes of the time that a stage has taken so far
 
 
 @dataclass(frozen=True)
@@ -41,69 +37,39 @@ class Stages:
     when it is interrupted is there when it is run again, so that it can go on from it.
     """
 
-    def __init__(
-        self, folder, progress: Progress = silent, notify: Callable[[str], None] = lambda line: None
-    ):
-        self.folder, self.progress, self.notify = Path(folder), progress, notify
+    def __init__(self, folder, notify: Callable[[str], None] = lambda line: None):
+        self.folder, self.notify = Path(folder), notify
         self.keys: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self.took: dict[Path, float] = {}  # seconds by folder, of this object's runs
 
-    def run(
-        self,
-        name: str,
-        settings: dict,
-        needs: list[str],
-        make: Callable[[Path], None],
-        kind: str | None = None,
-    ) -> Path:
-        """The folder of stage `name`, made by `make(folder)` unless it is there already."""
-        path = self._folder(name, settings, needs, kind)
-        done, spent = path / "done.json", path / "seconds.json"
+    def run(self, stage: Stage, paths: dict[str, Path] | None = None) -> Path:
+        """The folder of a stage, made unless it is there already.
+
+        paths  folders of the stages that it needs, which have been run before
+        """
+        path, name = self.path(stage), stage.name
         if path in self.took:  # before, perhaps under another name
             return path
+        done = path / "done.json"
         if done.exists():
             self.seconds[name] = self.took[path] = read_json(done)["seconds"]
             self.notify(f"{name}: done before, in {self.seconds[name]:.1f} s")
             return path
         path.mkdir(parents=True, exist_ok=True)
-        before = read_json(spent) if spent.exists() else 0.0  # of runs that were interrupted
-        start, over = time.perf_counter(), threading.Event()
-
-        def keep():
-            # A killed process cannot say how long it has worked.
-            while not over.wait(SPENT_SECONDS):
-                write_json(spent, before + time.perf_counter() - start)
-
-        thread = threading.Thread(target=keep, daemon=True)
-        thread.start()
-        try:
-            make(path)
-        except BaseException:
-            write_json(spent, before + time.perf_counter() - start)
-            raise
-        finally:
-            over.set()
-            thread.join()
-        self.seconds[name] = self.took[path] = before + time.perf_counter() - start
-        write_json(done, {"seconds": self.seconds[name], "settings": settings})
+        with kept_clock(path / "seconds.json") as spent:
+            stage.make(path, paths or {})
+        self.seconds[name] = self.took[path] = spent()
+        write_json(done, {"seconds": self.seconds[name], "settings": stage.settings})
         self.notify(f"{name}: {self.seconds[name]:.1f} s")
         return path
 
     def run_all(self, plan: list[Stage], only: Iterable[str] | None = None) -> dict[str, Path]:
-        """Run the stages of a plan, or some of them with what they need; folders by name.
-        ValueError for an unknown one."""
-        names = [stage.name for stage in plan]
-        wanted, paths = needed(plan, names if only is None else only), {}
+        """Folders by name of the stages of a plan, or of those in `only` and what they need."""
+        wanted, paths = needed(plan, (s.name for s in plan) if only is None else only), {}
         for stage in plan:
             if stage.name in wanted:
-                paths[stage.name] = self.run(
-                    stage.name,
-                    stage.settings,
-                    stage.needs,
-                    lambda path, stage=stage: stage.make(path, paths),
-                    stage.kind,
-                )
+                paths[stage.name] = self.run(stage, paths)
         return paths
 
     def overview(self, plan: list[Stage]) -> list[tuple[Stage, bool]]:
@@ -115,12 +81,10 @@ class Stages:
 
     def path(self, stage: Stage) -> Path:
         """The folder of a stage, after those that it needs have been asked for."""
-        return self._folder(stage.name, stage.settings, stage.needs, stage.kind)
-
-    def _folder(self, name, settings, needs, kind) -> Path:
-        kind, keys = kind or name, [self.keys[need] for need in needs]
-        self.keys[name] = settings_hash({"stage": kind, "settings": settings, "needs": keys})
-        return self.folder / f"{kind}-{self.keys[name]}"
+        kind, keys = stage.kind or stage.name, [self.keys[need] for need in stage.needs]
+        key = settings_hash({"stage": kind, "settings": stage.settings, "needs": keys})
+        self.keys[stage.name] = key
+        return self.folder / f"{kind}-{key}"
 
     def clear(self) -> None:
         """Forget everything: the next run starts over."""
@@ -150,8 +114,7 @@ def in_two_processes(
     What both need is run before. Whatever the second process leaves undone is left to the next run
     of the plan.
     """
-    both = needed(plan, aside) & needed(plan, others)
-    stages.run_all(plan, both)
+    stages.run_all(plan, needed(plan, aside) & needed(plan, others))
     spawn = multiprocessing.get_context("spawn")
     helper = spawn.Process(target=target, args=args, daemon=True)
     helper.start()

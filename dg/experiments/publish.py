@@ -1,16 +1,20 @@
-"""Evidence worth keeping: the small files of a result, copied to docs/results/NAME."""
+"""Evidence worth keeping: the small files of a result, copied to docs/results/NAME, and the README's
+tables, filled from there so that they cannot drift."""
 
+import re
 import shutil
 from pathlib import Path
 
-from dg.runtime.files import atomic_write
+from dg.evaluation.figures.pictures import copy_with_palette
+from dg.experiments import tables
+from dg.runtime.files import read_json, write_text
+from dg.runtime.provenance import measured_by
 
 MOST_BYTES = 2_000_000  # of one file in the repository
 
 
 def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
-    """Copy results.json, report.md and the pictures; ValueError for a file that is too large to
-    keep."""
+    """Copy results.json, report.md and pictures; ValueError for a file too large to keep."""
     target = docs / name
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(results.iterdir()):
@@ -19,18 +23,48 @@ def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path}: larger than {MOST_BYTES} bytes; make the picture smaller")
         if path.suffix == ".png":
-            _copy_small(path, target / path.name)
+            copy_with_palette(path, target / path.name)
         else:
             shutil.copy(path, target / path.name)
     return target
 
 
-def _copy_small(path: Path, target: Path) -> None:
-    """Copy a picture with a palette of 256 colours, a third of the size; figures and digits look
-    the same."""
-    from PIL import Image
+def block(results: dict) -> str:
+    """Markdown of an experiment's table, with what it was run on and what guidance changed."""
+    settings, name, systems = results["settings"], results["experiment"], results["systems"]
+    columns, rows = tables.columns(results), tables.rows(results)
+    columns[0] = results["setting"]
+    if "costs" in results["sections"]:
+        found = {row[0]: row[1:] for row in tables.cost_rows(results)}
+        columns = [*columns, *tables.COSTS]
+        rows = [[*row, *found.get(row[0], [""] * len(tables.COSTS))] for row in rows]
+    text = f"{measured_by(results)}; "
+    text += f"budget {settings['budget']}; " if settings["budget"] else ""
+    text += f"mean ± sd over {settings['num_sets']} sets of {settings['num_images']} seeds"
+    if "nll" in tables.metric_names(results):
+        counts = {results["metrics"][system]["nll"]["n"] for system in systems}
+        text += f"; bits/dim ± standard error on {max(counts):,} test images"
+    text += f". Features: {results['extractor']['name']}. "
+    if results["selection"]:
+        compared = results["comparison"][tables.pairs(results)["unguided"]]
+        fd, heldout, kid = (
+            f"{100 * (compared[metric]['ratio'] - 1):+.0f}%"
+            for metric in ("fd", "fd_heldout", "kid")
+        )
+        text += f"Guidance of weight {results['selection']['chosen']:g} changes FD by {fd}, "
+        text += f"FD held out by {heldout} and KID by {kid}. "
+    text += f"[Report](docs/results/{name}/report.md)."
+    lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows]]
+    return "\n".join([*lines, "", text])
 
-    with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    with atomic_write(target) as file:
-        small.save(file, "png", optimize=True)
+
+def fill(readme=Path("README.md"), docs=Path("docs/results")) -> None:
+    """Put the published results between the README's `<!-- results:NAME -->` marks."""
+    text = readme.read_text(encoding="utf-8")
+    for name in re.findall(r"<!-- results:([\w-]+) -->", text):
+        if (docs / name / "results.json").exists():
+            content = block(read_json(docs / name / "results.json"))
+            marks = rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)"
+            parts = re.split(marks, text, flags=re.DOTALL)
+            text = "".join([parts[0], parts[1], content, "\n", *parts[2:]])
+    write_text(readme, text)

@@ -1,5 +1,4 @@
-"""Names of all experiments, studies and settings, for `--help` and checks: loads neither torch nor
-the settings."""
+"""Names of all experiments, studies and settings, for `--help`: loads neither torch nor them."""
 
 # Studies that are run in any of SETTINGS; the code is in `studies`.
 STUDIES = (

@@ -1,5 +1,4 @@
-"""Run an experiment: from data to measured systems, stage by stage; results file and report at the
-end."""
+"""Run an experiment stage by stage: from data to measured systems, results and report."""
 
 import os
 import signal
@@ -9,15 +8,17 @@ from pathlib import Path
 import torch
 
 from dg.checkpoints import load_discriminator
+from dg.evaluation.uncertainty import compare, summarise
 from dg.experiments import report
-from dg.experiments.common import compare, one_thread, summarise, training_log
 from dg.experiments.context import Context, Experiment, Paths
-from dg.experiments.measuring import CORE
 from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
-from dg.experiments.provenance import provenance
-from dg.runtime.files import plain, read_json, write_json
+from dg.experiments.settings import CORE
+from dg.runtime.files import plain, read_json
+from dg.runtime.processes import one_thread
 from dg.runtime.progress import Progress, silent
+from dg.runtime.provenance import provenance
+from dg.training import training_log
 
 
 def run(
@@ -39,12 +40,8 @@ def run(
     small, as fast; where a study names systems that do not depend on the others, a second process
     makes them meanwhile.
     """
-    results = Path(results)
-    stages, context = (
-        Stages(folder, progress, notify),
-        Context(experiment, device, progress, notify),
-    )
-    todo = plan(context)
+    stages, context = Stages(folder, notify), Context(experiment, device, progress, notify)
+    results, todo = Path(results), plan(context)
     with one_thread(device):
         if only is not None:
             stages.run_all(todo, [only])
@@ -56,7 +53,6 @@ def run(
         paths = stages.run_all(todo)
         outcome = results_of(context, stages, paths) | provenance(command, stages.seconds, device)
         results.mkdir(parents=True, exist_ok=True)
-        write_json(results / "results.json", outcome)
         report.write(results, outcome, context, paths)
     return outcome
 
@@ -73,18 +69,24 @@ def _second_process(experiment: Experiment, folder, device) -> None:
 def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
     """The results file, but for what it ran on."""
     experiment, study, setting = context.experiment, context.study, context.setting
-    metrics = {name: _metrics(paths, name) for name in study.systems}
+    data, models = (
+        Path(experiment.source).name,
+        setting.models if "models" in study.sections else (),
+    )
     floor = read_json(paths["measure-floor"] / "metrics.json")
+    metrics = {}
+    for name in study.systems:
+        metrics[name] = summarise(read_json(paths[f"measure-{name}"] / "metrics.json"))
+        if f"nll-{name}" in paths:
+            metrics[name]["nll"] = read_json(paths[f"nll-{name}"] / "nll.json")
     metrics["floor"] = summarise(floor["rows"])
     extractor = read_json(paths["reference"] / "about.json")
     if extractor["name"] == "classifier":
-        source = Path(experiment.source).name
-        extractor["name"] = f"small classifier trained on the training images of {source}"
+        extractor["name"] = f"small classifier trained on the training images of {data}"
     names = list(dict.fromkeys((*CORE, *setting.metrics)))
 
-    def compared(name):
-        both = (metrics[name], metrics[study.systems[name].against])
-        return compare(*({m: table[m] for m in names if m in table} for table in both))
+    def compared(*systems):
+        return compare(*({m: metrics[s][m] for m in names if m in metrics[s]} for s in systems))
 
     return {
         "experiment": experiment.name,
@@ -93,12 +95,12 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "title": study.title,
         "question": study.question,
         "setting": setting.title,
-        "data": Path(experiment.source).name,
+        "data": data,
         "metrics": metrics,
         "systems": plain(study.systems),
         "costs": {name: _costs(context, stages, paths, name) for name in study.systems},
         "comparison": {
-            name: compared(name)
+            name: compared(name, system.against)
             for name, system in study.systems.items()
             if system.against not in (None, name)
         },
@@ -109,43 +111,30 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "texts": plain(study.texts),
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},
-        "models": {
-            name: read_json(paths[name] / "log.json")
-            for name in setting.models
-            if "models" in study.sections
-        },
+        "models": {name: read_json(paths[name] / "log.json") for name in models},
         "extractor": extractor,
         "settings": plain(setting),
     }
 
 
-def _metrics(paths: Paths, name: str) -> dict:
-    table = summarise(read_json(paths[f"measure-{name}"] / "metrics.json"))
-    if f"nll-{name}" in paths:
-        table["nll"] = read_json(paths[f"nll-{name}"] / "nll.json")
-    return table
-
-
 def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
-    """What a system took: seconds of all trainings, and for 1,000 images; a guided one with all
-    that guidance needs."""
+    """Seconds of all trainings that a system needs, and for 1,000 images; its size."""
     setting, system = context.setting, context.study.systems[name]
+    model = setting.models[system.model]
     trained = [head.training for head in system.heads if head.training != "released"]
     names = [system.model, *(f"train-{training}" for training in trained)]
-    if before := setting.models[system.model].continues:
-        names.append(before)
+    names += [model.continues] if model.continues else []
     if trained:
         names.append(f"fake-{context.study.trainings[trained[0]].model}")
     images = setting.num_images * setting.num_sets
     costs = {
-        "num_evaluations": setting.models[system.model].num_evaluations(system.num_steps),
+        "num_evaluations": model.num_evaluations(system.num_steps),
         "training_seconds": sum(stages.took[paths[stage]] for stage in dict.fromkeys(names)),
         "seconds_per_1000": 1000 * stages.took[paths[f"sample-{name}"]] / images,
     }
     if "costs" in context.study.sections:
-        parameters = read_json(paths[system.model] / "log.json")["parameters"]
+        costs["parameters"] = read_json(paths[system.model] / "log.json")["parameters"]
         for training in trained:
-            head = paths[f"train-{training}"] / "best.safetensors"
-            parameters += sum(p.numel() for p in load_discriminator(None, head).parameters())
-        costs["parameters"] = parameters
+            head = load_discriminator(None, paths[f"train-{training}"] / "best.safetensors")
+            costs["parameters"] += sum(p.numel() for p in head.parameters())
     return costs

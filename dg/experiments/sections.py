@@ -3,8 +3,10 @@
 import numpy as np
 
 from dg.evaluation.figures.style import mean_sd
-from dg.evaluation.report import Code, Note, Section, Table
+from dg.evaluation.published import published_rows
+from dg.evaluation.report import Code, Note, Table
 from dg.evaluation.significance import one_sample_t, smallest_detectable_difference
+from dg.evaluation.tables import how_it_was_run
 from dg.experiments import pictures, tables
 from dg.experiments.models import KINDS
 from dg.experiments.pictures import Source
@@ -13,19 +15,17 @@ from dg.experiments.pictures import Source
 def results(source: Source) -> list:
     """The table of all systems, figures and tests of the same."""
     outcome, shown = source.outcome, tables.pairs(source.outcome)
-    highlight = None
-    if len(shown) == 1:
-        highlight = list(outcome["systems"]).index(next(iter(shown.values())))
-    caption = table_caption(outcome)
-    columns, rows = tables.columns(outcome), tables.rows(outcome)
+    names, guided = list(outcome["systems"]), list(shown.values())
+    highlight = names.index(guided[0]) if len(guided) == 1 else None
+    columns, rows, caption = tables.columns(outcome), tables.rows(outcome), table_caption(outcome)
     items = [Table(columns, rows, highlight=highlight, caption=caption)]
     items += [*pictures.sweep(source), *pictures.bars(source)]
     compared = tables.tests(outcome) if "guidance" not in outcome["sections"] else []
     if compared:
         sets, distance = outcome["settings"]["num_sets"], tables.distance_name(outcome)
         told = f"Paired t tests over {sets} sets; p is two-sided, not corrected for many systems."
-        difference = f"difference of {distance}"
-        headings = ["against unguided, paired by seeds", difference, "95% interval", "t", "p"]
+        headings = ["against unguided, paired by seeds", f"difference of {distance}"]
+        headings += ["95% interval", "t", "p"]
         items.append(Table(headings, compared, caption=told))
     if outcome["tests"] == "significance":
         items += _significance(outcome)
@@ -34,7 +34,7 @@ def results(source: Source) -> list:
 
 def table_caption(outcome: dict) -> str:
     """What the numbers of the table are."""
-    metrics, settings, extractor = outcome["metrics"], outcome["settings"], outcome["extractor"]
+    settings, extractor = outcome["settings"], outcome["extractor"]
     text = "".join(f"{line} " for line in outcome["texts"].get("caption", ()))
     text += f"Features: {extractor['name']}"
     if "test_accuracy" in extractor:
@@ -47,12 +47,12 @@ def table_caption(outcome: dict) -> str:
         ("agreement", "Classifier agreement with the asked class", "{:.1%}"),
     ):
         values = {
-            name: metrics[name][metric]["mean"]
-            for name in outcome["systems"]
-            if metric in metrics[name]
+            system["title"]: outcome["metrics"][name][metric]["mean"]
+            for name, system in outcome["systems"].items()
+            if metric in outcome["metrics"][name]
         }
-        named = (f"{outcome['systems'][n]['title']} {form.format(v)}" for n, v in values.items())
-        text += f"{title}: {', '.join(named)}. " if values else ""
+        named = ", ".join(f"{name} {form.format(value)}" for name, value in values.items())
+        text += f"{title}: {named}. " if values else ""
     text += _likelihood_caption(outcome) if "nll" in tables.metric_names(outcome) else ""
     text += f"Real against real: {outcome['floor_images']:,} images per set"
     if not pictures.fair_floor(outcome):
@@ -71,32 +71,29 @@ def _likelihood_caption(outcome: dict) -> str:
         "the corrected flow with the mean of the two weights at both stages, without boosting. "
     )
     if outcome["settings"]["models"]["score"]["published"]:
-        rows = [row for row in tables.published_rows() if row["metric"] == "nll"]
-        known = [
+        known = ", ".join(
             f"{row['system']} {row['value']:g} ({row['source']})"
-            for row in rows
-            if row["system"].startswith("EDM")
-        ]
-        text += f"Published: {', '.join(known)}. "
+            for row in published_rows()
+            if row["metric"] == "nll" and row["system"].startswith("EDM")
+        )
+        text += f"Published: {known}. "
     return text
 
 
 def _significance(outcome: dict) -> list:
-    """Several trainings against the unguided mean, as reproduction A did, and what so many can
-    show."""
-    base = outcome["metrics"]["unguided"]["fd"]
+    """Several trainings against the unguided mean, as reproduction A did."""
+    base = outcome["metrics"]["unguided"]["fd"]["mean"]
     means = [outcome["metrics"][name]["fd"]["mean"] for name in outcome["comparison"]]
     if len(means) < 2 or not np.std(means):
         return []
-    test, sd = one_sample_t(means, base["mean"]), float(np.std(means, ddof=1))
-    found = smallest_detectable_difference(sd, len(means))
+    test, sd, n = one_sample_t(means, base), float(np.std(means, ddof=1)), len(means)
+    found = smallest_detectable_difference(sd, n)
     return [
-        f"{len(means)} trainings that differ in their seed alone: mean {np.mean(means):.4f}, sd "
-        f"{sd:.4f}, n = {len(means)}; against the unguided {base['mean']:.4f}: t = {test.t:.2f}, p "
-        f"= {test.p:.2g}, {test.effect_name} = {test.effect:.2f}. With so many trainings a "
-        f"difference of {found:.4f} would be found with 80% power at the 5% "
-        "level. Reproduction A published t = -26.42 for six discriminators (mean 1.8433, sd "
-        "0.01082, against 1.96).",
+        f"{n} trainings that differ in their seed alone: mean {np.mean(means):.4f}, sd {sd:.4f}, "
+        f"n = {n}; against the unguided {base:.4f}: t = {test.t:.2f}, p = {test.p:.2g}, "
+        f"{test.effect_name} = {test.effect:.2f}. With so many trainings a difference of "
+        f"{found:.4f} would be found with 80% power at the 5% level. Reproduction A published "
+        "t = -26.42 for six discriminators (mean 1.8433, sd 0.01082, against 1.96).",
         Note(
             "The test takes the unguided distance as exactly known and the seeds of sampling as "
             "shared: it speaks of the trainings, not of other sampling seeds."
@@ -105,36 +102,30 @@ def _significance(outcome: dict) -> list:
 
 
 def _longer_training(outcome: dict) -> list:
-    """Would the time be better spent on the network? Where a system is the same network after more
-    steps."""
-    models, systems, shown = (
-        outcome["settings"]["models"],
-        outcome["systems"],
-        tables.pairs(outcome),
-    )
-    for name, system in systems.items():
-        before = models[system["model"]]["continues"]
-        if not before or not shown:
-            continue
-        ((base, guided),), costs = shown.items(), outcome["costs"]
-        steps, more = (models[which]["training"][1]["steps"] for which in (before, system["model"]))
-        seconds = {which: costs[which]["training_seconds"] for which in (base, guided, name)}
-        images = outcome["settings"]["num_images"] * outcome["settings"]["num_sets"] / 1000
-        slower = costs[guided]["seconds_per_1000"] - costs[base]["seconds_per_1000"]
-        guidance = seconds[guided] - seconds[base] + images * slower
-        fd = {which: outcome["metrics"][which]["fd"]["mean"] for which in (guided, name)}
-        return [
-            Note(
-                f"Would the time be better spent on the network? The row “{system['title']}” is "
-                f"the same network after {more - steps} more steps than its {steps}, which took "
-                f"{seconds[name] - seconds[base]:.0f} s; generating "
-                "the discriminator's training images, training it and sampling with it took "
-                f"{guidance:.0f} s. FD: {fd[name]:.2f} with longer training, {fd[guided]:.2f} with "
-                "guidance. Where a "
-                "network can still be trained, train it; guidance is for networks that are given."
-            )
-        ]
-    return []
+    """Guidance against more steps of the same network, where a system is that network."""
+    settings, costs, shown = outcome["settings"], outcome["costs"], tables.pairs(outcome)
+    models, systems = settings["models"], outcome["systems"]
+    longer = [name for name in systems if models[systems[name]["model"]]["continues"]]
+    if not longer or not shown:
+        return []
+    (name, *_), ((base, guided),) = longer, shown.items()
+    more = models[systems[name]["model"]]
+    steps = [model["training"][1]["steps"] for model in (models[more["continues"]], more)]
+    seconds = {which: costs[which]["training_seconds"] for which in (base, guided, name)}
+    slower = costs[guided]["seconds_per_1000"] - costs[base]["seconds_per_1000"]
+    sampling = settings["num_images"] * settings["num_sets"] / 1000 * slower
+    fd = {which: outcome["metrics"][which]["fd"]["mean"] for which in (guided, name)}
+    return [
+        Note(
+            f"Would the time be better spent on the network? The row “{systems[name]['title']}” is "
+            f"the same network after {steps[1] - steps[0]} more steps than its {steps[0]}, which "
+            f"took {seconds[name] - seconds[base]:.0f} s; generating the discriminator's training "
+            "images, training it and sampling with it took "
+            f"{seconds[guided] - seconds[base] + sampling:.0f} s. FD: {fd[name]:.2f} with longer "
+            f"training, {fd[guided]:.2f} with guidance. Where a network can still be trained, "
+            "train it; guidance is for networks that are given."
+        )
+    ]
 
 
 def costs(source: Source) -> list:
@@ -165,27 +156,22 @@ def discriminators(source: Source) -> list:
     """Curves of the discriminators, and what their validation says of what guidance can do."""
     said = []
     for name, training in source.outcome["trainings"].items():
-        best, last = training["best_epoch"], training["log"][-1]["epoch"]
-        auc = [e["valid_auc"] for e in training["log"] if e["epoch"] == best and "valid_auc" in e]
+        best, log = training["best_epoch"], training["log"]
+        last, entry = log[-1]["epoch"], next(entry for entry in log if entry["epoch"] == best)
         late = ", its loss still falling: longer training would teach it more"
-        if auc:
-            said.append(
-                f"{name}: {auc[0]:.2f} at epoch {best} of {last}{late if best == last > 1 else ''}"
-            )
-    if not said:
-        return pictures.curves(source)
+        if "valid_auc" in entry:
+            told = f"{name}: {entry['valid_auc']:.2f} at epoch {best} of {last}"
+            said.append(told + (late if best == last > 1 else ""))
     text = "A discriminator can correct only what it sees. Validation AUC (0.5: nothing): "
-    return [f"{text}{'; '.join(said)}.", *pictures.curves(source)]
+    return [*([f"{text}{'; '.join(said)}."] if said else []), *pictures.curves(source)]
 
 
 def likelihood(source: Source) -> list:
     """Bits per dimension, and what they are of each kind of model."""
     outcome, rows = source.outcome, []
     for name, system in outcome["systems"].items():
-        nll, kind = (
-            outcome["metrics"][name]["nll"],
-            outcome["settings"]["models"][system["model"]]["kind"],
-        )
+        nll = outcome["metrics"][name]["nll"]
+        kind = outcome["settings"]["models"][system["model"]]["kind"]
         terms = ", ".join(f"{term} {value:.2f}" for term, value in nll["terms"].items())
         value = mean_sd(nll["mean"], nll["standard_error"])
         rows.append([system["title"], KINDS[kind].measures, f"{nll['n']:,}", value, terms])
@@ -203,14 +189,13 @@ def likelihood(source: Source) -> list:
 def deviations(source: Source) -> list:
     """What is not as published, or cannot be claimed."""
     outcome, settings = source.outcome, source.outcome["settings"]
-    found = list(settings["deviations"])
+    found, models = list(settings["deviations"]), settings["models"]
     if settings["budget"] and settings["num_images"] * settings["num_sets"] < 10_000:
         found.append(
             f"{settings['num_sets']} sets of {settings['num_images']} images in place of 10,000: "
-            "distances carry the bias of "
-            "that number, the floor has the same."
+            "distances carry the bias of that number, the floor has the same."
         )
-    if "score" in settings["models"] and not settings["models"]["score"]["published"]:
+    if "score" in models and not models["score"]["published"]:
         found.append(
             "The score network and the noise-aware classifier were trained here; no published "
             "weights were used."
@@ -223,24 +208,6 @@ def deviations(source: Source) -> list:
         "use all of them.",
         "Guidance uses logits without the authors' clip of the probability.",
     ]
-
-
-def how_it_was_run(outcome: dict, *, extra=()) -> Section:
-    """The section of every report that says on what it was run and for how long."""
-    hardware, seconds = outcome["hardware"], outcome["seconds"]
-    machine = hardware.get("gpu") or hardware["cpu"]
-    versions = ", ".join(f"{name} {version}" for name, version in outcome["versions"].items())
-    return Section(
-        "How it was run",
-        [
-            Code(outcome["command"]),
-            f"{machine}, {hardware['cores']} cores, {hardware['threads']} threads per process, "
-            f"device {hardware['device']}; {tables.duration(seconds['total'])} of stages; "
-            f"{versions}.",
-            Table(["stage", "seconds"], tables.stage_seconds(seconds)),
-            *extra,
-        ],
-    )
 
 
 def run(source: Source) -> list:
@@ -262,7 +229,7 @@ SECTIONS = {
     "pairs": ("Same seeds, before and after", pictures.before_and_after),
     "strips": ("Same seeds, before and after", pictures.strips),
     "discriminators": ("The discriminators", discriminators),
-    "ratios": ("The discriminators", pictures.log_ratios),
+    "ratios": ("The discriminators", pictures.ratios),
     "selection": ("The guidance weight", pictures.selection),
     "likelihood": ("Likelihood", likelihood),
     "models": ("Training of the models", pictures.losses),

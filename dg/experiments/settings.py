@@ -16,6 +16,8 @@ from dg.pretraining.presets import (
 from dg.recipes import DiscriminatorTraining
 from dg.sampling import Sampling
 
+CORE = ("fd", "kid", "precision", "recall")  # metrics of every setting
+
 
 @dataclass(frozen=True)
 class Model:
@@ -39,11 +41,8 @@ class Model:
         if self.kind == "vae":
             return 1
         steps = num_steps or self.sampling.num_steps or self.training[1].num_steps
-        return (
-            steps
-            if self.kind == "ddpm"
-            else replace(self.sampling, num_steps=steps).num_evaluations
-        )
+        ddpm = self.kind == "ddpm"
+        return steps if ddpm else replace(self.sampling, num_steps=steps).num_evaluations
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Setting:
     reference: str | None = None  # published statistics; None: of the real images
     reference_split: str = "test"  # or "train", "all"
     num_reference: int | None = None  # real images, None for all
-    metrics: tuple[str, ...] = ("fd", "kid", "precision", "recall")
+    metrics: tuple[str, ...] = CORE
     decimals: dict[str, int] = field(default_factory=dict)
     weights: tuple[float, float] = (2.0, 0.0)
     candidates: tuple[float, ...] = ()  # first-order weights to choose from
@@ -119,36 +118,44 @@ class Setting:
 
 def _table(conditional: bool) -> dict:
     """The paper's rows and those of the reproductions, by system."""
-    fid = dict(metric="fid", conditional=conditional)
-    both = {
-        "unguided": [
-            dict(source="paper-table-3", system="EDM (random seed)"),
-            dict(source="reproduction-a", system="EDM"),
-        ],
-        "released": [
-            dict(source="paper-table-3", system="EDM-G++"),
-            dict(source="reproduction-a", system="EDM-G++"),
-        ],
-    }
+    unguided = [("paper-table-3", "EDM (random seed)"), ("reproduction-a", "EDM")]
+    released = [("paper-table-3", "EDM-G++"), ("reproduction-a", "EDM-G++")]
+    named = {"unguided": unguided, "released": released}
     if not conditional:
-        both["unguided"].append(dict(source="reproduction-b", system="EDM"))
-        both["released"].append(
-            dict(source="reproduction-b", system="EDM-G++, the authors' discriminator")
-        )
-        both["authors"] = [dict(source="reproduction-b", system="EDM-G++, own discriminator")]
-    return {name: [row | fid for row in rows] for name, rows in both.items()}
+        unguided.append(("reproduction-b", "EDM"))
+        released.append(("reproduction-b", "EDM-G++, the authors' discriminator"))
+        named["authors"] = [("reproduction-b", "EDM-G++, own discriminator")]
+    fid = dict(metric="fid", conditional=conditional)
+    return {
+        name: [dict(source=source, system=system) | fid for source, system in rows]
+        for name, rows in named.items()
+    }
+
+
+def _cifar10(conditional: bool) -> Setting:
+    """Published networks, the authors' discriminator and the table of the paper."""
+    kind = "cond" if conditional else "uncond"
+    return Setting(
+        title=f"CIFAR-10, {'class-conditional' if conditional else 'unconditional'}",
+        data="cifar10",
+        conditional=conditional,
+        models={"score": Model(published=f"edm-cifar10-32x32-{kind}-vp")},
+        classifier="dg-cifar10-classifier",
+        released=f"dg-cifar10-{kind}-discriminator",
+        features="inception",
+        reference="fid-ref-cifar10-32x32",
+        reference_split="train",
+        weights=(1.0, 0.0) if conditional else (2.0, 0.0),
+        boosting=conditional,
+        batch_size=500,
+        published=_table(conditional),
+    )
 
 
 def _small(size: int, channels: int, attention: int, training: ScoreTraining, images: str) -> dict:
     """What settings for two CPU cores and half an hour per study share."""
-    network = dict(
-        model_type="SongUNet",
-        model_channels=channels,
-        channel_mult=[1, 2],
-        num_blocks=1,
-        attn_resolutions=[attention],
-        dropout=0.0,
-    )
+    network = dict(model_type="SongUNet", model_channels=channels, channel_mult=[1, 2])
+    network |= dict(num_blocks=1, attn_resolutions=[attention], dropout=0.0)
     return dict(
         pool=2,
         models={"score": Model(training=(network, training), sampling=Sampling(num_steps=12))},
@@ -163,38 +170,15 @@ def _small(size: int, channels: int, attention: int, training: ScoreTraining, im
         churns=(0.0, 1.0, 2.0, 4.0, 10.0),
         deviations=(
             f"{images} averaged over squares of 2 × 2 pixels to {size} × {size}, and the published "
-            "numbers of epochs are cut "
-            "to a third, to fit two CPU cores.",
+            "numbers of epochs are cut to a third, to fit two CPU cores.",
         ),
     )
 
 
-CIFAR10 = Setting(
-    title="CIFAR-10, unconditional",
-    data="cifar10",
-    models={"score": Model(published="edm-cifar10-32x32-uncond-vp")},
-    classifier="dg-cifar10-classifier",
-    released="dg-cifar10-uncond-discriminator",
-    features="inception",
-    reference="fid-ref-cifar10-32x32",
-    reference_split="train",
-    batch_size=500,
-    published=_table(conditional=False),
-)
-
 SMALL_CLASSIFIER = NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2))
 SETTINGS = {
-    "cifar10-uncond": CIFAR10,
-    "cifar10-cond": replace(
-        CIFAR10,
-        title="CIFAR-10, class-conditional",
-        conditional=True,
-        models={"score": Model(published="edm-cifar10-32x32-cond-vp")},
-        released="dg-cifar10-cond-discriminator",
-        weights=(1.0, 0.0),
-        boosting=True,
-        published=_table(conditional=True),
-    ),
+    "cifar10-uncond": _cifar10(conditional=False),
+    "cifar10-cond": _cifar10(conditional=True),
     "cifar10-jpeg": Setting(
         title="CIFAR-10 (JPEG), networks trained here",
         data=None,
@@ -244,20 +228,20 @@ SETTINGS = {
         feature_training=ClassifierTraining(epochs=2, batch_size=128),
         num_features=10_000,
         pixel_widths=(32, 64),
-        **_small(
-            size=14,
-            channels=24,
-            attention=7,
-            training=ScoreTraining(steps=1200, ema_halflife=10_000),
-            images="MNIST is",
-        ),
+        **_small(14, 24, 7, ScoreTraining(steps=1200, ema_halflife=10_000), images="MNIST is"),
     ),
 }
 
 
+def tiny(num_images: int) -> dict:
+    """Sizes with which everything runs in seconds."""
+    return dict(num_data=160, num_images=num_images, num_sets=2, batch_size=num_images)
+
+
 def smoke(setting: Setting) -> Setting:
-    """The same study on untrained tiny networks and the embedded digits: meaningless, to see that
-    everything runs."""
+    """The same on untrained tiny networks and embedded digits, to see that everything runs."""
+    score = (SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8))
+    classifier = dict(steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,))
     return replace(
         setting,
         title=f"Smoke test of: {setting.title}",
@@ -265,16 +249,9 @@ def smoke(setting: Setting) -> Setting:
         pool=1,
         classifier=None,
         released=None,
-        models={
-            "score": Model(
-                training=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)),
-                sampling=Sampling(num_steps=3),
-            )
-        },
+        models={"score": Model(training=score, sampling=Sampling(num_steps=3))},
         reference=None,
-        noisy_classifier=NoisyClassifierTraining(
-            steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,)
-        ),
+        noisy_classifier=NoisyClassifierTraining(**classifier),
         features="pixels",
         reference_split="heldout",
         epoch_scale=0.0,
@@ -282,12 +259,9 @@ def smoke(setting: Setting) -> Setting:
         lora_ranks=(4, 32),
         head_width=64,
         pixel_widths=(64,),
-        num_data=160,
-        num_images=20,
-        num_sets=2,
         num_members=2,
         nll_images=4,
         nll_steps=2,
-        batch_size=20,
         published={},
+        **tiny(20),
     )

@@ -12,6 +12,29 @@ from dg.experiments.study import Head, Study, System, Training
 from dg.recipes import PRESETS
 
 FROM_SCRATCH = ("pixels", "pixels-wide")  # discriminators, one for each of a setting's widths
+STUDIES: dict[str, Callable[[Setting], Study]] = {}
+
+
+def study(title: str, question: str, xlabel: str | None = None, **options) -> Callable:
+    """Make a study of a function that gives the systems beside the unguided one."""
+
+    def registered(systems_in):
+        def made(setting: Setting) -> Study:
+            systems = {"unguided": System("unguided")} | systems_in(setting)
+            return Study(title, question, systems, xlabel, **options)
+
+        STUDIES[systems_in.__name__] = made
+        return made
+
+    return registered
+
+
+def build(name: str, setting: Setting) -> Study:
+    """The study with the trainings that it needs."""
+    made = STUDIES[name](setting)
+    needed = {head.training for system in made.systems.values() for head in system.heads}
+    known = trainings(setting).items()
+    return replace(made, trainings={key: training for key, training in known if key in needed})
 
 
 def trainings(setting: Setting) -> dict[str, Training]:
@@ -31,25 +54,19 @@ def trainings(setting: Setting) -> dict[str, Training]:
     kept = {60: 5, 250: 25}.get(authors.epochs, max(1, authors.epochs // 5))
     made = {"authors": replace(authors, keep_every=kept), "default": default}
     made |= {f"d{i}": scaled(PRESETS[f"kth-d{i}"]) for i in range(1, 6)}
-    authors, as_long = replace(authors, keep_every=0), replace(default, epochs=score.epochs)
+    authors = replace(authors, keep_every=0)
     made |= {f"lora-{rank}": replace(authors, lora_rank=rank) for rank in setting.lora_ranks}
-    for seed in range(1, setting.num_members):
-        made[f"authors-seed-{seed}"] = replace(authors, seed=seed)
-    made["as-long"] = as_long
+    seeds = range(1, setting.num_members)
+    made |= {f"authors-seed-{seed}": replace(authors, seed=seed) for seed in seeds}
+    made["as-long"] = as_long = replace(default, epochs=score.epochs)
     found = {name: Training("classifier", settings) for name, settings in made.items()}
     found |= {
         "default-score": Training("score", default),
         "score": Training("score", score),
         "score-wide": Training("score", score, 128),
     }
-    for name, width in _from_scratch(setting):
-        found[name] = Training("none", as_long, width)
-    return found
-
-
-def _study(title: str, question: str, systems: dict[str, System], xlabel=None, **options) -> Study:
-    """A study of some systems beside the unguided one."""
-    return Study(title, question, {"unguided": System("unguided")} | systems, xlabel, **options)
+    widths = _from_scratch(setting)
+    return found | {name: Training("none", as_long, width) for name, width in widths}
 
 
 def _from_scratch(setting: Setting):
@@ -57,138 +74,126 @@ def _from_scratch(setting: Setting):
     return zip(FROM_SCRATCH, setting.pixel_widths, strict=False)
 
 
+@study(
+    "Discriminator guidance",
+    "Does guidance bring generated images closer to the real ones, and which recipe for the "
+    "discriminator does it best?",
+    nll=True,
+)
 def recipes(setting):
-    """The main table: unguided, the authors' released head, their recipe trained here, the default
-    recipe."""
-    systems = {
+    """The main table: the authors' released head, their recipe, the default recipe."""
+    released = {"released": System("authors' released discriminator", (Head("released"),))}
+    return (released if setting.released else {}) | {
         "authors": System("authors' recipe", (Head("authors", "last"),)),
         "guided": System("default recipe", (Head("default"),)),
         "default-score": System("default recipe, score encoder", (Head("default-score"),)),
         "score": System("score recipe, score encoder", (Head("score"),)),
     }
-    if setting.released:
-        released = System("authors' released discriminator", (Head("released"),))
-        systems = {"released": released} | systems
-    return _study(
-        "Discriminator guidance",
-        "Does guidance bring generated images closer to the real ones, and which recipe for "
-        "the discriminator does it best?",
-        systems,
-        nll=True,
-    )
 
 
+@study(
+    "What the discriminator sees",
+    "Is the score network's own encoder as good a basis as a network of its own? (All heads see "
+    "equally many images; the classifier was trained on labels before.)",
+)
 def extractors(setting):
-    """What the head sees: features of a classifier, of the score network itself, or the noisy
-    images alone."""
+    """Features of a classifier, of the score network itself, or the noisy images alone."""
     score, classifier, strong = (Head("score"),), (Head("as-long"),), (4.0, 0.0)
     wide = System("score network's encoder, head of 128 channels", (Head("score-wide"),))
-    systems = {
+    return {
         "score": System("score network's encoder", score),
         "score-4": System("score network's encoder, weight 4", score, strong),
         "score-wide": wide,
         "as-long": System("noisy-image classifier", classifier),
         "as-long-4": System("noisy-image classifier, weight 4", classifier, strong),
+    } | {
+        name: System(f"from scratch, {width} channels", (Head(name),))
+        for name, width in _from_scratch(setting)
     }
-    for name, width in _from_scratch(setting):
-        systems[name] = System(f"from scratch, {width} channels", (Head(name),))
-    return _study(
-        "What the discriminator sees",
-        "Is the score network's own encoder as good a basis as a network of its own? "
-        "(All heads see equally many images; the classifier was trained on labels before.)",
-        systems,
-    )
 
 
+@study(
+    "Epochs of the discriminator",
+    "How long should the discriminator be trained? (Paper, Figure 3.)",
+    "epoch of the discriminator",
+)
 def epochs(setting):
-    """Paper, Fig. 3: distance against the epoch of the discriminator."""
-    last = trainings(setting)["authors"].settings
-    known = setting.published_network and not setting.conditional
-    systems = {}
+    last, systems = trainings(setting)["authors"].settings, {}
     for epoch in range(last.keep_every, last.epochs + 1, last.keep_every):
         head = (Head("authors", f"epoch_{epoch:03d}"),)
-        row = dict(source="paper-figure-3", epoch=epoch) if known else None
+        row = dict(source="paper-figure-3", epoch=epoch) if _unconditional(setting) else None
         systems[f"epoch-{epoch}"] = System(f"epoch {epoch}", head, x=epoch, published=row)
-    return _study(
-        "Epochs of the discriminator",
-        "How long should the discriminator be trained? (Paper, Figure 3.)",
-        systems,
-        "epoch of the discriminator",
-    )
+    return systems
 
 
+def _unconditional(setting: Setting) -> bool:
+    """Whether the network is the published unconditional one."""
+    return setting.published_network and not setting.conditional
+
+
+@study(
+    "Choice of the checkpoint",
+    "Is the checkpoint of lowest validation loss the one that guides best?",
+)
 def selection(setting):
-    """Which checkpoint of a discriminator to use."""
     settings = trainings(setting)["authors"].settings
     fixed = min(2 * settings.keep_every, settings.epochs)
-    systems = {
+    found = {"best": ("lowest validation loss", "best"), "last": ("last epoch", "last")}
+    middle = {"fixed": (f"epoch {fixed}", f"epoch_{fixed:03d}")}
+    known = {"authors": ("authors' recipe", {"best": found["best"]} | middle | found)}
+    known["default"] = ("default recipe", found)
+    return {
         f"{recipe}-{name}": System(f"{title}, {which}", (Head(recipe, checkpoint),))
-        for recipe, title, name, which, checkpoint in (
-            ("authors", "authors' recipe", "best", "lowest validation loss", "best"),
-            ("authors", "authors' recipe", "fixed", f"epoch {fixed}", f"epoch_{fixed:03d}"),
-            ("authors", "authors' recipe", "last", "last epoch", "last"),
-            ("default", "default recipe", "best", "lowest validation loss", "best"),
-            ("default", "default recipe", "last", "last epoch", "last"),
-        )
+        for recipe, (title, checkpoints) in known.items()
+        for name, (which, checkpoint) in checkpoints.items()
     }
-    return _study(
-        "Choice of the checkpoint",
-        "Is the checkpoint of lowest validation loss the one that guides best?",
-        systems,
-    )
 
 
+@study(
+    "Guidance weights",
+    "How strong should the guidance be, and is (2, 0) as good as (1, 1) at half the calls?",
+    "first-order weight, second-order weight 0",
+)
 def weights(setting):
-    """First- and second-order weights."""
-    head = (Head("default"),)
-    systems = {
-        f"w{w:g}": System(f"weights ({w:g}, 0)", head, (w, 0.0), x=w)
-        for w in (0.5, 1.0, 2.0, 4.0, 6.0)
+    head, swept = (Head("default"),), (0.5, 1.0, 2.0, 4.0, 6.0)
+    systems = {f"w{w:g}": System(f"weights ({w:g}, 0)", head, (w, 0.0), x=w) for w in swept}
+    return systems | {
+        f"w{w:g}-{w:g}": System(f"weights ({w:g}, {w:g})", head, (w, w)) for w in (1.0, 2.0)
     }
-    for w in (1, 2):
-        systems[f"w{w}-{w}"] = System(f"weights ({w}, {w})", head, (float(w), float(w)))
-    return _study(
-        "Guidance weights",
-        "How strong should the guidance be, and is (2, 0) as good as (1, 1) at half the calls?",
-        systems,
-        "first-order weight, second-order weight 0",
-    )
 
 
+@study("Window of noise levels", "At which noise levels does guidance help?")
 def window(setting):
-    """The window of VP time in which guidance acts."""
-    head = (Head("default"),)
-    systems = {
-        f"{low:g}-{high:g}": System(f"VP time {low:g} to {high:g}", head, window=(low, high))
-        for low, high in ((0.01, 1.0), (0.0, 1.0), (0.1, 1.0), (0.3, 1.0), (0.01, 0.6), (0.01, 0.3))
+    windows = ((0.01, 1.0), (0.0, 1.0), (0.1, 1.0), (0.3, 1.0), (0.01, 0.6), (0.01, 0.3))
+    return {
+        f"{low:g}-{high:g}": System(
+            f"VP time {low:g} to {high:g}", (Head("default"),), window=(low, high)
+        )
+        for low, high in windows
     }
-    return _study("Window of noise levels", "At which noise levels does guidance help?", systems)
 
 
+@study(
+    "Churn of boosted samples",
+    "How much noise should samples get back that look generated?",
+    "S_churn of boosted samples",
+)
 def churn(setting):
     """S_churn of boosted samples, as reproduction A swept it."""
     head = (Head("released" if setting.released else "default"),)
     # The sweep was published for 10,000 images, its best value for 50,000 as well.
-    few = setting.num_images == 10_000
-    known = (0, 2, 4, 10) if few else (2,)
+    metric, known = ("fid-10k", (0, 2, 4, 10)) if setting.num_images == 10_000 else ("fid", (2,))
+    known = known if setting.released and setting.conditional else ()
     systems = {"guided": System("no boosting", head, boosting=False)}
     for value in setting.churns:
-        row = None
-        if setting.released and setting.conditional and value in known:
-            metric = "fid-10k" if few else "fid"
-            row = dict(source="reproduction-a", metric=metric, S_churn=int(value))
-        title = f"boosted, S_churn {value:g}"
-        systems[f"churn-{value:g}"] = System(
-            title, head, boosting=True, S_churn=value, x=value, published=row
-        )
-    return _study(
-        "Churn of boosted samples",
-        "How much noise should samples get back that look generated?",
-        systems,
-        "S_churn of boosted samples",
-    )
+        row = dict(source="reproduction-a", metric=metric, S_churn=int(value))
+        told = dict(x=value, published=row if value in known else None)
+        boosted = System(f"boosted, S_churn {value:g}", head, boosting=True, S_churn=value, **told)
+        systems[f"churn-{value:g}"] = boosted
+    return systems
 
 
+@study("Sampling steps", "Does guidance save network evaluations?", "network evaluations per image")
 def steps(setting):
     """Distance against the number of network evaluations, unguided and guided."""
     systems = {}
@@ -197,81 +202,49 @@ def steps(setting):
         guided = System(f"guided, {n} evaluations", (Head("default"),), num_steps=count, x=n)
         systems[f"unguided-{count}"] = System(f"unguided, {n} evaluations", num_steps=count)
         systems[f"guided-{count}"] = guided
-    return _study(
-        "Sampling steps",
-        "Does guidance save network evaluations?",
-        systems,
-        "network evaluations per image",
-    )
+    return systems
 
 
+@study(
+    "Significance",
+    "Is the improvement larger than what another training of the discriminator changes?",
+    tests="significance",
+)
 def significance(setting):
-    """n discriminators, from other seeds of the training, against the unguided model on the same
-    seeds."""
+    """Discriminators that differ in the seed of their training alone."""
     names = ["authors", *(f"authors-seed-{seed}" for seed in range(1, setting.num_members))]
-    systems = {
+    return {
         name: System(f"authors' recipe, training seed {seed}", (Head(name, "last"),))
         for seed, name in enumerate(names)
     }
-    return _study(
-        "Significance",
-        "Is the improvement larger than what another training of the discriminator changes?",
-        systems,
-        tests="significance",
-    )
 
 
+@study("LoRA on the classifier", "Does it help to adapt the frozen classifier?")
 def lora(setting):
     """A low-rank update of the frozen classifier, trained with the head."""
     systems = {"authors": System("frozen classifier", (Head("authors", "last"),))}
     for rank in setting.lora_ranks:
         row = dict(source="reproduction-a", system=f"EDM-G++, LoRA rank {rank}", metric="fid")
-        row["conditional"] = setting.conditional
-        systems[f"lora-{rank}"] = System(
-            f"LoRA, rank {rank}",
-            (Head(f"lora-{rank}", "last"),),
-            published=row if setting.published_network else None,
-        )
-    question = "Does it help to adapt the frozen classifier?"
-    return _study("LoRA on the classifier", question, systems)
+        row = row | dict(conditional=setting.conditional) if setting.published_network else None
+        head = (Head(f"lora-{rank}", "last"),)
+        systems[f"lora-{rank}"] = System(f"LoRA, rank {rank}", head, published=row)
+    return systems
 
 
+@study(
+    "Ensembles",
+    "Do several discriminators guide better than one? (Reproduction B found 14.35 where one gave "
+    "1.88.)",
+    "members, logits averaged",
+)
 def ensemble(setting):
-    """The members of reproduction B alone and together, with the right average and with the one
-    that failed."""
+    """Reproduction B's members alone and together, and with the average that failed."""
     members = tuple(Head(name, "last") for name in ("authors", *(f"d{i}" for i in range(1, 6))))
     systems = {f"d{i}": System(f"D{i} alone", (head,)) for i, head in enumerate(members)}
     systems["d0"] = replace(systems["d0"], x=1)
     for n in range(2, 7):
         systems[f"n{n}"] = System(f"D0 to D{n - 1}, logits averaged", members[:n], x=n)
     row = dict(source="reproduction-b", system="EDM-G++, ensemble of six")
-    known = setting.published_network and not setting.conditional
-    systems["probabilities"] = System(
-        "D0 to D5, probabilities averaged",
-        members,
-        average="probabilities",
-        published=row if known else None,
-    )
-    return _study(
-        "Ensembles",
-        "Do several discriminators guide better than one? (Reproduction B found 14.35 where one "
-        "gave 1.88.)",
-        systems,
-        "members, logits averaged",
-    )
-
-
-ALL = (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora)
-STUDIES: dict[str, Callable[[Setting], Study]] = {
-    study.__name__: study for study in (*ALL, ensemble)
-}
-
-
-def build(name: str, setting: Setting) -> Study:
-    """The study with the trainings that it needs."""
-    study = STUDIES[name](setting)
-    needed = {head.training for system in study.systems.values() for head in system.heads} - {
-        "released"
-    }
-    known = trainings(setting)
-    return replace(study, trainings={key: known[key] for key in known if key in needed})
+    failed = System("D0 to D5, probabilities averaged", members, average="probabilities")
+    systems["probabilities"] = replace(failed, published=row if _unconditional(setting) else None)
+    return systems

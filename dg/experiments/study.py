@@ -1,5 +1,4 @@
-"""What a study is made of, as plain data: a question, the discriminators it takes, the systems that
-it compares."""
+"""What a study is made of, as plain data: a question, discriminators, systems to compare."""
 
 from dataclasses import dataclass, field
 
@@ -26,8 +25,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Head:
-    """A member of a discriminator: the name of its training, or "released"; and which checkpoint of
-    it."""
+    """A member of a discriminator: name of its training, or "released"; and its checkpoint."""
 
     training: str
     checkpoint: str = "best"

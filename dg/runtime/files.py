@@ -109,6 +109,17 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
+def content_of(source) -> list:
+    """What identifies the data at a path, wherever it lies: its content, of a folder the names and
+    sizes; of a name that is no path the name."""
+    path = Path(source)
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file()]
+        sizes = [[file.relative_to(path).as_posix(), file.stat().st_size] for file in files]
+        return [path.name, settings_hash(sorted(sizes))]
+    return [path.name, sha256_of(path)] if path.is_file() else [path.name]
+
+
 def writable_folder(path):
     """Create the folder `path` if need be and return it as a Path; a ValueError when it cannot be written."""
     path = Path(path)

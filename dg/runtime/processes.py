@@ -172,6 +172,20 @@ def process_group(on_gpus: bool = False) -> Iterator[Ranks]:
 
 
 @contextmanager
+def one_thread(device) -> Iterator[None]:
+    """One CPU thread within, where a CPU computes."""
+    import torch
+
+    before = torch.get_num_threads()
+    if torch.device(device).type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _quiet_stdout() -> Iterator[None]:
     """Nothing on standard output within, not from C++ either: gloo greets there, where results belong."""
     sys.stdout.flush()

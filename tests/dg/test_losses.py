@@ -10,14 +10,7 @@ import torch
 
 from dg.discriminator import Discriminator
 from dg.experiments import two_gaussians
-from dg.experiments.two_gaussians import (
-    DATA,
-    MODEL,
-    PROFILES,
-    best_head,
-    relative_errors,
-    train_small,
-)
+from dg.experiments.two_gaussians import DATA, MODEL, PROFILES, best_head, train_small
 from dg.extractors import ClassifierExtractor, Extractor, ScoreExtractor
 from dg.losses import LOSSES, NoisyBatch, bce, matching, sobolev
 from dg.recipes import DiscriminatorTraining
@@ -211,9 +204,7 @@ def quick():
 )
 def test_learned_ratio_and_gradient_against_the_truth(tmp_path, quick, loss, ratio, gradient):
     """Relative errors in the mean over noise levels from 0.05 to 0.8, from 20,000 images of each kind."""
-    errors = relative_errors(
-        train_small(quick, 20_000, loss, tmp_path), quick.sigmas, quick.num_test
-    )
+    errors = quick.errors(train_small(quick, 20_000, loss, tmp_path))
     assert np.mean(errors["ratio"]) < ratio and np.mean(errors["gradient"]) < gradient
 
 
@@ -222,9 +213,7 @@ def test_matching_betters_the_gradient_of_the_best_checkpoint_on_few_images(tmp_
     settings, found = PROFILES["full"], {}
     for loss in ("bce", "matching"):
         discriminator = train_small(settings, 500, loss, tmp_path / loss)
-        found[loss] = relative_errors(
-            best_head(discriminator, tmp_path / loss), settings.sigmas, settings.num_test
-        )
+        found[loss] = settings.errors(best_head(discriminator, tmp_path / loss))
     assert np.mean(found["matching"]["gradient"]) < 0.9 * np.mean(found["bce"]["gradient"])
 
 

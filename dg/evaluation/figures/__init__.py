@@ -13,7 +13,12 @@ from dg.evaluation.figures.distances import (
     precision_recall_scatter,
 )
 from dg.evaluation.figures.models import loss_curves, quality_against_cost
-from dg.evaluation.figures.pictures import denoising_strips, image_grid, paired_grid
+from dg.evaluation.figures.pictures import (
+    denoising_strips,
+    image_grid,
+    most_changed,
+    paired_grid,
+)
 
 __all__ = [
     "denoising_strips",
@@ -23,6 +28,7 @@ __all__ = [
     "log_ratio_histograms",
     "loss_curves",
     "metric_bars",
+    "most_changed",
     "paired_grid",
     "precision_recall_scatter",
     "quality_against_cost",

@@ -83,6 +83,12 @@ def paired_grid(
             left += block.shape[1] + between
 
 
+def most_changed(before, after, count):
+    """Indices of the `count` pairs that differ most; before, after: uint8 [N, H, W, C]."""
+    changes = np.abs(after.astype(int) - before).mean(axis=(1, 2, 3))
+    return np.argsort(-changes)[:count].tolist()
+
+
 def denoising_strips(
     path, strips, sigmas, row_labels=None, title="From noise to image", scale=None
 ):
@@ -121,6 +127,17 @@ def denoising_strips(
             picture(tile, 0, first + r * pitch)
             if row_labels is not None:
                 label(row_labels[r], 0, first + r * pitch - 0.5 * text, text, ha="left")
+
+
+def copy_with_palette(path, target) -> None:
+    """Copy a picture with a palette of 256 colours, a third of the size; figures and digits look
+    the same."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    with atomic_write(target) as file:
+        small.save(file, "png", optimize=True)
 
 
 def _images(images, name):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dg.data import image_files
-from dg.data.datasets import ImageSet, load_images, to_float, to_uint8
+from dg.data.datasets import ImageSet, load_images, pooled, to_float, to_uint8
 
 RNG = np.random.RandomState(0)
 RGB = RNG.randint(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -350,3 +350,11 @@ def test_importing_datasets_loads_nothing_heavy():
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
         == "light\n"
     )
+
+
+def test_pooling_averages_squares():
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    assert pooled(ImageSet(images, None, "x"), 2).images[0, :, :, 0].tolist() == [
+        [2, 4],
+        [10, 12],
+    ]  # 2.5 and 4.5 to even

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dg.experiments.common import compare, summarise
+from dg.evaluation.uncertainty import compare, summarise
 from dg.experiments.comparisons import digits, setting_of
 from dg.experiments.context import Context, Experiment
 from dg.experiments.publish import publish

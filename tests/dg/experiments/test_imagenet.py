@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from dg.checkpoints import trained_head
 from dg.data.datasets import load_images
 from dg.evaluation.features import load_extractor
 from dg.evaluation.metrics import statistics
-from dg.experiments.imagenet import ImageNetRun, _run_shard, run, trained_head
+from dg.experiments.imagenet import ImageNetRun, _run_shard, run
 from dg.experiments.imagenet_report import text_table
 from dg.experiments.imagenet_settings import SETTINGS
 from dg.experiments.pipeline import Stages
@@ -204,8 +205,8 @@ def test_networks_are_hashed_once_for_all_parts(files, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "dg.experiments.imagenet.describe", lambda *args: asked.append(describe(*args)) or asked[-1]
     )
-    monkeypatch.setattr("dg.experiments.common.describe", None)
-    monkeypatch.setattr("dg.experiments.common.generate", lambda *args, **kwargs: None)
+    monkeypatch.setattr("dg.sampling.describe", None)
+    monkeypatch.setattr("dg.sampling.generate", lambda *args, **kwargs: None)
     experiment("imagenet-adm", files).make_images(tmp_path, {}, "classifier")
     assert len(asked) == 1 and "classifier" in asked[0]
     manifests = [

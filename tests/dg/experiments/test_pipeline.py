@@ -9,7 +9,7 @@ from dg.experiments.pipeline import Stage, Stages, in_two_processes, needed
 def clock(monkeypatch):
     """Time that passes only where a stage says so."""
     now = [0.0]
-    monkeypatch.setattr("dg.experiments.pipeline.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("dg.runtime.clock.time.perf_counter", lambda: now[0])
     return now
 
 
@@ -28,12 +28,12 @@ class Experiment:
         self.settings = first or {"steps": 3}, second or {"weights": (1.0, 2.0)}
 
     def run(self):
-        first = self.stages.run("first", self.settings[0], [], self.make("first"))
-        second = self.stages.run("second", self.settings[1], ["first"], self.make("second"))
+        first = self.stages.run(Stage("first", self.settings[0], [], self.make("first")))
+        second = self.stages.run(Stage("second", self.settings[1], ["first"], self.make("second")))
         return first, second
 
     def make(self, name):
-        def make(path):
+        def make(path, paths):
             self.made.append(name)
             self.clock[0] += self.seconds
             (path / "half.txt").write_text("half")
@@ -80,9 +80,7 @@ def test_equal_settings_in_another_order_are_the_same_stage(tmp_path, clock):
 
 def test_stages_of_equal_settings_and_other_names_are_apart(tmp_path):
     stages = Stages(tmp_path)
-    assert stages.run("left", {}, [], lambda path: None) != stages.run(
-        "right", {}, [], lambda path: None
-    )
+    assert stages.run(stage("left", made=[])) != stages.run(stage("right", made=[]))
 
 
 def test_an_interrupted_stage_goes_on_in_its_folder_and_its_seconds_add_up(tmp_path, clock):
@@ -106,7 +104,7 @@ def test_an_interrupted_stage_goes_on_in_its_folder_and_its_seconds_add_up(tmp_p
 
 def test_a_stage_cannot_need_what_has_not_run(tmp_path):
     with pytest.raises(KeyError):
-        Stages(tmp_path).run("second", {}, ["first"], lambda path: None)
+        Stages(tmp_path).run(stage("second", ["first"], made=[]))
 
 
 def test_clearing_forgets_everything(tmp_path, clock):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from dg.experiments.comparisons import DIGITS
-from dg.experiments.readme_tables import block, fill
+from dg.experiments.publish import block, fill
 from dg.experiments.tables import TITLES
 
 ROOT = Path(__file__).parents[3]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from dg.evaluation.published import published_rows
 from dg.experiments import plan as plans
 from dg.experiments import tables
 from dg.experiments.context import Context, Experiment
@@ -11,7 +12,6 @@ from dg.experiments.costs import Cost, generation_cost
 from dg.experiments.pipeline import Stages
 from dg.experiments.settings import SETTINGS, smoke
 from dg.experiments.studies import STUDIES, build, trainings
-from dg.experiments.tables import published_rows
 from dg.runtime.catalogue import CATALOGUE
 
 EVERY = [(study, setting) for study in STUDIES for setting in SETTINGS]

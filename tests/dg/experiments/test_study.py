@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pytest
 
-from dg.data.datasets import ImageSet
-from dg.experiments.context import pooled
 from dg.experiments.studies import STUDIES
 from dg.runtime.files import read_json
 from tests.scripts import ROOT, run, succeed
@@ -21,14 +19,6 @@ SMOKE = "reproduce {study} --setting {setting} --profile smoke --runs {tmp}/runs
 
 def places(tmp_path, study, setting):
     return dict(tmp=tmp_path, study=study, setting=setting)
-
-
-def test_pooling_averages_squares():
-    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
-    assert pooled(ImageSet(images, None, "x"), 2).images[0, :, :, 0].tolist() == [
-        [2, 4],
-        [10, 12],
-    ]  # 2.5 and 4.5 to even
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from dg.experiments.provenance import PACKAGES, provenance
+from dg.runtime.provenance import PACKAGES, provenance
 
 
 def test_it_says_what_ran_on_what_and_for_how_long():

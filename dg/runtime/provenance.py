@@ -32,6 +32,20 @@ def provenance(command: str, seconds: dict[str, float], device) -> dict:
     }
 
 
+def machine_of(results: dict) -> str:
+    """The GPU, or else the CPU, of a results file."""
+    return results["hardware"].get("gpu") or results["hardware"]["cpu"]
+
+
+def measured_by(results: dict) -> str:
+    """One sentence without a full stop, for a table in a text."""
+    threads, versions = results["hardware"]["threads"], results["versions"]
+    return (
+        f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on "
+        f"{machine_of(results)} ({threads} threads per process, torch {versions['torch']})"
+    )
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
