@@ -30,14 +30,14 @@ Examples:
       --seeds 0-63 --guide_network runs/by-hand/early/network.safetensors --guide_scale 2
 """
 
-from functools import reduce
-from operator import add
-
 import click
 
-from dg.options.common import SETTINGS, declared, version
+from dg.options.common import SETTINGS, declared, input_file, version
 from dg.options.generate import OPTIONS
+from dg.options.guidance import guidance_of, is_asked_for
 from dg.runtime import console
+
+UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
 
 
 @click.command(help=__doc__, context_settings=SETTINGS)
@@ -65,6 +65,7 @@ def main(
         raise click.UsageError(
             f"--precise is float32, not {precision}; give one of the two options."
         )
+    import edm
     from dg.data.sample_store import SampleStore
     from dg.models.loading import load_model
     from dg.precision import compile_networks, fastest
@@ -73,7 +74,7 @@ def main(
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        path = _file(network)
+        path = input_file(network)
         net = load_model(path, device)
         console.allow_tf32()
         if precise:
@@ -84,7 +85,7 @@ def main(
         net = _with_parts(net, path, device, precision, options)
         with console.option("--class"):
             check_class(net, class_idx, sampling)
-        guidance = _guidance(net, sampling, device, precision, options)
+        guidance = guidance_of(net, sampling, device, precision, options)
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
@@ -94,18 +95,11 @@ def main(
                 guides = [] if guidance is None else guidance.networks()
                 compile_networks([*as_model(net).networks(), *guides])
         progress = console.stoppable(console.progress if ranks.first else console.silent)
-        made = generate(
-            net,
-            store,
-            sampling,
-            guidance,
-            class_idx,
-            device,
-            progress,
-            ranks,
-            precision,
-            console.notify,
-        )
+        unguided = isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for()
+        if unguided and ranks.first:
+            console.notify(UNGUIDED)
+        how = (device, progress, ranks, precision, console.notify)
+        made = generate(net, store, sampling, guidance, class_idx, *how)
         if not ranks.first:
             return
     _tell(store, made, outdir, grid)
@@ -127,13 +121,6 @@ def _seeds(seeds, num_samples, seed):
     if seeds is None and num_samples is None:
         raise click.UsageError("how many images? Give --seeds 0-63 or --num_samples 64.")
     return seeds if seeds is not None else list(range(seed, seed + num_samples))
-
-
-def _file(name):
-    """The file that a path, URL or published name stands for; None for None."""
-    from dg.runtime.downloads import resolve
-
-    return name and resolve(name, console.progress, console.notify)
 
 
 def _sampling(net, options):
@@ -175,145 +162,14 @@ def _with_parts(net, path, device, precision, options):
         net = net.with_fp16(net.use_fp16 and precision == "float16")
     if isinstance(net, LatentDiffusion):
         vae = options["vae"] or (path / "vae" if (path / "vae").is_dir() else "sd-vae-ft-mse")
-        net = net.with_vae(load_vae(_file(vae), device))
+        net = net.with_vae(load_vae(input_file(vae), device))
     else:
         console.refuse({"vae"}, "a network that diffuses images")
     if options["classifier_scale"]:
         name = options["classifier_ckpt"] or f"adm-{net.img_resolution}-classifier"
-        return net.with_classifier(load_encoder(_file(name), device))
+        return net.with_classifier(load_encoder(input_file(name), device))
     console.refuse({"classifier_ckpt"}, "a run without --classifier_scale")
     return net
-
-
-GUIDANCE_OPTIONS = (
-    "w1",
-    "w2",
-    "boosting",
-    "S_churn_manual",
-    "time_min",
-    "time_max",
-    "dg_time",
-    "dg_clip",
-    "cond",
-    "pretrained_classifier_ckpt",
-    "lora_checkpoint",
-    "member_weights",
-)
-
-
-def _guidance(net, sampling, device, precision, options):
-    """The guidance that the options ask for, or None; for a network that has its parts."""
-    terms = [
-        _autoguidance(net, device, precision, options),
-        _discriminator_guidance(net, sampling, device, options),
-    ]
-    given = [term for term in terms if term is not None]
-    return reduce(add, given) if given else None
-
-
-def _autoguidance(net, device, precision, options):
-    """Guidance by a weaker network, or None."""
-    if not (name := options["guide_network"]):
-        console.refuse({"guide_scale"}, "a run without --guide_network")
-        return None
-    import edm
-    from dg.guidance import Autoguidance
-    from dg.models.loading import load_model
-
-    if not isinstance(net, edm.Preconditioner):
-        console.refuse({"guide_network"}, f"a {type(net).__name__}; it guides score networks alone")
-    with console.option("--guide_network"):
-        guide = load_model(_file(name), device)
-        if not isinstance(guide, edm.Preconditioner):
-            raise ValueError(f"{name} is a {type(guide).__name__}; give a score network")
-        sizes = [(one.img_resolution, one.img_channels, one.label_dim) for one in (net, guide)]
-        if sizes[0] != sizes[1]:
-            found = ["{} pixels, {} channels and {} classes".format(*size) for size in sizes]
-            raise ValueError(f"{name} has {found[1]}, but the network has {found[0]}")
-    scale = 2.0 if options["guide_scale"] is None else options["guide_scale"]
-    with console.option("--guide_scale"):
-        return Autoguidance(guide.with_fp16(guide.use_fp16 and precision == "float16"), scale)
-
-
-def _discriminator_guidance(net, sampling, device, options):
-    """Guidance by a discriminator, or None."""
-    first_weight = _first_weight(net, options)
-    paths, weights = options["discriminator_ckpt"], (first_weight, options["w2"])
-    if not paths:
-        given = [name for name in GUIDANCE_OPTIONS if options[name] and console.given(name)]
-        if given and any(weights):
-            raise click.UsageError(
-                "guidance options need a discriminator: give --discriminator_ckpt PATH."
-            )
-        return None
-    if not any(weights):
-        return None
-    from dataclasses import replace
-
-    from dg.guidance import BOOSTING, DiscriminatorGuidance
-    from dg.models.dit import DG_TIME_MIN, LatentDiffusion
-
-    discriminator = _discriminator(net, sampling, device, options)
-    boosting = None
-    if options["boosting"]:
-        boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
-    time_min = options["time_min"]
-    if time_min is None:
-        time_min = DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
-    return DiscriminatorGuidance(
-        discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
-    )
-
-
-def _first_weight(net, options):
-    """The weight of the first order, after refusing what means nothing for this kind of network."""
-    from dg.models.discrete_diffusion import DiscreteDiffusion
-    from dg.models.vae import VAE
-
-    discrete = isinstance(net, DiscreteDiffusion)
-    if isinstance(net, VAE):
-        console.refuse(
-            {"discriminator_ckpt", *GUIDANCE_OPTIONS}, "a VAE, which is sampled in one step"
-        )
-    if discrete:
-        console.refuse(
-            [name for name in ("w2", "boosting") if options[name]],
-            f"a {type(net).__name__}, whose steps have one stage and no churn",
-        )
-    if options["w1"] is not None:
-        return options["w1"]
-    return 1 if discrete else 2
-
-
-def _discriminator(net, sampling, device, options):
-    """The discriminator from its files; one that does not fit the network is refused."""
-    from dg.checkpoints import load_discriminator
-    from dg.sampling import as_model
-
-    discriminator = load_discriminator(
-        _file(options["pretrained_classifier_ckpt"]),
-        [_file(path) for path in options["discriminator_ckpt"]],
-        net,
-        device=device,
-        lora_path=_file(_lora_path(options)),
-        weights=options["member_weights"],
-    )
-    if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
-        found = "conditional" if discriminator.conditional else "unconditional"
-        raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
-    if discriminator.conditional and not as_model(net).num_classes(sampling):
-        raise click.UsageError("the discriminator is conditional but the network draws no classes.")
-    return discriminator
-
-
-def _lora_path(options):
-    """The LoRA's file; a rank of 0 or less switches it off, as in the published commands of the LoRA reproduction."""
-    path, rank = options["lora_checkpoint"], options["lora_rank"]
-    if rank is not None and rank <= 0:
-        return None
-    if rank is not None and path is None:
-        raise click.UsageError("--lora_rank needs the file: give --lora_checkpoint PATH.")
-    return path
 
 
 def _write_grid(store, most=64):

@@ -24,8 +24,9 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, declared, version
-from dg.options.train import CLASSIFIER, OPTIONS
+from dg.options.common import SETTINGS, declared, input_file, version
+from dg.options.guidance import CLASSIFIER
+from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
 from dg.runtime import console
 
@@ -77,7 +78,7 @@ def main(
             extractor,
             real,
             net,
-            _file(classifier),
+            input_file(classifier),
             settings.conditional,
             width,
             settings.seed,
@@ -105,6 +106,7 @@ def _extractor(kind, classifier, network):
     """(what the head sees, the classifier's file or None)"""
     if kind in (None, "classifier") and not (classifier or network) and CLASSIFIER.exists():
         classifier = str(CLASSIFIER)
+        console.notify(f"the head sees the authors' {classifier}")
     kind = kind or ("classifier" if classifier else "score" if network else None)
     if kind is None:
         raise click.UsageError(
@@ -134,16 +136,10 @@ def _settings(preset, accumulate, bf16, **changes):
     return replace(settings, microbatch=-(-settings.batch_size // accumulate))
 
 
-def _file(name):
-    from dg.runtime.downloads import resolve
-
-    return name and resolve(name, console.progress, console.notify)
-
-
 def _network(name, device):
     import edm
 
-    return name and edm.load_network(_file(name), device)
+    return name and edm.load_network(input_file(name), device)
 
 
 def _tell(folder, log):

@@ -171,7 +171,8 @@ OPTIONS = [
         multiple=True,
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Discriminator head; repeat it for an ensemble. Without one there is no guidance.",
+        help="Discriminator head; repeat it for an ensemble.  [default: with another option of guidance, the authors' "
+        "for CIFAR-10 in checkpoints/discriminator; else there is no guidance]",
     ),
     click.option(
         "--member_weights",
@@ -183,7 +184,8 @@ OPTIONS = [
         "--pretrained_classifier_ckpt",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="ADM classifier under the discriminator, if it has one.",
+        help="ADM classifier under the discriminator, if it has one.  [default: checkpoints/ADM_classifier/"
+        "32x32_classifier.pt under the authors' discriminators]",
     ),
     click.option(
         "--lora_checkpoint",
