@@ -17,6 +17,10 @@ from guided_diffusion import load_encoder
 FORMAT = "discriminator-head"
 
 
+class MissingLoRA(ValueError):
+    """A head was trained together with a LoRA of the classifier, which is not given."""
+
+
 def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None = None) -> None:
     """Write a head as safetensors; its metadata says on which extractor it was trained, and how."""
     config = {
@@ -110,7 +114,7 @@ def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
     """Merge a LoRA into the classifier; a head that was trained with one must get one."""
     if lora_path is None:
         if any(ranks):
-            raise ValueError(
+            raise MissingLoRA(
                 f"{head_path}: was trained together with a LoRA of the classifier; give that file"
             )
         return

@@ -148,17 +148,21 @@ def _first_weight(net, options):
 
 def _discriminator(net, sampling, device, options):
     """The discriminator from its files; one that does not fit the network is refused."""
-    from dg.checkpoints import load_discriminator
+    from dg.checkpoints import MissingLoRA, load_discriminator
     from dg.sampling import as_model
 
-    discriminator = load_discriminator(
-        input_file(options["pretrained_classifier_ckpt"]),
-        [input_file(path) for path in options["discriminator_ckpt"]],
-        net,
-        device=device,
-        lora_path=input_file(_lora_path(options)),
-        weights=options["member_weights"],
-    )
+    heads = [input_file(path) for path in options["discriminator_ckpt"]]
+    try:
+        discriminator = load_discriminator(
+            input_file(options["pretrained_classifier_ckpt"]),
+            heads,
+            net,
+            device=device,
+            lora_path=input_file(_lora_path(options)),
+            weights=options["member_weights"],
+        )
+    except MissingLoRA as error:
+        raise click.UsageError(f"--lora_checkpoint: {error}") from None
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from dg.discriminator import Discriminator
 from dg.experiments import two_gaussians
@@ -19,7 +18,7 @@ from dg.experiments.two_gaussians import (
     relative_errors,
     train_small,
 )
-from dg.extractors import ClassifierExtractor, ScoreExtractor
+from dg.extractors import ClassifierExtractor, Extractor, ScoreExtractor
 from dg.losses import LOSSES, NoisyBatch, bce, matching, sobolev
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.progress import silent
@@ -101,7 +100,7 @@ def test_parts_of_a_batch_keep_every_image():
     assert torch.equal(torch.cat([part.x for part in parts]), batch.x)
 
 
-class Cut(nn.Module):
+class Cut(Extractor):
     """An extractor in double precision, which takes the image itself for features."""
 
     kind = "none"
