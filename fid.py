@@ -87,7 +87,7 @@ def calc(
     with process_group() as ranks:
         measurement = _measurement(ranks, metrics, fid_infinity, **extraction)
         jobs = {}
-        for source in images:  # refused before any work
+        for source in measurement.sources(images):  # refused before any work
             jobs[source] = measurement.open(source, num_samples, seed, sets)
         reference = measurement.reference(ref)
         for source, parts in jobs.items():

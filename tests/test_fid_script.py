@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -178,6 +179,60 @@ def test_figures_and_results_file(at, digits, tmp_path):
     } <= set(written)
     line = written["images"][str(tmp_path / "epoch-20.npz")]["fid_infinity"]
     assert len(line["sizes"]) == len(line["values"]) and line["low"] < line["value"] < line["high"]
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+def test_a_folder_of_several_sets_is_a_row_for_each_of_them(tmp_path, seeds):
+    """As reproduction A published it: --images=FOLDER --plot=True --num_samples=N."""
+    images = load_images("digits").images
+    (tmp_path / "sets").mkdir()
+    for epoch in (5, 10, 15):
+        more = {"seeds": np.arange(300)} if seeds else {}
+        part = images[20 * epoch : 20 * epoch + 300]
+        np.savez(tmp_path / "sets" / f"epoch{epoch}.npz", samples=part, **more)
+    command = (
+        "fid --images={tmp}/sets --plot=True --num_samples=200 --ref digits --outdir {tmp}/out "
+    )
+    done = succeed(command + "--metrics fd " + PIXELS, tmp=tmp_path)
+    assert f"{tmp_path / 'sets'} holds 3 sets, which are measured one by one" in done.lines
+    written = json.loads((tmp_path / "out" / "results.json").read_text())["images"]
+    assert list(written) == [str(tmp_path / "sets" / f"epoch{n}.npz") for n in (5, 10, 15)]
+    assert (tmp_path / "out" / "series.png").exists()
+    np.savez(tmp_path / "alone.npz", samples=images[200:400])
+    alone = measured(
+        "fid --images {tmp}/alone.npz --metrics fd --ref digits " + PIXELS, tmp=tmp_path
+    )
+    row = written[str(tmp_path / "sets" / "epoch10.npz")]
+    assert row["num_images"] == 200
+    assert row["metrics"]["fd"] == pytest.approx(metrics(alone, tmp_path / "alone.npz")["fd"])
+
+
+def test_a_folder_whose_files_do_not_tell_what_they_are_is_asked_about(tmp_path):
+    images = load_images("digits").images[:40]
+    for folder, names in {"parts": ("part0", "part1"), "words": ("before", "after")}.items():
+        (tmp_path / folder).mkdir()
+        for index, name in enumerate(names):
+            np.savez(tmp_path / folder / name, samples=images[20 * index : 20 * index + 20])
+        done = run(f"fid --images {{tmp}}/{folder} --ref digits " + PIXELS, tmp=tmp_path)
+        assert done.code == 2 and "sets or parts of one" in done.lines[0]
+
+
+def test_files_of_different_seeds_are_one_set_and_folders_of_stores_are_several(at, tmp_path):
+    images = load_images("digits").images[:40]
+    (tmp_path / "one").mkdir()
+    for start in (0, 20):
+        part = slice(start, start + 20)
+        np.savez(
+            tmp_path / "one" / f"epoch{start}", samples=images[part], seeds=np.arange(40)[part]
+        )
+    outcome = measured("fid --images {tmp}/one --metrics fd --ref digits " + PIXELS, tmp=tmp_path)
+    assert [row["num_images"] for row in outcome["images"].values()] == [40]
+    for name in ("epoch9", "epoch10"):
+        shutil.copytree(at["fake"], tmp_path / "stores" / name)
+    outcome = measured(
+        "fid --images {tmp}/stores --metrics fd --ref digits " + PIXELS, tmp=tmp_path
+    )
+    assert list(outcome["images"]) == [str(tmp_path / "stores" / f"epoch{n}") for n in (9, 10)]
 
 
 def test_a_plot_of_what_there_is(digits, tmp_path):

@@ -11,6 +11,7 @@ from dg.data.reader import kinds_of, open_images
 from dg.evaluation.feature_sets import FeatureSet, collect, load_features
 from dg.evaluation.features import Extractor
 from dg.evaluation.measure import METRICS, metric_estimates
+from dg.evaluation.sources import sets_in
 from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
 from dg.runtime.downloads import resolve
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
@@ -62,6 +63,16 @@ class Measurement:
         self.keep_reference = any(METRICS[name][1] for name in names)
         self.keep_generated = extrapolate or self.keep_reference or "is" in names
 
+    def sources(self, given: Sequence[str]) -> list[str]:
+        """The sets to measure: those given, and of a folder that holds several sets each of them."""
+        found = []
+        for source in given:
+            sets = sets_in(source)
+            if len(sets) > 1:
+                self.notify(f"{source} holds {len(sets)} sets, which are measured one by one")
+            found += sets
+        return found
+
     def open(
         self,
         source,
@@ -82,6 +93,10 @@ class Measurement:
                     f"{source} holds statistics of all its images; leave num_samples out"
                 )
             return [None]
+        if len(sets := sets_in(source)) > 1:
+            raise ValueError(
+                f"{source} holds {len(sets)} sets; give one of them, such as {sets[0]}"
+            )
         stream = open_images(source)
         self.extractor.check(stream.name, stream.shape)
         if num_sets > 1:
