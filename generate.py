@@ -120,7 +120,10 @@ def _tell(store, made, outdir, grid):
 def _seeds(seeds, num_samples, seed):
     if seeds is None and num_samples is None:
         raise click.UsageError("how many images? Give --seeds 0-63 or --num_samples 64.")
-    return seeds if seeds is not None else list(range(seed, seed + num_samples))
+    from dg.data.sample_store import checked_seeds
+
+    with console.option("--seed" if seeds is None else "--seeds"):
+        return checked_seeds(range(seed, seed + num_samples) if seeds is None else seeds)
 
 
 def _sampling(net, options):

@@ -122,6 +122,8 @@ def draw_images(
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
     `precision` is that of the networks, see `dg.precision`; a model's own decoder of what it has drawn keeps float32.
     """
+    if max(seeds, default=0) >= 2**32:
+        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
     model, rnd = as_model(net), edm.StackedRandomGenerator(device, seeds)
     latents = rnd.randn(
         [len(seeds), model.img_channels, model.img_resolution, model.img_resolution], device=device

@@ -302,6 +302,12 @@ def test_sigterm_finishes_the_batch_and_ends_in_good_order(at):
     assert contents(at["out"]) == contents(at["tmp"] / "whole")
 
 
+def test_the_last_seed_makes_an_image_of_its_own(at):
+    succeed(GENERATE + "--seeds 0,4294967295", **at)
+    first, last = pixels(at["out"])
+    assert not np.array_equal(first, last)
+
+
 # ---- train.py, and generate.py with what it made
 
 
@@ -469,7 +475,13 @@ REFUSALS = [
     (GENERATE + "--num_samples 0", "--num_samples"),
     (GENERATE + "--seeds 5-3", "5-3"),
     (GENERATE + "--seeds ''", "--seeds"),
-    (GENERATE + "--seeds 1,1", "seed 1 is given twice"),
+    (GENERATE + "--seeds 1,1", "--seeds: seed 1 is given twice"),
+    (GENERATE + "--seeds 0,4294967296", "--seeds: seed 4294967296 is too large"),
+    (GENERATE + "--seeds 9223372036854775808", "give seeds below 2^32 = 4294967296"),
+    (GENERATE + "--seeds 0-9223372036854775808", "more than 100,000,000 seeds"),
+    (GENERATE + "--seed 4294967290 --num_samples 7", "--seed: seed 4294967296 is too large"),
+    (GENERATE + "--seed 4294967296 --num_samples 1", "--seed"),
+    (GENERATE + "--num_samples 4294967296", "--num_samples"),
     (GENERATE + "--seeds 0-3 --steps 0", "--steps"),
     (GENERATE + "--seeds 0-3 --no_such_option", "--no_such_option"),
     (GENERATE + "--seeds 0-3 --solver magic", "magic"),

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from itertools import chain
 
 import numpy as np
@@ -31,7 +32,7 @@ class SampleStore:
 
     outdir      folder: new, without images, or a store made with the same settings and batch size
     settings    dict of everything the images depend on besides their seeds
-    seeds       distinct integers from 0; a longer list that begins with the stored one extends the
+    seeds       distinct integers from 0 to 2^32 - 1; a longer list that begins with the stored one extends the
                 store
     batch_size  images per shard; the partition into batches depends on `seeds` and `batch_size`
                 only
@@ -54,7 +55,7 @@ class SampleStore:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
         if save_type not in ("npz", "png"):
             raise ValueError(f"cannot save as {save_type!r}; choose npz or png")
-        self.seeds = _checked_seeds(seeds)
+        self.seeds = checked_seeds(seeds)
         self.batch_size, self.save_type, self.subdirs = (
             batch_size,
             save_type,
@@ -249,14 +250,20 @@ class SampleStore:
             (self.outdir / "dataset.json").unlink(missing_ok=True)
 
 
-def _checked_seeds(seeds):
+def checked_seeds(seeds):
+    """Distinct seeds from 0 to 2^32 - 1 as a list; ValueError for others.
+
+    Generators take seeds modulo 2^32, so that a larger one would make the image of another.
+    """
     seeds = [int(seed) for seed in seeds]
     if not seeds:
         raise ValueError("no seeds given; give at least one")
     if min(seeds) < 0:
         raise ValueError(f"seed {min(seeds)} is negative; give seeds from 0")
+    if max(seeds) >= 2**32:
+        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
     if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if seeds.count(seed) > 1)
+        twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
         raise ValueError(f"seed {twice} is given twice; give every seed once")
     return seeds
 

@@ -27,12 +27,15 @@ OPTIONS = [
     ),
     click.option(
         "--num_samples",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, console.MOST_SEEDS),
         metavar="N",
         help="Short for --seeds S..S+N-1 with --seed S.",
     ),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=0, help="First seed of --num_samples."
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        help="First seed of --num_samples.",
     ),
     click.option(
         "--batch",

@@ -106,6 +106,9 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is no list of numbers; write for example 0.8,0.1,0.1", param, ctx)
 
 
+MOST_SEEDS = 10**8  # of one command: a list of them is to fit into memory
+
+
 class SeedRange(click.ParamType):
     """`0-63`, `1,2,5` or a mixture; a list of integers."""
 
@@ -126,6 +129,8 @@ class SeedRange(click.ParamType):
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part!r} is empty; write the smaller seed first", param, ctx)
+            if len(seeds) + last - first >= MOST_SEEDS:
+                self.fail(f"more than {MOST_SEEDS:,} seeds; give fewer at once", param, ctx)
             seeds.extend(range(first, last + 1))
         return seeds
 

@@ -510,3 +510,8 @@ def test_a_store_of_another_guidance_is_refused(tmp_path):
     SampleStore(tmp_path, describe(net, QUICK, guidance(net)), range(3), 3)
     with pytest.raises(ValueError, match="made with other settings"):
         SampleStore(tmp_path, describe(net, QUICK, guidance(net, weights=(3.0, 0.0))), range(3), 3)
+
+
+def test_seeds_that_generators_would_take_for_others_are_refused():
+    with pytest.raises(ValueError, match="seed 4294967296 is too large"):
+        draw_images(network(), [0, 2**32], Sampling(num_steps=2))
