@@ -1,13 +1,14 @@
 """How the scripts talk: options shared between them, progress bars, one line for an error, exit codes.
 
 Exit codes: 0 done, or ended in good order on SIGTERM (see `stoppable`); 2 the command or its input was wrong; 1 anything
-else; 130 and 143 interrupted at once.
+else; 130 ended by Ctrl-C, in good order or at once; 143 terminated at once.
 """
 
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,34 +146,52 @@ def progress(iterable, **kwargs):
 
 
 def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progress:
-    """A progress whose loop ends in good order on SIGTERM: the item in work is finished, then `Stopped` is raised.
+    """A progress whose loop ends in good order on SIGTERM and Ctrl-C: the item in work is finished, then `Stopped` is raised.
 
     agree  of processes that work in step: whether any of them has been asked (`Ranks.any`), so that all end together
 
-    A second SIGTERM ends at once.
+    A second signal ends at once. One that is ignored, as Ctrl-C is by jobs in the background, stays ignored.
     """
 
     def iterate(iterable, **kwargs):
         _asked.clear()
-        before = signal.signal(signal.SIGTERM, _ask)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        heeded = [number for number in before if before[number] is not signal.SIG_IGN]
+        for number in heeded:
+            signal.signal(number, _ask)
         try:
             for item in progress(iterable, **kwargs):
                 if agree(bool(_asked)):
                     raise Stopped
                 yield item
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number in heeded:
+                signal.signal(number, before[number])
 
     return iterate
 
 
-_asked = []  # what SIGTERM has left for a stoppable loop to find
+_asked = {}  # what signals have left for a stoppable loop to find: number -> when
+SAME_SECONDS = 1  # torchrun passes on the Ctrl-C that its processes get from the terminal too
 
 
 def _ask(number, frame):
-    if _asked:
+    now = time.monotonic()
+    if _asked and not (_of_several() and now - min(_asked.values()) < SAME_SECONDS):
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         _terminate(number, frame)
-    _asked.append(number)
+    _asked.setdefault(number, now)
+    if number == signal.SIGINT and _speaks():  # not through a stream, which may be at work itself
+        os.write(2, b"\nfinishing what is in work; Ctrl-C again stops at once\n")
+
+
+def _of_several():
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _speaks():
+    return os.environ.get("RANK", "0") == "0"  # of several processes one
 
 
 def notify(line: str) -> None:
@@ -246,13 +265,10 @@ def run(command: click.Command, resumes: bool = True) -> None:
     except Terminated:
         _leave(f"{name}: terminated; {again}", 143)
     except Stopped:
-        first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
-        _leave(
+        told = (
             f"{name}: stopped in good order; the same command again goes on where this one stopped"
-            if first
-            else "",
-            0,
         )
+        _leave(told if _speaks() else "", 130 if signal.SIGINT in _asked else 0)
     except (ValueError, OSError) as error:
         if os.environ.get("DG_DEBUG"):
             raise
@@ -275,7 +291,7 @@ def _leave(message: str, code: int) -> None:
 
 def _exit(code: int) -> None:
     """Of several processes each ends at once: a thread of gloo that outlives the interpreter would abort it now and then."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if not _of_several():
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
