@@ -70,6 +70,7 @@ def calc(
     **extraction,
 ):
     from dg.evaluation.measure import METRICS
+    from dg.runtime.files import writable_folder
     from dg.runtime.processes import process_group
 
     metrics = metrics and [name.strip() for name in metrics.split(",")]
@@ -84,6 +85,7 @@ def calc(
     if sets > 1 and fid_infinity:
         raise click.UsageError("--fid_infinity extrapolates one set of images; leave --sets out.")
     start, outdir = time.perf_counter(), outdir or ("fid-results" if plot else None)
+    folder = outdir and writable_folder(outdir)  # refused before any work
     with process_group() as ranks:
         measurement = _measurement(ranks, metrics, fid_infinity, **extraction)
         jobs = {}
@@ -109,8 +111,8 @@ def calc(
         from dg.evaluation.tables import measurement_table
 
         click.echo(measurement_table(outcome))
-    if outdir is not None:
-        _write(outdir, outcome, plot)
+    if folder is not None:
+        _write(folder, outcome, plot)
 
 
 def _measurement(
@@ -144,11 +146,10 @@ def _provenance(seconds, device):
     return provenance(command, seconds, device)
 
 
-def _write(outdir, outcome, plot):
+def _write(folder, outcome, plot):
     """results.json, and the figures that the results allow."""
-    from dg.runtime.files import writable_folder, write_json
+    from dg.runtime.files import write_json
 
-    folder = writable_folder(outdir)
     write_json(folder / "results.json", outcome)
     if plot:
         from dg.evaluation.figures.measurements import draw_measurements
@@ -164,8 +165,10 @@ def _write(outdir, outcome, plot):
 @declared(REF)
 def ref(data, dest, num_samples, keep_features, **extraction):
     from dg.evaluation.feature_sets import save_features
+    from dg.runtime.files import writable_file
     from dg.runtime.processes import process_group
 
+    dest = writable_file(dest)
     with process_group() as ranks:
         measurement = _measurement(ranks, None, False, **extraction)
         (part,) = measurement.open(data, num_samples)

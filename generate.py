@@ -110,7 +110,8 @@ def _tell(store, made, outdir, grid):
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     if grid:
-        _write_grid(store)
+        with console.as_notice("the grid of the first images"):
+            _write_grid(store)
     speed = ", all of them were there already"
     if made.images:
         speed = f", {made.images / made.seconds:.1f} images/s"
@@ -176,14 +177,14 @@ def _with_parts(net, path, device, precision, options):
 
 
 def _write_grid(store, most=64):
-    """A picture of the first images beside the folder, so that the folder holds samples alone."""
+    """A picture of the first images in their folder, which readers do not take for one of them."""
     from dg.data.reader import open_images
+    from dg.data.sample_store import GRID
     from dg.evaluation.figures import image_grid
 
     stream = open_images(store.outdir)
     _, images = next(stream.batches(stream.positions(min(most, len(store.seeds))), most))
-    folder = store.outdir.resolve()  # "." has no name to put -grid.png behind
-    image_grid(folder.with_name(f"{folder.name}-grid.png"), images)
+    image_grid(store.outdir / GRID, images)
 
 
 if __name__ == "__main__":

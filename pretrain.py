@@ -322,8 +322,9 @@ def features(data, outdir, test, epochs, seed):
 def convert(network, out):
     import edm
     from dg.runtime.downloads import resolve
-    from dg.runtime.files import atomic_write
+    from dg.runtime.files import atomic_write, writable_file
 
+    out = writable_file(out)
     net = edm.load_network(resolve(network, console.progress, console.notify))
     with atomic_write(out) as file:
         edm.save_network(file, net)

@@ -98,7 +98,8 @@ def main(
         )
         if not ranks.first:
             return
-    training_curves(Path(save_dir) / "curves.png", log)
+    with console.as_notice("the picture of the curves"):
+        training_curves(Path(save_dir) / "curves.png", log)
     _tell(Path(save_dir), log)
 
 

@@ -77,7 +77,7 @@ def test_shards_hold_images_of_their_seeds(at):
         for shard in shards
     )
     assert np.array_equal(pixels(at["out"]), pixels(at["fake"])[[3, 5, 6, 7, 8]])
-    assert Image.open(at["tmp"] / "out-grid.png").size[0] > 8
+    assert Image.open(at["out"] / "grid.png").size[0] > 8
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_pngs_hold_what_shards_hold(at, options, name):
     succeed(GENERATE + f"--seeds 0-11 --batch 4 --grid 0 {options}", **at)
     for seed, image in enumerate(pixels(at["fake"])):
         assert np.array_equal(np.asarray(Image.open(at["out"] / name.format(seed))), image[..., 0])
-    assert not (at["tmp"] / "out-grid.png").exists()
+    assert not (at["out"] / "grid.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_the_grid_reads_no_more_shards_than_it_shows(at, monkeypatch, most, shar
     )
     generate._write_grid(SampleStore(at["out"], stored_settings(at["out"]), range(12), 4), most)
     ((path, images),) = shown
-    assert path == at["tmp"] / "out-grid.png" and len(read) == shards
+    assert path == at["out"] / "grid.png" and len(read) == shards
     assert np.array_equal(images, pixels(at["fake"])[:most])
 
 
@@ -295,6 +295,35 @@ def test_the_last_seed_makes_an_image_of_its_own(at):
     succeed(GENERATE + "--seeds 0,4294967295", **at)
     first, last = pixels(at["out"])
     assert not np.array_equal(first, last)
+
+
+@pytest.mark.parametrize("how", ["npz", "png", "png --subdirs"])
+def test_a_grid_is_no_sample(at, how):
+    command = GENERATE + f"--seeds 0-11 --batch 4 --save_type {how}"
+    succeed(command, **at)
+    assert (at["out"] / "grid.png").exists() and not list(at["tmp"].glob("*grid*"))
+    assert np.array_equal(pixels(at["out"]), pixels(at["fake"]))
+    done = succeed(command, **at)
+    assert "all of them were there already" in done.lines[-1]
+
+
+def test_a_grid_that_cannot_be_written_is_a_notice(at):
+    (at["out"] / "grid.png").mkdir(parents=True)
+    done = succeed(GENERATE + "--seeds 0-11 --batch 4", **at)
+    assert "the grid of the first images has not been written" in done.lines[-2]
+    assert done.lines[-1].startswith("12 images")
+
+
+def test_the_home_folder_is_the_users(at, monkeypatch):
+    monkeypatch.setenv("HOME", str(at["tmp"]))
+    monkeypatch.chdir(at["tmp"])
+    shutil.copy(at["net"], at["tmp"] / "net.safetensors")
+    succeed("generate --network=~/net.safetensors --outdir=~/x --seeds 0-1 --steps 2", **at)
+    assert (at["tmp"] / "x" / "manifest.json").exists() and not (at["tmp"] / "~").exists()
+    succeed("fid ref --data=~/x --dest=~/stats/x.npz --features pixels", **at)
+    assert (at["tmp"] / "stats" / "x.npz").exists() and not (at["tmp"] / "~").exists()
+    succeed("pretrain convert --network=~/net.safetensors --out=~/new/net.safetensors", **at)
+    assert (at["tmp"] / "new" / "net.safetensors").read_bytes() == at["net"].read_bytes()
 
 
 # ---- train.py, and generate.py with what it made
@@ -608,6 +637,9 @@ REFUSALS = [
         "13 images asked for, 12 found",
     ),
     (FID + "--images {fake} --features {features} --num_samples 3", "at least 6"),
+    (FID + "--images {fake} --features {features} --outdir {broken}/text", "text is a file"),
+    ("fid ref --data digits --features {features} --dest {broken}/text/x.npz", "text/x.npz"),
+    ("fid ref --data digits --features {features} --dest {broken}/empty", "it is a folder"),
     ("reproduce nothing", "digits"),
     ("reproduce --results {broken}/text", "text"),
     ("reproduce --profile smoke --runs {out} --results {out} --device cuda:99", "--device cuda:99"),

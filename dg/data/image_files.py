@@ -107,7 +107,8 @@ class ImageFiles(ImageStream):
 
 
 def image_names(names):
-    """Which of the names are of images, unsorted; hidden files are not."""
+    """Which of the names are of images, unsorted; hidden files and grids of samples are not."""
+    names = [name for name in names if name.split("/")[-1] != "grid.png"]
     return [name for name in names if name.lower().endswith(SUFFIXES) and not HIDDEN.search(name)]
 
 

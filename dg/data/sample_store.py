@@ -23,6 +23,7 @@ from dg.runtime.files import (
 
 FORMAT = "discriminator-guidance samples"
 PARTITION = ("save type", "subdirs", "batch size")
+GRID = "grid.png"  # a picture of many samples, which is none
 IMAGE_SUFFIXES = (".npz", ".png", ".jpg", ".jpeg")
 
 
@@ -197,7 +198,7 @@ class SampleStore:
             path
             for glob in ("*", "*/*")
             for path in self.outdir.glob(glob)
-            if path.suffix in IMAGE_SUFFIXES
+            if path.suffix in IMAGE_SUFFIXES and path.name != GRID
         }
         path = self.outdir / "manifest.json"
         stored = read_json(path) if path.exists() else None

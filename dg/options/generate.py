@@ -10,12 +10,14 @@ OPTIONS = [
         "--network",
         "--network_pkl",
         required=True,
+        type=console.InputPath(),
         metavar="PATH|URL|NAME",
         help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a published name.",
     ),
     click.option(
         "--outdir",
         required=True,
+        type=console.OutputPath(),
         metavar="DIR",
         help="Where to save the images; a rerun goes on there.",
     ),
@@ -289,6 +291,6 @@ OPTIONS = [
         help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for many images.",
     ),
     click.option(
-        "--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images."
+        "--grid", **FLAG, default=True, help="Also write OUTDIR/grid.png with the first images."
     ),
 ]

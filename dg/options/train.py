@@ -34,6 +34,7 @@ OPTIONS = [
         "--savedir",
         "save_dir",
         required=True,
+        type=console.OutputPath(),
         metavar="DIR",
         help="Where to keep checkpoints and curves; a rerun goes on there.",
     ),

@@ -21,8 +21,10 @@ __all__ = [
     "FLAG",
     "InputPath",
     "Numbers",
+    "OutputPath",
     "SeedRange",
     "allow_tf32",
+    "as_notice",
     "compute_exactly",
     "given",
     "keep_memory",
@@ -85,12 +87,29 @@ class InputPath(click.ParamType):
     name = "path"
 
     def convert(self, value, param, ctx):
+        value = _at_home(value)
         path = Path(value)
         inside = Path(*path.parts[1:])
         if not path.is_absolute() or path.exists() or inside == Path() or not inside.exists():
             return value
         notify(f"{value} does not exist; taking {inside} in the current folder")
         return str(inside)
+
+
+class OutputPath(click.ParamType):
+    """A file or folder to write; `~` is the user's home, also where the shell leaves it alone: `--outdir=~/x`."""
+
+    name = "path"
+
+    def convert(self, value, param, ctx):
+        found = _at_home(value)
+        if Path(found).parts[:1] == ("~",):
+            self.fail(f"{value}: your home folder is not known; write the path in full", param, ctx)
+        return found
+
+
+def _at_home(value):
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 class Numbers(click.ParamType):
@@ -197,6 +216,15 @@ def _speaks():
 def notify(line: str) -> None:
     """One line for the person at the terminal; standard output stays clean."""
     click.echo(line, err=True)
+
+
+@contextmanager
+def as_notice(what: str):
+    """A failure within, to write what is no more than an extra, is told in one line and forgiven."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        notify(f"{what} has not been written: {' '.join(str(error).split())}")
 
 
 def pick_device(name: str | None, rank: int = 0):
