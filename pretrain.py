@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, declared, version
+from dg.options.common import SETTINGS, computable, declared, version
 from dg.options.pretrain import (
     CLASSIFIER,
     CONVERT,
@@ -94,6 +94,7 @@ def score(
         precision=_precision(bf16, fp16),
         **changes,
     )
+    settings = computable(settings, device, (bf16, fp16) != (None, None))
     import edm
     from dg.pretraining.score import build_score_network, train_score_network
 
@@ -230,10 +231,11 @@ def _precision(bf16, fp16):
 
 def _settings(preset, options):
     """A preset's settings with what `options` say of them, which is taken out of these."""
-    options["precision"] = _precision(options.pop("bf16"), options.pop("fp16"))
+    options["precision"] = asked = _precision(options.pop("bf16"), options.pop("fp16"))
     names = [field.name for field in fields(preset) if field.name in options]
     changes = {name: options.pop(name) for name in names}
-    return replace(preset, **{name: value for name, value in changes.items() if value is not None})
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return computable(replace(preset, **changes), options["device"], asked)
 
 
 def _images(data, ranks, latents=False):

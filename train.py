@@ -24,7 +24,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, declared, input_file, version
+from dg.options.common import SETTINGS, computable, declared, input_file, version
 from dg.options.guidance import CLASSIFIER
 from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
@@ -50,7 +50,7 @@ def main(
     **recipe,
 ):
     extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
-    settings = _settings(**recipe)
+    settings = computable(_settings(**recipe), device, recipe["bf16"] is not None)
     if settings.loss == "matching" and not network:
         raise click.UsageError("--loss matching needs --network.")
     if settings.lora_rank and extractor != "classifier":
@@ -107,7 +107,8 @@ def _extractor(kind, classifier, network):
     """(what the head sees, the classifier's file or None)"""
     if kind in (None, "classifier") and not (classifier or network) and CLASSIFIER.exists():
         classifier = str(CLASSIFIER)
-        console.notify(f"the head sees the authors' {classifier}")
+        if console.speaks():
+            console.notify(f"the head sees the authors' {classifier}")
     kind = kind or ("classifier" if classifier else "score" if network else None)
     if kind is None:
         raise click.UsageError(

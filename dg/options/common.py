@@ -1,5 +1,7 @@
 """What the declarations of all scripts share."""
 
+from dataclasses import replace
+
 import click
 
 from dg import __version__
@@ -25,3 +27,24 @@ def input_file(name):
     from dg.runtime.downloads import resolve
 
     return name and resolve(name, console.progress, console.notify)
+
+
+def computable(settings, device, asked):
+    """Settings of a training, in float32 where a preset asks for bfloat16 that the device is slow in.
+
+    device  a name, or None for the device that is taken by default
+    asked   whether an option asks for the precision, which is then kept
+    """
+    if asked or settings.precision != "bfloat16":
+        return settings
+    from dg.precision import has_bfloat16
+
+    device = console.pick_device(device)
+    if has_bfloat16(device):
+        return settings
+    if console.speaks():
+        console.notify(
+            f"computing in float32: the preset asks for bfloat16, for which this {device.type} has "
+            "no instructions (--bf16 insists)"
+        )
+    return replace(settings, precision="float32")

@@ -120,7 +120,7 @@ def _published(net, options):
             f"dg-cifar10-{'cond' if cond else 'uncond'}-discriminator and dg-cifar10-classifier), "
             "or --dg_weight_1st_order 0 for images without guidance."
         )
-    if wanted:
+    if wanted and console.speaks():
         console.notify(f"guided by the authors' {' and '.join(map(str, wanted.values()))}")
     found = {name: str(path) for name, path in wanted.items()}
     return found | ({} if heads else {"discriminator_ckpt": (found["discriminator_ckpt"],)})

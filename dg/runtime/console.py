@@ -35,6 +35,7 @@ __all__ = [
     "refuse",
     "run",
     "silent",
+    "speaks",
     "stoppable",
 ]
 
@@ -201,7 +202,7 @@ def _ask(number, frame):
             raise KeyboardInterrupt
         _terminate(number, frame)
     _asked.setdefault(number, now)
-    if number == signal.SIGINT and _speaks():  # not through a stream, which may be at work itself
+    if number == signal.SIGINT and speaks():  # not through a stream, which may be at work itself
         os.write(2, b"\nfinishing what is in work; Ctrl-C again stops at once\n")
 
 
@@ -209,8 +210,9 @@ def _of_several():
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def _speaks():
-    return os.environ.get("RANK", "0") == "0"  # of several processes one
+def speaks() -> bool:
+    """Whether this process tells what all of them do: of several the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def notify(line: str) -> None:
@@ -296,7 +298,7 @@ def run(command: click.Command, resumes: bool = True) -> None:
         told = (
             f"{name}: stopped in good order; the same command again goes on where this one stopped"
         )
-        _leave(told if _speaks() else "", 130 if signal.SIGINT in _asked else 0)
+        _leave(told if speaks() else "", 130 if signal.SIGINT in _asked else 0)
     except (ValueError, OSError) as error:
         if os.environ.get("DG_DEBUG"):
             raise
