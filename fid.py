@@ -73,7 +73,8 @@ def calc(
     from dg.runtime.files import writable_folder
     from dg.runtime.processes import process_group
 
-    metrics = metrics and [name.strip() for name in metrics.split(",")]
+    metrics = metrics and [name.strip().lower() for name in metrics.split(",")]
+    metrics = metrics and ["fd" if name == "fid" else name for name in metrics]
     if unknown := [name for name in metrics or () if name not in METRICS]:
         raise click.UsageError(
             f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}."
@@ -181,6 +182,11 @@ def ref(data, dest, num_samples, keep_features, **extraction):
                 f"{dest}: {found.num_images} images, {len(found.mu)} features of "
                 f"{measurement.extractor.name}"
             )
+            if not keep_features:
+                console.notify(
+                    "KID, precision and recall will be missing: they need every image's features "
+                    "(--keep_features)"
+                )
 
 
 # Options of `nll` that mean nothing for a kind of model.

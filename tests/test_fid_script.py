@@ -235,6 +235,36 @@ def test_files_of_different_seeds_are_one_set_and_folders_of_stores_are_several(
     assert list(outcome["images"]) == [str(tmp_path / "stores" / f"epoch{n}") for n in (9, 10)]
 
 
+def test_numbers_that_mean_little_are_told(at, tmp_path):
+    command = "fid --images digits:heldout --images {fake} --ref digits:heldout " + IN
+    lines = succeed(command, **at).lines
+    assert sum("12 images for 64 features" in line for line in lines) == 1
+    assert not any("360 images for" in line for line in lines)
+    assert any(
+        f"do not compare: 360 of digits:heldout, 12 of {at['fake']}" in line for line in lines
+    )
+    reference = "fid ref --data digits --dest {tmp}/x.npz --features pixels"
+    assert "KID, precision and recall will be missing" in succeed(reference, **at).lines[-1]
+    assert not any(
+        "missing" in line for line in succeed(reference + " --keep_features", **at).lines
+    )
+
+
+def test_fid_is_a_metric_and_other_features_are_told_with_the_images(at):
+    command = "fid --images digits:heldout --ref digits --metrics FID,kid "
+    assert set(metrics(measured(command + IN, **at), "digits:heldout")) == {"fd", "kid"}
+    np.savez(at["tmp"] / "other.npz", mu=np.zeros(192), sigma=np.eye(192))
+    done = run("fid --images digits:heldout --ref {tmp}/other.npz " + PIXELS, **at)
+    assert (
+        done.code == 2
+        and "64 feature dimensions of images of 8x8 with 1 channels, but" in done.lines[-1]
+    )
+    for name in ("/stats/cifar10-32x32.npz", "cifar10-32x32"):
+        done = run(f"fid --images digits --ref {name} " + PIXELS, **at)
+        assert "did you mean" in done.lines[-1] and "fid-ref-cifar10-32x32" in done.lines[-1]
+        assert "edm-" not in done.lines[-1] and "baseline-" not in done.lines[-1]
+
+
 def test_a_plot_of_what_there_is(digits, tmp_path):
     """Metrics without a distance leave the figures of distances out."""
     for epoch in (5, 10):
@@ -410,7 +440,7 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
             "leave num_samples out",
         ),
         ("fid ref --data {tmp}/pixels.npz --dest {out}.npz " + PIXELS, "already"),
-        ("fid ref --data digits --dest {tmp}/nowhere/a.npz " + PIXELS, "nowhere"),
+        ("fid ref --data digits --dest {tmp}/one.npz/a.npz " + PIXELS, "one.npz/a.npz"),
         ("fid nll --network {net} --data {tmp}/colour.npz", "colour.npz"),
         ("fid nll --network {cond_net} --data {tmp}/plain.npz", "labels"),
     ],

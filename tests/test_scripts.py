@@ -683,7 +683,10 @@ def test_every_script_refuses_in_a_process_of_its_own(command, told, broken, tmp
 def test_every_script_succeeds_in_a_process_of_its_own(at):
     """Those that can in a second; the help of the others is asked for in test_house."""
     done = run_apart("fid --images {fake} --ref digits:heldout --features {features}", **at)
-    assert done.code == 0 and done.lines == [] and len(done.out.splitlines()) == 4
+    assert done.code == 0 and len(done.out.splitlines()) == 4
+    assert [line.split(": ")[1] for line in done.lines] == [
+        "12 images for 64 features; a distance of fewer images than features says little"
+    ]
 
 
 def test_a_fault_of_the_code_shows_its_traceback(tmp_path):
