@@ -19,6 +19,14 @@ import pytest
 from dg.data.datasets import load_images
 from dg.runtime import console
 
+# Runs a script that tells its progress after every item, and not every 30 s.
+TOLD = """
+import runpy, sys
+from dg.runtime import console
+console.PLAIN_SECONDS = 0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 ROOT = Path(__file__).parent.parent
 BAR = re.compile(r"[\w :.-]+:\s+\d+%\|[^|]*\|[^\[\n]*\[[^\]]*\]")  # one state of a tqdm bar
 

@@ -26,6 +26,7 @@ from guided_diffusion import create_classifier
 from tests.golden_fill import fill
 from tests.scripts import (
     GENERATE,
+    TOLD,
     TRAIN,
     TWELVE,
     contents,
@@ -254,11 +255,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_two_processes_make_what_one_makes(at):
     """As torchrun starts them."""
-    processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at)
+    processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at, ["-c", TOLD])
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert f"12 images in {at['out']}" in errors[0] and errors[1] == ""
-    assert "12/12" in errors[0], "the first tells of the images of both"
+    assert "3/3 batch" in errors[0], "the first tells of the batches of both"
     assert contents(at["out"]) == contents(at["fake"])
 
 

@@ -157,12 +157,38 @@ class SeedRange(click.ParamType):
 
 
 def progress(iterable, **kwargs):
-    """tqdm on standard error; nothing where there is nothing to do."""
+    """tqdm on standard error, or a plain line every 30 s where that is no terminal; nothing where there is nothing to do."""
+    if not sys.stderr.isatty():
+        return _plain_lines(iterable, **kwargs)
     from tqdm import tqdm
 
     return tqdm(
         iterable, file=sys.stderr, dynamic_ncols=True, disable=kwargs.get("total") == 0, **kwargs
     )
+
+
+PLAIN_SECONDS = 30  # between two lines
+
+
+def _plain_lines(iterable, desc="", total=None, initial=0, unit="it"):
+    """The items, and now and then a line: what is done, how long it took, how long the rest will take."""
+    total = total if total is not None or not hasattr(iterable, "__len__") else len(iterable)
+    start = told = time.monotonic()
+    for done, item in enumerate(iterable, start=initial + 1):
+        yield item
+        now = time.monotonic()
+        if now - told < PLAIN_SECONDS:
+            continue
+        told, spent = now, now - start
+        left = total and spent / (done - initial) * (total - done)
+        rest = f", about {_clock(left)} left" if total else ""
+        notify(f"{desc}: {done}{f'/{total}' if total else ''} {unit}, {_clock(spent)} so far{rest}")
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progress:

@@ -151,3 +151,24 @@ def test_memory_is_kept_where_there_is_a_way_and_nothing_else_happens(monkeypatc
     console.keep_memory()
     monkeypatch.setattr(sys, "platform", "darwin")
     console.keep_memory()
+
+
+def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, capsys):
+    now = iter(range(0, 10_000, 16))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    assert list(console.progress(range(4, 9), desc="images", total=9, initial=4, unit="batch")) == [
+        *range(4, 9)
+    ]
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines() == [
+        "images: 6/9 batch, 0:00:32 so far, about 0:00:48 left",
+        "images: 8/9 batch, 0:01:04 so far, about 0:00:16 left",
+    ]
+    assert list(console.progress(iter("ab"), desc="pieces")) == ["a", "b"]
+    assert capsys.readouterr().err == "pieces: 2 it, 0:00:32 so far\n"
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(console.progress(range(3), desc="images")) == [0, 1, 2]
+    assert "images: 100%" in capsys.readouterr().err
