@@ -32,7 +32,7 @@ Examples:
 
 import click
 
-from dg.options.common import SETTINGS, declared, input_file, version
+from dg.options.common import SETTINGS, declared, input_file, used, version
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.runtime import console
@@ -89,7 +89,7 @@ def main(
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
-        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs)
+        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, used())
         if compiled:
             with console.option("--compile"):
                 guides = [] if guidance is None else guidance.networks()

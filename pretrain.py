@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, version
+from dg.options.common import SETTINGS, computable, declared, used, version
 from dg.options.pretrain import (
     CLASSIFIER,
     CONVERT,
@@ -214,6 +214,7 @@ def _train(
     with atomic_write(folder / name) as file:
         save(file, model)
     record = {"data": images.name, "settings": asdict(settings)} | described(model)
+    record["used"] = used()
     write_json(folder / "training.json", record)
     size, told = sum(p.numel() for p in model.parameters()), told.format(**log[-1])
     console.notify(f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}")
@@ -278,7 +279,7 @@ def latents(data, vae, outdir, batch_size, device, **settings):
         device = console.pick_device(device, ranks.rank)
         images = open_images(data)
         vae = load_vae(resolve(vae, console.progress, console.notify), device)
-        store = latent_store(outdir, images, vae, settings, batch_size)
+        store = latent_store(outdir, images, vae, settings, batch_size, used())
         progress = console.stoppable(console.progress if ranks.first else console.silent)
         made = encode(vae, images, store, settings, device, progress, ranks, console.notify)
         if not ranks.first:

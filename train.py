@@ -15,8 +15,8 @@ Examples:
       --sample_dir gen_latents --save_dir disc-latent
 
 The frozen classifier or score network sees the noisy image; a small head on its features learns. SAVE_DIR gets
-best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json (what the test images say) and
-curves.png. Stopped and started again, the same command goes on. Under torchrun the processes share every batch.
+best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json (what the test images say),
+training.json (what it was made of) and curves.png. Stopped and started again, the same command goes on. Under torchrun the processes share every batch.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, input_file, version
+from dg.options.common import SETTINGS, computable, declared, input_file, used, version
 from dg.options.guidance import CLASSIFIER
 from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
@@ -58,6 +58,7 @@ def main(
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
     from dg.evaluation.figures import training_curves
+    from dg.runtime.files import write_json
     from dg.runtime.processes import process_group
     from dg.training import check_sets, train_discriminator
     from dg.training_data import random_subset
@@ -98,6 +99,11 @@ def main(
         )
         if not ranks.first:
             return
+    sets = {"data": real, "sample_dir": fake}
+    record = {
+        name: {"name": one.name, "fingerprint": one.fingerprint()} for name, one in sets.items()
+    }
+    write_json(Path(save_dir) / "training.json", record | {"settings": settings, "used": used()})
     with console.as_notice("the picture of the curves"):
         training_curves(Path(save_dir) / "curves.png", log)
     _tell(Path(save_dir), log)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -114,9 +115,16 @@ def pixels(folder):
 
 
 def contents(folder):
-    """The bytes of every file but the grid, which a run may leave out."""
+    """The content of every file but the grid, which a run may leave out; without paths and commands."""
+
+    def content(path):
+        if path.name not in ("manifest.json", "training.json"):
+            return path.read_bytes()
+        record = json.loads(path.read_text())
+        return json.dumps({name: record[name] for name in record if name not in ("runs", "used")})
+
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): content(path)
         for path in Path(folder).rglob("*")
         if path.is_file() and path.name != "grid.png"
     }

@@ -315,6 +315,36 @@ def test_a_grid_that_cannot_be_written_is_a_notice(at):
     assert done.lines[-1].startswith("12 images")
 
 
+def test_a_run_says_what_it_used(at):
+    command = GENERATE + "--seeds 0-3 --batch 4 --grid 0"
+    succeed(command, **at)
+    manifest = json.loads((at["out"] / "manifest.json").read_text())
+    (run_of_it,) = manifest["runs"]
+    assert run_of_it["command"].startswith(f"python generate.py --network {at['net']} ")
+    assert run_of_it["paths"] == {"--network": str(at["net"]), "--outdir": str(at["out"])}
+    assert torch.__version__.startswith(run_of_it["versions"]["torch"])
+    elsewhere = at["tmp"] / "elsewhere"
+    shutil.move(at["out"], elsewhere)
+    shutil.copy(at["net"], at["tmp"] / "moved.safetensors")
+    at = at | {"net": at["tmp"] / "moved.safetensors", "out": elsewhere}
+    done = succeed(command, **at)
+    assert "all of them were there already" in done.lines[-1]
+    again = json.loads((elsewhere / "manifest.json").read_text())
+    assert again["settings hash"] == manifest["settings hash"]
+    assert [one["paths"]["--outdir"] for one in again["runs"]] == [
+        run_of_it["paths"]["--outdir"],
+        str(elsewhere),
+    ]
+
+
+def test_trainings_say_what_they_used(at):
+    for name, data in (("score", "--data"), ("head", "--sample_dir")):
+        record = json.loads((at["made"] / name / "training.json").read_text())
+        assert record["used"]["command"].startswith("python ") and record["settings"]
+        assert {"torch", "numpy", "python"} <= set(record["used"]["versions"])
+        assert record["used"]["paths"][data] in ("digits:train", str(at["fake"]))
+
+
 def test_the_home_folder_is_the_users(at, monkeypatch):
     monkeypatch.setenv("HOME", str(at["tmp"]))
     monkeypatch.chdir(at["tmp"])

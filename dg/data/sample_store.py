@@ -39,6 +39,8 @@ class SampleStore:
                 only
     save_type   'npz': shards samples_000000-000063.npz (`samples`, `seeds`, `label`); 'png':
                 000123.png
+    used        of this run: command, paths, versions; kept in the manifest, of every run that differs
+                in it, and no part of the settings
     subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
                 are
 
@@ -51,7 +53,9 @@ class SampleStore:
     kind = ImageSet  # of a batch
     keys = ("samples", "label")  # of its arrays in an npz file
 
-    def __init__(self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False):
+    def __init__(
+        self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False, used=None
+    ):
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
         if save_type not in ("npz", "png"):
@@ -69,7 +73,7 @@ class SampleStore:
         partition = dict(zip(PARTITION, (save_type, self.subdirs, batch_size), strict=True))
         which = {"num seeds": len(self.seeds), "seeds": _runs(self.seeds)}
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
-        self._open({"format": FORMAT, **partition, **which, **what})
+        self._open({"format": FORMAT, **partition, **which, **what}, plain(used))
         writable_folder(self.records)
 
     def batches(self):
@@ -188,7 +192,7 @@ class SampleStore:
         self.damaged += bad
         return not bad
 
-    def _open(self, manifest):
+    def _open(self, manifest, used):
         """Check that the folder is this store's, or make it so."""
         for temporary in (*self.outdir.glob(".*.tmp"), *self.outdir.glob("*/.*.tmp")):
             remove_stale_temporaries(temporary.parent)
@@ -200,10 +204,13 @@ class SampleStore:
             for path in self.outdir.glob(glob)
             if path.suffix in IMAGE_SUFFIXES and path.name != GRID
         }
+        found_any = bool(found)
         path = self.outdir / "manifest.json"
         stored = read_json(path) if path.exists() else None
         ours = (
-            isinstance(stored, dict) and set(stored) == set(manifest) and stored["format"] == FORMAT
+            isinstance(stored, dict)
+            and set(stored) - {"runs"} == set(manifest)
+            and stored["format"] == FORMAT
         )
         if stored is not None and not ours:
             raise ValueError(f"{path} is not a sample store's; use another folder")
@@ -215,6 +222,10 @@ class SampleStore:
             found -= {self.outdir / name for seeds in self._batches for name in self._names(seeds)}
         if foreign := sorted(path for path in found if path.exists()):
             raise ValueError(f"{foreign[0]} is not an image of this run; use another folder")
+        runs = stored.get("runs", []) if stored is not None and found_any else []
+        if used is not None and used not in runs:
+            runs = [*runs, used]
+        manifest |= {"runs": runs} if runs else {}
         if stored != manifest:
             write_json(path, manifest)
 

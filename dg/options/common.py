@@ -1,6 +1,11 @@
 """What the declarations of all scripts share."""
 
+import platform
+import shlex
+import sys
 from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
 
 import click
 
@@ -48,3 +53,21 @@ def computable(settings, device, asked):
             "no instructions (--bf16 insists)"
         )
     return replace(settings, precision="float32")
+
+
+def used():
+    """What the current command was given, for the files that say how something was made."""
+    context = click.get_current_context()
+    paths = {
+        option.opts[0]: context.params[option.name]
+        for option in context.command.params
+        if isinstance(option.type, (console.InputPath, console.OutputPath))
+        and context.params.get(option.name)
+    }
+    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "paths": paths,
+        "versions": {"discriminator-guidance": __version__, "python": platform.python_version()}
+        | versions,
+    }
