@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from dg.runtime.progress import Progress, Stopped, silent
+from dg.runtime.progress import Progress, Stopped, plain_lines, silent
 
 __all__ = [
     "FLAG",
@@ -159,7 +159,7 @@ class SeedRange(click.ParamType):
 def progress(iterable, **kwargs):
     """tqdm on standard error, or a plain line every 30 s where that is no terminal; nothing where there is nothing to do."""
     if not sys.stderr.isatty():
-        return _plain_lines(iterable, **kwargs)
+        return plain_lines(iterable, notify, PLAIN_SECONDS, **kwargs)
     from tqdm import tqdm
 
     return tqdm(
@@ -168,27 +168,6 @@ def progress(iterable, **kwargs):
 
 
 PLAIN_SECONDS = 30  # between two lines
-
-
-def _plain_lines(iterable, desc="", total=None, initial=0, unit="it"):
-    """The items, and now and then a line: what is done, how long it took, how long the rest will take."""
-    total = total if total is not None or not hasattr(iterable, "__len__") else len(iterable)
-    start = told = time.monotonic()
-    for done, item in enumerate(iterable, start=initial + 1):
-        yield item
-        now = time.monotonic()
-        if now - told < PLAIN_SECONDS:
-            continue
-        told, spent = now, now - start
-        left = total and spent / (done - initial) * (total - done)
-        rest = f", about {_clock(left)} left" if total else ""
-        notify(f"{desc}: {done}{f'/{total}' if total else ''} {unit}, {_clock(spent)} so far{rest}")
-
-
-def _clock(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progress:
