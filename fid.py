@@ -28,6 +28,7 @@ import click
 
 from dg.options.common import SETTINGS, declared, version
 from dg.options.fid import CALC, NLL, REF
+from dg.options.network import load
 from dg.runtime import console
 
 
@@ -204,8 +205,8 @@ MEANINGLESS = {
 @declared(NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
+    from dg.data.images import unheard
     from dg.evaluation.likelihood_estimators import likelihood_estimator
-    from dg.models.loading import load_model
     from dg.runtime.downloads import resolve
     from dg.runtime.processes import process_group
     from dg.training_data import random_subset
@@ -215,10 +216,11 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     flow = {name: settings.pop(name) for name in names}
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        net = load_model(resolve(network, console.progress, console.notify), device)
+        path = resolve(network, console.progress, console.notify)
+        net = load(path, device, console.notify if ranks.first else (lambda line: None), settings)
         estimator = likelihood_estimator(net, **flow)
         console.refuse(MEANINGLESS[estimator.model], f"a {estimator.model}")
-        images = load_images(data)
+        images = load_images(data, notify=console.notify if ranks.first else unheard)
         if num_samples is not None and seed is None:
             images = images.take(num_samples)
         elif num_samples is not None:

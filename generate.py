@@ -35,6 +35,7 @@ import click
 from dg.options.common import SETTINGS, declared, input_file, used, version
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
+from dg.options.network import load
 from dg.runtime import console
 
 UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
@@ -67,15 +68,14 @@ def main(
         )
     import edm
     from dg.data.sample_store import SampleStore
-    from dg.models.loading import load_model
     from dg.precision import compile_networks, fastest
     from dg.runtime.processes import process_group
     from dg.sampling import as_model, check_class, describe, generate
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        path = input_file(network)
-        net = load_model(path, device)
+        path, taken = input_file(network), []
+        net = load(path, device, taken.append, options)
         console.allow_tf32()
         if precise:
             console.compute_exactly()
@@ -89,15 +89,17 @@ def main(
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
-        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, used())
+        names = _class_names(path, as_model(net).num_classes(sampling))
+        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names, used())
+        if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
+            taken.append(UNGUIDED)
+        for line in taken if ranks.first else []:
+            console.notify(line)
         if compiled:
             with console.option("--compile"):
                 guides = [] if guidance is None else guidance.networks()
                 compile_networks([*as_model(net).networks(), *guides])
         progress = console.stoppable(console.progress if ranks.first else console.silent)
-        unguided = isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for()
-        if unguided and ranks.first:
-            console.notify(UNGUIDED)
         how = (device, progress, ranks, precision, console.notify)
         made = generate(net, store, sampling, guidance, class_idx, *how)
         if not ranks.first:
@@ -125,6 +127,17 @@ def _seeds(seeds, num_samples, seed):
 
     with console.option("--seed" if seeds is None else "--seeds"):
         return checked_seeds(range(seed, seed + num_samples) if seeds is None else seeds)
+
+
+def _class_names(path, num_classes):
+    """Names of the classes that pretrain.py has left beside a network, None where it has not."""
+    from dg.runtime.files import read_json
+    from edm.checkpoint import network_file
+
+    record = network_file(path).with_name("training.json")
+    known = read_json(record) if num_classes and record.is_file() else None
+    names = known.get("class_names") if isinstance(known, dict) else None
+    return names if names and len(names) == num_classes else None
 
 
 def _sampling(net, options):

@@ -215,6 +215,8 @@ def _train(
         save(file, model)
     record = {"data": images.name, "settings": asdict(settings)} | described(model)
     record["used"] = used()
+    if images.class_names:
+        record["class_names"] = list(images.class_names)
     write_json(folder / "training.json", record)
     size, told = sum(p.numel() for p in model.parameters()), told.format(**log[-1])
     console.notify(f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}")
@@ -242,17 +244,19 @@ def _settings(preset, options):
 def _images(data, ranks, latents=False):
     """The training images, or latents if allowed."""
     from dg.data.datasets import load_images
+    from dg.data.images import unheard
     from dg.data.latents import load_set
 
+    notify = console.notify if ranks.first else unheard
     with ranks.main_process_first():
-        return load_set(data) if latents else load_images(data)
+        return load_set(data, notify) if latents else load_images(data, notify=notify)
 
 
 def _heldout(source, images):
     """Labelled images or latents of the size of the training images, or None."""
     from dg.data.latents import load_set
 
-    heldout = load_set(source) if source else None
+    heldout = load_set(source, console.notify) if source else None
     if heldout and (heldout.labels is None or heldout.items.shape[1:] != images.items.shape[1:]):
         raise ValueError(
             f"{heldout.name}: --test takes {images.what} of the size of {images.name}, with labels"
@@ -268,6 +272,7 @@ stopped, and with --flip it adds the mirrored copies. Under torchrun the process
 )
 @declared(LATENTS)
 def latents(data, vae, outdir, batch_size, device, **settings):
+    from dg.data.images import unheard
     from dg.data.reader import open_images
     from dg.models.dit import load_vae
     from dg.pretraining.latents import Encoding, encode, latent_store
@@ -277,8 +282,9 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     settings = Encoding(**settings)
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        images = open_images(data)
-        vae = load_vae(resolve(vae, console.progress, console.notify), device)
+        vae = resolve(vae, console.progress, console.notify)
+        images = open_images(data, notify=console.notify if ranks.first else unheard)
+        vae = load_vae(vae, device)
         store = latent_store(outdir, images, vae, settings, batch_size, used())
         progress = console.stoppable(console.progress if ranks.first else console.silent)
         made = encode(vae, images, store, settings, device, progress, ranks, console.notify)
@@ -308,7 +314,7 @@ def features(data, outdir, test, epochs, seed):
     )
     from dg.runtime.files import writable_folder
 
-    images, folder = load_images(data), writable_folder(outdir)
+    images, folder = load_images(data, notify=console.notify), writable_folder(outdir)
     heldout = _heldout(test, images)
     model = train_classifier(images, ClassifierTraining(epochs=epochs, seed=seed), console.progress)
     save_classifier(Path(folder) / "classifier.safetensors", model)

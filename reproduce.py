@@ -2,278 +2,231 @@
 
 \b
 Examples:
-  python reproduce.py                         # digits: minutes on a laptop's CPU, nothing to download
-  python reproduce.py cifar10-uncond          # the published table beside the measured one; a GPU and a network
-  python reproduce.py cifar10-uncond --dry-run    # what it would cost
-  python reproduce.py ensemble --world mnist-14 --data mnist.npz    # a study in another world, on a CPU
-  python reproduce.py mnist --data mnist.npz  # EDM against DDPM and VAE; mnist-cond: the same with classes
-  python reproduce.py two-gaussians           # every loss of the discriminator against the closed form
-  python reproduce.py imagenet-dit --data ImageNet2012/train --stage sample-guided --shard 3/8   # one of eight machines
+  python reproduce.py                          # digits: minutes on a CPU, nothing to download
+  python reproduce.py cifar10-uncond           # the published table beside the measured one
+  python reproduce.py cifar10-uncond --dry-run # what it would cost
+  python reproduce.py ensemble --setting mnist-14 --data mnist.npz   # on a CPU
+  python reproduce.py mnist --data mnist.npz   # EDM against DDPM and VAE; mnist-cond: with classes
+  python reproduce.py two-gaussians            # every loss against the closed form
+  python reproduce.py imagenet-dit --data ImageNet2012/train --stage sample-guided --shard 3/8
 
-A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora, ensemble) runs in a world
-(cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14); the name of a world alone means its recipes,
-except for mnist. Studies of one world share their networks and samples. Stages that are done are not repeated; after an
-interruption the same command goes on.
+A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora,
+ensemble) runs in a setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist,
+mnist-14); the name of a setting alone means its recipes, except for mnist. Studies of one setting
+share their networks and samples. Stages that are done are not repeated; after an interruption the
+same command goes on.
 """
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
+from dg.experiments import registry
+from dg.options import common as shared
+from dg.options.reproduce import BY_HAND, OPTIONS
 from dg.runtime import console
 
-EXPERIMENTS = {  # name: module of dg.experiments, and what its `run` is told besides
-    "digits": ("digits", {}),
-    "two-gaussians": ("two_gaussians", {}),
-    "mnist": ("mnist", {"conditional": False}),
-    "mnist-cond": ("mnist", {"conditional": True}),
+
+class Job(NamedTuple):
+    """What is to be run.
+
+    plan    its stages; None where they are not known before
+    run     (folder of stages, folder of results, stage or None) -> results or None
+    table   the results for a terminal
+    folder  of its stages, and name of its results
+    rate    how its GPU hours are counted
+    """
+
+    plan: Callable | None
+    run: Callable
+    table: Callable
+    folder: str
+    name: str
+    rate: str = ""
+
+
+RATES = {
+    "studies": "GPU hours are rough: scaled from the paper's one A100-hour for 50,000 CIFAR-10 "
+    "images.",
+    "imagenet": "GPU hours are rough: of images alone, by their operations at 50 TFLOP/s, a third "
+    "of an A100's peak in TF32.",
 }
-STUDIES = (
-    "recipes",
-    "extractors",
-    "epochs",
-    "selection",
-    "weights",
-    "window",
-    "churn",
-    "steps",
-    "significance",
-    "lora",
-    "ensemble",
-)
-IMAGENET = ("imagenet-dit", "imagenet-adm")
-WORLDS = ("cifar10-uncond", "cifar10-cond", "cifar10-jpeg", "cifar10-jpeg-16", "mnist", "mnist-14")
 
 
-@click.command(help=__doc__, context_settings=dict(max_content_width=110, show_default=True))
+@click.command(help=__doc__, context_settings=shared.SETTINGS)
 @click.argument("name", default="digits", metavar="[NAME]")
-@click.option(
-    "--world",
-    type=click.Choice(WORLDS),
-    help="Where to run a study.  [default: cifar10-uncond, churn: cifar10-cond]",
-)
-@click.option(
-    "--profile",
-    type=click.Choice(["full", "smoke"]),
-    default="full",
-    help="smoke: tiny and meaningless, to see that everything runs.",
-)
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Print the stages of a study and what they would cost, and run nothing.",
-)
-@click.option(
-    "--stage",
-    metavar="STAGE",
-    help="Run this stage of a study and what it needs, and nothing else.",
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Images of every system in all.  [default: the world's]",
-)
-@click.option(
-    "--seeds-per-set",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Images of a measured set; --samples / N sets.  [default: the world's]",
-)
-@click.option(
-    "--shard",
-    metavar="I/N",
-    help="Of imagenet: make only every N-th part of the images of --stage, from part I on, "
-    "counted from 0. Without it afterwards the rest is made and measured.",
-)
-@click.option(
-    "--fresh",
-    is_flag=True,
-    help="Forget what earlier runs made; of a study: everything in its world.",
-)
-@click.option(
-    "--data",
-    metavar="PATH",
-    help="Data set of the experiment, where it is not embedded or downloaded.",
-)
-@click.option("--runs", default="runs", metavar="DIR", help="Where intermediate files stay.")
-@click.option(
-    "--results",
-    default="results",
-    metavar="DIR",
-    help="Where results.json, pictures and report go.",
-)
-@click.option(
-    "--publish",
-    is_flag=True,
-    help="Copy results and pictures to docs/results/NAME, fill the README.",
-)
-@click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]")
-def main(
-    name,
-    world,
-    profile,
-    dry_run,
-    stage,
-    samples,
-    seeds_per_set,
-    shard,
-    fresh,
-    data,
-    runs,
-    results,
-    publish,
-    device,
-):
+@shared.declared(OPTIONS)
+@shared.version
+def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, **choices):
     if publish and profile != "full":
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
-    suffix = "" if profile == "full" else f"-{profile}"
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    if choices["shard"] and fresh:
+        raise click.UsageError(
+            "--fresh would forget what other machines have made with --shard; leave one of the two "
+            "out."
+        )
     common = dict(
-        command=command,
+        command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         device=console.pick_device(device),
         progress=console.progress,
         notify=console.notify,
     )
-    if shard and name not in IMAGENET:
-        raise click.UsageError(f"--shard belongs to {' and '.join(IMAGENET)}, not to {name}.")
-    if shard and fresh:
-        raise click.UsageError(
-            "--fresh would forget what other machines have made with --shard; leave one of the two out."
-        )
-    if name in IMAGENET:
-        if world or seeds_per_set or profile == "smoke":
-            raise click.UsageError(
-                f"--world, --seeds-per-set and --profile smoke are not for {name}."
-            )
-        imagenet = _imagenet(name, data, samples, shard, common)
-        run_folder, folder, target = Path(runs) / name, Path(results) / name, name
-        if dry_run:
-            click.echo(_overview(imagenet.plan(), run_folder, RATES["imagenet"]))
-            return
-        outcome, table = _run_imagenet(imagenet, run_folder, folder, fresh, stage, command)
-    elif name in EXPERIMENTS:
-        if dry_run or stage or samples or seeds_per_set or world:
-            raise click.UsageError(
-                f"--world, --dry-run, --stage, --samples, --seeds-per-set belong to studies, not to {name}."
-            )
-        outcome, folder, table = _experiment(
-            name,
-            profile,
-            Path(runs) / (name + suffix),
-            Path(results) / (name + suffix),
-            fresh,
-            dict(common, data=data),
-        )
-        target = name
-    else:
-        request = _request(name, world, profile, data, samples, seeds_per_set)
-        run_folder = Path(runs) / (request.world_name + suffix)
-        if dry_run:
-            from dg.experiments.pipeline import Stages
-            from dg.experiments.study import StudyRun
-
-            plan = StudyRun(request, Stages(run_folder), common["device"]).plan()
-            click.echo(_overview(plan, run_folder, RATES["studies"]))
-            return
-        folder, target = Path(results) / (request.folder + suffix), request.folder
-        outcome, table = _study(request, run_folder, folder, fresh, stage, common)
+    job = _job(name, profile, dry_run, choices, common)
+    suffix = "" if profile == "full" else f"-{profile}"
+    run_folder, folder = Path(runs) / (job.folder + suffix), Path(results) / (job.name + suffix)
+    if dry_run:
+        click.echo(_overview(job, run_folder))
+        return
+    outcome = _run(job, run_folder, folder, fresh, stage)
     if outcome is None:
         return
-    click.echo(table)
+    click.echo(job.table(outcome))
     click.echo(f"report: {folder / 'report.html'}")
     if publish:
         from dg.experiments import publish as publishing
         from dg.experiments import readme_tables as readme
 
-        click.echo(f"published to {publishing.publish(folder, target)}")
+        click.echo(f"published to {publishing.publish(folder, job.name)}")
         readme.fill()
 
 
-def _experiment(name, profile, run_folder, result_folder, fresh, common):
-    """Run an experiment that has a module of its own."""
-    from importlib import import_module
+def _job(name, profile, dry_run, choices, common) -> Job:
+    """What the name and the options ask for; options that mean nothing for it are refused."""
+    if name not in registry.IMAGENET:
+        console.refuse(["shard"], name)
+    if name in registry.IMAGENET:
+        console.refuse(["setting", "seeds_per_set", "profile"], name)
+        return _imagenet(name, choices, common)
+    if name == registry.TWO_GAUSSIANS:
+        refused = ["setting", "dry_run", "stage", "samples", "seeds_per_set", "data"]
+        console.refuse(refused, name)
+        return _two_gaussians(profile, common)
+    return _study(name, profile, dry_run, choices, common)
 
+
+def _run(job: Job, run_folder: Path, folder: Path, fresh: bool, stage: str | None):
     from dg.experiments.pipeline import Stages
     from dg.runtime.files import writable_folder
 
-    module, told = EXPERIMENTS[name]
-    experiment = import_module(f"dg.experiments.{module}")
-    for folder in (run_folder, result_folder):
-        writable_folder(folder)
+    for place in (run_folder, folder):
+        writable_folder(place)
     if fresh:
         Stages(run_folder).clear()
-    outcome = experiment.run(
-        experiment.PROFILES[profile], run_folder, result_folder, **common, **told
-    )
-    return outcome, result_folder, experiment.text_table(outcome)
+    return job.run(run_folder, folder, stage)
 
 
-def _request(name, world, profile, data, samples, seeds_per_set):
-    """The study that the options ask for."""
-    if name in WORLDS:
-        if world not in (None, name):
-            raise click.UsageError(f"{name} is itself a world; leave --world out.")
-        name, world = "recipes", name
-    if name not in STUDIES:
-        known = ", ".join((*EXPERIMENTS, *WORLDS, *STUDIES))
+def _study(name, profile, dry_run, choices, common) -> Job:
+    """A study in a setting, or an experiment that has its own."""
+    from dg.experiments import runner
+    from dg.experiments.context import Context
+    from dg.experiments.plan import plan
+    from dg.experiments.tables import text_table
+
+    comparison = name in registry.COMPARISONS
+    choose = _comparison if comparison else _study_in_setting
+    experiment = choose(name, profile, dry_run, choices, common)
+    with console.option("--data"):
+        stages = plan(Context(experiment, common["device"]))
+
+    def run(run_folder, folder, stage):
+        return runner.run(experiment, run_folder, folder, only=stage, **common)
+
+    folder = experiment.setting_name
+    return Job(lambda: stages, run, text_table, folder, experiment.name, RATES["studies"])
+
+
+def _study_in_setting(name, profile, dry_run, choices, common):
+    setting = choices["setting"]
+    if name in registry.SETTINGS:
+        if setting not in (None, name):
+            raise click.UsageError(f"{name} is itself a setting; leave --setting out.")
+        name, setting = "recipes", name
+    if name not in registry.STUDIES:
+        known = ", ".join(registry.known_names())
         raise click.UsageError(f"there is no experiment {name!r}; there are: {known}.")
-    from dataclasses import replace
+    from dg.experiments.context import Experiment
+    from dg.experiments.settings import SETTINGS, smoke
+    from dg.experiments.studies import build
 
-    from dg.experiments.settings import WORLDS as SETTINGS
-    from dg.experiments.settings import smoke
-    from dg.experiments.study import Request
-
-    world = world or ("cifar10-cond" if name == "churn" else "cifar10-uncond")
-    settings = SETTINGS[world]
+    setting_name = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
+    chosen, data = SETTINGS[setting_name], choices["data"]
     if profile == "smoke":
         if data is not None:
             raise click.UsageError("--profile smoke uses the embedded digits; leave --data out.")
-        settings = smoke(settings)
-    size = seeds_per_set or (min(settings.num_images, samples) if samples else settings.num_images)
+        chosen = smoke(chosen)
+    chosen = _sized(chosen, choices)
+    target = setting_name if name == "recipes" else f"{name}-{setting_name}"
+    return Experiment(target, chosen, build(name, chosen), data, name, setting_name)
+
+
+def _comparison(name, profile, dry_run, choices, common):
+    from dataclasses import replace
+
+    from dg.experiments import comparisons
+    from dg.experiments.context import Experiment
+
+    console.refuse(["setting"], name)
+    data, gpu = choices["data"], common["device"].type == "cuda"
+    if name == "digits" and data is not None:
+        raise click.UsageError(f"--data {data}: {name} uses the embedded digits; leave it out.")
+    setting = _sized(comparisons.setting_of(name, profile, gpu), choices)
+    if data is None and not dry_run:
+        setting = comparisons.with_available_data(setting, common["notify"])
+    study = comparisons.STUDIES[name](setting)
+    if name == "digits":
+        study = replace(study, texts=study.texts | {"by hand": (BY_HAND,)})
+    return Experiment(name, setting, study, data, name, name)
+
+
+def _sized(setting, choices):
+    """The setting with as many images as --samples and --seeds-per-set say."""
+    from dataclasses import replace
+
+    samples, size = choices["samples"], choices["seeds_per_set"]
+    size = size or min(setting.num_images, samples or setting.num_images)
     if samples is not None and samples % size:
         raise click.UsageError(
             f"--samples {samples} is no multiple of the {size} images of a set; change one of them."
         )
-    sets = samples // size if samples else settings.num_sets
-    return Request(name, world, replace(settings, num_images=size, num_sets=sets), data)
+    sets = samples // size if samples else setting.num_sets
+    return replace(setting, num_images=size, num_sets=sets)
 
 
-def _study(request, run_folder, result_folder, fresh, stage, common):
-    from dg.experiments import study, study_report
-    from dg.experiments.pipeline import Stages
-    from dg.runtime.files import writable_folder
+def _two_gaussians(profile, common) -> Job:
+    from dg.experiments import two_gaussians
 
-    for folder in (run_folder, result_folder):
-        writable_folder(folder)
-    if fresh:
-        Stages(run_folder).clear()
-    outcome = study.run(request, run_folder, result_folder, only=stage, **common)
-    return outcome, outcome and study_report.text_table(outcome)
+    def run(run_folder, folder, stage):
+        return two_gaussians.run(two_gaussians.PROFILES[profile], run_folder, folder, **common)
+
+    name = registry.TWO_GAUSSIANS
+    return Job(None, run, two_gaussians.text_table, name, name)
 
 
-def _imagenet(name, data, samples, shard, common):
-    """The experiment that the options ask for."""
+def _imagenet(name, choices, common) -> Job:
+    if choices["data"] is None:
+        raise click.UsageError(
+            f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for "
+            "each class."
+        )
     from dataclasses import replace
 
-    from dg.experiments.imagenet import SETTINGS, ImageNetRun
+    from dg.experiments import imagenet, imagenet_report
+    from dg.experiments.imagenet_settings import SETTINGS
 
-    if data is None:
-        raise click.UsageError(
-            f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for each class."
-        )
+    samples, shard = choices["samples"], choices["shard"] and _shard(choices["shard"])
     setting = replace(SETTINGS[name], num_images=samples) if samples else SETTINGS[name]
-    return ImageNetRun(
-        name,
-        setting,
-        data,
-        common["progress"],
-        common["notify"],
-        common["device"],
-        shard and _shard(shard),
-    )
+    told = [common[key] for key in ("progress", "notify", "device")]
+    chosen = imagenet.ImageNetRun(name, setting, choices["data"], *told, shard)
+
+    def run(run_folder, folder, stage):
+        console.allow_tf32()
+        return imagenet.run(chosen, run_folder, folder, common["command"], stage)
+
+    return Job(chosen.plan, run, imagenet_report.text_table, name, name, RATES["imagenet"])
 
 
 def _shard(text):
@@ -288,48 +241,22 @@ def _shard(text):
     return int(parts[0]), int(parts[1])
 
 
-def _run_imagenet(imagenet, run_folder, result_folder, fresh, stage, command):
-    from dg.experiments import imagenet as experiment
-    from dg.experiments import imagenet_report
-    from dg.experiments.pipeline import Stages
-    from dg.runtime.files import writable_folder
-
-    console.allow_tf32()
-    for folder in (run_folder, result_folder):
-        writable_folder(folder)
-    if fresh:
-        Stages(run_folder).clear()
-    outcome = experiment.run(imagenet, run_folder, result_folder, command, stage)
-    return outcome, outcome and imagenet_report.text_table(outcome)
-
-
-RATES = {
-    "studies": "GPU hours are rough: scaled from the paper's one A100-hour for 50,000 CIFAR-10 images.",
-    "imagenet": "GPU hours are rough: of images alone, by their operations at 50 TFLOP/s, a third of an A100's peak in TF32.",
-}
-
-
-def _overview(plan, run_folder, rate):
+def _overview(job: Job, run_folder: Path) -> str:
     """A line for every stage: done or what it would cost."""
     from dg.experiments.costs import Cost
     from dg.experiments.pipeline import Stages
 
-    lines, total = (
-        [f"{'stage':<24} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"],
-        Cost(),
-    )
-    for stage, done in Stages(run_folder).overview(plan):
-        cost = stage.cost
-        total = total if done else total + cost
-        figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f} {cost.bytes / 1e6:>9,.0f}"
-        lines.append(
-            f"{stage.name:<24} {figures}  {'done; ' if done else ''}{stage.title}".rstrip("; ")
-        )
-    lines.append(
-        f"{'still to do':<24} {total.images:>10,} {total.evaluations:>13,} {total.gpu_hours:>10.2f} "
-        f"{total.bytes / 1e6:>9,.0f}"
-    )
-    return "\n".join([*lines, rate])
+    def line(name, cost, note=""):
+        figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f}"
+        figures += f" {cost.bytes / 1e6:>9,.0f}"
+        return f"{name:<24} {figures}  {note}".rstrip("; ")
+
+    total = Cost()
+    lines = [f"{'stage':<24} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"]
+    for stage, done in Stages(run_folder).overview(job.plan()):
+        total = total if done else total + stage.cost
+        lines.append(line(stage.name, stage.cost, f"{'done; ' if done else ''}{stage.title}"))
+    return "\n".join([*lines, line("still to do", total), job.rate])
 
 
 if __name__ == "__main__":

@@ -55,18 +55,20 @@ def main(
         raise click.UsageError("--loss matching needs --network.")
     if settings.lora_rank and extractor != "classifier":
         raise click.UsageError("--lora_rank adapts the classifier; give it, or --lora_rank 0.")
+    from dg.data.images import unheard
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
-    from dg.evaluation.figures import training_curves
-    from dg.runtime.files import write_json
     from dg.runtime.processes import process_group
     from dg.training import check_sets, train_discriminator
-    from dg.training_data import random_subset
+    from dg.training_data import doubts, random_subset
 
     with process_group(on_gpus=True) as ranks:
         device = console.pick_device(device, ranks.rank)
         with ranks.main_process_first():
-            real, fake = load_set(data), load_set(sample_dir)
+            notify = console.notify if ranks.first else unheard
+            real, fake = load_set(data, notify), load_set(sample_dir, notify)
+        for line in doubts(real, fake, data, sample_dir) if ranks.first else ():
+            notify(line)
         with console.option("--num_data"):
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):
@@ -99,13 +101,7 @@ def main(
         )
         if not ranks.first:
             return
-    sets = {"data": real, "sample_dir": fake}
-    record = {
-        name: {"name": one.name, "fingerprint": one.fingerprint()} for name, one in sets.items()
-    }
-    write_json(Path(save_dir) / "training.json", record | {"settings": settings, "used": used()})
-    with console.as_notice("the picture of the curves"):
-        training_curves(Path(save_dir) / "curves.png", log)
+    _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
     _tell(Path(save_dir), log)
 
 
@@ -150,9 +146,20 @@ def _network(name, device):
     return name and edm.load_network(input_file(name), device)
 
 
+def _record(folder, sets, settings):
+    """What the discriminator was made of, in training.json."""
+    from dg.runtime.files import write_json
+
+    found = {name: {"name": s.name, "fingerprint": s.fingerprint()} for name, s in sets.items()}
+    write_json(folder / "training.json", found | {"settings": settings, "used": used()})
+
+
 def _tell(folder, log):
+    from dg.evaluation.figures import training_curves
     from dg.training import best_entry
 
+    with console.as_notice("the picture of the curves"):
+        training_curves(folder / "curves.png", log)
     best, last = best_entry(log), log[-1]
     for name, entry, part in (
         ("best", best, "valid"),

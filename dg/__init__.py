@@ -16,6 +16,7 @@ _HOME = {
     "save_head": "checkpoints",
     "GuidedDenoiser": "adapters",
     "cond_fn": "adapters",
+    "guided_prediction": "adapters",
 }
 _MODULES = {"discrete_sampling": "models.discrete_sampling"}
 __all__ = sorted([*_HOME, *_MODULES])

@@ -132,6 +132,8 @@ class ScoreExtractor(Extractor):
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1, E])."""
+        if class_labels is not None and class_labels.ndim != 2:
+            raise ValueError("the score network's encoder takes classes one-hot, [N, K]")
         return self.from_encoding(self.net.encode(x, sigma, class_labels))
 
     def from_encoding(self, encoding: Encoding) -> tuple[Tensor, Tensor]:

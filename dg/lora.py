@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from dg.fingerprints import base_state_dict, fingerprint
 from dg.runtime.files import atomic_write
 from edm.checkpoint import read_safetensors, write_safetensors
-from guided_diffusion.loading import check_tensors, read_file, without_prefix
+from guided_diffusion.loading import bare_state, check_tensors, read_file
 
 FORMAT = "lora"
 ALPHA = 1.0  # the reproduction's, loralib's default: at rank 16 the update is B A / 16
@@ -171,7 +171,7 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         own_format = file.read(9)[8:] == b"{"
     config, tensors = read_safetensors(path, FORMAT) if own_format else ({"alpha": ALPHA}, None)
     try:
-        return config, without_prefix(check_tensors(tensors if own_format else read_file(path)))
+        return config, check_tensors(bare_state(tensors if own_format else read_file(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

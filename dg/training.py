@@ -1,7 +1,7 @@
 """Training of a discriminator's head: real against generated images at every noise level (Kim et al. 2023, Eq. 7)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -68,7 +68,8 @@ def train_discriminator(
     check_sets(real, fake, settings)
     check_discriminator(discriminator, real, settings)
     identity = _identity(discriminator, real, fake, settings)
-    trainer, folder = Trainer(discriminator, settings, net, ranks), writable_folder(folder)
+    names = real.class_names if settings.conditional else None
+    trainer, folder = Trainer(discriminator, settings, net, ranks, names), writable_folder(folder)
     train, valid, test = split_sets(real, fake, settings, trainer.device)
     order = lru_cache(1)(lambda epoch: epoch_order(train, settings, epoch))
     steps = len(order(0))  # of an epoch
@@ -115,8 +116,9 @@ def best_entry(log: list[dict]) -> dict:
 class Trainer:
     """One optimisation step after the other on the head of a discriminator, and on its classifier's LoRA if asked for.
 
-    net    the score network, for the loss "matching"
-    ranks  processes that share every batch
+    net          the score network, for the loss "matching"
+    ranks        processes that share every batch
+    class_names  of the labels, for the metadata of the files; None where they are not known
     """
 
     def __init__(
@@ -125,8 +127,10 @@ class Trainer:
         settings: DiscriminatorTraining,
         net=None,
         ranks: Ranks = SINGLE_PROCESS,
+        class_names: Sequence[str] | None = None,
     ):
         s, extractor = settings, discriminator.extractor
+        self.class_names = class_names
         self.discriminator, self.settings, self.net = discriminator, settings, net
         self.head, self.device = discriminator.heads[0], discriminator.weights.device
         if net is None and extractor.kind == "score":
@@ -198,6 +202,8 @@ class Trainer:
     def save(self, folder: Path, name: str, epoch: int) -> None:
         """The discriminator as it is now: the head, and beside it the adapter."""
         training = asdict(self.settings) | {"epoch": epoch}
+        if self.class_names:
+            training["class_names"] = list(self.class_names)
         extractor = self.discriminator.extractor
         save_head(folder / f"{name}.safetensors", self.head, extractor, training)
         if self.settings.lora_rank:

@@ -1,5 +1,6 @@
 """What a discriminator is trained on: checked sets, disjoint splits, batches, and noise."""
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from dg import vp
 from dg.data.datasets import ImageSet
 from dg.data.latents import AnySet, LatentSet
+from dg.data.sample_store import was_generated
 from dg.losses import NoisyBatch
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
@@ -59,6 +61,23 @@ def check_sets(
         _check_labels(real, fake)
 
 
+def doubts(real: AnySet, fake: AnySet, real_source, fake_source) -> list[str]:
+    """One line for each sign that the real and the generated data are not what they should be."""
+    lines = []
+    if was_generated(real_source):
+        swapped = "" if was_generated(fake_source) else "; are real and generated data swapped?"
+        lines.append(f"{real_source} was generated, as its manifest.json says{swapped}")
+    if real.items.shape[1:] == fake.items.shape[1:]:
+        known = {hash(item.tobytes()) for item in real.items}
+        same = sum(hash(item.tobytes()) in known for item in fake.items)
+        if same > len(fake) // 100:
+            lines.append(
+                f"{same} of {len(fake)} generated {fake.what} are also real ones, so that a "
+                "discriminator cannot tell them apart"
+            )
+    return lines
+
+
 def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTraining) -> None:
     if settings.flip:
         raise ValueError(
@@ -84,6 +103,16 @@ def _check_labels(real: AnySet, fake: AnySet) -> None:
             raise ValueError(
                 f"{data.name}: has no class labels, which a conditional discriminator needs"
             )
+    if None not in (real.class_names, fake.class_names) and real.class_names != fake.class_names:
+        number, (here, there) = next(
+            (i, pair)
+            for i, pair in enumerate(zip_longest(fake.class_names, real.class_names))
+            if pair[0] != pair[1]
+        )
+        raise ValueError(
+            f"{fake.name}: class {number} is {here}, but in {real.name} it is {there}; give sets "
+            "of the same class folders"
+        )
     if fake.labels.max() >= real.num_classes:
         raise ValueError(
             f"{fake.name}: has label {fake.labels.max()}, but the labels of {real.name} are "

@@ -1,6 +1,7 @@
 """Score networks on disk: this project's safetensors files, and NVIDIA's pickles read without executing them."""
 
 import json
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -11,15 +12,16 @@ from edm.nvidia_pickle import read_network
 from edm.precond import PRECONDITIONERS, Preconditioner
 
 FORMAT = "edm-network"
+NAME_IN_FOLDER = "network.safetensors"  # of what a training has written
 
 
 def load_network(path, device="cpu") -> Preconditioner:
     """A frozen score network in evaluation mode, from a .safetensors file of this project or an NVIDIA .pkl.
 
-    The file decides by its first bytes which it is, not by its name; nothing in it is executed. Raises ValueError with
-    one line that names the file and what is wrong.
+    A folder stands for its network.safetensors. The file decides by its first bytes which it is, not by its name;
+    nothing in it is executed. Raises ValueError with one line that names the file and what is wrong.
     """
-    path = Path(path)
+    path = network_file(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such network file; give a .safetensors or .pkl file")
     with open(path, "rb") as file:
@@ -29,12 +31,26 @@ def load_network(path, device="cpu") -> Preconditioner:
         class_name, init_kwargs = config["class_name"], config["init_kwargs"]
     else:
         record = read_network(path)
-        class_name, init_kwargs, state_dict = (
-            record.class_name,
-            record.init_kwargs,
-            record.state_dict,
-        )
+        class_name, state_dict = record.class_name, record.state_dict
+        init_kwargs = _by_name(class_name, record.init_args, record.init_kwargs, path)
     return build_network(class_name, init_kwargs, state_dict, path).to(device)
+
+
+def network_file(path) -> Path:
+    """The file of a network: a folder's network.safetensors where there is one, else the path itself."""
+    inside = Path(path) / NAME_IN_FOLDER
+    return inside if inside.is_file() else Path(path)
+
+
+def _by_name(class_name: str, args: tuple, kwargs: dict, path) -> dict:
+    """Arguments of a preconditioner by name, also those that a checkpoint keeps by position."""
+    parameters = signature(PRECONDITIONERS[class_name]).parameters.values()
+    names = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][: len(args)]
+    if len(names) < len(args) or set(names) & set(kwargs):
+        raise ValueError(
+            f"{path}: {class_name} does not take these arguments: {len(args)} by position"
+        )
+    return dict(zip(names, args, strict=True)) | kwargs
 
 
 def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) -> Preconditioner:

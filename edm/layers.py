@@ -14,7 +14,14 @@ from torch.nn import functional as F
 def _initial(
     shape: tuple[int, ...], mode: str, fan_in: int, fan_out: int, gain: float
 ) -> nn.Parameter:
-    """A freshly drawn parameter of the given shape."""
+    """A freshly drawn parameter of the given shape; on the meta device, an empty one.
+
+    Arithmetic on the meta device loads torch._dynamo, which fails for users without a name.
+    """
+    if min(shape) < 1:
+        raise ValueError(f"a layer of weights {list(shape)}: all its sizes must be positive")
+    if torch.get_default_device().type == "meta":
+        return nn.Parameter(torch.empty(shape))
     if mode == "xavier_uniform":
         value = math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(shape) * 2 - 1)
     elif mode == "kaiming_uniform":
@@ -81,10 +88,9 @@ class Conv2d(nn.Module):
         shape = (out_channels, in_channels, kernel, kernel)
         self.weight = _initial(shape, gain=init_weight, **fans) if kernel else None
         self.bias = _initial((out_channels,), gain=init_bias, **fans) if kernel else None
-        taps = torch.as_tensor(resample_filter, dtype=torch.float32)
-        blur = (
-            (taps.outer(taps) / taps.sum() ** 2)[None, None] if up or down else None
-        )  # [1, 1, k, k]
+        taps = torch.tensor(resample_filter, dtype=torch.float32, device="cpu")
+        blur = (taps.outer(taps) / taps.sum() ** 2)[None, None]  # [1, 1, k, k]
+        blur = torch.as_tensor(blur, device=torch.get_default_device()) if up or down else None
         self.register_buffer("resample_filter", blur)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +150,8 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, num_channels: int, scale: float = 16):
         super().__init__()
-        self.register_buffer("freqs", torch.randn(num_channels // 2) * scale)
+        freqs = torch.randn(num_channels // 2)
+        self.register_buffer("freqs", freqs if freqs.is_meta else freqs * scale)
 
     def forward(self, x: Tensor) -> Tensor:
         angles = x.outer(2 * math.pi * self.freqs)  # [N, C/2]

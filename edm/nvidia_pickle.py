@@ -13,9 +13,11 @@ Formats: the machine's pickles, `torch_utils/persistence.py` of github.com/NVlab
 import functools
 import math
 import pickle
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -42,11 +44,13 @@ class NetworkRecord:
     class_name   the preconditioner, one of CLASS_NAMES
     init_kwargs  its constructor's keyword arguments
     state_dict   tensor name -> CPU tensor, in the order of the network's own state_dict
+    init_args    its constructor's positional arguments
     """
 
     class_name: str
     init_kwargs: dict
     state_dict: dict[str, torch.Tensor]
+    init_args: tuple = ()
 
 
 def read_network(path, key: str = "ema") -> NetworkRecord:
@@ -57,7 +61,10 @@ def read_network(path, key: str = "ema") -> NetworkRecord:
     """
     try:
         with open(path, "rb") as file:
-            if file.read(1) != pickle.PROTO:
+            start = file.read(2)
+            if start == b"PK":
+                raise other_kind("a file of torch.save" + _of_training(path))
+            if start[:1] != pickle.PROTO:
                 raise other_kind("no pickle of protocol 2 to 5")
             file.seek(0)
             data = memoryview(file.read())
@@ -79,6 +86,13 @@ def read_network(path, key: str = "ema") -> NetworkRecord:
         raise CheckpointError(
             f"{path}: is damaged or no EDM network ({reason}); download it again"
         ) from error
+
+
+def _of_training(path) -> str:
+    """Where the network stands, if the file has the name of the state that EDM's training keeps."""
+    match = re.fullmatch(r"training-state-(\d+)\.pt", Path(path).name)
+    beside = f"network-snapshot-{match[1]}.pkl" if match else "network-snapshot-*.pkl"
+    return f", as the state of EDM's training is, whose network is {beside} beside it"
 
 
 # The network in the file's content.
@@ -108,7 +122,10 @@ def _record(content, key: str) -> NetworkRecord:
             f"a pickled {shown(content.class_name)}, not one of {', '.join(CLASS_NAMES)}"
         )
     init_kwargs = content.state.get("_init_kwargs")
-    if type(init_kwargs) is not dict or not _is_plain(init_kwargs):
+    init_args = content.state.get("_init_args", ())
+    if (type(init_kwargs), type(init_args)) != (dict, tuple) or not _is_plain(
+        [init_kwargs, init_args], depth=4
+    ):
         raise damaged("constructor arguments")
     state_dict = {}
     for name, tensor in _tensors(content):
@@ -117,7 +134,7 @@ def _record(content, key: str) -> NetworkRecord:
             fault = "occurs twice" if name in state_dict else "holds NaN or infinity"
             raise damaged(f"tensor {shown(name)} {fault}")
         state_dict[name] = tensor
-    return NetworkRecord(content.class_name, init_kwargs, state_dict)
+    return NetworkRecord(content.class_name, init_kwargs, state_dict, init_args)
 
 
 def _tensors(network: _Object) -> Iterator[tuple[str, torch.Tensor]]:

@@ -82,6 +82,6 @@ def check_choice(name, value, *choices):
 def check_resolution(img_resolution, channel_mult):
     if img_resolution % 2 ** (len(channel_mult) - 1):
         raise ValueError(
-            f"img_resolution {img_resolution} cannot be halved {len(channel_mult) - 1} times; "
-            f"use fewer entries in channel_mult {list(channel_mult)}"
+            f"images of {img_resolution} pixels cannot be halved {len(channel_mult) - 1} times, as "
+            f"{len(channel_mult)} levels need; use images of another size, or fewer levels"
         )

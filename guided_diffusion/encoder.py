@@ -14,6 +14,7 @@ from .layers import (
     NORM_GROUPS,
     AttentionBlock,
     AttentionPool,
+    Embedding,
     GroupNorm,
     ResBlock,
     timestep_embedding,
@@ -75,7 +76,7 @@ class EncoderUNetModel(nn.Module):
             nn.Linear(emb_channels, emb_channels),
         )
         if num_classes:
-            self.label_emb = nn.Embedding(num_classes, emb_channels)
+            self.label_emb = Embedding(num_classes, emb_channels)
 
         def residual(channels: int, width: int, down: bool = False) -> ResBlock:
             return ResBlock(
@@ -165,13 +166,12 @@ def level_widths(image_size: int, model_channels: int, channel_mult: Sequence[fl
     widths = [round(mult * model_channels) for mult in channel_mult]
     if not widths or min(widths) <= 0 or any(width % NORM_GROUPS for width in widths):
         raise ValueError(
-            f"model_channels {model_channels} times channel_mult {tuple(channel_mult)} must give positive "
-            f"multiples of {NORM_GROUPS}"
+            f"levels of {', '.join(map(str, widths))} channels: all must be positive multiples of {NORM_GROUPS}"
         )
     if image_size % 2 ** (len(widths) - 1):
         raise ValueError(
-            f"image_size {image_size} cannot be halved {len(widths) - 1} times: pad the images or shorten "
-            "channel_mult"
+            f"images of {image_size} pixels cannot be halved {len(widths) - 1} times, as {len(widths)} levels "
+            "need: use images of another size, or fewer levels"
         )
     return widths
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from .schedules import BETAS, NoiseSchedule, space_timesteps
 
 MEANS = ("epsilon", "x_start")
+RESCALED_TO = 1000.0  # timesteps of networks that were trained with rescaled ones
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 
 
@@ -32,6 +33,7 @@ def create_diffusion(
     respacing: str | Sequence[int] | None = None,
     mean: str = "epsilon",
     variance: str = "learned_range",
+    rescale_timesteps: bool = False,
 ) -> "GaussianDiffusion":
     """A process by name: the defaults are those of ADM and DiT.
 
@@ -39,12 +41,15 @@ def create_diffusion(
     num_steps       steps of the process that the network was trained on
     respacing       which of them are used: see `space_timesteps`
     mean, variance  what the network predicts: see `GaussianDiffusion`
+    rescale_timesteps  give the network timesteps of 0 to 1000 however many there are, as
+                    improved-diffusion does unless told otherwise (Nichol & Dhariwal 2021)
     """
     if schedule not in BETAS:
         raise ValueError(f"schedule is {schedule!r}; use one of {', '.join(BETAS)}")
     if num_steps < 1:
         raise ValueError(f"a diffusion of {num_steps} steps; give at least 1")
-    full = NoiseSchedule(BETAS[schedule](num_steps))
+    time_scale = RESCALED_TO / num_steps if rescale_timesteps else 1.0
+    full = NoiseSchedule(BETAS[schedule](num_steps), time_scale=time_scale)
     return GaussianDiffusion(
         full.respaced(space_timesteps(num_steps, respacing)) if respacing else full, mean, variance
     )
@@ -58,7 +63,7 @@ class GaussianDiffusion:
               set of C channels gives its logarithm ("learned") or where it lies between the two ("learned_range")
 
     Networks are called as `model(x, t, **model_kwargs)`, gradients for guidance as `cond_fn(x, t, **model_kwargs)`, with
-    int64 t [N] in steps of the process they were trained on. Everywhere else t counts the steps of this process, 0 to
+    int64 t [N] in steps of the process they were trained on, rescaled ones float32 for networks. Everywhere else t counts the steps of this process, 0 to
     num_steps - 1. Arithmetic is in the dtype of x.
     """
 
@@ -116,7 +121,10 @@ class GaussianDiffusion:
 
     def model_output(self, model, x: Tensor, t: Tensor, model_kwargs: dict | None = None) -> Tensor:
         """[N, C, H, W], or [N, 2C, H, W] with learned variances; ValueError for another shape."""
-        output = model(x, self.model_timesteps(t), **(model_kwargs or {}))
+        times = self.model_timesteps(t)
+        if self.schedule.time_scale != 1:
+            times = times.to(torch.float32) * self.schedule.time_scale
+        output = model(x, times, **(model_kwargs or {}))
         expected = [len(x), x.shape[1] * (2 if self.learns_variance else 1), *x.shape[2:]]
         if list(output.shape) != expected:
             raise ValueError(

@@ -101,6 +101,14 @@ class AttentionBlock(nn.Module):
         return x + h.transpose(1, 2).reshape(x.shape)  # [N, C, H, W]
 
 
+class Embedding(nn.Embedding):
+    """One vector for each class; on the meta device nothing is drawn."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class AttentionPool(nn.Module):
     """Pool a feature map by attention from its mean, x [N, C, size, size] -> [N, out_channels].
 
@@ -112,7 +120,10 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.size = size
         self.heads = count_heads(channels, head_channels)
-        self.positional_embedding = nn.Parameter(torch.randn(channels, size**2 + 1) / channels**0.5)
+        positions = torch.randn(channels, size**2 + 1)
+        # Arithmetic on the meta device loads torch._dynamo, which fails for users without a name.
+        positions = positions if positions.is_meta else positions / channels**0.5
+        self.positional_embedding = nn.Parameter(positions)
         self.qkv_proj = Pointwise(channels, 3 * channels)
         self.c_proj = Pointwise(channels, out_channels)
 

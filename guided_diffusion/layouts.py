@@ -40,6 +40,8 @@ def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
     What shapes do not show is that of the published file with the same tensors, and the default where there is none.
     ValueError where a tensor that decides a setting is missing.
     """
+    if {"num_heads", "num_head_channels"} <= set(overrides):
+        raise ValueError("num_heads and num_head_channels are both given; give one of them")
     out_channels = shape_of(shapes, "out.2.weight", 4)[0]
     depth = overrides.get("num_res_blocks", find_unet_depth(shapes))
     published = UNETS.get(published_unet(shapes), {})
@@ -52,6 +54,15 @@ def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
         | hidden
         | overrides
     )
+
+
+def untold_settings(shapes: Shapes, given: Mapping) -> list[str]:
+    """Settings of a `UNetModel` that neither its tensors tell, nor a published file, nor `given`."""
+    if published_unet(shapes):
+        return []
+    untold = [] if "image_size" in given else ["image_size"]
+    heads = {"num_heads", "num_head_channels"} & set(given)
+    return untold if heads else [*untold, "num_heads"]
 
 
 def trunk_settings(shapes: Shapes, depth: int, final_size: int, overrides: dict) -> dict:

@@ -3,15 +3,42 @@
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .encoder import EncoderUNetModel
-from .layouts import Shapes, infer_settings, infer_unet_settings, shapes_of
+from .layouts import Shapes, infer_settings, infer_unet_settings, shapes_of, untold_settings
 from .unet import UNetModel
+
+# Under which names training code keeps a state dict beside other things; averaged weights first.
+WRAPPERS = ("ema", "model_ema", "ema_model", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, AveragedModel; of torch.compile
+UNTOLD = {
+    "image_size": "the size of the images",
+    "num_heads": "the number of attention heads",
+    "noise_schedule": "the noise schedule",
+    "diffusion_steps": "its number of steps",
+}
+
+
+class MissingSettings(ValueError):
+    """Settings that the tensors of a network do not tell, and that no published network tells.
+
+    source  whose tensors they are
+    names   arguments that give them
+    """
+
+    def __init__(self, source: str, names: Sequence[str]):
+        self.source, self.names = source, list(names)
+        self.fact = (
+            f"{source}: no published network has tensors of these names and shapes, which do not "
+            f"tell {listed([UNTOLD[name] for name in names])}"
+        )
+        super().__init__(f"{self.fact}; give {listed(self.names)}")
 
 
 def load_encoder(
@@ -24,9 +51,9 @@ def load_encoder(
                num_head_channels (64 unless given), dropout, image_size under a pool other than attention
 
     Reads the files of Discriminator Guidance (32x32_classifier.pt, discriminator_60.pt, its latent variants), those of
-    guided-diffusion (64x64_classifier.pt and larger) and, with `module.` before every name, those saved from
-    DistributedDataParallel. ValueError of one line for a file that is missing, damaged, unsafe, of another architecture
-    or with weights that are not finite.
+    guided-diffusion (64x64_classifier.pt and larger), and what `bare_state` finds in a training's own checkpoints.
+    ValueError of one line for a file that is missing, damaged, unsafe, of another architecture or with weights that
+    are not finite.
     """
     return load_network(EncoderUNetModel, infer_settings, source, device, overrides)
 
@@ -36,13 +63,14 @@ def load_unet(
 ) -> UNetModel:
     """The diffusion model stored in a file or state dict, as `load_encoder` loads encoders.
 
-    overrides  settings of `UNetModel` that win over the inferred ones. Names and shapes do not show num_heads,
-               use_new_attention_order and dropout, which are those of the published file of `UNETS` that has the same
-               tensors, nor num_head_channels (64 unless given) and image_size (8 pixels in the middle block unless given)
+    overrides  settings of `UNetModel` that win over the inferred ones. Names and shapes do not show image_size, num_heads
+               (or num_head_channels), use_new_attention_order and dropout, which are those of the published file of
+               `UNETS` that has the same tensors. For other networks the first two must be given, or `MissingSettings`,
+               a ValueError, is raised
 
     Reads the files of guided-diffusion: 64x64_diffusion.pt to 512x512_diffusion.pt, 256x256_diffusion_uncond.pt, lsun_*.pt.
     """
-    return load_network(UNetModel, infer_unet_settings, source, device, overrides)
+    return load_network(UNetModel, infer_unet_settings, source, device, overrides, untold_settings)
 
 
 def load_network(
@@ -51,47 +79,105 @@ def load_network(
     source: str | Path | Mapping[str, Tensor],
     device: str | torch.device,
     overrides: dict,
+    untold: Callable[..., list[str]] = lambda shapes, given: [],
 ) -> nn.Module:
-    """`network` with the settings that `infer` finds; otherwise as `load_encoder`."""
+    """`network` with the settings that `infer` finds; otherwise as `load_encoder`.
+
+    untold  names the settings that must be given; MissingSettings if there are any
+    """
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     try:
-        state = without_prefix(
-            check_tensors(source if isinstance(source, Mapping) else read_file(Path(source)))
+        state = check_tensors(
+            bare_state(source if isinstance(source, Mapping) else read_file(source))
         )
         shapes = shapes_of(state)
         settings = infer(shapes, **overrides)
+        missing = untold(shapes, overrides)
+        if "num_heads" in missing:
+            settings["num_heads"] = 1  # any number has the same tensors
         with torch.device("meta"):
             net = network(**settings)
         check_fit(shapes, shapes_of(net.state_dict()))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    if missing:
+        raise MissingSettings(name, missing)
     owned = not isinstance(source, Mapping)
     state = {key: tensor.to(device, torch.float32, copy=not owned) for key, tensor in state.items()}
     net.load_state_dict(state, assign=True)
     return net.eval()
 
 
-def read_file(path: Path) -> object:
-    """What a `torch.save`d file holds, tensors and plain containers only; ValueError for anything else."""
+def read_file(path: str | Path, mmap: bool = False) -> object:
+    """What a `torch.save`d file holds: tensors, plain containers, the Namespace of a command line.
+
+    mmap  leave the tensors on the disk where the format allows it
+
+    ValueError for anything else; nothing in the file is executed.
+    """
+    path = Path(path)
     if not path.is_file():
         raise ValueError("no such file: check the path or download it first")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the reader remarks on the pickle protocol before it refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
+            warnings.simplefilter("ignore")  # the reader remarks on the pickle protocol
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mmap and _is_zip(path)
+            )
     except pickle.UnpicklingError as error:
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"holds a pickled '{refused[1]}', refused because loading it could run code: store the "
-                "bare weights with torch.save(model.state_dict(), path)"
-            ) from None
-        raise ValueError("not a PyTorch file: download or save it again") from None
+        raise ValueError(_refusal(path, str(error))) from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror}): check its permissions") from None
     except Exception:  # a damaged file can fail anywhere inside the reader
         raise ValueError("damaged or truncated: download or save it again") from None
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch 1.6 or a later one has saved it; older files cannot be mapped."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _refusal(path: Path, text: str) -> str:
+    """Why the reader took no such file, in our words."""
+    if not (refused := re.search(r"GLOBAL (\S+)", text)):
+        return "not a PyTorch file: download or save it again"
+    if refused[1].startswith("torch_utils.persistence."):
+        number = re.fullmatch(r"training-state-(\d+)\.pt", path.name)
+        beside = f"network-snapshot-{number[1] if number else '*'}.pkl"
+        return f"is the state of EDM's training: give the network, {beside} beside it"
+    return (
+        f"holds a pickled '{refused[1]}', refused because loading it could run code: store the "
+        "bare weights with torch.save(model.state_dict(), path)"
+    )
+
+
+def bare_state(content: object) -> object:
+    """The state dict in what training code saves: without the rest, and without prefixes of all names.
+
+    Averaged weights win over others, see `WRAPPERS`. What holds no state dict is returned as it is.
+    """
+    while (wrapper := wrapper_of(content)) is not None:
+        content = content[wrapper]
+    if not isinstance(content, Mapping):
+        return content
+    state = {key: value for key, value in content.items() if key != "n_averaged"}  # AveragedModel's
+    while prefix := _common_prefix(state):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def wrapper_of(content: object) -> str | None:
+    """The name in `WRAPPERS` under which the weights stand; None where they stand under no name."""
+    names = WRAPPERS if isinstance(content, Mapping) else ()
+    return next((n for n in names if isinstance(content.get(n), Mapping) and content[n]), None)
+
+
+def _common_prefix(state: Mapping) -> str:
+    """The one of `PREFIXES` before all names; empty for none."""
+    names = [key for key in state if isinstance(key, str)]
+    whole = names and len(names) == len(state)
+    return next((p for p in PREFIXES if whole and all(n.startswith(p) for n in names)), "")
 
 
 def check_tensors(state: object) -> Mapping[str, Tensor]:
@@ -114,12 +200,6 @@ def check_tensors(state: object) -> Mapping[str, Tensor]:
     return state
 
 
-def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the `module.` that DistributedDataParallel puts before all of them."""
-    prefix = "module." if all(key.startswith("module.") for key in state) else ""
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-
-
 def check_fit(found: Shapes, expected: Shapes) -> None:
     """ValueError naming the first tensor that is missing, has another shape or is left over."""
     for key in [*expected, *found]:
@@ -129,3 +209,8 @@ def check_fit(found: Shapes, expected: Shapes) -> None:
                 f"tensor '{key}' does not fit: expected {want}, found {have}; use the original file, or "
                 "correct the settings passed beside it"
             )
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

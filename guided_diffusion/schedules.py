@@ -80,13 +80,16 @@ class NoiseSchedule:
 
     betas         [num_steps]  variance of the noise that each step adds
     timestep_map  [num_steps]  int64, what a network that was trained on a longer process calls each step; None: 0, 1, ...
+    time_scale    networks are given the timesteps times this
 
     q(x_t | x_0) = N(sqrt_alphas_cumprod x_0, 1 - alphas_cumprod), and the posterior q(x_{t-1} | x_t, x_0) has the mean
     posterior_mean_coef1 x_0 + posterior_mean_coef2 x_t and the variance posterior_variance (Ho et al. 2020, Eqs. 4-7).
     ValueError unless all betas are in (0, 1).
     """
 
-    def __init__(self, betas: np.ndarray, timestep_map: np.ndarray | None = None):
+    def __init__(
+        self, betas: np.ndarray, timestep_map: np.ndarray | None = None, time_scale: float = 1.0
+    ):
         self.betas = np.asarray(betas, dtype=np.float64)
         if (
             self.betas.ndim != 1
@@ -94,7 +97,7 @@ class NoiseSchedule:
             or not ((self.betas > 0) & (self.betas < 1)).all()
         ):
             raise ValueError("the betas of a diffusion must be a row of numbers between 0 and 1")
-        self.num_steps = len(self.betas)
+        self.num_steps, self.time_scale = len(self.betas), time_scale
         self.timestep_map = (
             np.arange(self.num_steps)
             if timestep_map is None
@@ -120,6 +123,5 @@ class NoiseSchedule:
     def respaced(self, timesteps: np.ndarray) -> "NoiseSchedule":
         """The process that visits only these steps: the same noise levels, longer jumps."""
         alphas_cumprod = self.alphas_cumprod[timesteps]
-        return NoiseSchedule(
-            1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1]), self.timestep_map[timesteps]
-        )
+        betas = 1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+        return NoiseSchedule(betas, self.timestep_map[timesteps], self.time_scale)

@@ -10,6 +10,7 @@ from .encoder import level_widths
 from .encoder_trunk import build_encoder_trunk
 from .layers import (
     AttentionBlock,
+    Embedding,
     EmbedSequential,
     GroupNorm,
     ResBlock,
@@ -68,7 +69,7 @@ class UNetModel(nn.Module):
             nn.Linear(emb_channels, emb_channels),
         )
         if num_classes:
-            self.label_emb = nn.Embedding(num_classes, emb_channels)
+            self.label_emb = Embedding(num_classes, emb_channels)
 
         def residual(channels: int, width: int, down: bool = False, up: bool = False) -> ResBlock:
             block = UpBlock if up else ResBlock
@@ -83,6 +84,8 @@ class UNetModel(nn.Module):
 
         def attention(width: int) -> AttentionBlock:
             block = NewOrderAttentionBlock if use_new_attention_order else AttentionBlock
+            if num_heads and width % num_heads:
+                raise ValueError(f"{width} channels do not split into {num_heads} attention heads")
             return block(width, width // num_heads if num_heads else num_head_channels)
 
         layout = num_res_blocks, attention_resolutions, resblock_updown, residual, attention

@@ -11,6 +11,7 @@ from guided_diffusion import EncoderUNetModel, create_classifier
 from tests import golden_fill
 from tests.dg.models.test_loading import unet
 from tests.scripts import contents, pixels, run, succeed
+from tests.tiny_adm import publish
 from tests.tiny_dit import tiny_transformer
 from tests.tiny_vae import tiny_vae
 
@@ -50,7 +51,8 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def at(models, tmp_path):
+def at(models, tmp_path, monkeypatch):
+    publish(monkeypatch, 0, 5)
     return {**models, "out": tmp_path / "out", "tmp": tmp_path}
 
 
@@ -222,3 +224,29 @@ def test_what_does_not_fit_is_one_line(at, command, told):
     done = run("generate --outdir {out} --seeds 0 " + command, **at)
     assert done.code == 2 and told in done.err and len(done.lines) == 1, done.err
     assert not list(at["tmp"].glob("out/*.npz"))
+
+
+def test_what_the_tensors_of_a_network_do_not_tell_is_asked_for_and_told(at, monkeypatch):
+    monkeypatch.undo()  # no published network is like it
+    command = "generate --network {uncond} --outdir {out} --seeds 0-1 --steps 2 "
+    refused = run(command, **at)
+    missing = "--image_size --num_heads --noise_schedule --diffusion_steps"
+    assert refused.code == 2 and refused.lines[0].endswith(f"; give {missing}"), refused.err
+    assert len(refused.lines) == 1 and not at["out"].exists()
+    given = "--image_size {} --num_heads 2 --noise_schedule {} --diffusion_steps {} "
+    made = {}
+    for number, values in enumerate([(8, "linear", 1000), (8, "cosine", 4000), (16, "cosine", 50)]):
+        out = at["tmp"] / str(number)
+        done = succeed(command + given.format(*values), **at | {"out": out})
+        scaled = ", scaled to 1000 for the network" if values[2] != 1000 else ""
+        assert (
+            f"uncond.pt: {values[0]} pixels, 2 heads, {values[1]} schedule of {values[2]} steps"
+            f"{scaled}, as given" in done.lines[0]
+        )
+        assert load_images(out).images.shape == (2, values[0], values[0], 3)
+        made[settings(out)["network"]] = out
+    assert len(made) == 3, "the images depend on them"
+    other = run(command + given.format(8, "cosine", 1000), **at | {"out": at["tmp"] / "0"})
+    assert other.code == 2 and len(other.lines) >= 1, "two processes are not mixed in one folder"
+    told = run(command.replace("{uncond}", "{dit}") + "--image_size 8", **at)
+    assert told.code == 2 and "tells image_size itself" in told.err

@@ -210,7 +210,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         ),
         (
             "pretrain score " + TINY + "--steps 2 --cres 1,1,1,1,1",
-            "img_resolution 8 cannot be halved 4 times",
+            "images of 8 pixels cannot be halved 4 times",
         ),
         ("pretrain score " + TINY + "--steps 2 --cbase 6", "18 channels cannot be normalised"),
         ("pretrain score " + TINY + "--steps 2 --augment 1.5", "1.5 is not in the range"),

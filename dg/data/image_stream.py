@@ -21,14 +21,18 @@ class ImageStream(ABC):
     seeds        int64 [N], None where the source does not tell them
     num_classes  0 for an unlabelled set
     files        names of the files they are in, for the fingerprint
+    class_names  by label, where class folders gave the labels, else None
 
     A subclass says how images are read: `shape` and `fetch`, and where that is not all of the work,
     `decode` and `read`. Images that cannot be read are a ValueError of one line.
     """
 
-    def __init__(self, name, length, labels=None, seeds=None, num_classes=0, files=()):
+    def __init__(
+        self, name, length, labels=None, seeds=None, num_classes=0, files=(), class_names=None
+    ):
         self.name, self.files, self._length = str(name), list(files), length
         self.labels, self.seeds, self.num_classes = labels, seeds, num_classes
+        self.class_names = class_names
 
     def __len__(self):
         return self._length
@@ -50,6 +54,9 @@ class ImageStream(ABC):
         """The images at `positions` [n], uint8 [n, H, W, C]; ValueError where shapes differ."""
         return np.asarray(self.fetch(positions))
 
+    def tell(self) -> None:  # noqa: B027
+        """Say what was converted in the images read so far, unless it has been said."""
+
     def positions(
         self, num_images: int | None, seed: int | None = None, first: int = 0
     ) -> np.ndarray:
@@ -69,12 +76,15 @@ class ImageStream(ABC):
         """Yield (batch index, uint8 [<= size, H, W, C]) of every `world`-th batch."""
         for index in range(rank, -(-len(positions) // size), world):
             yield index, self.read(positions[index * size : (index + 1) * size])
+        self.tell()
 
     def load(self, num_images: int | None = None) -> ImageSet:
         """All images, or the first `num_images`, in memory."""
         positions = self.positions(num_images)
         labels = None if self.labels is None else self.labels[positions]
-        return ImageSet(self.read(positions), labels, self.name, self.num_classes)
+        images = self.read(positions)
+        self.tell()
+        return ImageSet(images, labels, self.name, self.num_classes, self.class_names)
 
     def crops(self, positions: np.ndarray, size: int) -> np.ndarray:
         """Middle squares, uint8 [n, size, size, 3], of the images at `positions`, of any size."""
@@ -103,6 +113,7 @@ class _InMemory(ImageStream):
             images.labels,
             num_classes=images.num_classes,
             files=[images.name],
+            class_names=images.class_names,
         )
         self._images = images
 

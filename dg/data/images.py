@@ -6,8 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from dg.runtime.files import one_line  # noqa: F401  (the readers take it from here)
-
 
 class LabelledSet:
     """What sets of images and sets of latents share.
@@ -57,12 +55,14 @@ class ImageSet(LabelledSet):
     name         str                 where they came from; error messages begin with it
     num_classes  int                 largest label + 1 unless given (a subset keeps it); 0 for an
                                      unlabelled set
+    class_names  tuple of str        by label, where class folders gave the labels, else None
     """
 
     images: np.ndarray
     labels: np.ndarray | None
     name: str
     num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
     what: ClassVar[str] = "images"
 
     def _check_items(self):
@@ -177,3 +177,7 @@ def describe(array):
 def size(shape):
     """Say what an image of a shape (H, W, C) is, for messages."""
     return f"{shape[0]}x{shape[1]} {'grey' if shape[2] == 1 else 'RGB'}"
+
+
+def unheard(line: str) -> None:
+    """A `notify` that nobody listens to."""

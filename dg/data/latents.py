@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dg.data.images import ImageSet, LabelledSet, checked_labels, describe
-from dg.data.npz_files import latents_header, one_line_for_damage
+from dg.data.array_files import latents_header, read_arrays
+from dg.data.images import ImageSet, LabelledSet, checked_labels, describe, unheard
 from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
 from dg.runtime.files import read_json
@@ -30,6 +30,7 @@ class LatentSet(LabelledSet):
     name         str                              where they came from; error messages begin with it
     num_classes  int                              largest label + 1 unless given; 0 if unlabelled
     encoding     dict                             how they were made, as far as that is known
+    class_names  tuple of str                     by label, where class folders gave the labels
     """
 
     latents: np.ndarray
@@ -37,6 +38,7 @@ class LatentSet(LabelledSet):
     name: str
     num_classes: int | None = None
     encoding: dict | None = None
+    class_names: tuple[str, ...] | None = None
     what: ClassVar[str] = "latents"
 
     def _check_items(self):
@@ -92,12 +94,14 @@ class LatentStore(SampleStore):
         return load_latents(self.outdir)
 
 
-def load_set(source) -> AnySet:
+def load_set(source, notify=unheard) -> AnySet:
     """Latents where `source` holds some, else images as of `load_images`."""
-    return load_latents(source) if "latents" in kinds_of(source) else load_images(source)
+    if "latents" in kinds_of(source):
+        return load_latents(source, notify)
+    return load_images(source, notify=notify)
 
 
-def load_latents(source) -> LatentSet:
+def load_latents(source, notify=unheard) -> LatentSet:
     """The latents of a folder of shards, of one npz file, or of class folders with one latent per
     npz file.
 
@@ -107,10 +111,10 @@ def load_latents(source) -> LatentSet:
     """
     if "latents" not in kinds_of(source):
         raise ValueError(f"{source} holds no latents; write some with pretrain.py latents")
-    files = npz_paths(source)
-    key, shape, dtype = latents_header(files[0])
+    files = npz_paths(source, notify)
+    key, (shape, _, dtype, _) = latents_header(files[0])
     counts = [1 if len(shape) == 3 else _count(path) for path in files]
-    encoding = None if Path(source).is_file() else _encoding(files[0].parent, sum(counts))
+    store = None if Path(source).is_file() else _manifest(files[0].parent, sum(counts))
     latents, labels, start = np.empty((sum(counts), *shape[-3:]), dtype), [], 0
     for path, count in zip(files, counts, strict=True):
         part, some = _read(path, key)
@@ -130,27 +134,29 @@ def load_latents(source) -> LatentSet:
             f"{source}: only some of the files have labels; keep them in separate folders"
         )
     joined = None if labels[0] is None else np.concatenate(labels)
-    return LatentSet(latents, joined, str(source), encoding=encoding)
+    encoding = store and {name: store["settings"].get(name) for name in ENCODING}
+    names = store and joined is not None and store.get("class names")
+    class_names = tuple(names) if names else None
+    return LatentSet(latents, joined, str(source), encoding=encoding, class_names=class_names)
 
 
 def _count(path):
-    if not (header := latents_header(path)):
+    if not (found := latents_header(path)):
         raise ValueError(f"{path} holds no latents; keep it in a separate folder")
-    return header[1][0]
+    shape = found[1].shape
+    return 1 if len(shape) == 3 else shape[0]
 
 
 def _read(path, key):
     """(latents [n, C, h, w], labels [n] or None) of one file."""
-    with one_line_for_damage(path, key), np.load(path, allow_pickle=False) as arrays:
-        latents = arrays[key]
-        label_key = next((name for name in ("labels", "label") if name in arrays.files), None)
-        labels = None if label_key is None else np.atleast_1d(arrays[label_key])
+    latents, labels = read_arrays(path, key, ("labels", "label"))
     latents = latents[None] if latents.ndim == 3 else latents
+    labels = None if labels is None else np.atleast_1d(labels)
     return latents, checked_labels(path, labels, len(latents), what="latents")[0]
 
 
-def _encoding(folder, count):
-    """How the latents of a store were made, None for others; ValueError unless all of them are
+def _manifest(folder, count):
+    """The manifest of a store, None for other folders; ValueError unless all its latents are
     there."""
     if not (folder / "manifest.json").is_file():
         return None
@@ -166,4 +172,4 @@ def _encoding(folder, count):
             f"{folder} holds {count} of {wanted} latents; give the same pretrain.py latents again "
             "to make the rest"
         )
-    return {name: settings.get(name) for name in ENCODING}
+    return manifest

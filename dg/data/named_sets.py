@@ -5,8 +5,8 @@ import io
 
 import numpy as np
 
-from dg.data.images import ImageSet, one_line
-from dg.runtime.files import cache_folder
+from dg.data.images import ImageSet
+from dg.runtime.files import cache_folder, one_line
 
 SPLITS = {"digits": ("train", "heldout"), "cifar10": ("train", "test"), "mnist": ("train", "test")}
 TORCHVISION = {  # class, its files, where they belong in the cache folder

@@ -1,14 +1,18 @@
-"""Arrays in npz files: what they hold, and the images of one file or of a folder of shards."""
+"""The images of files of arrays, npz or npy: of one file, or of a folder of shards."""
 
-import math
-import zipfile
-from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
 
+from dg.data.array_files import (
+    array_names,
+    one_line_for_damage,
+    open_array,
+    read_arrays,
+    read_header,
+)
 from dg.data.image_stream import ImageStream
-from dg.data.images import checked_images, checked_labels, describe, one_line, size
+from dg.data.images import checked_images, checked_labels, describe, size, unheard
 
 # images, labels
 KEYS = (
@@ -23,96 +27,43 @@ FROM_FLOAT = (
 PIECE = 1024  # images that are read from a file at once
 
 
-def kinds_in(path) -> set[str]:
-    """Which of 'images', 'latents', 'statistics' an npz file holds; reads its headers alone."""
-    keys = npz_keys(path)
-    kinds = {"statistics"} if {"mu", "sigma"} <= set(keys) else set()
-    if latents_header(path):
-        return kinds | {"latents"}
-    images = {"train_images", "test_images", *(key for key, _ in KEYS)}
-    return kinds | {"images"} if images & set(keys) else kinds
-
-
-def npz_keys(path) -> list[str]:
-    """The names of the arrays in an npz file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except Exception as error:  # zipfile raises many kinds
-        raise ValueError(
-            f"{path} cannot be read (not an npz file, or cut short: {one_line(error)}); get or "
-            "make the file again"
-        ) from error
-
-
-def read_arrays(path, *keys):
-    """The arrays of an npz file with these names, None for None."""
-    what = " and ".join(filter(None, keys)) or "it"
-    with one_line_for_damage(path, what), np.load(path, allow_pickle=False) as arrays:
-        return [key and arrays[key] for key in keys]
-
-
-def latents_header(path):
-    """(key, shape, dtype) of the latents in an npz file, None if it holds none.
-
-    They are `latents` [N, C, h, w], or in the authors' files `samples` [C, h, w] of floats.
-    """
-    keys = npz_keys(path)
-    if key := next((key for key in ("latents", "samples") if key in keys), None):
-        with one_line_for_damage(path, key), _open(path, key) as file:
-            shape, _, dtype = _read_header(file)
-        single = key == "samples" and dtype.kind == "f" and len(shape) == 3
-        if single or (key == "latents" and len(shape) == 4):
-            return key, shape, dtype
-    return None
-
-
-@contextmanager
-def one_line_for_damage(path, what):
-    """Errors within, of reading `what` of the file `path`, become a ValueError of one line."""
-    try:
-        yield
-    except Exception as error:  # zip, zlib, numpy and the operating system each raise their own
-        raise ValueError(
-            f"{path}: {what} cannot be read ({one_line(error)}); get or make the file again"
-        ) from error
-
-
 class NpzImages:
-    """The images of one npz file, read in pieces; memory does not grow with the file.
+    """The images of one file, read in pieces; memory does not grow with the file.
 
-    path   keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or
+    path   an npy file, or npz with keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or
            `train_images`, `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W],
-           [N, H, W, C] or [N, C, H, W]
+           [N, H, W, C] or [N, C, H, W], or one image [H, H, 1 or 3]
     split  'train' (if not given) or 'test', only where the file has both
 
     shape        (H, W, C)
     labels       int64 [N] or None
     num_classes  one-hot labels tell it, else the largest label + 1; 0 without labels
     seeds        int64 [N] or None
+    left_out     the split that the file holds too, though none was asked for; '' for none
+    array_shape  of the array in the file
+    single       whether the array is one image, without an axis for several; None where that
+                 cannot be known: [3, H, W] may be three grey images too
 
     ValueError of one line for what is not images, and for damage when it is met.
     """
 
     def __init__(self, path, split=None):
-        keys = npz_keys(path)
+        keys = array_names(path)
         key, label_key = _image_keys(path, keys, split)
+        both = {"train_images", "test_images"} <= {*keys}
+        self.left_out = "test" if both and split is None else ""
         seed_key = "seeds" if key == "samples" and "seeds" in keys else None
         labels, seeds = read_arrays(path, label_key, seed_key)
-        self.path, self.key, self._file, self._whole = path, key, None, None
-        with one_line_for_damage(path, key), zipfile.ZipFile(path) as archive:
-            with archive.open(f"{key}.npy") as file:
-                self._shape, by_columns, dtype = _read_header(file)
-                self._start = file.tell()
-            if dtype.hasobject:
-                raise ValueError("Python objects")
-            needed = self._start + math.prod(self._shape) * dtype.itemsize
-            if archive.getinfo(f"{key}.npy").file_size < needed:
-                raise ValueError("fewer bytes than its header tells")
-        head = _channels_last(path, np.empty((0, *self._shape[1:]), dtype))
-        self.shape = checked_images(path, dtype, (*self._shape[:1], *head.shape[1:]))[1:]
-        if by_columns:
-            (self._whole,) = read_arrays(path, key)
+        header = read_header(path, key)
+        self.path, self.key, self._start, self._file = path, key, header.start, None
+        self.single = _is_one_image(header.shape, labels, seeds)
+        self.array_shape, self._shape, self._whole = header.shape, header.shape, None
+        if self.single:
+            self._shape, labels, seeds = (1, *header.shape), _one_row(labels), _one_row(seeds)
+        head = _channels_last(path, np.empty((0, *self._shape[1:]), header.dtype))
+        self.shape = checked_images(path, header.dtype, (*self._shape[:1], *head.shape[1:]))[1:]
+        if header.by_columns:
+            self._whole = read_arrays(path, key)[0].reshape(self._shape)
         labels, classes = _integer_labels(path, labels)
         self.labels, self.num_classes = checked_labels(path, labels, len(self), classes)
         if seeds is not None and (seeds.shape != (len(self),) or seeds.dtype.kind not in "iu"):
@@ -132,7 +83,7 @@ class NpzImages:
         image_size = int(np.prod(self._shape[1:]))
         with one_line_for_damage(self.path, self.key):
             if self._file is None:
-                self._file = _open(self.path, self.key)
+                self._file = open_array(self.path, self.key)
                 self._file.read(self._start)
             place = self._start + start * image_size
             if self._file.tell() != place:  # after a seek zipfile may check no sum
@@ -151,8 +102,11 @@ class NpzImages:
 class NpzShards(ImageStream):
     """The images of npz files: by seed where all files have seeds, else in the order of `paths`."""
 
-    def __init__(self, name, paths, split=None):
+    def __init__(self, name, paths, split=None, notify=unheard):
         self._shards = [NpzImages(path, split) for path in paths]
+        self._check_singles(name, notify)
+        if left_out := next((part.left_out for part in self._shards if part.left_out), None):
+            notify(f"{name}: the split train is taken; {left_out} left out")
         self._starts = np.cumsum([0, *map(len, self._shards)])
         self._open_shard = self._shards[0]
         labels, seeds = [
@@ -218,6 +172,18 @@ class NpzShards(ImageStream):
                 piece = source.read(int(rows[first] - offset), int(rows[last - 1] + 1 - offset))
                 yield ascending[first:last], piece
 
+    def _check_singles(self, name, notify):
+        """Tell how many files are one image; ValueError where that cannot be known of any."""
+        if all(shard.single is None for shard in self._shards):
+            first = self._shards[0]
+            array = f"uint8 [{', '.join(map(str, first.array_shape))}]"
+            raise ValueError(
+                f"{first.path}: {array} may be one image or {first.array_shape[0]} grey ones; save "
+                "one as [1, H, W, C], several as [N, H, W, 1]"
+            )
+        if count := sum(bool(shard.single) for shard in self._shards):
+            notify(f"{name}: {count} of {len(self._shards)} files are one image each")
+
     def _by_seed(self, seeds):
         """The order that sorts all seeds; a seed that is there twice is a ValueError."""
         order = np.argsort(seeds, kind="stable")
@@ -232,16 +198,24 @@ class NpzShards(ImageStream):
         return order
 
 
-def _open(path, key):
-    return zipfile.ZipFile(path).open(f"{key}.npy")
+def _is_one_image(shape, labels, seeds):
+    """Whether an array [a, b, c] is one image, not [N, H, W]; None where that cannot be known."""
+    if len(shape) != 3:
+        return False
+    a, b, c = shape
+    counts = {len(array) if array.ndim else 1 for array in (labels, seeds) if array is not None}
+    if a in counts or (b == c and a != 3) or (a != 3 and c not in (1, 3)):
+        return False
+    if 1 in counts or (a == b and a > c):
+        return True
+    return None
 
 
-def _read_header(file):
-    """(shape, whether by columns, dtype) of a .npy file; leaves the file where its data begin."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+def _one_row(array):
+    """Labels or seeds of one image: a number [] or one-hot [K] becomes a row."""
+    if array is None or array.ndim == 2:
+        return array
+    return array.reshape(1) if array.size == 1 else array[None]
 
 
 def _image_keys(path, keys, split):

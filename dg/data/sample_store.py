@@ -5,6 +5,7 @@ import io
 import json
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from dg.runtime.files import (
 
 FORMAT = "discriminator-guidance samples"
 PARTITION = ("save type", "subdirs", "batch size")
+OPTIONAL = {"class names", "runs"}  # entries of a manifest that not every store has
 GRID = "grid.png"  # a picture of many samples, which is none
 IMAGE_SUFFIXES = (".npz", ".png", ".jpg", ".jpeg")
 
@@ -41,6 +43,7 @@ class SampleStore:
                 000123.png
     used        of this run: command, paths, versions; kept in the manifest, of every run that differs
                 in it, and no part of the settings
+    class_names names of the classes by label, kept in the manifest where they are known
     subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
                 are
 
@@ -54,7 +57,15 @@ class SampleStore:
     keys = ("samples", "label")  # of its arrays in an npz file
 
     def __init__(
-        self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False, used=None
+        self,
+        outdir,
+        settings,
+        seeds,
+        batch_size,
+        save_type="npz",
+        subdirs=False,
+        class_names=None,
+        used=None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
@@ -73,7 +84,8 @@ class SampleStore:
         partition = dict(zip(PARTITION, (save_type, self.subdirs, batch_size), strict=True))
         which = {"num seeds": len(self.seeds), "seeds": _runs(self.seeds)}
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
-        self._open({"format": FORMAT, **partition, **which, **what}, plain(used))
+        names = {"class names": list(class_names)} if class_names else {}
+        self._open({"format": FORMAT, **partition, **which, **what, **names}, plain(used))
         writable_folder(self.records)
 
     def batches(self):
@@ -204,12 +216,12 @@ class SampleStore:
             for path in self.outdir.glob(glob)
             if path.suffix in IMAGE_SUFFIXES and path.name != GRID
         }
-        found_any = bool(found)
+        begun = bool(found)
         path = self.outdir / "manifest.json"
         stored = read_json(path) if path.exists() else None
         ours = (
             isinstance(stored, dict)
-            and set(stored) - {"runs"} == set(manifest)
+            and set(stored) - OPTIONAL == set(manifest) - OPTIONAL
             and stored["format"] == FORMAT
         )
         if stored is not None and not ours:
@@ -222,7 +234,9 @@ class SampleStore:
             found -= {self.outdir / name for seeds in self._batches for name in self._names(seeds)}
         if foreign := sorted(path for path in found if path.exists()):
             raise ValueError(f"{foreign[0]} is not an image of this run; use another folder")
-        runs = stored.get("runs", []) if stored is not None and found_any else []
+        if stored is not None and "class names" in stored:
+            manifest = {"class names": stored["class names"], **manifest}
+        runs = stored.get("runs", []) if stored is not None and begun else []
         if used is not None and used not in runs:
             runs = [*runs, used]
         manifest |= {"runs": runs} if runs else {}
@@ -260,6 +274,17 @@ class SampleStore:
             self._record(seeds).unlink(missing_ok=True)
         if count < len(self.seeds):
             (self.outdir / "dataset.json").unlink(missing_ok=True)
+
+
+def was_generated(source) -> bool:
+    """Whether a manifest says that the images of a folder, or of a file in it, were sampled."""
+    path = Path(source)
+    manifest = (path if path.is_dir() else path.parent) / "manifest.json"
+    try:
+        stored = read_json(manifest) if path.exists() and manifest.is_file() else {}
+        return stored["format"] == FORMAT and "network" in stored["settings"]
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def checked_seeds(seeds):

@@ -97,7 +97,7 @@ class Measurement:
             raise ValueError(
                 f"{source} holds {len(sets)} sets; give one of them, such as {sets[0]}"
             )
-        stream = open_images(source)
+        stream = open_images(source, notify=self.notify)
         self.extractor.check(stream.name, stream.shape)
         if num_sets > 1:
             stream.positions(num_sets * num_samples)  # refused where there are fewer
@@ -120,7 +120,7 @@ class Measurement:
                 f"taken for {self.extractor.name}"
             )
         if found.features is None and self.keep_reference and "images" in kinds:
-            stream = open_images(source)
+            stream = open_images(source, notify=self.notify)
             collected = self.collect(stream, stream.positions(None), keep=True)
             found = collected and replace(found, features=collected.features)
         return found

@@ -1,6 +1,7 @@
 """Write a report once, read it twice: one self-contained HTML file, and Markdown for a repository.
 
-A `Document` is plain data. All its text is plain text: characters with a meaning in HTML or Markdown are escaped.
+A `Document` is plain data. All its text is plain text: characters with a meaning in HTML or
+Markdown are escaped.
 """
 
 import base64
@@ -49,12 +50,14 @@ class Table:
             object.__setattr__(self, "align", "l" + "r" * (len(self.columns) - 1))
         if len(self.align) != len(self.columns) or set(self.align) - set("lcr"):
             raise ValueError(
-                f"align needs one of l, c, r for each of {len(self.columns)} columns, got {self.align!r}"
+                f"align needs one of l, c, r for each of {len(self.columns)} columns, got "
+                f"{self.align!r}"
             )
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"a table of {len(self.columns)} columns has a row of {len(row)} cells: {list(row)}"
+                    f"a table of {len(self.columns)} columns has a row of {len(row)} cells: "
+                    f"{list(row)}"
                 )
 
 
@@ -90,7 +93,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """The whole report: what it is about, the answer in one paragraph and in cards, then the sections."""
+    """The whole report: what it is about, the answer in one paragraph and in cards, then the
+    sections."""
 
     title: str
     lead: str = ""
@@ -100,7 +104,8 @@ class Document:
 
 
 def text_of(rows: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal: the first row are headings, the first column is aligned left, the others right."""
+    """A table for a terminal: the first row are headings, the first column is aligned left, the
+    others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -112,10 +117,11 @@ def text_of(rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_report(path_html, document):
-    """Write `document` as one HTML file with pictures and styles inside: no script, nothing loaded from elsewhere.
+    """Write `document` as one HTML file with pictures and styles inside: no script, nothing loaded
+    from elsewhere.
 
-    Reads well on a phone, in light and dark mode and on paper. ValueError for a picture that is missing or of another
-    type than PNG, JPEG, GIF.
+    Reads well on a phone, in light and dark mode and on paper. ValueError for a picture that is
+    missing or of another type than PNG, JPEG, GIF.
     """
     title = html.escape(document.title)
     parts = [f"<h1>{title}</h1>"]
@@ -132,7 +138,8 @@ def write_report(path_html, document):
 
 
 def write_markdown(path_md, document):
-    """Write the same content as Markdown (tables as in GitHub's); pictures stay files, linked relative to `path_md`."""
+    """Write the same content as Markdown (tables as in GitHub's); pictures stay files, linked
+    relative to `path_md`."""
     parts = [f"# {_escape_md(document.title)}", _escape_md(document.lead)]
     if document.cards:
         parts.append("\n".join(_card_md(card) for card in document.cards))
@@ -144,7 +151,7 @@ def write_markdown(path_md, document):
     write_text(path_md, "\n\n".join(part for part in parts if part) + "\n")
 
 
-# HTML -----------------------------------------------------------------------------------------------------------------
+# HTML ---------------------------------------------------------------------------------------------
 
 
 def _card_html(card):
@@ -190,7 +197,8 @@ def _table_html(table):
         rows[table.highlight] = rows[table.highlight].replace("<tr>", '<tr class="best">', 1)
     caption = f"<figcaption>{html.escape(table.caption)}</figcaption>" if table.caption else ""
     return (
-        f'<figure><div class="scroll" tabindex="0"><table>\n<thead>{row(table.columns, "th")}</thead>\n<tbody>\n'
+        '<figure><div class="scroll" '
+        f'tabindex="0"><table>\n<thead>{row(table.columns, "th")}</thead>\n<tbody>\n'
         + "\n".join(rows)
         + f"\n</tbody></table></div>{caption}</figure>"
     )
@@ -205,15 +213,15 @@ def _data_uri(path):
     return f"data:{PICTURE_TYPES[path.suffix.lower()]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
-# Markdown -------------------------------------------------------------------------------------------------------------
+# Markdown -----------------------------------------------------------------------------------------
 
 
 def _escape_md(text):
-    """Text on one line with a backslash before whatever Markdown would read as more than a character."""
+    """Text on one line with a backslash before whatever Markdown would read as more than a
+    character."""
     text = re.sub(r"([\\`*_\[\]<>|$~]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
-    return re.sub(
-        r"^(\d*)([-+#.)])(?=[-+#]*(\s|$))", r"\1\\\2", text
-    )  # would start a list, a heading or a rule
+    # would start a list, a heading or a rule
+    return re.sub(r"^(\d*)([-+#.)])(?=[-+#]*(\s|$))", r"\1\\\2", text)
 
 
 def _card_md(card):
@@ -254,15 +262,16 @@ def _table_md(table):
     return "\n".join(lines) + (f"\n\n*{_escape_md(table.caption)}*" if table.caption else "")
 
 
-# The page -------------------------------------------------------------------------------------------------------------
-# The content policy has the browser enforce what the docstring promises. Figures keep a white ground in dark mode.
+# The page -----------------------------------------------------------------------------------------
+# The content policy has the browser enforce what the docstring promises. Figures keep a white
+# ground in dark mode.
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src
+'unsafe-inline'"> <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>{style}</style>
@@ -276,41 +285,47 @@ PAGE = """<!DOCTYPE html>
 """
 
 STYLE = """
-:root { --ink: #20262e; --muted: #5f6976; --line: #e1e5ea; --ground: #ffffff; --panel: #f5f7f9; --accent: #2b66b1;
+:root { --ink: #20262e; --muted: #5f6976; --line: #e1e5ea; --ground: #ffffff; --panel: #f5f7f9;
+--accent: #2b66b1;
   --best: #e8f0fa; }
 @media screen and (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --muted: #a0aab6; --line: #343c46; --ground: #15191e; --panel: #1e242b; --accent: #7fb0ee;
+  :root { --ink: #e6e9ed; --muted: #a0aab6; --line: #343c46; --ground: #15191e; --panel: #1e242b;
+  --accent: #7fb0ee;
     --best: #1f3047; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); -webkit-text-size-adjust: 100%;
-  font: 17px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  font: 17px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  }
 main { max-width: 52rem; margin: 0 auto; padding: 2.5rem 1.1rem 4rem; overflow-wrap: break-word; }
-h1 { font-size: clamp(1.6rem, 5vw, 2.2rem); line-height: 1.2; margin: 0 0 1rem; letter-spacing: -0.01em; }
-h2 { font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 0.8rem; padding-top: 1.2rem;
+h1 { font-size: clamp(1.6rem, 5vw, 2.2rem); line-height: 1.2; margin: 0 0 1rem; letter-spacing:
+-0.01em; } h2 { font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 0.8rem; padding-top: 1.2rem;
   border-top: 1px solid var(--line); }
 p { margin: 0 0 1rem; }
 .lead { font-size: 1.15rem; color: var(--muted); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 0.8rem; margin: 1.6rem 0; }
-.card { background: var(--panel); border-radius: 10px; padding: 0.8rem; border-top: 3px solid var(--accent); }
-.card .label, .card .note { font-size: 0.85rem; line-height: 1.4; color: var(--muted); }
-.card .value { font-size: 1.3rem; line-height: 1.3; font-weight: 650; font-variant-numeric: tabular-nums; }
-figure { margin: 1.6rem 0; }
-figure img { display: block; max-width: 100%; max-height: 44rem; height: auto; margin: 0 auto; background: #ffffff;
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 0.8rem;
+margin: 1.6rem 0; } .card { background: var(--panel); border-radius: 10px; padding: 0.8rem;
+border-top: 3px solid var(--accent); } .card .label, .card .note { font-size: 0.85rem; line-height:
+1.4; color: var(--muted); } .card .value { font-size: 1.3rem; line-height: 1.3; font-weight: 650;
+font-variant-numeric: tabular-nums; } figure { margin: 1.6rem 0; }
+figure img { display: block; max-width: 100%; max-height: 44rem; height: auto; margin: 0 auto;
+background: #ffffff;
   border-radius: 6px; }
 figcaption { margin-top: 0.6rem; font-size: 0.9rem; line-height: 1.5; color: var(--muted); }
 .scroll, pre { overflow-x: auto; }
 table { border-collapse: collapse; min-width: 100%; font-size: 0.94rem; line-height: 1.4;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 0.5rem 0.6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; color: var(--muted); border-bottom: 2px solid var(--line); vertical-align: bottom; }
-.l { text-align: left; } .c { text-align: center; } .r { text-align: right; }
+th { font-weight: 600; color: var(--muted); border-bottom: 2px solid var(--line); vertical-align:
+bottom; } .l { text-align: left; } .c { text-align: center; } .r { text-align: right; }
 .best td { background: var(--best); font-weight: 650; }
-pre { background: var(--panel); border-radius: 8px; padding: 0.9rem 1rem; margin: 1.2rem 0; font-size: 0.85rem;
+pre { background: var(--panel); border-radius: 8px; padding: 0.9rem 1rem; margin: 1.2rem 0;
+font-size: 0.85rem;
   line-height: 1.5; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-aside { border-left: 3px solid var(--accent); padding: 0.2rem 0 0.2rem 1rem; margin: 1.2rem 0; color: var(--muted); }
-footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); font-size: 0.85rem;
+aside { border-left: 3px solid var(--accent); padding: 0.2rem 0 0.2rem 1rem; margin: 1.2rem 0;
+color: var(--muted); } footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid
+var(--line); font-size: 0.85rem;
   color: var(--muted); }
 @media print {
   html { font-size: 10pt; }

@@ -25,7 +25,8 @@ def sample(
     described: dict | None = None,
     **kwargs,
 ) -> None:
-    """Fill the store at `path` with the images of `num_images` consecutive seeds; `kwargs` as for `generate`.
+    """Fill the store at `path` with the images of `num_images` consecutive seeds; `kwargs` as for
+    `generate`.
 
     described  of all this, where `describe` has been asked before: it hashes all networks
     """
@@ -45,7 +46,8 @@ def summarise(rows: list[dict]) -> dict:
 
 
 def compare(guided: dict, unguided: dict) -> dict:
-    """Metric by metric on the same seeds: ratio of the means, and mean and sd of the paired differences."""
+    """Metric by metric on the same seeds: ratio of the means, and mean and sd of the paired
+    differences."""
     table = {}
     for name in guided:
         after, before = (np.array(metrics[name]["values"]) for metrics in (guided, unguided))
@@ -69,16 +71,8 @@ def one_thread(device):
 
 def training_log(folder) -> dict:
     """What the report shows of a discriminator's training."""
-    keys = (
-        "epoch",
-        "step",
-        "train_loss",
-        "valid_loss",
-        "train_accuracy",
-        "valid_accuracy",
-        "valid_auc",
-        "valid_ece",
-    )
+    losses = "epoch step train_loss valid_loss"
+    keys = f"{losses} train_accuracy valid_accuracy valid_auc valid_ece".split()
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {
         "log": [{key: entry[key] for key in keys if key in entry} for entry in entries],

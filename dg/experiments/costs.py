@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-# The paper reports about one A100-hour for the 50,000 generated CIFAR-10 images of its discriminator, 35 evaluations each,
-# by a network of 55.7 million parameters, and about ten minutes for the discriminator (50,000 pairs, 60 epochs).
+# The paper reports about one A100-hour for the 50,000 generated CIFAR-10 images of its
+# discriminator, 35 evaluations each, by a network of 55.7 million parameters, and about ten minutes
+# for the discriminator (50,000 pairs, 60 epochs).
 EVALUATIONS_PER_GPU_HOUR = 50_000 * 35
 REFERENCE_PARAMETERS, REFERENCE_PIXELS = 55.7e6, 32 * 32
 GUIDED_STEP = 1.62  # times an unguided one: measured on a CPU with the authors' code and classifier
@@ -12,7 +13,8 @@ PAIRS_PER_GPU_HOUR = 6 * 50_000 * 60
 
 @dataclass(frozen=True)
 class Cost:
-    """Images generated, evaluations of the score network, hours on an A100, bytes on the disk; 0 where not counted."""
+    """Images generated, evaluations of the score network, hours on an A100, bytes on the disk; 0
+    where not counted."""
 
     images: int = 0
     evaluations: int = 0
@@ -28,59 +30,61 @@ class Cost:
         )
 
 
-def generation_cost(world, images: int, guided: bool = False, num_steps: int | None = None) -> Cost:
+def generation_cost(
+    setting, images: int, guided: bool = False, num_steps: int | None = None, model: str = "score"
+) -> Cost:
     """Of generating `images` images."""
-    steps = num_steps or world.sampling.num_steps
-    evaluations = images * (2 * steps - 1)
-    hours = (
-        evaluations
-        / EVALUATIONS_PER_GPU_HOUR
-        * _relative_size(world)
-        * (GUIDED_STEP if guided else 1)
+    evaluations = images * setting.models[model].num_evaluations(num_steps)
+    hours = evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(setting, model)
+    return Cost(
+        images, evaluations, hours * (GUIDED_STEP if guided else 1), images * _values(setting)
     )
-    return Cost(images, evaluations, hours, images * _values(world))
 
 
-def likelihood_cost(world) -> Cost:
+def likelihood_cost(setting, model: str = "score") -> Cost:
     """Of the likelihood of test images: two evaluations a step, each with a backward pass."""
-    evaluations = 2 * world.nll_images * world.nll_steps
+    evaluations = 2 * setting.nll_images * setting.nll_steps
+    relative = _relative_size(setting, model)
     return Cost(
-        evaluations=evaluations,
-        gpu_hours=3 * evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(world),
+        evaluations=evaluations, gpu_hours=3 * evaluations / EVALUATIONS_PER_GPU_HOUR * relative
     )
 
 
-def training_cost(world, epochs: int | None = None) -> Cost:
-    """Of a discriminator of so many epochs, or of the score network where it is trained here (three evaluations a step)."""
-    if epochs is not None:
-        return Cost(gpu_hours=world.num_data * epochs / PAIRS_PER_GPU_HOUR * _relative_size(world))
-    if world.network:
+def training_cost(setting, epochs: int, model: str = "score") -> Cost:
+    """Of a discriminator of so many epochs."""
+    pairs = setting.num_data * epochs
+    return Cost(gpu_hours=pairs / PAIRS_PER_GPU_HOUR * _relative_size(setting, model))
+
+
+def model_cost(setting, name: str = "score") -> Cost:
+    """Of a model: its download, or its training with three evaluations a step."""
+    model = setting.models[name]
+    if model.published:
         return Cost(bytes=223_000_000)
-    _, settings = world.score
-    evaluations = 3 * settings.steps * settings.batch_size
-    return Cost(
-        evaluations=evaluations,
-        gpu_hours=evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(world),
-    )
+    _, settings = model.training
+    before = setting.models[model.continues].training[1].steps if model.continues else 0
+    evaluations = 3 * (settings.steps - before) * settings.batch_size
+    hours = evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(setting, name)
+    return Cost(evaluations=evaluations, gpu_hours=hours)
 
 
-def _resolution(world) -> int:
+def _resolution(setting) -> int:
     sizes = {"mnist": 28, "digits": 8}
-    return sizes.get(world.data, 32) // world.pool
+    return sizes.get(setting.data, 32) // setting.pool
 
 
-def _values(world) -> int:
-    return _resolution(world) ** 2 * (1 if world.data in ("mnist", "digits") else 3)
+def _values(setting) -> int:
+    return _resolution(setting) ** 2 * (1 if setting.data in ("mnist", "digits") else 3)
 
 
-def _relative_size(world) -> float:
-    """Work of one evaluation relative to the CIFAR-10 network: by width squared and number of pixels."""
-    pixels = _resolution(world) ** 2 / REFERENCE_PIXELS
-    if world.network:
+def _relative_size(setting, name: str) -> float:
+    """Work of one evaluation relative to the CIFAR-10 network: by width squared and number of
+    pixels."""
+    pixels, model = _resolution(setting) ** 2 / REFERENCE_PIXELS, setting.models[name]
+    if model.published:
         return pixels
-    network, _ = world.score
-    widths = [
-        network.get("model_channels", 128) * m for m in network.get("channel_mult", [2, 2, 2])
-    ]
-    blocks = network.get("num_blocks", 4)
+    network, _ = model.training
+    width = network.get("model_channels", network.get("width", 128))
+    widths = [width * multiple for multiple in network.get("channel_mult", [2, 2, 2])]
+    blocks = network.get("num_blocks", network.get("num_res_blocks", 4))
     return pixels * blocks * sum(width**2 for width in widths) / (4 * 3 * 256**2)

@@ -1,11 +1,14 @@
-"""ImageNet at 256 pixels: DiT-XL/2-G++ and ADM-G++ (Kim et al. 2023, section 5), from published files to a table.
+"""ImageNet at 256 pixels: DiT-XL/2-G++ and ADM-G++ (Kim et al. 2023, section 5), from published
+files to a table.
 
-The discriminator of DiT learns on latents, that of ADM on pixels; each stands on a frozen noisy-image classifier, ADM's being
-the one that guides as well. Everything that generates is cut into parts of consecutive seeds, so that machines which share
-nothing but a file system can take every n-th part.
+The discriminator of DiT learns on latents, that of ADM on pixels; each stands on a frozen
+noisy-image classifier, ADM's being the one that guides as well. Everything that generates is cut
+into parts of consecutive seeds, so that machines which share nothing but a file system can take
+every n-th part.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +21,16 @@ from dg.evaluation.feature_sets import collect, load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, evaluate
 from dg.experiments import imagenet_report
-from dg.experiments.common import sample, training_log
+from dg.experiments.common import sample, summarise, training_log
 from dg.experiments.costs import Cost
-from dg.experiments.pipeline import Stage, Stages
+from dg.experiments.imagenet_settings import Setting, System
+from dg.experiments.pipeline import Stage, Stages, needed
 from dg.experiments.provenance import provenance
 from dg.guidance import DiscriminatorGuidance
 from dg.models.discrete_sampling import DDPMSampling
-from dg.models.dit import DG_TIME_MIN, load_vae
+from dg.models.dit import load_vae
 from dg.models.loading import load_model
 from dg.pretraining.latents import Encoding, encode, latent_store
-from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.downloads import resolve
 from dg.runtime.files import plain, read_json, write_json
 from dg.runtime.progress import Progress
@@ -39,126 +42,16 @@ FAKE_SEED = 10_000_000  # of the discriminator's training images, far from the m
 PICTURES = "pictures.json"  # what stage `real` was made of
 METRICS = ("fd", "sfid", "is", "precision", "recall")
 ENCODED = 256  # images of a batch of latents
-SUSTAINED = (
-    50e12  # operations per second of an A100 in float32 with TF32: a third of its peak; a guess
-)
-
-
-@dataclass(frozen=True)
-class System:
-    """One way to sample; measured on the same seeds as every other.
-
-    head      None, "trained" here, or the name of a published one
-    time_min  VP time below which the discriminator does not guide
-    """
-
-    title: str
-    sampling: DDPMSampling
-    head: str | None = None
-    weight: float = 1.0
-    time_min: float = 0.01
-    published: str | None = None  # a system in stats/published.json
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Published files, by the names of `dg.runtime.catalogue` or as paths, and what is done with them.
-
-    vae         None: images are diffused, not latents
-    classifier  of noisy images or latents, under the discriminator and, of ADM, for classifier guidance
-    fake        how the discriminator's generated images are drawn
-    part        images of a part, which one process makes alone
-    operations  multiply-adds of one evaluation of the network for one image, and of the classifier forth and back,
-                which is twice forth: frozen weights have no gradients
-    """
-
-    title: str
-    network: str
-    vae: str | None
-    classifier: str
-    systems: dict[str, System]
-    fake: DDPMSampling
-    recipe: DiscriminatorTraining
-    num_data: int = 50_000
-    num_images: int = 50_000
-    part: int = 1000
-    batch_size: int = 25
-    resolution: int = 256
-    reference: str = "adm-ref-imagenet-256"
-    features: str = "inception"
-    operations: tuple[float, float] = (0.0, 0.0)
-    deviations: tuple[str, ...] = field(default_factory=tuple)
-
-
-def _dit(**changes) -> DDPMSampling:
-    return DDPMSampling("ancestral", 250, clip_denoised=False, **changes)
-
-
-SWITCHED = dict(LT_cfg=1.25, ST_cfg=3.0, branch_time=200)
-DIT = Setting(
-    title="DiT-XL/2 on ImageNet at 256 pixels",
-    network="dit-xl-2-256",
-    vae="sd-vae-ft-mse",
-    classifier="dg-imagenet256-classifier",
-    fake=_dit(LT_cfg=1.5, ST_cfg=1.5),
-    recipe=PRESETS["imagenet-latent"],
-    operations=(114e9, 2 * 2.4e9),
-    systems={
-        "unguided": System(
-            "DiT-XL/2-G, scale 1.5", _dit(LT_cfg=1.5, ST_cfg=1.5), published="DiT-XL/2-G (cfg 1.5)"
-        ),
-        "switched": System("scale 1.25 above t = 200, 3 below, no discriminator", _dit(**SWITCHED)),
-        "released": System(
-            "DiT-XL/2-G++, the authors' discriminator",
-            _dit(**SWITCHED, dg_time="step"),
-            "dg-imagenet256-discriminator",
-            time_min=DG_TIME_MIN,
-            published="DiT-XL/2-G++",
-        ),
-        "guided": System(
-            "DiT-XL/2-G++, discriminator trained here",
-            _dit(**SWITCHED),
-            "trained",
-            time_min=DG_TIME_MIN,
-            published="DiT-XL/2-G++",
-        ),
-    },
-    deviations=(
-        "How many generated images the authors trained on is not published; here 50,000.",
-        "The authors save generated images as JPEG before they encode them; here they are encoded as they were drawn.",
-        "Images are encoded by the autoencoder that decodes, sd-vae-ft-mse; the authors encode with sd-vae-ft-ema.",
-    ),
-)
-ADM_G = DDPMSampling("ancestral", 250, classifier_scale=1.0)
-ADM = Setting(
-    title="ADM on ImageNet at 256 pixels",
-    network="adm-256",
-    vae=None,
-    classifier="adm-256-classifier",
-    fake=ADM_G,
-    num_data=25_000,
-    operations=(1114e9, 2 * 72e9),
-    recipe=replace(PRESETS["authors-cond"], epochs=20, batch_size=128, split=(0.9, 0.1, 0.0)),
-    systems={
-        "unguided": System("ADM", DDPMSampling("ancestral", 250), published="ADM"),
-        "classifier": System("ADM-G, classifier scale 1", ADM_G, published="ADM-G"),
-        "guided": System(
-            "ADM-G++, discriminator trained here", ADM_G, "trained", published="ADM-G++"
-        ),
-    },
-    deviations=(
-        "The authors' code for ADM-G++ was never released: extractor (the classifier that guides), 25,000 images of each "
-        "kind, 20 epochs and a weight of 1 are choices of this project.",
-    ),
-)
-SETTINGS = {"imagenet-dit": DIT, "imagenet-adm": ADM}
+# Operations per second of an A100 in float32 with TF32: a third of its peak; a guess.
+SUSTAINED = 50e12
 
 
 class ImageNetRun:
     """The stages, each a method that fills a folder through the same library calls as the scripts.
 
     data   the training images: class folders, or what `open_images` takes
-    shard  (i, n): make every n-th part of what is generated, from the i-th on, and no more; None: make all
+    shard  (i, n): make every n-th part of what is generated, from the i-th on, and no more; None:
+           make all
     """
 
     def __init__(
@@ -171,107 +64,57 @@ class ImageNetRun:
         device,
         shard: tuple[int, int] | None = None,
     ):
-        self.name, self.setting, self.data, self.device, self.shard = (
-            name,
-            setting,
-            data,
-            device,
-            shard,
-        )
-        self.progress, self.notify = progress, notify
-
-    # The plan -------------------------------------------------------------------------------------------------------------
+        self.name, self.setting, self.data, self.shard = name, setting, data, shard
+        self.progress, self.notify, self.device = progress, notify, device
 
     def plan(self) -> list[Stage]:
         """All stages in an order in which they can be run; nothing is loaded for it."""
         s = self.setting
-        files = {"network": s.network, "vae": s.vae}
-
-        def drawn(count, sampling):
-            return files | {
-                "sampling": plain(sampling.kwargs()),
-                "num_images": count,
-                "part": s.part,
-                "batch_size": s.batch_size,
-            }
-
         real = {"data": Path(self.data).name, "vae": s.vae, "resolution": s.resolution}
         real |= {} if s.vae else {"num_images": s.num_data}
-        plan = [
-            Stage(
-                "real",
-                real,
-                [],
-                self.make_real,
-                title="training images, cropped" + (" and encoded" if s.vae else ""),
-            ),
-            Stage(
-                "fake-images",
-                drawn(s.num_data, s.fake) | ({} if s.vae else {"classifier": s.classifier}),
-                [],
-                lambda path, paths: self.make_images(path, paths, "fake-images"),
-                self._cost(s.num_data, s.fake),
-                "images for the discriminator",
-            ),
-        ]
+        title = "training images, cropped" + (" and encoded" if s.vae else "")
+        plan = [Stage("real", real, [], self.make_real, title=title)]
+        led = {} if s.vae else {"classifier": s.classifier}
+        plan.append(self._images("fake-images", s.num_data, s.fake, led, "for the discriminator"))
         if s.vae:
+            files = {"network": s.network, "vae": s.vae, "resolution": s.resolution}
+            make = self.make_fake_latents
+            plan.append(Stage("fake", files, ["fake-images"], make, title="encoded again"))
+        recipe, needs = plain(s.recipe) | {"classifier": s.classifier}, ["real", plan[-1].name]
+        plan.append(Stage("train", recipe, needs, self.make_discriminator, title="discriminator"))
+        reference = {"reference": s.reference, "features": s.features}
+        plan.append(Stage("reference", reference, [], self.make_reference))
+        for name, system in s.systems.items():
+            settings = {"classifier": s.classifier, "head": system.head, "weight": system.weight}
+            settings["time_min"] = system.time_min
+            sample = f"sample-{name}"
             plan.append(
-                Stage(
-                    "fake",
-                    files | {"resolution": s.resolution},
-                    ["fake-images"],
-                    self.make_fake_latents,
-                    title="encoded again",
+                self._images(
+                    sample, s.num_images, system.sampling, settings, system.title, system.head
                 )
             )
-        fake = "fake" if s.vae else "fake-images"
-        plan += [
-            Stage(
-                "train",
-                plain(s.recipe) | {"classifier": s.classifier},
-                ["real", fake],
-                self.make_discriminator,
-                title="discriminator",
-            ),
-            Stage(
-                "reference",
-                {"reference": s.reference, "features": s.features},
-                [],
-                self.make_reference,
-            ),
-        ]
-        for name, system in s.systems.items():
-            needs = ["train"] if system.head == "trained" else []
-            settings = drawn(s.num_images, system.sampling) | {"classifier": s.classifier}
-            settings |= {"head": system.head, "weight": system.weight, "time_min": system.time_min}
-            plan += [
-                Stage(
-                    f"sample-{name}",
-                    settings,
-                    needs,
-                    lambda path, paths, name=name: self.make_images(path, paths, name),
-                    self._cost(s.num_images, system.sampling, system.head is not None),
-                    system.title,
-                ),
-                Stage(
-                    f"measure-{name}",
-                    {"metrics": METRICS},
-                    [f"sample-{name}", "reference"],
-                    lambda path, paths, name=name: self.measure(path, paths, name),
-                ),
-            ]
+            needs, make = [sample, "reference"], partial(self.measure, name=name)
+            plan.append(Stage(f"measure-{name}", {"metrics": METRICS}, needs, make))
         return plan
 
+    def _images(self, name, count, sampling, settings, title, head=None) -> Stage:
+        """A stage that generates images."""
+        s = self.setting
+        files = {"network": s.network, "vae": s.vae, "sampling": plain(sampling.kwargs())}
+        settings |= files | {"num_images": count, "part": s.part, "batch_size": s.batch_size}
+        make = partial(self.make_images, name=name.removeprefix("sample-"))
+        cost = self._cost(count, sampling, head is not None)
+        return Stage(name, settings, ["train"] if head == "trained" else [], make, cost, title)
+
     def _cost(self, images: int, sampling: DDPMSampling, guided: bool = False) -> Cost:
-        """Of images at so many steps: classifier-free guidance evaluates the network twice, gradients are the classifier's."""
+        """Of images at so many steps: classifier-free guidance evaluates the network twice,
+        gradients are the classifier's."""
         network, gradient = self.setting.operations
         per_step = network * (2 if {sampling.LT_cfg, sampling.ST_cfg} - {None, 1.0} else 1)
         per_step += gradient * (bool(sampling.classifier_scale) + guided)
         evaluations = images * (sampling.num_steps or 1000)
         hours = 2 * evaluations * per_step / SUSTAINED / 3600
         return Cost(images, evaluations, hours, images * 3 * self.setting.resolution**2)
-
-    # Making ---------------------------------------------------------------------------------------------------------------
 
     def resolve(self, name):
         return resolve(name, self.progress, self.notify)
@@ -284,7 +127,8 @@ class ImageNetRun:
         return model.with_classifier(load_encoder(self.resolve(s.classifier), self.device))
 
     def make_real(self, path, paths):
-        """Latents of all training images, or crops of so many of them, drawn at random; and which images these are."""
+        """Latents of all training images, or crops of so many of them, drawn at random; and which
+        images these are."""
         pictures = open_images(self.data)
         if pictures.labels is None:
             raise ValueError(
@@ -297,12 +141,14 @@ class ImageNetRun:
         write_json(path / PICTURES, {"fingerprint": pictures.fingerprint()})
 
     def check_real(self, path):
-        """ValueError where the training images of a finished stage are not those given: its key knows the folder's name alone."""
-        if (path / PICTURES).exists() and read_json(path / PICTURES)["fingerprint"] != open_images(
-            self.data
-        ).fingerprint():
+        """ValueError where a finished stage was made of other training images: its key knows the
+        folder's name alone."""
+        if not (path / PICTURES).exists():
+            return
+        if read_json(path / PICTURES)["fingerprint"] != open_images(self.data).fingerprint():
             raise ValueError(
-                f"{path} was made of other images than those of {self.data}; give those, or another --runs folder"
+                f"{path} was made of other images than those of {self.data}; give those, or "
+                "another folder for the stages"
             )
 
     def crop(self, path, pictures):
@@ -310,14 +156,11 @@ class ImageNetRun:
         order = np.random.default_rng(0).permutation(len(pictures))[: s.num_data]
         if len(order) < s.num_data:
             raise ValueError(
-                f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the whole training set"
+                f"{pictures.name}: {len(order)} images, but {s.num_data} are wanted; give the "
+                "whole training set"
             )
-        store = SampleStore(
-            path,
-            {"images": pictures.fingerprint(), "resolution": s.resolution},
-            range(s.num_data),
-            s.part,
-        )
+        about = {"images": pictures.fingerprint(), "resolution": s.resolution}
+        store = SampleStore(path, about, range(s.num_data), s.part)
         for index in self.progress(store.pending(), desc="real images", unit="part"):
             places = order[store.batches()[index]]
             store.write(index, pictures.crops(places, s.resolution), pictures.labels[places])
@@ -326,10 +169,8 @@ class ImageNetRun:
         self.encode(path / "latents", open_images(merged(paths["fake-images"])))
 
     def encode(self, path, pictures):
-        vae, settings = (
-            load_vae(self.resolve(self.setting.vae), self.device),
-            Encoding(self.setting.resolution),
-        )
+        vae = load_vae(self.resolve(self.setting.vae), self.device)
+        settings = Encoding(self.setting.resolution)
         store = latent_store(path, pictures, vae, settings, ENCODED)
         encode(vae, pictures, store, settings, self.device, self.progress, notify=self.notify)
 
@@ -338,11 +179,10 @@ class ImageNetRun:
 
         s = self.setting
         real = load_set(paths["real"] / ("latents" if s.vae else "images"))
-        fake = (
-            load_set(paths["fake"] / "latents")
-            if s.vae
-            else load_images(merged(paths["fake-images"]))
-        )
+        if s.vae:
+            fake = load_set(paths["fake"] / "latents")
+        else:
+            fake = load_images(merged(paths["fake-images"]))
         discriminator = build_discriminator(
             "classifier",
             real,
@@ -357,12 +197,10 @@ class ImageNetRun:
     def guidance(self, paths, system: System) -> DiscriminatorGuidance | None:
         if system.head is None:
             return None
-        head = (
-            trained_head(paths["train"]) if system.head == "trained" else self.resolve(system.head)
-        )
-        discriminator = load_discriminator(
-            self.resolve(self.setting.classifier), head, device=self.device
-        )
+        trained = system.head == "trained"
+        head = trained_head(paths["train"]) if trained else self.resolve(system.head)
+        classifier = self.resolve(self.setting.classifier)
+        discriminator = load_discriminator(classifier, head, device=self.device)
         return DiscriminatorGuidance(discriminator, (system.weight, 0.0), system.time_min)
 
     def make_images(self, path, paths, name):
@@ -388,8 +226,6 @@ class ImageNetRun:
                 progress=self.progress,
             )
 
-    # Measuring ------------------------------------------------------------------------------------------------------------
-
     def extractor(self):
         return load_extractor(
             self.setting.features, device=self.device, progress=self.progress, notify=self.notify
@@ -400,7 +236,8 @@ class ImageNetRun:
         return collect(self.extractor(), stream, stream.positions(None), 64, progress=self.progress)
 
     def make_reference(self, path, paths):
-        """ADM's reference batch: statistics of the whole training set, and 10,000 images for precision and recall."""
+        """ADM's reference batch: statistics of the whole training set, and 10,000 images for
+        precision and recall."""
         source = self.resolve(self.setting.reference)
         if "statistics" in (kinds := kinds_of(source)):
             found = load_features(source, self.extractor())
@@ -414,23 +251,20 @@ class ImageNetRun:
         )
 
     def measure(self, path, paths, name):
-        generated, reference = (
-            self.features(merged(paths[f"sample-{name}"])),
-            load_features(paths["reference"] / "reference.npz"),
-        )
+        generated = self.features(merged(paths[f"sample-{name}"]))
+        reference = load_features(paths["reference"] / "reference.npz")
         wanted = [metric for metric in available(generated, reference) if metric in METRICS]
         write_json(path / "metrics.json", evaluate(generated, reference, wanted))
 
-    # Results --------------------------------------------------------------------------------------------------------------
-
     def results(self, paths) -> dict:
         """The results file, but for what it ran on."""
-        metrics = {
-            name: {
-                metric: {"mean": value["value"], "sd": 0.0, "n": 1, "values": [value["value"]]}
-                for metric, value in read_json(paths[f"measure-{name}"] / "metrics.json").items()
-            }
+        measured = {
+            name: read_json(paths[f"measure-{name}"] / "metrics.json")
             for name in self.setting.systems
+        }
+        metrics = {
+            name: summarise([{metric: row["value"] for metric, row in found.items()}])
+            for name, found in measured.items()
         }
         return {
             "experiment": self.name,
@@ -449,7 +283,8 @@ def trained_head(folder: Path) -> Path:
 
 
 def merged(folder: Path) -> Path:
-    """A folder `all` beside the parts of a set of images, with links to all their shards, whose names tell them apart."""
+    """A folder `all` beside the parts of a set of images, with links to all their shards, whose
+    names tell them apart."""
     together = folder / "all"
     together.mkdir(exist_ok=True)
     for shard in sorted(folder.glob("part-*/samples_*.npz")):
@@ -462,7 +297,8 @@ def merged(folder: Path) -> Path:
 def run(
     imagenet: ImageNetRun, folder: Path, results: Path, command: str, only: str | None = None
 ) -> dict | None:
-    """Run what is not cached in `folder`; write results.json and report to `results`; return the results.
+    """Run what is not cached in `folder`; write results.json and report to `results`; return the
+    results.
 
     only  the name of a stage: run it and what it needs, and nothing else; returns None
     """
@@ -471,9 +307,10 @@ def run(
     if imagenet.shard:
         _run_shard(imagenet, stages, plan, only)
         return None
-    if only is None or _builds_on(plan, only, "real"):
+    wanted = None if only is None else [only]
+    if wanted is None or "real" in needed(plan, wanted):
         imagenet.check_real(stages.path(plan[0]))
-    paths = stages.run_all(plan, only)
+    paths = stages.run_all(plan, wanted)
     if only:
         return None
     outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
@@ -486,31 +323,24 @@ def run(
     return outcome
 
 
-def _builds_on(plan: list[Stage], name: str, other: str) -> bool:
-    """Whether a stage is the other one, or needs it."""
-    needs = {stage.name: stage.needs for stage in plan}
-    return name == other or any(_builds_on(plan, need, other) for need in needs.get(name, []))
-
-
 def _run_shard(imagenet: ImageNetRun, stages: Stages, plan: list[Stage], only: str | None) -> None:
-    """This machine's parts of one stage; the stage is done when it is run without --shard afterwards, which finds all parts.
+    """This machine's parts of one stage; run without a part afterwards, the stage finds all parts
+    and is done.
 
-    ValueError for a stage that makes no images, or needs one that is not done: machines would do the same work at once.
+    ValueError for a stage that makes no images, or needs one that is not done: machines would do
+    the same work at once.
     """
     chosen = {
-        stage.name: stage
-        for stage in plan
-        if stage.name == "fake-images" or stage.name.startswith("sample-")
+        stage.name: stage for stage in plan if stage.name.startswith(("fake-images", "sample-"))
     }
     if only not in chosen:
+        names = ", ".join(chosen)
+        raise ValueError(f"parts are of a stage that generates; name one of {names}")
+    done = {stage.name: finished for stage, finished in stages.overview(plan)}
+    if missing := [need for need in chosen[only].needs if not done[need]]:
         raise ValueError(
-            f"--shard is for stages that generate; give --stage with one of {', '.join(chosen)}"
+            f"{only} needs {missing[0]}, which is not done; run {missing[0]} first, on one machine"
         )
-    overview = {stage.name: (done, stages.path(stage)) for stage, done in stages.overview(plan)}
-    if missing := [need for need in chosen[only].needs if not overview[need][0]]:
-        raise ValueError(
-            f"--stage {only} needs {missing[0]}, which is not done; run --stage {missing[0]} first, on one machine"
-        )
-    path = overview[only][1]
-    path.mkdir(parents=True, exist_ok=True)
-    chosen[only].make(path, {name: folder for name, (_, folder) in overview.items()})
+    paths = {stage.name: stages.path(stage) for stage in plan}
+    paths[only].mkdir(parents=True, exist_ok=True)
+    chosen[only].make(paths[only], paths)

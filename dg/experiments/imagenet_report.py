@@ -1,11 +1,11 @@
-"""Report of the experiments on ImageNet, from their results file and some images of every system."""
+"""Report of the experiments on ImageNet, from their results file and some images of every
+system."""
 
 import numpy as np
 
 from dg.evaluation import figures
 from dg.evaluation.measure import METRICS
 from dg.evaluation.report import (
-    Code,
     Document,
     Note,
     Picture,
@@ -15,14 +15,15 @@ from dg.evaluation.report import (
     write_markdown,
     write_report,
 )
-from dg.experiments.study_report import PUBLISHED
-from dg.runtime.files import read_json
+from dg.experiments.sections import how_it_was_run
+from dg.experiments.tables import published_rows
 
 SHOWN = 32  # images of a grid
 
 
 def write(folder, outcome: dict, images: dict[str, np.ndarray]) -> None:
-    """Write the pictures, report.html and report.md to `folder`. images: by system, uint8 [N, H, W, 3] of the same seeds."""
+    """Write the pictures, report.html and report.md to `folder`. images: by system, uint8 [N, H, W,
+    3] of the same seeds."""
     document = describe(folder, outcome, images)
     write_report(folder / "report.html", document)
     write_markdown(folder / "report.md", document)
@@ -32,7 +33,7 @@ def rows(outcome: dict) -> list[list[str]]:
     """Cells of the table: title, then every metric as measured and, in brackets, as published."""
     published = {
         (row["system"], row["metric"]): row["value"]
-        for row in read_json(PUBLISHED)["rows"]
+        for row in published_rows()
         if row["data"] == "imagenet-256"
     }
     table = []
@@ -72,7 +73,7 @@ def text_table(outcome: dict) -> str:
 
 def describe(folder, outcome: dict, images: dict[str, np.ndarray]) -> Document:
     """The report as plain data; draws its pictures."""
-    settings, hardware, grids = outcome["settings"], outcome["hardware"], []
+    settings, grids = outcome["settings"], []
     for name, batch in images.items():
         figures.image_grid(folder / f"{name}.png", batch[:SHOWN], columns=8, scale=1)
         grids.append(Picture(folder / f"{name}.png", settings["systems"][name]["title"]))
@@ -80,12 +81,14 @@ def describe(folder, outcome: dict, images: dict[str, np.ndarray]) -> Document:
         folder / "curves.png", outcome["training"]["log"], title="Discriminator"
     )
     extractor = outcome["extractor"]
-    caption = f"Features: {extractor['name']}; reference: {settings['reference']}, {extractor['num_reference'] or '?'} images."
+    caption = f"Features: {extractor['name']}; reference: {settings['reference']}, "
+    caption += f"{extractor['num_reference'] or '?'} images."
     foreign = Note("The features are not those of the published numbers: do not compare.")
     return Document(
         settings["title"],
         (
-            f"{settings['num_images']:,} images of every system, the same seeds for all; published values in brackets (Kim et al. "
+            f"{settings['num_images']:,} images of every system, the same seeds for all; published "
+            "values in brackets (Kim et al. "
             "2023). One set each: a distance has no spread here."
         ),
         [],
@@ -103,16 +106,6 @@ def describe(folder, outcome: dict, images: dict[str, np.ndarray]) -> Document:
                 [Picture(folder / "curves.png", "Loss and accuracy by epoch.")],
             ),
             Section("Deviations", list(settings["deviations"])),
-            Section(
-                "How it was run",
-                [
-                    Code(outcome["command"]),
-                    f"{hardware.get('gpu') or hardware['cpu']}; {outcome['seconds']['total'] / 3600:.1f} hours of stages; "
-                    + ", ".join(
-                        f"{name} {version}" for name, version in outcome["versions"].items()
-                    )
-                    + ".",
-                ],
-            ),
+            how_it_was_run(outcome),
         ],
     )

@@ -9,7 +9,8 @@ MOST_BYTES = 2_000_000  # of one file in the repository
 
 
 def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
-    """Copy results.json, report.md and the pictures; ValueError for a file that is too large to keep."""
+    """Copy results.json, report.md and the pictures; ValueError for a file that is too large to
+    keep."""
     target = docs / name
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(results.iterdir()):
@@ -25,7 +26,8 @@ def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
 
 
 def _copy_small(path: Path, target: Path) -> None:
-    """Copy a picture with a palette of 256 colours, a third of the size; figures and digits look the same."""
+    """Copy a picture with a palette of 256 colours, a third of the size; figures and digits look
+    the same."""
     from PIL import Image
 
     with Image.open(path) as picture:

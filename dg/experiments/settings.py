@@ -1,70 +1,120 @@
-"""Worlds in which the studies are run: data, networks, features and sizes, as plain data."""
+"""The settings in which studies are run: data, networks, features and sizes, as plain data."""
 
 from dataclasses import dataclass, field, replace
 
 from dg.evaluation.classifier import ClassifierTraining
+from dg.models.discrete_sampling import DDPMSampling
+from dg.models.vae_sampling import VAESampling
 from dg.pretraining.presets import (
     CLASSIFIER_PRESETS,
     SCORE_PRESETS,
+    DDPMTraining,
     NoisyClassifierTraining,
     ScoreTraining,
+    VAETraining,
 )
+from dg.recipes import DiscriminatorTraining
 from dg.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generative model: a published one, or one that is trained here.
+
+    kind       "edm", "ddpm" or "vae"
+    training   arguments of the network, and how it is trained
+    published  name in `dg.runtime.catalogue`, in place of a training
+    continues  the model whose training this one goes on with
+    """
+
+    kind: str = "edm"
+    training: tuple[dict, ScoreTraining | DDPMTraining | VAETraining] | None = None
+    sampling: Sampling | DDPMSampling | VAESampling = Sampling()
+    title: str = "score network"
+    published: str | None = None
+    continues: str | None = None
+
+    def num_evaluations(self, num_steps: int | None = None) -> int:
+        """Evaluations of the network for one image, with another number of steps than its own."""
+        if self.kind == "vae":
+            return 1
+        steps = num_steps or self.sampling.num_steps or self.training[1].num_steps
+        return (
+            steps
+            if self.kind == "ddpm"
+            else replace(self.sampling, num_steps=steps).num_evaluations
+        )
 
 
 @dataclass(frozen=True)
 class Setting:
     """What a study needs besides its question.
 
-    A published network, classifier, head or statistics is named as in `dg.runtime.catalogue`; where it is None, it is
-    trained (or computed) here.
+    A published network, classifier, head or statistics is named as in `dg.runtime.catalogue`; where
+    it is None, it is trained (or computed) here.
+
+    order     of the images: "own", each split shuffled by a generator of its own; "shared", both
+              splits one after the other by one generator; "file", as they come
+    streamed  statistics of features as running sums over batches; False: of all features at once,
+              in float64
+    metrics   besides the usual four also "fd_heldout", "fd_pixels", "fid" (if Inception is in the
+              cache), "agreement"
+    decimals  of metrics in tables, where the sd is not to say how many
+    recipes   discriminators of this setting alone, by name
     """
 
     title: str
-    data: str | None  # default of --data; None: has to be given
+    data: str | None  # None: has to be given
     pool: int = 1  # images are averaged over squares of so many pixels
+    order: str = "own"
     conditional: bool = False
-    network: str | None = None
-    score: tuple[dict, ScoreTraining] = SCORE_PRESETS["cifar10-small"]
+    models: dict[str, Model] = field(
+        default_factory=lambda: {"score": Model(training=SCORE_PRESETS["cifar10-small"])}
+    )
     classifier: str | None = None
     noisy_classifier: NoisyClassifierTraining = CLASSIFIER_PRESETS["cifar10"]
     released: str | None = None  # the authors' trained head
-    features: str = "classifier"  # that distances are measured in: "inception", "pixels", or a classifier trained here
+    features: str = "classifier"  # "inception", "pixels", or a classifier trained here
     feature_training: ClassifierTraining = ClassifierTraining()
     num_features: int | None = None  # training images of that classifier, None for all
+    streamed: bool = True
     reference: str | None = None  # published statistics; None: of the real images
-    reference_split: str = "test"
-    sampling: Sampling = Sampling()
+    reference_split: str = "test"  # or "train", "all"
+    num_reference: int | None = None  # real images, None for all
+    metrics: tuple[str, ...] = ("fd", "kid", "precision", "recall")
+    decimals: dict[str, int] = field(default_factory=dict)
     weights: tuple[float, float] = (2.0, 0.0)
+    candidates: tuple[float, ...] = ()  # first-order weights to choose from
+    num_selection: int = 500  # images, of seeds used for nothing else, to choose by
+    selection_seed: int = 2_000_000
     boosting: bool = False
     epoch_scale: float = 1.0  # of the discriminators' published epochs
     eval_images: int = 5000
+    recipes: dict[str, DiscriminatorTraining] = field(default_factory=dict)
     lora_ranks: tuple[int, int] = (16, 128)  # an eighth of the classifier's width, and all of it
     head_width: int | None = None  # of heads on the classifier, None: the authors'
     pixel_widths: tuple[int, ...] = (64, 128)  # of one or two discriminators from scratch
     num_data: int = 50_000  # real and as many generated images for the discriminators
+    num_real: int | None = None  # real ones, if not as many
+    fake_seed: int = 10_000_000  # of those generated images, far from the measured ones
     num_images: int = 50_000  # images of a measured set
     num_sets: int = 3
-    churns: tuple[float, ...] = (
-        0.0,
-        1.0,
-        1.25,
-        1.5,
-        1.75,
-        2.0,
-        2.5,
-        3.0,
-        4.0,
-        10.0,
-    )  # of boosted samples, as reproduction A
+    # S_churn of boosted samples, as reproduction A.
+    churns: tuple[float, ...] = (0.0, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 10.0)
     num_members: int = 6  # discriminators of the study of significance
     nll_images: int = 1000
     nll_steps: int = 64
     batch_size: int = 100
+    num_test_loss: int = 0  # test images whose loss is watched while models are trained
+    budget: str | None = None
     deviations: tuple[str, ...] = ()
-    published: dict = field(
-        default_factory=dict
-    )  # system: filters of rows in stats/published.json, the paper's first
+    # By system: filters of rows in stats/published.json, the paper's first.
+    published: dict = field(default_factory=dict)
+
+    @property
+    def published_network(self) -> bool:
+        """Whether the score network is a published one."""
+        return self.models["score"].published is not None
 
 
 def _table(conditional: bool) -> dict:
@@ -89,10 +139,40 @@ def _table(conditional: bool) -> dict:
     return {name: [row | fid for row in rows] for name, rows in both.items()}
 
 
+def _small(size: int, channels: int, attention: int, training: ScoreTraining, images: str) -> dict:
+    """What settings for two CPU cores and half an hour per study share."""
+    network = dict(
+        model_type="SongUNet",
+        model_channels=channels,
+        channel_mult=[1, 2],
+        num_blocks=1,
+        attn_resolutions=[attention],
+        dropout=0.0,
+    )
+    return dict(
+        pool=2,
+        models={"score": Model(training=(network, training), sampling=Sampling(num_steps=12))},
+        epoch_scale=1 / 3,
+        eval_images=300,
+        lora_ranks=(4, 32),
+        head_width=64,
+        num_data=2000,
+        num_images=500,
+        num_members=3,
+        nll_images=100,
+        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
+        deviations=(
+            f"{images} averaged over squares of 2 × 2 pixels to {size} × {size}, and the published "
+            "numbers of epochs are cut "
+            "to a third, to fit two CPU cores.",
+        ),
+    )
+
+
 CIFAR10 = Setting(
     title="CIFAR-10, unconditional",
     data="cifar10",
-    network="edm-cifar10-32x32-uncond-vp",
+    models={"score": Model(published="edm-cifar10-32x32-uncond-vp")},
     classifier="dg-cifar10-classifier",
     released="dg-cifar10-uncond-discriminator",
     features="inception",
@@ -102,13 +182,14 @@ CIFAR10 = Setting(
     published=_table(conditional=False),
 )
 
-WORLDS = {
+SMALL_CLASSIFIER = NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2))
+SETTINGS = {
     "cifar10-uncond": CIFAR10,
     "cifar10-cond": replace(
         CIFAR10,
         title="CIFAR-10, class-conditional",
         conditional=True,
-        network="edm-cifar10-32x32-cond-vp",
+        models={"score": Model(published="edm-cifar10-32x32-cond-vp")},
         released="dg-cifar10-cond-discriminator",
         weights=(1.0, 0.0),
         boosting=True,
@@ -125,13 +206,29 @@ WORLDS = {
         head_width=64,
         lora_ranks=(8, 64),
         deviations=(
-            "The images are JPEGs of CIFAR-10, not the original pixels; no number here compares with a published one.",
+            "The images are JPEGs of CIFAR-10, not the original pixels; no number here compares "
+            "with a published one.",
+        ),
+    ),
+    "cifar10-jpeg-16": Setting(
+        title="CIFAR-10 (JPEG) at 16 × 16 pixels, networks trained here",
+        data=None,
+        noisy_classifier=replace(SMALL_CLASSIFIER, steps=600, flip=True),
+        feature_training=ClassifierTraining(epochs=3, batch_size=128, max_shift=2),
+        num_features=20_000,
+        pixel_widths=(64,),
+        **_small(
+            size=16,
+            channels=32,
+            attention=8,
+            training=ScoreTraining(steps=1500, batch_size=64, ema_halflife=10_000, flip=True),
+            images="The images are JPEGs of CIFAR-10,",
         ),
     ),
     "mnist": Setting(
         title="MNIST, networks trained here",
         data="mnist",
-        score=SCORE_PRESETS["mnist"],
+        models={"score": Model(training=SCORE_PRESETS["mnist"])},
         noisy_classifier=CLASSIFIER_PRESETS["mnist"],
         feature_training=ClassifierTraining(epochs=4, batch_size=128),
         num_images=5000,
@@ -140,98 +237,46 @@ WORLDS = {
         head_width=64,
         lora_ranks=(4, 32),
     ),
-    # For two CPU cores and half an hour per study.
     "mnist-14": Setting(
         title="MNIST at 14 × 14 pixels, networks trained here",
         data="mnist",
-        pool=2,
-        score=(
-            dict(
-                model_type="SongUNet",
-                model_channels=24,
-                channel_mult=[1, 2],
-                num_blocks=1,
-                attn_resolutions=[7],
-                dropout=0.0,
-            ),
-            ScoreTraining(steps=1200, ema_halflife=10_000),
-        ),
-        noisy_classifier=NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2)),
+        noisy_classifier=SMALL_CLASSIFIER,
         feature_training=ClassifierTraining(epochs=2, batch_size=128),
         num_features=10_000,
-        sampling=Sampling(num_steps=12),
-        epoch_scale=1 / 3,
-        eval_images=300,
-        lora_ranks=(4, 32),
-        head_width=64,
         pixel_widths=(32, 64),
-        num_data=2000,
-        num_images=500,
-        num_members=3,
-        nll_images=100,
-        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
-        deviations=(
-            "MNIST is averaged over squares of 2 × 2 pixels to 14 × 14, and the published numbers of epochs are cut to "
-            "a third, to fit two CPU cores.",
-        ),
-    ),
-    "cifar10-jpeg-16": Setting(
-        title="CIFAR-10 (JPEG) at 16 × 16 pixels, networks trained here",
-        data=None,
-        pool=2,
-        score=(
-            dict(
-                model_type="SongUNet",
-                model_channels=32,
-                channel_mult=[1, 2],
-                num_blocks=1,
-                attn_resolutions=[8],
-                dropout=0.0,
-            ),
-            ScoreTraining(steps=1500, batch_size=64, ema_halflife=10_000, flip=True),
-        ),
-        noisy_classifier=NoisyClassifierTraining(
-            steps=600, batch_size=64, channel_mult=(1, 2), flip=True
-        ),
-        feature_training=ClassifierTraining(epochs=3, batch_size=128, max_shift=2),
-        num_features=20_000,
-        sampling=Sampling(num_steps=12),
-        epoch_scale=1 / 3,
-        eval_images=300,
-        lora_ranks=(4, 32),
-        head_width=64,
-        pixel_widths=(64,),
-        num_data=2000,
-        num_images=500,
-        num_members=3,
-        nll_images=100,
-        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
-        deviations=(
-            "The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels to 16 × 16, and the published "
-            "numbers of epochs are cut to a third, to fit two CPU cores.",
+        **_small(
+            size=14,
+            channels=24,
+            attention=7,
+            training=ScoreTraining(steps=1200, ema_halflife=10_000),
+            images="MNIST is",
         ),
     ),
 }
 
 
-def smoke(world: Setting) -> Setting:
-    """The same study on untrained tiny networks and the embedded digits: meaningless, to see that everything runs."""
+def smoke(setting: Setting) -> Setting:
+    """The same study on untrained tiny networks and the embedded digits: meaningless, to see that
+    everything runs."""
     return replace(
-        world,
-        title=f"Smoke test of: {world.title}",
+        setting,
+        title=f"Smoke test of: {setting.title}",
         data="digits",
         pool=1,
-        network=None,
         classifier=None,
         released=None,
-        score=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)),
+        models={
+            "score": Model(
+                training=(SCORE_PRESETS["digits"][0], ScoreTraining(steps=4, batch_size=8)),
+                sampling=Sampling(num_steps=3),
+            )
+        },
         reference=None,
         noisy_classifier=NoisyClassifierTraining(
             steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,)
         ),
         features="pixels",
         reference_split="heldout",
-        sampling=Sampling(num_steps=3),
         epoch_scale=0.0,
         eval_images=20,
         lora_ranks=(4, 32),

@@ -1,10 +1,13 @@
-"""What a discriminator learns where the truth is known: two Gaussians, their log density ratio and its gradient.
+"""What a discriminator learns where the truth is known: two Gaussians, their log density ratio and
+its gradient.
 
-Real and generated images are drawn from Gaussians that differ in mean and spread. Each loss of dg.losses trains the same
-small head on many images and on few; errors by noise level, against the closed form.
+Real and generated images are drawn from Gaussians that differ in mean and spread. Each loss of
+dg.losses trains the same small head on many images and on few; errors by noise level, against the
+closed form.
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from dg.evaluation.report import (
     Picture,
     Section,
     Table,
+    text_of,
     write_markdown,
     write_report,
 )
@@ -28,6 +32,7 @@ from dg.evaluation.uncertainty import summarise_repeats
 from dg.experiments.common import one_thread
 from dg.experiments.pipeline import Stages
 from dg.experiments.provenance import provenance
+from dg.experiments.sections import how_it_was_run
 from dg.extractors import PixelExtractor
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
 from dg.runtime.files import read_json, write_json
@@ -106,13 +111,13 @@ class SmallHead(nn.Module):
 
     def forward(self, features: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         """features [N, 1, SIDE, SIDE], time [N] -> logits [N, 1]."""
+        # [N, 4]
         angles = time.float().reshape(-1, 1) * torch.tensor(
             [1.0, 3.0, 9.0, 27.0], device=features.device
-        )  # [N, 4]
+        )
         angles = angles.expand(len(features), 4)
-        h = self.enter(
-            torch.cat([4 * features.flatten(1), angles.sin(), angles.cos()], dim=1)
-        )  # [N, width]
+        # [N, width]
+        h = self.enter(torch.cat([4 * features.flatten(1), angles.sin(), angles.cos()], dim=1))
         for layer in self.middle:
             h = layer(nn.functional.silu(h))
         return self.leave(nn.functional.silu(h))
@@ -132,7 +137,8 @@ def image_sets(n: int, seed: int = 0) -> tuple[ImageSet, ImageSet]:
 
 
 def compare(discriminator: Discriminator, sigma: float, n: int) -> dict[str, Tensor]:
-    """True and learned log ratios [2 n] and gradients [2 n, D] on fresh noisy images, half real, half generated."""
+    """True and learned log ratios [2 n] and gradients [2 n, D] on fresh noisy images, half real,
+    half generated."""
     clean = torch.cat([gaussian.draw(n, 1000 + i) for i, gaussian in enumerate((DATA, MODEL))])
     noise = torch.randn(
         clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
@@ -148,7 +154,8 @@ def compare(discriminator: Discriminator, sigma: float, n: int) -> dict[str, Ten
 
 
 def relative_errors(discriminator: Discriminator, sigmas, n: int) -> dict[str, list[float]]:
-    """Root mean square error of log ratio and gradient by noise level, over the truth's own root mean square."""
+    """Root mean square error of log ratio and gradient by noise level, over the truth's own root
+    mean square."""
     errors = {"ratio": [], "gradient": []}
     for sigma in sigmas:
         found = compare(discriminator.cpu(), sigma, n)
@@ -163,7 +170,8 @@ def relative_errors(discriminator: Discriminator, sigmas, n: int) -> dict[str, l
 def train_small(
     settings: Settings, size: int, loss: str, folder, device="cpu", **kwargs
 ) -> Discriminator:
-    """A head trained with one loss on `size` images of each kind for `steps` steps; the last one, averaged."""
+    """A head trained with one loss on `size` images of each kind for `steps` steps; the last one,
+    averaged."""
     real, fake = image_sets(size)
     images = 2 * int(size * settings.training.split[0])  # real and generated, of an epoch
     batch = min(settings.training.batch_size, images)
@@ -195,43 +203,25 @@ def run(
     device,
     progress,
     notify,
-    data=None,
 ) -> dict:
-    """Train every loss on every size; write results.json, pictures and report to `results`; return the results.
-
-    `data` is what other experiments take; this one makes its own.
-    """
-    stages, errors, ratios = Stages(folder, progress, notify), {}, {}
-
-    def make(path, size, loss):
-        discriminator = train_small(settings, size, loss, path, device, progress=progress)
-        found = {"last": relative_errors(discriminator, settings.sigmas, settings.num_test)}
-        best_head(discriminator, path)
-        found["best"] = relative_errors(discriminator, settings.sigmas, settings.num_test)
-        scatter = {
-            index: compare(discriminator, settings.sigmas[index], 300)
-            for index in (0, 2, len(settings.sigmas) - 1)
-        }
-        found["scatter"] = {
-            index: {name: values[name] for name in ("ratio", "learned_ratio")}
-            for index, values in scatter.items()
-        }
-        write_json(path / "errors.json", found)
-
+    """Train every loss on every size; write results.json, pictures and report to `results`; return
+    the results."""
+    stages, found = Stages(folder, progress, notify), {}
     for size in settings.sizes:
         for loss in settings.losses:
             key = asdict(settings) | {"size": size, "loss": loss, "weight": LOSS_WEIGHTS[loss]}
+            make = partial(_train, settings, size, loss, device, progress)
             with one_thread(device):  # so small a head is slower on several
-                path = stages.run(
-                    f"{loss}-{size}", key, [], lambda path, row=(size, loss): make(path, *row)
-                )
-            found = read_json(path / "errors.json")
-            for which in ("best", "last"):
-                errors.setdefault(_title(size, which), {})
-                for quantity, values in found[which].items():
-                    errors[_title(size, which)].setdefault(quantity, {})[loss] = values
-            if size == settings.sizes[0]:
-                ratios[loss] = {int(index): pair for index, pair in found["scatter"].items()}
+                path = stages.run(f"{loss}-{size}", key, [], make)
+            found[size, loss] = read_json(path / "errors.json")
+    errors = {
+        _title(size, which): {
+            quantity: {loss: found[size, loss][which][quantity] for loss in settings.losses}
+            for quantity in ("ratio", "gradient")
+        }
+        for size in settings.sizes
+        for which in ("best", "last")
+    }
     metrics = {
         f"{panel}, {loss}": {
             f"{quantity}_error": summarise_repeats(lines[loss])
@@ -248,26 +238,39 @@ def run(
     }
     outcome |= provenance(command, stages.seconds, device)
     write_json(results / "results.json", outcome)
-    drawn = {
-        panel: lines
-        for panel, lines in errors.items()
-        if panel != _title(settings.sizes[0], "last")
-    }  # as its best
-    ratio_errors(results / "errors.png", settings.sigmas, drawn)
-    first = next(iter(ratios.values()))
-    ratio_scatter(
-        results / "ratios.png",
-        settings.sigmas,
-        {index: pair["ratio"] for index, pair in first.items()},
-        {
-            loss: {index: pair["learned_ratio"] for index, pair in pairs.items()}
-            for loss, pairs in ratios.items()
-        },
-    )
+    scatter = {loss: found[settings.sizes[0], loss]["scatter"] for loss in settings.losses}
+    _draw(results, settings, errors, scatter)
     document = _report(results, outcome)
     write_report(results / "report.html", document)
     write_markdown(results / "report.md", document)
     return outcome
+
+
+def _train(settings: Settings, size: int, loss: str, device, progress, path) -> None:
+    """One training, and the errors of its last and its best checkpoint."""
+    discriminator = train_small(settings, size, loss, path, device, progress=progress)
+    found = {"last": relative_errors(discriminator, settings.sigmas, settings.num_test)}
+    best_head(discriminator, path)
+    found["best"] = relative_errors(discriminator, settings.sigmas, settings.num_test)
+    found["scatter"] = {}
+    for index in (0, 2, len(settings.sigmas) - 1):
+        values = compare(discriminator, settings.sigmas[index], 300)
+        found["scatter"][index] = {name: values[name] for name in ("ratio", "learned_ratio")}
+    write_json(path / "errors.json", found)
+
+
+def _draw(folder: Path, settings: Settings, errors: dict, scatter: dict) -> None:
+    # Of the many images the last checkpoint is as the best.
+    many = _title(settings.sizes[0], "last")
+    shown = {panel: lines for panel, lines in errors.items() if panel != many}
+    ratio_errors(folder / "errors.png", settings.sigmas, shown)
+    pairs = {loss: {int(i): pair for i, pair in rows.items()} for loss, rows in scatter.items()}
+    truth = {index: pair["ratio"] for index, pair in next(iter(pairs.values())).items()}
+    learned = {
+        loss: {index: pair["learned_ratio"] for index, pair in rows.items()}
+        for loss, rows in pairs.items()
+    }
+    ratio_scatter(folder / "ratios.png", settings.sigmas, truth, learned)
 
 
 def _title(size: int, which: str) -> str:
@@ -286,15 +289,22 @@ def _rows(outcome: dict) -> list[list[str]]:
 
 def text_table(outcome: dict) -> str:
     """The mean errors, for a terminal."""
-    rows = [["images, checkpoint, loss", "ratio", "gradient"], *_rows(outcome)]
-    return "\n".join(f"{name:<32}{ratio:>10}{gradient:>10}" for name, ratio, gradient in rows)
+    return text_of([["images, checkpoint, loss", "ratio", "gradient"], *_rows(outcome)])
+
+
+CHECKPOINTS = (
+    "“best” has the lowest validation loss, “last” is the end of a training that is far too long "
+    "for the small set. The gradient-matching loss is given the exact score of the generated "
+    "images."
+)
 
 
 def _report(folder: Path, outcome: dict) -> Document:
     return Document(
         "A discriminator against the truth",
-        "Two Gaussians, whose log density ratio is known in closed form at every noise level: how well do the three losses "
-        "recover it, and how well its gradient, which is what guidance uses?",
+        "Two Gaussians, whose log density ratio is known in closed form at every noise level: how "
+        "well do the three losses recover it, and how well its gradient, which is what guidance "
+        "uses?",
         (),
         [
             Section(
@@ -303,8 +313,8 @@ def _report(folder: Path, outcome: dict) -> Document:
                     Table(
                         ["images of each kind, checkpoint, loss", "log ratio", "gradient"],
                         _rows(outcome),
-                        caption="Root mean square error relative to the truth's own, mean over the noise levels; 1 is no "
-                        "better than a discriminator that always answers 0.",
+                        caption="Root mean square error relative to the truth's own, mean over the "
+                        "noise levels; 1 is no better than a discriminator that always answers 0.",
                     ),
                     Picture(folder / "errors.png", "The same by noise level."),
                     Picture(
@@ -313,18 +323,6 @@ def _report(folder: Path, outcome: dict) -> Document:
                     ),
                 ],
             ),
-            Section(
-                "How it was run",
-                [
-                    Note(
-                        "“best” has the lowest validation loss, “last” is the end of a training that is far too long for the "
-                        "small set. The gradient-matching loss is given the exact score of the generated images."
-                    ),
-                    Table(
-                        ["stage", "seconds"],
-                        [[name, f"{value:.1f}"] for name, value in outcome["seconds"].items()],
-                    ),
-                ],
-            ),
+            how_it_was_run(outcome, extra=[Note(CHECKPOINTS)]),
         ],
     )

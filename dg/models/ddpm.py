@@ -1,6 +1,6 @@
 """A discrete diffusion model as one thing: ADM's U-Net and the process that it was trained on, in memory and on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -10,10 +10,12 @@ from dg.models.discrete_diffusion import DiscreteDiffusion
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from guided_diffusion import GaussianDiffusion, UNetModel, create_diffusion, load_unet
 from guided_diffusion.layouts import infer_unet_settings, shapes_of
+from guided_diffusion.loading import MissingSettings
 from guided_diffusion.presets import UNET_SCHEDULES, published_unet
 
 FORMAT = "ddpm-network"
 ADM_SAMPLING = dict(method="ancestral", num_steps=250)  # Dhariwal & Nichol 2021
+PUBLISHED_STEPS = 1000  # of the processes of all published ADMs
 PIXEL_VARIANCES = {
     1: "fixed_large",
     2: "learned_range",
@@ -86,29 +88,69 @@ def load_ddpm(path, device="cpu") -> DDPM:
     return model.eval().requires_grad_(False).to(device)
 
 
-def load_adm(source, device="cpu", schedule: str | None = None, **overrides) -> DDPM:
-    """A frozen model of Dhariwal & Nichol 2021 in evaluation mode, from a file or state dict that `load_unet` reads.
+def load_adm(
+    source,
+    device="cpu",
+    noise_schedule: str | None = None,
+    diffusion_steps: int | None = None,
+    rescale_timesteps: bool | None = None,
+    notify: Callable[[str], None] = lambda line: None,
+    **overrides,
+) -> DDPM:
+    """A frozen U-Net of guided-diffusion's or improved-diffusion's in evaluation mode, as `load_unet` reads it.
 
     It is sampled as published: ancestrally, in 250 steps.
 
-    schedule   of the 1000 steps, which no tensor shows; None: that of the published file with the same tensors, else linear
-    overrides  settings of `UNetModel` that win over those that the tensors show
+    noise_schedule, diffusion_steps  of the process, which no tensor shows; None: those of the
+                       published file with the same tensors, MissingSettings where there is none
+    rescale_timesteps  whether the network was trained on timesteps scaled to 0..1000; None: yes for
+                       another number of steps, as improved-diffusion (Nichol & Dhariwal 2021) does
+    notify             called with one line on what was taken
+    overrides          settings of `UNetModel` that win over those that the tensors show
 
     The variance is learned where the network has twice the channels of the images, and the forward step's otherwise.
     """
-    net = load_unet(source, device, **overrides)
+    process = {"noise_schedule": noise_schedule, "diffusion_steps": diffusion_steps}
+    untold = [name for name, value in process.items() if value is None]
+    try:
+        net = load_unet(source, device, **overrides)
+    except MissingSettings as error:
+        raise MissingSettings(error.source, [*error.names, *untold]) from None
     shapes = shapes_of(net.state_dict())
+    name = "the state dict" if isinstance(source, Mapping) else str(source)
+    published = published_unet(shapes)
+    if untold and published is None:
+        raise MissingSettings(name, untold)
     network = infer_unet_settings(shapes, **overrides)
     ratio = network.pop("out_channels") / net.in_channels
     if ratio not in PIXEL_VARIANCES:
-        name = "the state dict" if isinstance(source, Mapping) else source
         raise ValueError(
             f"{name}: {net.in_channels} channels in and {net.out_channels} out; a diffusion model has as many out, "
             "or twice as many where it learns variances"
         )
-    schedule = schedule or UNET_SCHEDULES.get(published_unet(shapes), "linear")
     process = dict(
-        schedule=schedule, num_steps=1000, variance=PIXEL_VARIANCES[ratio], mean="epsilon"
+        schedule=noise_schedule or UNET_SCHEDULES[published],
+        num_steps=diffusion_steps or PUBLISHED_STEPS,
+        variance=PIXEL_VARIANCES[ratio],
+        mean="epsilon",
     )
-    model = DDPM(process, network, net, sampling_defaults=ADM_SAMPLING)
+    if rescale_timesteps is None:
+        rescale_timesteps = process["num_steps"] != PUBLISHED_STEPS
+    if rescale_timesteps:
+        process["rescale_timesteps"] = True
+    sampling = ADM_SAMPLING | dict(num_steps=min(ADM_SAMPLING["num_steps"], process["num_steps"]))
+    model = DDPM(process, network, net, sampling_defaults=sampling)
+    notify(f"{name}: {_taken(process, network, published)}")
     return model.eval().requires_grad_(False)
+
+
+def _taken(process: dict, network: dict, published: str | None) -> str:
+    """What was taken for settings that tensors do not show, in words."""
+    source = f"as of {published}, which has the same tensors" if published else "as given"
+    count, width = network.get("num_heads"), network.get("num_head_channels", 64)
+    heads = f"{count} heads" if count else f"heads of {width} channels"
+    scaled = ", scaled to 1000 for the network" if process.get("rescale_timesteps") else ""
+    return (
+        f"{network['image_size']} pixels, {heads}, {process['schedule']} schedule of "
+        f"{process['num_steps']} steps{scaled}, {source}"
+    )

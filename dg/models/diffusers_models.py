@@ -1,6 +1,7 @@
 """Networks of diffusers, an optional dependency, from files: nothing is fetched, nothing in them is executed or left out."""
 
 from inspect import signature
+from math import isclose
 from pathlib import Path
 
 import torch
@@ -9,8 +10,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dg.runtime.files import read_json
-from guided_diffusion.loading import check_tensors, read_file
+from guided_diffusion.loading import bare_state, check_tensors, read_file
 
+# Schedules of noise that are supported, by diffusers' names.
+SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
+# What a scheduler of diffusers is unless it says otherwise; another value of the last three is another process.
+SCHEDULER = dict(
+    num_train_timesteps=1000,
+    beta_schedule="linear",
+    beta_start=0.0001,
+    beta_end=0.02,
+    trained_betas=None,
+    prediction_type="epsilon",
+    rescale_betas_zero_snr=False,
+)
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -30,12 +43,44 @@ def read_folder(path) -> tuple[dict, dict[str, Tensor]]:
     )
 
 
+def read_scheduler(folder: Path) -> dict | None:
+    """The process that a folder's network was trained on: schedule and num_steps of `create_diffusion`.
+
+    None where there is no scheduler_config.json beside the network, in scheduler/ or with it.
+    ValueError of one line for a process that is not supported.
+    """
+    places = (folder.parent / "scheduler", folder / "scheduler", folder)
+    files = [place / "scheduler_config.json" for place in places]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    said = read_json(file)
+    if not isinstance(said, dict):
+        raise ValueError(f"{file}: describes no scheduler; get the whole folder again")
+    config = {name: said.get(name, value) for name, value in SCHEDULER.items()}
+    name, steps = config["beta_schedule"], config["num_train_timesteps"]
+    if name not in SCHEDULES:
+        raise ValueError(f"{file}: the schedule {name!r} is not supported, {list(SCHEDULES)} are")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{file}: num_train_timesteps is {steps}; get the whole folder again")
+    supported = {key: SCHEDULER[key] for key in list(SCHEDULER)[4:]}
+    if name == "linear":  # scaled with the number of steps, as `linear_betas` has them
+        supported |= dict(beta_start=0.1 / steps, beta_end=20 / steps)
+    for key, value in supported.items():
+        found = config[key]
+        if found != value and not (isinstance(value, float) and isclose(found, value)):
+            raise ValueError(f"{file}: {key} {found} is not supported, only {value} is")
+    return dict(schedule=SCHEDULES[name], num_steps=steps)
+
+
 def read_weights(path) -> dict[str, Tensor]:
     """Finite tensors by name, from safetensors or a `torch.save`d state dict. ValueError of one line for anything else."""
     try:
         return dict(
             check_tensors(
-                load_file(path) if Path(path).suffix == ".safetensors" else read_file(Path(path))
+                load_file(path)
+                if Path(path).suffix == ".safetensors"
+                else bare_state(read_file(path))
             )
         )
     except (SafetensorError, OSError) as error:

@@ -30,6 +30,12 @@ class DiscreteDiffusion(GenerativeModel):
         spec  as `guided_diffusion.schedules.space_timesteps` takes it; None: all steps
         """
 
+    def sampling(self, **settings) -> DDPMSampling:
+        """As of `GenerativeModel`. ValueError for more steps than the process has, too."""
+        chosen = super().sampling(**settings)
+        self.respaced(chosen.num_steps and str(chosen.num_steps))
+        return chosen
+
     def num_classes(self, sampling: DDPMSampling | None = None) -> int:
         """The network's classes, or those that a classifier leads an unconditional network to."""
         led = sampling is not None and sampling.classifier_scale and self.classifier is not None

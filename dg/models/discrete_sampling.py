@@ -24,6 +24,7 @@ from dg.models.classifier_guidance import check_classifier, classifier_gradient,
 from edm.guidance import Guidance
 from edm.sampler import per_image
 from guided_diffusion import GaussianDiffusion
+from guided_diffusion.schedules import linear_betas
 
 METHODS = ("ddim", "ancestral")
 TIMES = ("level", "step")
@@ -153,6 +154,14 @@ def check_guidance(
         check_classifier(model.classifier, model)
 
 
+def _is_published(diffusion: GaussianDiffusion) -> bool:
+    """Whether the steps are some of the linear schedule of 1000, to which t / 999 is the time."""
+    schedule, alpha_bars = diffusion.schedule, (1 - linear_betas(LAST_TIMESTEP + 1)).cumprod()
+    return schedule.timestep_map[-1] <= LAST_TIMESTEP and np.allclose(
+        schedule.alphas_cumprod, alpha_bars[schedule.timestep_map], rtol=1e-6, atol=0
+    )
+
+
 def as_cond_fn(
     guidance: Guidance,
     diffusion: GaussianDiffusion,
@@ -188,6 +197,11 @@ def as_cond_fn(
     if guidance.uses_network and network is None:
         raise ValueError(
             "the guidance depends on the network's denoised image; pass the network to as_cond_fn"
+        )
+    if dg_time == "step" and not _is_published(diffusion):
+        raise ValueError(
+            "dg_time 'step' takes t / 999 of the linear schedule of 1000 steps, but this process is "
+            "another one; take 'level'"
         )
     timesteps, alpha_bars = diffusion.schedule.timestep_map, diffusion.schedule.alphas_cumprod
 

@@ -5,7 +5,7 @@ frequencies of the timestep embedding, 10000^(-i / 128) and not 10000^(-i / 127)
 normalisation, 1e-6 and not 1e-5. With both, the converted network is the original one to rounding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 from pathlib import Path
 
@@ -14,12 +14,19 @@ from torch import Tensor, nn
 
 from dg.models.autoencoder import decode, load_vae
 from dg.models.classifier_guidance import check_classifier
-from dg.models.diffusers_models import create, is_folder, read_folder
+from dg.models.diffusers_models import create, is_folder, read_folder, read_scheduler
 from dg.models.discrete_diffusion import DiscreteDiffusion
 from edm.checkpoint import load_strictly
 from edm.fingerprints import fingerprint
 from guided_diffusion import GaussianDiffusion, create_diffusion
-from guided_diffusion.loading import check_fit, check_tensors, read_file, shapes_of
+from guided_diffusion.loading import (
+    MissingSettings,
+    bare_state,
+    check_fit,
+    check_tensors,
+    read_file,
+    shapes_of,
+)
 
 __all__ = [
     "DG_TIME_MIN",
@@ -35,14 +42,18 @@ __all__ = [
 PUBLISHED_SAMPLING = dict(
     method="ancestral", num_steps=250, clip_denoised=False, LT_cfg=1.5, ST_cfg=1.5
 )
+# Attention heads of the published sizes, by width and depth: DiT-XL, L, B, S.
+HEADS = {(1152, 28): 16, (1024, 24): 16, (768, 12): 12, (384, 12): 6}
+PROCESS = dict(schedule="linear", num_steps=1000)  # the one of the original code
 # VP time from which Kim et al. 2023 guide it, above timestep 100: between those of 100 and 101 by t / 999 and by noise level.
 DG_TIME_MIN = 0.101
 
 
 class LatentDiffusion(DiscreteDiffusion, nn.Module):
-    """A frozen class-conditional transformer and the process of its latents: 1000 steps, linear, with learned variances.
+    """A frozen class-conditional transformer and the process of its latents, with learned variances.
 
     transformer  DiTTransformer2DModel of diffusers; its last class number stands for no class
+    process      schedule and num_steps as of `create_diffusion`; None: `PROCESS`, as published
     vae          as `dg.models.autoencoder.load_vae` gives it; None: latents can be drawn, but not decoded
     classifier   as in `DiscreteDiffusion`, of latents
 
@@ -56,25 +67,29 @@ class LatentDiffusion(DiscreteDiffusion, nn.Module):
         transformer: nn.Module,
         vae: nn.Module | None = None,
         classifier: nn.Module | None = None,
+        process: Mapping | None = None,
     ):
         super().__init__()
         config = transformer.config
+        self.process = dict(process or PROCESS)
         self.init_kwargs = {
             name: value for name, value in config.items() if not name.startswith("_")
         }
+        if self.process != PROCESS:
+            self.init_kwargs["process"] = self.process
         self.net, self.vae, self.classifier = Network(transformer), vae, classifier
         self.img_resolution, self.img_channels = config.sample_size, config.in_channels
         self.label_dim = self.null_class = config.num_embeds_ada_norm
 
     def with_vae(self, vae: nn.Module) -> "LatentDiffusion":
         """The same model with a decoder of its latents."""
-        model = LatentDiffusion(self.net.transformer, vae, self.classifier)
+        model = LatentDiffusion(self.net.transformer, vae, self.classifier, self.process)
         return model.train(self.training)
 
     def with_classifier(self, classifier: nn.Module) -> "LatentDiffusion":
         """The same model led by a classifier. ValueError if that knows other latents or classes."""
         check_classifier(classifier, self)
-        model = LatentDiffusion(self.net.transformer, self.vae, classifier)
+        model = LatentDiffusion(self.net.transformer, self.vae, classifier, self.process)
         return model.train(self.training)
 
     def describe(self) -> dict:
@@ -83,7 +98,7 @@ class LatentDiffusion(DiscreteDiffusion, nn.Module):
 
     def respaced(self, spec=None) -> GaussianDiffusion:
         """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes them; None: on all."""
-        return create_diffusion(respacing=spec)
+        return create_diffusion(**self.process, respacing=spec)
 
     def to_images(self, latents: Tensor) -> Tensor:
         """Images [N, 3, 8R, 8R], float32, nominally in [-1, 1], of latents [N, C, R, R]. ValueError without a VAE."""
@@ -104,18 +119,44 @@ class Network(nn.Module):
         return self.transformer(x.to(self.transformer.dtype), timestep=t, class_labels=y).sample
 
 
-def load_dit(path, device="cpu", num_heads: int | None = None) -> LatentDiffusion:
+def load_dit(
+    path,
+    device="cpu",
+    num_heads: int | None = None,
+    noise_schedule: str | None = None,
+    diffusion_steps: int | None = None,
+    notify: Callable[[str], None] = lambda line: None,
+) -> LatentDiffusion:
     """The frozen model, float32, in evaluation mode, without a VAE; nothing in the file is executed.
 
-    path       an original file such as DiT-XL-2-256x256.pt, a bare state dict or one under the name "ema"; or a folder of
-               diffusers, itself or below it as transformer/
-    num_heads  of an original file, whose tensors do not show it; None: of the published sizes
+    path       an original file such as DiT-XL-2-256x256.pt, bare or in a training's checkpoint; or a folder of diffusers,
+               itself or below it as transformer/, with scheduler/scheduler_config.json beside that
+    num_heads  of an original file, whose tensors do not show it; None: of the published sizes, `HEADS`
+    noise_schedule, diffusion_steps  None: as the folder's scheduler says, else those of the original code
+    notify     called with one line on what was taken
 
     ValueError with one line that names the file and what is wrong, or what to install.
     """
     folder = folder_in(path)
+    if folder and num_heads is not None:
+        raise ValueError(f"{path}: tells num_heads itself; leave that out")
     transformer = _from_folder(folder) if folder else _from_original(Path(path), num_heads)
-    return LatentDiffusion(_as_trained(transformer)).eval().requires_grad_(False).to(device)
+    told = read_scheduler(folder) if folder else None
+    given = dict(schedule=noise_schedule, num_steps=diffusion_steps)
+    given = {name: value for name, value in given.items() if value is not None}
+    if told and given.items() - told.items():
+        raise ValueError(f"{path}: its scheduler says {_in_words(told)}; leave the others out")
+    process = PROCESS | (told or given)
+    source = "as its scheduler says" if told else "as given" if given else "as DiT's own code has"
+    heads = transformer.config.num_attention_heads
+    notify(f"{path}: {heads} heads, {_in_words(process)}, {source}")
+    model = LatentDiffusion(_as_trained(transformer), process=process)
+    model.respaced()  # refuses what is no process
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _in_words(process: Mapping) -> str:
+    return f"{process['schedule']} schedule of {process['num_steps']} steps"
 
 
 def folder_in(path) -> Path | None:
@@ -144,12 +185,11 @@ def _from_folder(path: Path) -> nn.Module:
 
 def _from_original(path: Path, num_heads: int | None) -> nn.Module:
     try:
-        state = read_file(path)
-        state = check_tensors(
-            state["ema"] if isinstance(state, Mapping) and "ema" in state else state
-        )
-        model = create("DiTTransformer2DModel", _settings(state, num_heads), path)
+        state = check_tensors(bare_state(read_file(path)))
+        model = create("DiTTransformer2DModel", _settings(state, num_heads, path), path)
         tensors = _converted(state, model)
+    except MissingSettings:
+        raise
     except ValueError as error:
         message = str(error)
         raise ValueError(
@@ -160,20 +200,23 @@ def _from_original(path: Path, num_heads: int | None) -> nn.Module:
     return model
 
 
-def _settings(state: Mapping[str, Tensor], num_heads: int | None) -> dict:
+def _settings(state: Mapping[str, Tensor], num_heads: int | None, path: Path) -> dict:
     """Arguments of DiTTransformer2DModel, all but the heads read off the shapes of an original file."""
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     width, channels, patch, _ = _shape(state, "x_embedder.proj.weight", 4)
     tokens = _shape(state, "pos_embed", 3)[1]
     outputs = _shape(state, "final_layer.linear.weight", 2)[0]
-    heads = num_heads or width // (72 if width == 1152 else 64)  # of DiT-XL, and of DiT-L, B and S
-    if not heads or width % heads:
-        raise ValueError(f"a width of {width} cannot be shared by {heads} heads: pass num_heads")
+    heads = HEADS.get((width, depth)) if num_heads is None else num_heads
+    if heads is None:
+        raise MissingSettings(str(path), ["num_heads"])
+    if heads < 1 or width % heads:
+        raise ValueError(f"a width of {width} cannot be shared by {heads} heads: give a divisor")
     return dict(
         num_attention_heads=heads,
         attention_head_dim=width // heads,
         in_channels=channels,
         out_channels=outputs // patch**2,
-        num_layers=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        num_layers=depth,
         sample_size=isqrt(tokens) * patch,
         patch_size=patch,
         num_embeds_ada_norm=_shape(state, "y_embedder.embedding_table.weight", 2)[0] - 1,

@@ -1,14 +1,15 @@
 """Any generative model from its file."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import edm
 from dg.models import ddpm, dit, vae
-from guided_diffusion.loading import read_file
+from edm.checkpoint import network_file
+from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
 
 LOADERS = {ddpm.FORMAT: ddpm.load_ddpm, vae.FORMAT: vae.load_vae}
 TORCH_FILES = (
@@ -17,46 +18,73 @@ TORCH_FILES = (
 )  # of torch.save, now and before 1.6
 
 
-def load_model(path, device="cpu") -> nn.Module:
+SETTINGS = (
+    "image_size",
+    "num_heads",
+    "num_head_channels",
+    "noise_schedule",
+    "diffusion_steps",
+    "rescale_timesteps",
+)
+
+
+def load_model(
+    path, device="cpu", notify: Callable[[str], None] = lambda line: None, **settings
+) -> nn.Module:
     """A frozen EDM score network, diffusion model or VAE, as the file itself says.
 
-    path  a file of this project, an NVIDIA .pkl, a file of guided-diffusion's or DiT's, or a folder of diffusers with a DiT
+    path      a file of this project, or a folder with its network.safetensors; an NVIDIA .pkl; a file of
+              guided-diffusion's or DiT's; a folder of diffusers with a DiT
+    notify    called with one line on what was taken for settings that the file does not tell
+    settings  those of `SETTINGS` that the tensors of a published file do not tell; None is none
 
     What is none of the others is left to `edm.load_network`, which also says what is wrong with it.
     All but the score network, which `dg.sampling.as_model` wraps, are a `GenerativeModel`.
+    ValueError of one line; `MissingSettings` where settings must be given.
     """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    path = network_file(path)
     if dit.folder_in(path):
-        return dit.load_dit(path, device)
+        return _load_dit(path, device, notify, settings)
     if _first_bytes(path).startswith(TORCH_FILES):
-        return _load_published(path, device)
+        return _load_published(path, device, notify, settings)
+    _refuse(path, settings, ())
     return LOADERS.get(_format(path), edm.load_network)(path, device)
 
 
-def _load_published(path, device) -> nn.Module:
+def _load_published(path, device, notify, settings: dict) -> nn.Module:
     """An ADM or DiT, told by the names of its tensors."""
-    names = _names(path)
+    names = _names(path, notify)
     if dit.is_original(names):
-        return dit.load_dit(path, device)
-    if any(name.removeprefix("module.").startswith("output_blocks.") for name in names):
-        return ddpm.load_adm(path, device)
+        return _load_dit(path, device, notify, settings)
+    if any(name.startswith("output_blocks.") for name in names):
+        return ddpm.load_adm(path, device, notify=notify, **settings)
     raise ValueError(
         f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT; give that of a diffusion model"
     )
 
 
-def _names(path) -> list[str]:
-    """The names of the tensors in a torch.save'd state dict, bare or one under "ema", which are not read as far as possible."""
+def _load_dit(path, device, notify, settings: dict) -> nn.Module:
+    _refuse(path, settings, ("num_heads", "noise_schedule", "diffusion_steps"))
+    return dit.load_dit(path, device, notify=notify, **settings)
+
+
+def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
+    """ValueError for a setting which the file tells itself."""
+    if told := [name for name in settings if name not in needed]:
+        raise ValueError(f"{path}: tells {listed(told)} itself; leave that out")
+
+
+def _names(path, notify) -> list[str]:
+    """The names of the tensors in a torch.save'd state dict, which are not read as far as possible."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (
-        Exception
-    ):  # a file from before torch 1.6, which cannot be mapped, or one that is damaged
-        try:
-            state = read_file(Path(path))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    state = state.get("ema", state) if isinstance(state, dict) else state
-    return [str(name) for name in state] if isinstance(state, dict) else []
+        content = read_file(path, mmap=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if wrapper := wrapper_of(content):
+        notify(f"{path}: of {listed(list(content))} the weights under {wrapper!r} are taken")
+    state = bare_state(content)
+    return [str(name) for name in state] if isinstance(state, Mapping) else []
 
 
 def _first_bytes(path, number: int = 16) -> bytes:

@@ -2,6 +2,7 @@
 
 import click
 
+from dg.options.network import NETWORK
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -133,6 +134,7 @@ NLL = [
         metavar="PATH|URL|NAME",
         help="Score network, DDPM or VAE.",
     ),
+    *NETWORK,
     click.option(
         "--data",
         required=True,

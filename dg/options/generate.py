@@ -2,6 +2,7 @@
 
 import click
 
+from dg.options.network import NETWORK
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -14,6 +15,7 @@ OPTIONS = [
         metavar="PATH|URL|NAME",
         help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a published name.",
     ),
+    *NETWORK,
     click.option(
         "--outdir",
         required=True,

@@ -64,7 +64,8 @@ def latent_store(
     number = len(images) * (
         1 + described.pop("flip")
     )  # mirrored copies follow, so they may be added later
-    return LatentStore(outdir, described, range(number), batch_size, used=used)
+    names = images.class_names
+    return LatentStore(outdir, described, range(number), batch_size, class_names=names, used=used)
 
 
 def encode(
@@ -116,6 +117,7 @@ def encode(
                 next(bar, None)
             shown = place + 1
     work.close()
+    images.tell()
     if not work.done(mine):
         raise Stopped
     with suppress(Stopped):

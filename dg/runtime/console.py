@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from dg.runtime.files import name_user
 from dg.runtime.progress import Progress, Stopped, plain_lines, silent
 
 __all__ = [
@@ -285,6 +286,7 @@ def run(command: click.Command, resumes: bool = True) -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)
     keep_memory()
+    name_user()
     name = os.path.basename(sys.argv[0])
     again = (
         "the same command again goes on where this one stopped"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import getpass
 import hashlib
 import json
 import math
@@ -139,9 +140,26 @@ def writable_file(path):
 
 def cache_folder():
     """Return the folder of downloads and data sets: DG_CACHE_DIR, or ~/.cache/discriminator-guidance."""
-    return writable_folder(
-        Path(os.environ.get("DG_CACHE_DIR") or "~/.cache/discriminator-guidance").expanduser()
-    )
+    try:
+        return writable_folder(
+            Path(os.environ.get("DG_CACHE_DIR") or "~/.cache/discriminator-guidance").expanduser()
+        )
+    except RuntimeError:
+        raise ValueError(
+            "this user has no home folder to keep downloads in; set the environment variable "
+            "DG_CACHE_DIR to a folder"
+        ) from None
+
+
+def name_user() -> None:
+    """Let a user without an entry in the system's list go by a number, as in many containers.
+
+    torch asks for a name, to call a folder after, when optimizers or compilers are made.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
 
 
 def remove_stale_temporaries(folder):

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 import edm
-from dg.adapters import GuidedDenoiser, cond_fn
+from dg import vp
+from dg.adapters import GuidedDenoiser, cond_fn, guided_prediction
 from dg.discriminator import Discriminator
 from dg.extractors import ClassifierExtractor
-from dg.guidance import BOOSTING
+from dg.guidance import BOOSTING, DiscriminatorGuidance
 from guided_diffusion import create_classifier
+from guided_diffusion.schedules import cosine_betas, linear_betas
 from tests import golden_fill
-from tests.dg.test_guidance import DATA, MODEL, guidance, latents
+from tests.dg.test_guidance import DATA, MODEL, ExactRatio, guidance, latents
+from tests.edm.test_samplers import GaussianDenoiser
 
 
 def heun_of_another_library(model, x, sigmas):
@@ -113,6 +116,143 @@ def test_cond_fn_in_a_discrete_sampler_reaches_the_true_mean():
 
     errors = [mean_error(n) for n in (25, 100, 400)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 0.02
+
+
+class TwoClasses(GaussianDenoiser):
+    """A denoiser of one Gaussian for each class, whose mean is that of the base plus 0, 1 ..."""
+
+    label_dim = 2
+
+    def __call__(self, x, sigma, class_labels=None):
+        shift = 0 if class_labels is None else class_labels.argmax(dim=1).reshape(-1, 1, 1, 1)
+        return super().__call__(x - shift, sigma) + shift
+
+
+class RatioOfClasses(ExactRatio):
+    def __call__(self, x, sigma, class_labels=None):
+        shift = class_labels.argmax(dim=1).reshape(-1, 1, 1, 1)
+        return super().__call__(x - shift, sigma)
+
+
+def test_labels_reach_the_network_and_the_guidance():
+    labels = torch.eye(2, dtype=torch.float64)[torch.arange(16) % 2]
+    steer = DiscriminatorGuidance(RatioOfClasses(), (1, 0), time_min=0.0)
+    model, data = TwoClasses(MODEL.mean, MODEL.sd), TwoClasses(DATA.mean, DATA.sd)
+    x, sigma = 3 * latents(), torch.full([16], 2.0, dtype=torch.float64)
+    expected = data(x, sigma, labels)
+    made = GuidedDenoiser(model, steer, labels)
+    for found in (
+        made(x, sigma),
+        made(x, sigma, class_labels=labels.clone()),
+        GuidedDenoiser(model, steer)(x, sigma, labels),
+        GuidedDenoiser(lambda x, sigma, y=None: model(x, sigma, y), steer, labels)(x, sigma),
+        GuidedDenoiser(lambda x, sigma, **rest: model(x, sigma, **rest), steer, labels)(x, sigma),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for other in (labels.flip(1), labels[:8]):
+        with pytest.raises(ValueError, match="not those that the denoiser was made with"):
+            made(x, sigma, class_labels=other)
+    with pytest.raises(ValueError, match="takes no class_labels"):
+        GuidedDenoiser(lambda x, sigma: x, steer, labels)
+    with pytest.raises(ValueError, match="one-hot"):
+        GuidedDenoiser(model, steer, torch.arange(16))
+
+
+def alphas(name):
+    """[1000] of the processes in use: of DDPM and DiT, of Nichol & Dhariwal, of Stable Diffusion."""
+    betas = {
+        "linear": linear_betas(1000),
+        "cosine": cosine_betas(1000),
+        "scaled linear": np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
+    }
+    return np.cumprod(1 - betas[name])
+
+
+class ModelAtVP:
+    """What networks predict that know N(0, 0.5^2) exactly, and the exact ratio to N(0.3, 0.6^2)."""
+
+    model, data = GaussianDenoiser(0.0, 0.5), GaussianDenoiser(0.3, 0.6)
+
+    def __call__(self, x, sigma, class_labels=None):
+        def log_density(net):
+            variance = (net.sd**2 + sigma**2).reshape(-1, 1, 1, 1)
+            return -0.5 * ((x - net.mean) ** 2 / variance + variance.log())
+
+        return (log_density(self.data) - log_density(self.model)).sum(dim=(1, 2, 3))
+
+    def predict(self, x, bar, prediction_type):
+        scale, std = bar.sqrt(), (1 - bar).sqrt()
+        image = self.model(x / scale, std / scale)
+        noise = (x - scale * image) / std
+        of = {"epsilon": noise, "v_prediction": scale * noise - std * image, "sample": image}
+        return of[prediction_type]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["linear", "cosine", "scaled linear"])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+def test_cond_fn_of_any_process_reaches_the_true_mean(name, prediction_type, kind):
+    """DDIM from a model N(0, 0.25) to data N(0.3, 0.36): a mean of 0.3 within discretisation."""
+    exact, bars = ModelAtVP(), torch.from_numpy(alphas(name))
+    gradient = cond_fn(exact, alphas_cumprod=kind(alphas(name)))
+
+    def mean(num_steps):
+        x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+        used = torch.linspace(0, 999, num_steps).round().long().tolist()
+        for t, before in zip(used[::-1], [*used[-2::-1], None], strict=True):
+            bar = bars[t]
+            bar_before = torch.ones((), dtype=torch.float64) if before is None else bars[before]
+            predicted = guided_prediction(
+                exact.predict(x, bar, prediction_type),
+                gradient(x, torch.tensor([t])),
+                bar,
+                prediction_type,
+            )
+            scale, std = bar.sqrt(), (1 - bar).sqrt()
+            image = {
+                "epsilon": lambda: (x - std * predicted) / scale,  # noqa: B023
+                "v_prediction": lambda: scale * x - std * predicted,  # noqa: B023
+                "sample": lambda: predicted,  # noqa: B023
+            }[prediction_type]()
+            noise = (x - scale * image) / std
+            x = bar_before.sqrt() * image + (1 - bar_before).sqrt() * noise
+        return float(x)
+
+    last = float(((1 - bars[-1]) / bars[-1]).sqrt())
+    expected = exact.data.flow(0.0, last, 0.0)  # 0.288 to 0.3: a process starts where some is left
+    assert abs(mean(50) - expected) < 0.01 and abs(mean(1000) - expected) < 2e-3
+
+
+def test_the_default_process_is_the_linear_one_by_the_authors_time():
+    """Levels of the linear schedule are those of t / 999 up to 0.5%, so the gradients are alike."""
+
+    class ByTime(ModelAtVP):
+        def at_vp(self, x, time, y):
+            scale, sigma = vp.mean(time), vp.to_sigma(time)
+            return self(x / scale.reshape(-1, 1, 1, 1), sigma, y)
+
+    x, t = torch.randn(4, 1, 2, 2, dtype=torch.float64), torch.tensor([100, 350, 700, 900])
+    default, given = cond_fn(ByTime()), cond_fn(ByTime(), alphas_cumprod=alphas("linear"))
+    torch.testing.assert_close(default(x, t).double(), given(x, t), rtol=0.02, atol=0.01)
+    assert not cond_fn(ByTime(), time_min=0.2, alphas_cumprod=alphas("linear"))(x, t)[0].any()
+
+
+def test_what_fits_no_process_is_refused():
+    x = torch.zeros(1, 1, 2, 2)
+    for given, t in ((None, 1000), (None, -1), (alphas("cosine"), 1000), (None, 2.5)):
+        with pytest.raises(ValueError, match="whole numbers 0 to 999"):
+            cond_fn(ModelAtVP(), alphas_cumprod=given)(x, torch.tensor([t]))
+    for wrong in ([[0.9]], [], [0.1, 0.9], [1.2, 0.5], alphas("linear")[::-1].copy()):
+        with pytest.raises(ValueError, match="alphas_cumprod must be a row of numbers"):
+            cond_fn(ModelAtVP(), alphas_cumprod=wrong)
+    with pytest.raises(ValueError, match="predicts 'flow_prediction' is not known"):
+        guided_prediction(x, x, 0.5, "flow_prediction")
+    variances = torch.arange(8.0).reshape(1, 2, 2, 2)
+    guided = guided_prediction(variances, torch.ones(1, 1, 2, 2), torch.tensor([0.75]))
+    assert torch.equal(guided[:, 1:], variances[:, 1:])
+    torch.testing.assert_close(guided[:, :1], variances[:, :1] - 0.5)
+    last = guided_prediction(x, torch.zeros_like(x), 0.0, "v_prediction")
+    assert last.isfinite().all(), "also where nothing is left of the image"
 
 
 def test_edm_networks_are_k_diffusion_denoisers():

@@ -8,7 +8,8 @@ import torch
 
 from dg.checkpoints import load_discriminator
 from dg.data.images import ImageSet
-from dg.data.latents import LatentSet
+from dg.data.latents import LatentSet, LatentStore
+from dg.data.sample_store import SampleStore
 from dg.discriminator import Discriminator, build_discriminator
 from dg.extractors import PixelExtractor
 from dg.recipes import PRESETS, DiscriminatorTraining
@@ -18,6 +19,7 @@ from dg.training_data import (
     Rows,
     check_discriminator,
     check_sets,
+    doubts,
     epoch_order,
     noisy_batch,
     random_subset,
@@ -220,3 +222,37 @@ def test_sets_that_do_not_fit_are_refused(real, fake, changes, match):
 
 def test_latents_of_unknown_making_fit_any():
     check_sets(latents(sample=True, vae="a"), FAKE, SHORT)
+
+
+def test_sets_of_other_class_folders_are_refused():
+    array, labels = np.zeros([80, 8, 8, 1], np.uint8), np.arange(80) % 2
+    real, fake = (
+        ImageSet(array, labels, name, class_names=classes)
+        for name, classes in (("real", ("cat", "dog")), ("fake", ("cat", "owl")))
+    )
+    with pytest.raises(ValueError, match="fake: class 1 is owl, but in real it is dog; give sets"):
+        check_sets(real, fake, SHORT)
+    check_sets(real, fake, replace(SHORT, conditional=False))
+    check_sets(real, replace(fake, class_names=None), SHORT)
+
+
+def test_doubts_about_real_and_generated_data(tmp_path):
+    rng = np.random.default_rng(0)
+    real, fake = (
+        ImageSet(rng.integers(0, 256, [50, 8, 8, 1], dtype=np.uint8), None, name)
+        for name in ("real", "fake")
+    )
+    store = SampleStore(tmp_path / "made", {"network": "abc"}, range(50), 50)
+    store.write(0, fake.images)
+    made, mine = store.outdir, tmp_path
+    assert doubts(real, fake, mine, made) == [] == doubts(real, fake, "digits", "nowhere")
+    (line,) = doubts(fake, real, made, mine)
+    assert line.endswith("manifest.json says; are real and generated data swapped?")
+    (line,) = doubts(fake, real, made / "samples_000000-000049.npz", made)
+    assert line.endswith("was generated, as its manifest.json says")
+    (line,) = doubts(real, real.subset(rng.permutation(50)[:40]), mine, made)
+    assert line.startswith("40 of 40 generated images are also real ones")
+    (line,) = doubts(REAL, REAL, mine, mine)
+    assert line.startswith("80 of 80 generated latents")
+    LatentStore(tmp_path / "latents", {"vae": "abc", "images": "def"}, range(2), 2)
+    assert doubts(REAL, FAKE, tmp_path / "latents", made) == []

@@ -22,6 +22,7 @@ def write_network(
     class_name: str,
     init_kwargs: dict,
     *,
+    init_args: tuple = (),
     torch1: bool = False,
     numpy1: bool = False,
     device: str = "cpu",
@@ -30,6 +31,7 @@ def write_network(
 ) -> None:
     """Write a module as the network `class_name(**init_kwargs)`.
 
+    init_args  positional arguments of the constructor
     torch1  keep parameters, buffers, modules and hooks in OrderedDicts as torch 1 does, instead of dicts
     numpy1  name numpy's scalars as numpy 1 does
     device  that the storages claim to come from
@@ -54,6 +56,7 @@ def write_network(
     with mock.patch.dict(sys.modules, STAND_INS), open(path, "wb") as file:
         pickler = Pickler(file, protocol=4)
         pickler.top, pickler.class_name, pickler.init_kwargs = module, class_name, init_kwargs
+        pickler.init_args = init_args
         pickler.torch1, pickler.numpy1, pickler.device, pickler.source = (
             torch1,
             numpy1,
@@ -81,8 +84,9 @@ class Pickler(pickle.Pickler):
                 "eps": 1e-6,
             }
             init_kwargs = self.init_kwargs if obj is self.top else block_kwargs
+            init_args = self.init_args if obj is self.top else ()
             return self.persistent(
-                class_name, self.state(obj) | {"_init_args": (), "_init_kwargs": init_kwargs}
+                class_name, self.state(obj) | {"_init_args": init_args, "_init_kwargs": init_kwargs}
             )
         if isinstance(obj, Persistent):
             return self.persistent(

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import edm
 from edm.checkpoint import FORMAT
+from edm.fingerprints import fingerprint
 from edm.precond import PRECONDITIONERS
 from tests import golden_fill
 from tests.edm.nvidia_writer import write_network
@@ -85,6 +88,58 @@ def test_a_network_survives_both_formats(class_name, unet, tmp_path):
     assert own.init_kwargs == nvidia.init_kwargs == net.init_kwargs
     assert kwargs.items() <= own.init_kwargs.items(), "every argument is kept as it was given"
     assert frozen(nvidia) and frozen(own)
+
+
+def test_positional_arguments_of_nvidias_files_are_read(tmp_path):
+    net, kwargs = network()
+    rest = dict(kwargs)
+    args = tuple(rest.pop(name) for name in ("img_resolution", "img_channels", "label_dim"))
+    write_network(tmp_path / "a.pkl", net, "EDMPrecond", rest, init_args=args)
+    loaded = edm.load_network(tmp_path / "a.pkl")
+    write_network(tmp_path / "b.pkl", net, "EDMPrecond", kwargs)
+    same(loaded, net)
+    assert fingerprint(loaded) == fingerprint(edm.load_network(tmp_path / "b.pkl"))
+    for wrong in (args + tuple(range(9)), (*args[:2], [{"deep": [[[[1]]]]}])):
+        write_network(tmp_path / "c.pkl", net, "EDMPrecond", rest, init_args=wrong)
+        refused(tmp_path / "c.pkl", "arguments")
+
+
+def test_a_folder_stands_for_its_network(tmp_path):
+    edm.save_network(tmp_path / "network.safetensors", network()[0])
+    same(edm.load_network(tmp_path), network()[0])
+
+
+def test_the_state_of_edms_training_names_the_file_of_its_network(tmp_path):
+    for name, beside in (("training-state-000512.pt", "000512"), ("else.pt", "*")):
+        torch.save({"net": torch.ones(2), "optimizer_state": {}}, tmp_path / name)
+        refused(tmp_path / name, f"network-snapshot-{beside}.pkl beside it")
+
+
+BUILT_ON_META = """
+import sys, torch, edm
+from dg.heads import ScoreHead
+from dg.models.ddpm import DDPM
+from dg.models.vae import VAE
+from guided_diffusion import create_classifier, create_unet
+small = dict(model_channels=32, channel_mult=[1, 1], attn_resolutions=[8])
+net = dict(model_channels=32, image_size=8, in_channels=1, channel_mult=[1], num_res_blocks=1)
+filters = dict(resample_filter=[1, 3, 3, 1], embedding_type="fourier", encoder_type="residual")
+with torch.device("meta"):
+    edm.EDMPrecond(8, 1, 10, model_type="SongUNet", **small)
+    edm.VEPrecond(8, 1, 0, model_type="SongUNet", **small, **filters)
+    edm.EDMPrecond(8, 1, 10, model_type="DhariwalUNet", **small)
+    create_classifier(condition=True)
+    create_unet("64x64_diffusion")
+    DDPM(dict(num_steps=5), net | dict(num_classes=3, num_head_channels=32))
+    VAE(8, 1)
+    ScoreHead(32, 128, num_classes=10)
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_networks_without_weights_need_no_compiler():
+    """torch._dynamo asks for the user's name, which in containers nobody knows."""
+    subprocess.run([sys.executable, "-c", BUILT_ON_META], check=True)
 
 
 def test_arguments_that_json_has_no_word_for_are_kept(tmp_path):
@@ -214,7 +269,7 @@ def test_other_networks_are_refused(good):
     for changes, words in (
         ({"wings": 2}, "wings"),
         ({"model_type": "ResNet"}, "SongUNet"),
-        ({"model_channels": 0}, "zero"),
+        ({"model_channels": 0}, "must be positive"),
         ({"img_resolution": 7}, "cannot be halved"),
         ({"model_channels": -8}, ""),
     ):

@@ -168,7 +168,7 @@ def test_label_dropout_acts_in_training_only():
         (dict(model_type="ResNet"), "model_type"),
         (dict(model_type="SongUNet", encoder_type="wavy"), "encoder_type"),
         (dict(model_type="SongUNet", model_channels=130), "channels"),
-        (dict(img_resolution=6), "img_resolution"),
+        (dict(img_resolution=6), "images of 6 pixels"),
     ],
 )
 def test_impossible_networks_are_refused(kwargs, words):

@@ -225,7 +225,10 @@ def test_wrong_number_of_channels():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(image_size=18, channel_mult=(1, 2, 2)), "image_size 18 cannot be halved 2 times"),
+        (
+            dict(image_size=18, channel_mult=(1, 2, 2)),
+            "images of 18 pixels cannot be halved 2 times",
+        ),
         (dict(model_channels=40), "positive multiples of 32"),
         (dict(channel_mult=()), "positive multiples of 32"),
         (dict(num_head_channels=48), "do not split into attention heads of 48"),

@@ -1,5 +1,6 @@
 """Rebuilding encoders and U-Nets from state dicts, and files that are not what they should be."""
 
+import argparse
 import os
 import pickle
 
@@ -16,6 +17,7 @@ from guided_diffusion import (
 )
 from guided_diffusion.layers import AttentionBlock
 from guided_diffusion.layouts import infer_settings, infer_unet_settings, shapes_of
+from guided_diffusion.loading import MissingSettings
 from guided_diffusion.presets import UNETS
 from tests.golden_fill import fill
 from tests.guided_diffusion.test_presets import LAYOUTS, build
@@ -303,22 +305,27 @@ def test_unet_file_gives_the_same_output(tmp_path):
     net = small_unet(num_classes=10, resblock_updown=False)
     torch.save(net.state_dict(), tmp_path / "unet.pt")
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([3, 900]), torch.tensor([1, 9])
-    loaded = load_unet(tmp_path / "unet.pt")
+    told = dict(image_size=16, num_head_channels=64)
+    loaded = load_unet(tmp_path / "unet.pt", **told)
     assert torch.equal(loaded(x, t, y), net(x, t, y))
     assert not loaded.training and all(
         p.dtype == torch.float32 and p.requires_grad for p in loaded.parameters()
     )
-    half = load_unet({f"module.{key}": tensor.half() for key, tensor in net.state_dict().items()})
+    half = load_unet(
+        {f"module.{key}": tensor.half() for key, tensor in net.state_dict().items()}, **told
+    )
     assert torch.equal(half.out[2].weight, net.out[2].weight.half().float())
     for overrides in (dict(num_head_channels=32), dict(num_heads=2)):
         assert {
             m.heads
-            for m in load_unet(net.state_dict(), **overrides).modules()
+            for m in load_unet(net.state_dict(), image_size=16, **overrides).modules()
             if isinstance(m, AttentionBlock)
         } == {2}
     assert not torch.equal(
-        load_unet(net.state_dict(), num_heads=2, use_new_attention_order=True)(x, t, y),
-        load_unet(net.state_dict(), num_heads=2)(x, t, y),
+        load_unet(net.state_dict(), image_size=16, num_heads=2, use_new_attention_order=True)(
+            x, t, y
+        ),
+        load_unet(net.state_dict(), image_size=16, num_heads=2)(x, t, y),
     )
 
 
@@ -382,3 +389,47 @@ def test_a_unet_is_no_encoder(tmp_path):
         load_encoder(small_unet().state_dict())
     with pytest.raises(ValueError, match="no such file"):
         load_unet(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize("changes", [{}, dict(attention_resolutions=[])], ids=str)
+def test_settings_that_no_tensor_shows_are_asked_for(changes):
+    state = small_unet(**changes).state_dict()
+    with pytest.raises(MissingSettings, match="do not tell the size of the images") as error:
+        load_unet(state)
+    assert error.value.names == ["image_size", "num_heads"]
+    assert load_unet(state, image_size=32, num_heads=2).image_size == 32
+    with pytest.raises(ValueError, match="both given; give one of them"):
+        load_unet(state, image_size=32, num_heads=2, num_head_channels=32)
+
+
+# What training code saves.
+
+
+def averaged(net):
+    return torch.optim.swa_utils.AveragedModel(net).state_dict()
+
+
+def prefixed(prefix):
+    return lambda net: {f"{prefix}{key}": tensor for key, tensor in net.state_dict().items()}
+
+
+CHECKPOINTS = {
+    "compiled": prefixed("_orig_mod."),
+    "parallel, compiled": prefixed("module._orig_mod."),
+    "compiled, parallel": prefixed("_orig_mod.module."),
+    "averaged": averaged,
+    "ema": lambda net: {"ema": net.state_dict(), "model": small(num_classes=3).state_dict()},
+    "model": lambda net: {"model": prefixed("module.")(net), "epoch": 3, "opt": {"state": {}}},
+    "state_dict": lambda net: {"state_dict": net.state_dict(), "args": argparse.Namespace(lr=1e-4)},
+    "ema, averaged": lambda net: {"ema": averaged(net), "n": 3},
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoints_of_trainings(kind, tmp_path):
+    for net, load in ((small(), load_encoder), (small_unet(), load_unet)):
+        told = {} if load is load_encoder else dict(image_size=16, num_head_channels=64)
+        torch.save(CHECKPOINTS[kind](net), tmp_path / "training.pt")
+        loaded = load(tmp_path / "training.pt", **told)
+        for name, tensor in net.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor)

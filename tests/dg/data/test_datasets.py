@@ -25,6 +25,12 @@ def png(image, mode=None, **options):
     return buffer.getvalue()
 
 
+def tiff(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "tiff")
+    return buffer.getvalue()
+
+
 def put(folder, files):
     for name, content in files.items():
         path = folder / name
@@ -304,8 +310,8 @@ def test_modes(tmp_path):
     assert load_images(tmp_path / "colour").channels == 3
     put(tmp_path / "grey", {"0.png": png(RGB[0, ..., 0]), "1.png": png(RGB[1, ..., 0], "LA")})
     assert np.array_equal(load_images(tmp_path / "grey").images, RGB[:2, ..., :1])
-    put(tmp_path / "deep", {"0.png": png(RGB[0, ..., 0].astype(np.uint16) * 256)})
-    refused("0.png has more than 8 bits", tmp_path / "deep")
+    put(tmp_path / "deep", {"0.tif": tiff(RGB[0, ..., 0].astype(np.float32))})
+    refused("0.tif cannot be read .more than 8 bits per channel", tmp_path / "deep")
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,9 @@ def test_a_manifest_that_is_none_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a store's"):
         load_latents(tmp_path)
+
+
+def test_names_of_classes_come_from_the_manifest(tmp_path):
+    store = LatentStore(tmp_path, SETTINGS, range(7), 7, class_names=("cat", "dog", "owl"))
+    store.write(0, LATENTS, LABELS)
+    assert load_latents(tmp_path).class_names == ("cat", "dog", "owl")

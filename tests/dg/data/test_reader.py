@@ -122,3 +122,10 @@ def test_a_seed_that_is_there_twice_is_refused_by_all(tmp_path):
             use(folder)
         with pytest.raises(ValueError, match=r"a\.npz holds seed 3 twice"):
             use(save(tmp_path / "a.npz", samples=IMAGES[:2], seeds=[3, 3]))
+
+
+def test_a_folder_of_statistics_is_no_reference(tmp_path):
+    save(tmp_path / "x.npz", mu=np.zeros(2), sigma=np.eye(2))
+    assert kinds_of(tmp_path) == {"images"}
+    with pytest.raises(ValueError, match=r"x\.npz holds reference statistics"):
+        open_images(tmp_path)

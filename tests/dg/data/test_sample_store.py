@@ -300,3 +300,13 @@ def test_two_processes_fill_one_store(tmp_path):
     assert [rank.exitcode for rank in ranks] == [0, 0]
     fill(SampleStore(tmp_path / "one", SETTINGS, range(64), 4))
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_names_of_classes_are_kept_and_hinder_no_older_store(tmp_path):
+    images, labels = np.zeros([2, 4, 4, 3], np.uint8), np.arange(2)
+    SampleStore(tmp_path, {"network": "abc"}, range(2), 2).write(0, images, labels)
+    named = SampleStore(tmp_path, {"network": "abc"}, range(2), 2, class_names=("cat", "dog"))
+    assert named.pending() == []
+    for _ in range(2):
+        assert json.loads((tmp_path / "manifest.json").read_text())["class names"] == ["cat", "dog"]
+        SampleStore(tmp_path, {"network": "abc"}, range(2), 2)

@@ -12,8 +12,9 @@ from PIL import Image
 from dg.data.datasets import load_images
 from dg.evaluation.features import load_extractor
 from dg.evaluation.metrics import statistics
-from dg.experiments.imagenet import SETTINGS, ImageNetRun, _run_shard, run, trained_head
+from dg.experiments.imagenet import ImageNetRun, _run_shard, run, trained_head
 from dg.experiments.imagenet_report import text_table
+from dg.experiments.imagenet_settings import SETTINGS
 from dg.experiments.pipeline import Stages
 from dg.models.dit import load_dit
 from dg.runtime.catalogue import CATALOGUE
@@ -25,10 +26,16 @@ from tests import golden_fill
 from tests.dg.models.test_loading import unet
 from tests.scripts import ROOT
 from tests.scripts import run as run_script
+from tests.tiny_adm import publish
 from tests.tiny_dit import original_state
 
 NEEDS_VAE = pytest.mark.diffusers
 PIXELS = load_extractor("pixels")
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch):
+    publish(monkeypatch, 3)
 
 
 @pytest.fixture(scope="module")
@@ -264,9 +271,9 @@ def test_the_head_of_lowest_validation_loss_guides(tmp_path):
 def test_shards_are_for_what_generates_and_wait_for_what_they_need(files, tmp_path):
     adm = experiment("imagenet-adm", files, (0, 2))
     for only, told in (
-        (None, "--shard is for stages that generate"),
-        ("train", "--shard is for stages that generate"),
-        ("sample-guided", "needs train, which is not done; run --stage train first"),
+        (None, "parts are of a stage that generates"),
+        ("train", "parts are of a stage that generates"),
+        ("sample-guided", "needs train, which is not done; run train first"),
     ):
         with pytest.raises(ValueError, match=told):
             _run_shard(adm, Stages(tmp_path), adm.plan(), only)
@@ -367,12 +374,12 @@ def test_the_operations_are_those_of_the_networks():
         ("imagenet-dit", "needs the training images of ImageNet: give --data FOLDER"),
         ("imagenet-adm --data . --shard 2/2", "--shard 2/2: give I/N with I from 0 to N - 1"),
         ("imagenet-adm --data . --shard x", "--shard x: give I/N"),
-        ("imagenet-adm --data . --profile smoke", "are not for imagenet-adm"),
+        ("imagenet-adm --data . --profile smoke", "--profile means nothing for imagenet-adm"),
         (
             "imagenet-adm --data . --shard 0/2 --stage sample-guided --fresh",
             "--fresh would forget what other machines have made",
         ),
-        ("digits --shard 0/2", "--shard belongs to imagenet-dit and imagenet-adm, not to digits"),
+        ("digits --shard 0/2", "--shard means nothing for digits"),
     ],
 )
 def test_what_does_not_fit_is_one_line(command, told):

@@ -5,33 +5,52 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dg.experiments import mnist
-from dg.experiments.mnist import CPU, MODELS, SMOKE, SYSTEMS, Comparison, Settings
-from dg.experiments.mnist_report import rows, winners
-from dg.experiments.pipeline import Stages
+from dg.experiments import comparisons
+from dg.experiments.comparisons import MNIST_CPU, mnist, setting_of
+from dg.experiments.context import Context, Experiment
+from dg.experiments.plan import plan, split_plan
+from dg.experiments.tables import rows, winners
 from dg.runtime.files import read_json
 from tests.scripts import succeed
 
+SYSTEMS = ("edm", "edm_guided", "ddpm", "ddpm_guided", "vae")
 
-@pytest.mark.parametrize("settings", [CPU, Settings(), SMOKE, replace(SMOKE, conditional=True)])
-def test_a_plan_needs_nothing_that_comes_later(settings, tmp_path):
+
+def context(setting):
+    return Context(Experiment("mnist", setting, mnist(setting), "digits"))
+
+
+@pytest.mark.parametrize("profile", ["full", "smoke"])
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("name", ["mnist", "mnist-cond"])
+def test_a_plan_needs_nothing_that_comes_later(name, gpu, profile):
     seen = set()
-    for stage in Comparison(settings, Stages(tmp_path), "cpu", "digits").plan():
+    for stage in plan(context(setting_of(name, profile, gpu))):
         assert set(stage.needs) <= seen
         seen.add(stage.name)
     assert {f"sample-{system}" for system in SYSTEMS} | {f"nll-{system}" for system in SYSTEMS} | {
-        "measure"
+        f"measure-{system}" for system in SYSTEMS
     } <= seen
 
 
 def test_every_model_sees_as_many_images_on_a_cpu():
-    seen = {getattr(CPU, model)[1].steps * getattr(CPU, model)[1].batch_size for model in MODELS}
-    assert seen == {96_000}
+    trainings = [model.training[1] for model in MNIST_CPU.models.values()]
+    assert {training.steps * training.batch_size for training in trainings} == {96_000}
+
+
+def test_two_processes_do_different_work():
+    at = context(setting_of("mnist", "smoke"))
+    stages = plan(at)
+    aside, others = split_plan(at, stages)
+    names = {stage.name for stage in stages}
+    assert aside == {name for name in names if "ddpm" in name and not name.startswith("measure")}
+    assert not aside & others and {"sample-edm_guided", "nll-vae", "reference"} <= others
+    assert names - aside - others == {"measure-ddpm", "measure-ddpm_guided"}
 
 
 def test_no_image_that_was_learned_from_is_measured():
-    last = (CPU.num_sets + 1) * CPU.num_images
-    assert last < mnist.FAKE_SEED
+    last = (MNIST_CPU.num_sets + 1) * MNIST_CPU.num_images
+    assert last < MNIST_CPU.fake_seed
 
 
 def test_without_mnist_the_digits_serve(monkeypatch):
@@ -39,12 +58,12 @@ def test_without_mnist_the_digits_serve(monkeypatch):
         raise ValueError("cannot load mnist (no network)")
 
     said = []
-    monkeypatch.setattr(mnist, "load_images", missing)
+    monkeypatch.setattr(comparisons, "load_images", missing)
+    found = comparisons.with_available_data(MNIST_CPU, said.append)
     assert (
-        mnist._mnist_or_digits(said.append) == "digits"
-        and "embedded digits" in said[0]
-        and "--data" in said[0]
+        found == replace(MNIST_CPU, data="digits", head_width=64) and "embedded digits" in said[0]
     )
+    assert comparisons.with_available_data(found, said.append) == found and len(said) == 1
 
 
 @pytest.mark.slow
@@ -56,19 +75,19 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     outcome = read_json(folder / "results.json")
     assert outcome["experiment"] == name and set(outcome["metrics"]) == {*SYSTEMS, "floor"}
     for system in SYSTEMS:
-        entry, table = outcome["systems"][system], outcome["metrics"][system]
+        entry, table = outcome["costs"][system], outcome["metrics"][system]
         assert all(
             np.isfinite(table[m]["values"]).all() for m in ("fd", "kid", "precision", "recall")
         )
         assert (
             entry["parameters"] > 1000
-            and np.isfinite(entry["nll"]["mean"])
+            and np.isfinite(table["nll"]["mean"])
             and entry["seconds_per_1000"] > 0
         )
         assert ("agreement" in table) == (name == "mnist-cond" and system != "vae")
-    assert set(outcome["systems"]["ddpm"]["nll"]["terms"]) == {"prior", "steps", "decoder"}
-    assert set(outcome["systems"]["vae"]["nll"]["terms"]) == {"reconstruction", "kl"}
-    assert all("test_loss" in log[-1] for log in outcome["logs"].values())
+    assert set(outcome["metrics"]["ddpm"]["nll"]["terms"]) == {"prior", "steps", "decoder"}
+    assert set(outcome["metrics"]["vae"]["nll"]["terms"]) == {"reconstruction", "kl"}
+    assert all("test_loss" in model["log"][-1] for model in outcome["models"].values())
     assert len(rows(outcome)) == 6 and len(winners(outcome)) == 7
     report = (folder / "report.html").read_text()
     assert report.count("data:image/png") >= 12 and "http" not in report.split("<body")[1]

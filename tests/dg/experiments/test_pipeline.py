@@ -2,7 +2,7 @@
 
 import pytest
 
-from dg.experiments.pipeline import Stages
+from dg.experiments.pipeline import Stage, Stages, in_two_processes, needed
 
 
 @pytest.fixture
@@ -118,3 +118,39 @@ def test_clearing_forgets_everything(tmp_path, clock):
     afresh = Experiment(folder, clock)
     afresh.run()
     assert afresh.made == ["first", "second"]
+
+
+def stage(name, needs=(), made=None, **options):
+    make = (lambda path, paths: made.append((name, sorted(paths)))) if made is not None else None
+    return Stage(name, {"n": 1}, list(needs), make, **options)
+
+
+def test_two_stages_of_one_kind_with_the_same_settings_are_one(tmp_path):
+    made, lines = [], []
+    plan = [stage(name, made=made, kind="sample") for name in ("sample-a", "sample-b")]
+    stages = Stages(tmp_path, notify=lines.append)
+    assert len(stages.overview(plan)) == 1
+    paths = stages.run_all(plan)
+    assert paths["sample-a"] == paths["sample-b"] and len(made) == len(lines) == 1
+    assert list(stages.seconds) == ["sample-a"] and stages.took[paths["sample-b"]] >= 0
+
+
+def test_some_stages_run_with_all_that_they_need(tmp_path):
+    made = []
+    plan = [stage("a", made=made), stage("b", made=made), stage("c", ["a"], made)]
+    assert set(Stages(tmp_path).run_all(plan, ["c"])) == {"a", "c"}
+    assert made == [("a", []), ("c", ["a"])]
+    assert Stages(tmp_path).run_all(plan, []) == {}
+    with pytest.raises(ValueError, match="there is no stage 'd'; there are a, b, c"):
+        needed(plan, ["c", "d"])
+
+
+def test_two_processes_share_the_work(tmp_path):
+    made = []
+    plan = [stage(name, made=made, needs=needs) for name, needs in (("a", []), ("b", ["a"]))]
+    plan += [stage("c", ["a"], made), stage("d", ["b", "c"], made)]
+    stages = Stages(tmp_path)
+    in_two_processes(stages, plan, {"b"}, {"a", "c"}, (tmp_path / "helped").mkdir, ())
+    assert [name for name, _ in made] == ["a", "c"] and (tmp_path / "helped").is_dir()
+    stages.run_all(plan)
+    assert [name for name, _ in made] == ["a", "c", "b", "d"], "what the other left undone"

@@ -1,30 +1,31 @@
-"""The studies as plain data: what they compare, in which worlds, at what cost."""
+"""The studies as plain data: what they compare, in which settings, at what cost."""
 
 from dataclasses import replace
 
 import pytest
 
-from dg.experiments import study_report
+from dg.experiments import plan as plans
+from dg.experiments import tables
+from dg.experiments.context import Context, Experiment
 from dg.experiments.costs import Cost, generation_cost
 from dg.experiments.pipeline import Stages
-from dg.experiments.settings import WORLDS, smoke
+from dg.experiments.settings import SETTINGS, smoke
 from dg.experiments.studies import STUDIES, build, trainings
-from dg.experiments.study import Request, StudyRun
-from dg.experiments.study_report import _published_rows
+from dg.experiments.tables import published_rows
 from dg.runtime.catalogue import CATALOGUE
 
-EVERY = [(study, world) for study in STUDIES for world in WORLDS]
+EVERY = [(study, setting) for study in STUDIES for setting in SETTINGS]
 
 
-def plan(study, world, settings=None, data="anything", folder="/nowhere"):
-    request = Request(study, world, settings or WORLDS[world], data)
-    run = StudyRun(request, Stages(folder), "cpu")
-    return run, run.plan()
+def plan(study, name, setting=None, data="anything"):
+    setting = setting or SETTINGS[name]
+    experiment = Experiment(study, setting, build(study, setting), data)
+    return experiment, plans.plan(Context(experiment))
 
 
-@pytest.mark.parametrize(("study", "world"), EVERY)
-def test_every_study_has_a_plan_in_every_world(study, world):
-    run, stages = plan(study, world)
+@pytest.mark.parametrize(("study", "setting"), EVERY)
+def test_every_study_has_a_plan_in_every_setting(study, setting):
+    run, stages = plan(study, setting)
     seen = set()
     for stage in stages:
         assert set(stage.needs) <= seen, f"{stage.name} comes before what it needs"
@@ -36,50 +37,54 @@ def test_every_study_has_a_plan_in_every_world(study, world):
     assert asked == set(run.study.trainings)
 
 
-@pytest.mark.parametrize(("study", "world"), EVERY)
-def test_published_numbers_are_there(study, world):
-    for system in build(study, WORLDS[world]).systems.values():
+@pytest.mark.parametrize(("study", "setting"), EVERY)
+def test_published_numbers_are_there(study, setting):
+    for system in build(study, SETTINGS[setting]).systems.values():
         if system.published:
             found = [
                 row
-                for row in _published_rows()
+                for row in published_rows()
                 if all(row.get(k) == v for k, v in system.published.items())
             ]
             assert len(found) == 1 or "epoch" in system.published, (
                 system.title
             )  # not every epoch has been published
             assert all(
-                row["metric"] == "fid" and row["conditional"] == WORLDS[world].conditional
+                row["metric"] == "fid" and row["conditional"] == SETTINGS[setting].conditional
                 for row in found
             )
 
 
-def test_worlds_name_known_files():
-    for world in WORLDS.values():
-        for name in (world.network, world.classifier, world.released, world.reference):
+def test_settings_name_known_files():
+    for setting in SETTINGS.values():
+        published = setting.models["score"].published
+        for name in (published, setting.classifier, setting.released, setting.reference):
             assert name is None or name in CATALOGUE
-        for wanted in (one for rows in world.published.values() for one in rows):
+        for wanted in (one for rows in setting.published.values() for one in rows):
             assert (
-                sum(all(row.get(k) == v for k, v in wanted.items()) for row in _published_rows())
+                sum(all(row.get(k) == v for k, v in wanted.items()) for row in published_rows())
                 == 1
             )
 
 
-def test_studies_of_a_world_share_what_is_the_same():
+def test_studies_of_a_setting_share_what_is_the_same():
     _, table = plan("recipes", "mnist-14")
     _, swept = plan("weights", "mnist-14")
     names = {stage.name: stage.settings for stage in table}
     shared = [stage for stage in swept if stage.name in names]
-    assert {"score", "fake", "train-default"} < {stage.name for stage in shared}
-    assert sum(stage.name.startswith("sample-") for stage in shared) == 2, (
-        "unguided, and weights (2, 0)"
-    )
+    assert {"score", "fake-score", "train-default"} < {stage.name for stage in shared}
     assert all(stage.settings == names[stage.name] for stage in shared)
+    folders = []
+    for stages in (table, swept):
+        at = Stages("/nowhere")
+        paths = {stage.name: at.path(stage) for stage in stages}
+        folders.append({path for name, path in paths.items() if name.startswith("sample-")})
+    assert len(folders[0] & folders[1]) == 2, "unguided, and weights (2, 0)"
 
 
 def test_recipes_differ_in_what_they_claim_to():
-    for world in WORLDS.values():
-        made = trainings(world)
+    for setting in SETTINGS.values():
+        made = trainings(setting)
         authors, default = made["authors"].settings, made["default"].settings
         assert (
             authors.lr_schedule == "constant"
@@ -89,7 +94,7 @@ def test_recipes_differ_in_what_they_claim_to():
         assert default.lr_schedule == "cosine" and default.ema_halflife
         assert made["default-score"].extractor == made["score"].extractor == "score"
         assert made["default-score"].settings == default
-        assert authors.conditional == default.conditional == world.conditional
+        assert authors.conditional == default.conditional == setting.conditional
         assert (
             len(
                 {
@@ -98,23 +103,26 @@ def test_recipes_differ_in_what_they_claim_to():
                     if name.startswith("authors")
                 }
             )
-            == world.num_members
+            == setting.num_members
         )
 
 
 def test_the_published_settings():
-    full = trainings(WORLDS["cifar10-uncond"])
+    full = trainings(SETTINGS["cifar10-uncond"])
     assert (
         full["authors"].settings.epochs == 60
         and full["d5"].settings.epochs == 200
         and full["d1"].settings.lr == 1e-3
     )
-    assert trainings(WORLDS["cifar10-cond"])["authors"].settings.epochs == 250
-    assert WORLDS["cifar10-uncond"].weights == (2, 0) and WORLDS["cifar10-cond"].weights == (1, 0)
-    assert WORLDS["cifar10-cond"].boosting and not WORLDS["cifar10-uncond"].boosting
+    assert trainings(SETTINGS["cifar10-cond"])["authors"].settings.epochs == 250
+    assert SETTINGS["cifar10-uncond"].weights == (2, 0) and SETTINGS["cifar10-cond"].weights == (
+        1,
+        0,
+    )
+    assert SETTINGS["cifar10-cond"].boosting and not SETTINGS["cifar10-uncond"].boosting
     swept = [
         system.S_churn
-        for system in build("churn", WORLDS["cifar10-cond"]).systems.values()
+        for system in build("churn", SETTINGS["cifar10-cond"]).systems.values()
         if system.boosting
     ]
     assert swept == [0, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 10]
@@ -122,46 +130,47 @@ def test_the_published_settings():
 
 def test_a_plan_depends_on_what_it_should(tmp_path):
     keys = {}
-    for name, world in {
-        "plain": WORLDS["mnist-14"],
-        "more images": replace(WORLDS["mnist-14"], num_images=600),
-        "other network": replace(WORLDS["mnist-14"], conditional=True),
+    for name, setting in {
+        "plain": SETTINGS["mnist-14"],
+        "more images": replace(SETTINGS["mnist-14"], num_images=600),
+        "other network": replace(SETTINGS["mnist-14"], conditional=True),
     }.items():
         stages = Stages(tmp_path)
-        stages.overview(plan("recipes", "mnist-14", world)[1])
-        keys[name] = stages.keys
+        made = plan("recipes", "mnist-14", setting)[1]
+        keys[name] = {stage.name: stages.path(stage).name for stage in made}
     assert keys["plain"]["score"] == keys["more images"]["score"] != keys["other network"]["score"]
     assert (
         keys["plain"]["train-authors"]
         == keys["more images"]["train-authors"]
         != keys["other network"]["train-authors"]
     )
-    assert not {name for name in keys["plain"] if name.startswith("sample-")} & {
-        name for name in keys["more images"] if name.startswith("sample-")
-    }
+    sampled = [name for name in keys["plain"] if name.startswith("sample-")]
+    assert sampled and all(keys["plain"][name] != keys["more images"][name] for name in sampled)
 
 
 def test_costs_add_up():
-    world = WORLDS["cifar10-uncond"]
-    one = generation_cost(world, 50_000)
+    setting = SETTINGS["cifar10-uncond"]
+    one = generation_cost(setting, 50_000)
     assert (
         one.evaluations == 50_000 * 35
         and one.gpu_hours == pytest.approx(1)
         and one.bytes == 50_000 * 3072
     )
-    assert generation_cost(world, 50_000, guided=True).gpu_hours == pytest.approx(1.62)
+    assert generation_cost(setting, 50_000, guided=True).gpu_hours == pytest.approx(1.62)
     assert (one + Cost(images=5)).images == 50_005
-    assert generation_cost(smoke(world), 100).gpu_hours < 1e-4
+    assert generation_cost(smoke(setting), 100).gpu_hours < 1e-4
 
 
-def test_a_world_without_data_says_so():
-    with pytest.raises(ValueError, match="--data"):
+def test_a_setting_without_data_says_so():
+    with pytest.raises(
+        ValueError, match="the setting recipes has no data of its own; give the path of a data set"
+    ):
         plan("recipes", "cifar10-jpeg", data=None)
 
 
 def test_measured_stands_beside_published():
     outcome = {
-        "settings": {"published": WORLDS["cifar10-uncond"].published, "num_images": 50_000},
+        "settings": {"published": SETTINGS["cifar10-uncond"].published, "num_images": 50_000},
         "extractor": {"name": "inception"},
         "systems": {"unguided": {"title": "unguided"}, "released": {"title": "released"}},
         "metrics": {
@@ -169,8 +178,8 @@ def test_measured_stands_beside_published():
             for name, mean in {"unguided": 2.05, "released": 1.77, "floor": 1.0}.items()
         },
     }
-    table = dict(zip(("unguided", "released", "floor"), study_report.rows(outcome), strict=True))
-    assert study_report.columns(outcome)[1] == "FID" and study_report.columns(outcome)[-2:] == [
+    table = dict(zip(("unguided", "released", "floor"), tables.rows(outcome), strict=True))
+    assert tables.columns(outcome)[1] == "FID" and tables.columns(outcome)[-2:] == [
         "published",
         "off by (sd)",
     ]
@@ -179,5 +188,5 @@ def test_measured_stands_beside_published():
         "+2.0",
     ]
     outcome["settings"]["num_images"] = 10_000
-    assert study_report.rows(outcome)[0][-1] == "", "fewer images have a larger bias"
+    assert tables.rows(outcome)[0][-1] == "", "fewer images have a larger bias"
     assert table["released"][-1] == "+0.0" and table["floor"][-2:] == ["", ""]

@@ -11,18 +11,16 @@ import numpy as np
 import pytest
 
 from dg.data.datasets import ImageSet
+from dg.experiments.context import pooled
 from dg.experiments.studies import STUDIES
-from dg.experiments.study import pooled
 from dg.runtime.files import read_json
 from tests.scripts import ROOT, run, succeed
 
-SMOKE = (
-    "reproduce {study} --world {world} --profile smoke --runs {tmp}/runs --results {tmp}/results"
-)
+SMOKE = "reproduce {study} --setting {setting} --profile smoke --runs {tmp}/runs --results {tmp}/results"
 
 
-def places(tmp_path, study, world):
-    return dict(tmp=tmp_path, study=study, world=world)
+def places(tmp_path, study, setting):
+    return dict(tmp=tmp_path, study=study, setting=setting)
 
 
 def test_pooling_averages_squares():
@@ -40,20 +38,20 @@ def shared(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("study", "world"),
+    ("study", "setting"),
     [
         *(
-            (study, world)
+            (study, setting)
             for study in STUDIES
-            for world in ("cifar10-uncond", "cifar10-cond", "mnist-14")
+            for setting in ("cifar10-uncond", "cifar10-cond", "mnist-14")
         ),
         ("recipes", "cifar10-jpeg"),
         ("churn", "mnist"),
     ],
 )
-def test_the_smoke_profile_of_every_study_reports(shared, study, world):
-    done = succeed(SMOKE, **places(shared, study, world))
-    name = world if study == "recipes" else f"{study}-{world}"
+def test_the_smoke_profile_of_every_study_reports(shared, study, setting):
+    done = succeed(SMOKE, **places(shared, study, setting))
+    name = setting if study == "recipes" else f"{study}-{setting}"
     folder = shared / "results" / f"{name}-smoke"
     outcome = read_json(folder / "results.json")
     assert {
@@ -121,16 +119,16 @@ def test_sizes_are_options(tmp_path):
 
 
 def test_one_stage_runs_with_what_it_needs(tmp_path):
-    done = succeed(SMOKE + " --stage fake", **places(tmp_path, "recipes", "mnist-14"))
-    assert [line.split(":")[0] for line in done.lines] == ["score", "fake"] and done.out == ""
+    done = succeed(SMOKE + " --stage fake-score", **places(tmp_path, "recipes", "mnist-14"))
+    assert [line.split(":")[0] for line in done.lines] == ["score", "fake-score"] and done.out == ""
 
 
 def test_what_is_wrong_is_one_line(tmp_path):
     for command, told in {
         "reproduce nothing": "there is no experiment",
-        "reproduce cifar10-cond --world mnist": "itself a world",
-        "reproduce digits --world mnist": "belong to studies",
-        "reproduce recipes --world cifar10-jpeg --runs {tmp}/r --results {tmp}/s": "--data",
+        "reproduce cifar10-cond --world mnist": "itself a setting",
+        "reproduce digits --setting mnist": "--setting means nothing for digits",
+        "reproduce recipes --setting cifar10-jpeg --runs {tmp}/r --results {tmp}/s": "--data",
         "reproduce mnist-14 --samples 30 --seeds-per-set 20": "no multiple",
         "reproduce mnist-14 --profile smoke --stage magic --runs {tmp}/r --results {tmp}/s": "no stage 'magic'",
         "reproduce mnist-14 --profile smoke --data x.npz": "embedded digits",
@@ -147,7 +145,7 @@ def test_killed_again_and_again_it_ends_the_same(tmp_path):
         sys.executable,
         "reproduce.py",
         "selection",
-        "--world",
+        "--setting",
         "mnist-14",
         "--profile",
         "smoke",

@@ -19,6 +19,7 @@ from dg.runtime.training_state import load_state
 from dg.sampling import Sampling, as_model
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import UNetModel, create_classifier, presets, training_losses
+from guided_diffusion.loading import MissingSettings
 from tests import golden_fill
 from tests.dg.pretraining.test_score import equal, image_set, stopping_after
 
@@ -160,6 +161,10 @@ ADM = dict(
 )
 
 
+# What its tensors do not tell.
+TOLD = dict(image_size=16, num_head_channels=64, noise_schedule="linear", diffusion_steps=1000)
+
+
 def adm(**changes):
     return golden_fill.fill(UNetModel(**ADM | changes), gain=0.6).eval()
 
@@ -172,7 +177,7 @@ def adm(**changes):
 def test_a_published_network_becomes_a_model(tmp_path, changes):
     net = adm(**changes)
     torch.save(net.state_dict(), tmp_path / "adm.pt")
-    model = load_adm(tmp_path / "adm.pt")
+    model = load_adm(tmp_path / "adm.pt", **TOLD)
     learned = changes.get("out_channels") != 3
     assert model.init_kwargs["process"] == dict(
         schedule="linear",
@@ -222,21 +227,70 @@ def test_what_no_tensor_shows_is_that_of_the_published_file(monkeypatch):
         )
 
     assert settings(adm()) == ("cosine", 2, True)
-    assert settings(adm(num_classes=3)) == ("linear", None, None)
-    assert settings(adm(), schedule="linear", use_new_attention_order=False) == ("linear", 2, False)
+    assert settings(adm(num_classes=3), **TOLD) == ("linear", None, None)
+    assert settings(adm(), noise_schedule="linear", use_new_attention_order=False) == (
+        "linear",
+        2,
+        False,
+    )
+
+
+def test_what_no_tensor_and_no_published_file_shows_is_asked_for():
+    """improved-diffusion's recipe for CIFAR-10, narrower."""
+    recipe = dict(
+        image_size=32,
+        model_channels=32,
+        channel_mult=[1, 2, 2, 2],
+        num_res_blocks=3,
+        attention_resolutions=[16, 8],
+        num_heads=4,
+        resblock_updown=False,
+    )
+    net = golden_fill.fill(UNetModel(**recipe), gain=0.6).eval()
+    given = dict(image_size=32, num_heads=4, noise_schedule="cosine", diffusion_steps=4000)
+    for left_out in (given, ["image_size"], ["num_heads"], ["noise_schedule", "diffusion_steps"]):
+        rest = {name: value for name, value in given.items() if name not in left_out}
+        with pytest.raises(MissingSettings, match="no published network") as error:
+            load_adm(net.state_dict(), **rest)
+        assert error.value.names == list(left_out) and "\n" not in str(error.value)
+    lines = []
+    model = load_adm(net.state_dict(), **given, notify=lines.append)
+    assert lines == [
+        "the state dict: 32 pixels, 4 heads, cosine schedule of 4000 steps, scaled to 1000 for the "
+        "network, as given"
+    ]
+    assert model.img_resolution == 32 and model.respaced().num_steps == 4000
+    x, seen = torch.randn(2, 3, 32, 32), []
+
+    def network(x, t):
+        seen.append(t)
+        return net(x, t)
+
+    step = model.respaced("4000").p_mean_variance(network, x, torch.tensor([0, 2000]))
+    assert seen[0].tolist() == [0, 500], "improved-diffusion trains on timesteps of 0 to 1000"
+    assert torch.equal(model.net(x, seen[0]), net(x, seen[0])) and step.mean.isfinite().all()
+    raw = load_adm(net.state_dict(), **given, rescale_timesteps=False)
+    assert raw.respaced().schedule.time_scale == 1
+    shapes = {name: model.init_kwargs["process"].get(name) for name in ("schedule", "num_steps")}
+    assert shapes == dict(schedule="cosine", num_steps=4000)
+    assert len({fingerprint(one) for one in (model, raw)}) == 2, "what images depend on"
+    short = load_adm(net.state_dict(), **given | dict(diffusion_steps=100))
+    assert short.sampling().num_steps == 100
+    with pytest.raises(ValueError, match="64 channels do not split into 5 attention heads"):
+        load_adm(net.state_dict(), **given | dict(num_heads=5))
 
 
 def test_a_network_of_other_channels_is_no_diffusion_model():
     with pytest.raises(
         ValueError, match="the state dict: 3 channels in and 5 out; a diffusion model has"
     ):
-        load_adm(adm(out_channels=5).state_dict())
+        load_adm(adm(out_channels=5).state_dict(), **TOLD)
     with pytest.raises(ValueError, match="schedule is 'square'"):
-        load_adm(adm().state_dict(), schedule="square")
+        load_adm(adm().state_dict(), **TOLD | dict(noise_schedule="square"))
 
 
 def test_bfloat16_while_sampling_stays_near():
-    model = load_adm(adm().state_dict())
+    model = load_adm(adm().state_dict(), **TOLD)
     noise = torch.randn(
         2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
@@ -248,13 +302,13 @@ def test_bfloat16_while_sampling_stays_near():
 
 
 def test_a_classifier_moves_with_the_model_but_not_into_its_file(tmp_path):
-    model = load_adm(adm().state_dict())
+    model = load_adm(adm().state_dict(), **TOLD)
     classifier = create_classifier(image_size=16, classifier_width=64, out_channels=5)
     model = DDPM(**model.init_kwargs, net=model.net, classifier=classifier)
     save_ddpm(tmp_path / "adm.safetensors", model)
-    assert equal(load_ddpm(tmp_path / "adm.safetensors"), load_adm(adm().state_dict()))
+    assert equal(load_ddpm(tmp_path / "adm.safetensors"), load_adm(adm().state_dict(), **TOLD))
     assert next(model.to("meta").classifier.parameters()).is_meta
-    model = load_adm(adm().state_dict())
+    model = load_adm(adm().state_dict(), **TOLD)
     assert all(name.startswith("net.") for name in model.state_dict())
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 import sys
 
 import numpy as np
@@ -123,7 +124,9 @@ def test_published_sizes_are_inferred():
         }
         state |= {f"blocks.{i}.attn.qkv.weight": (3 * width, width) for i in range(depth)}
         return _settings(
-            {name: torch.empty(shape, device="meta") for name, shape in state.items()}, None
+            {name: torch.empty(shape, device="meta") for name, shape in state.items()},
+            None,
+            "dit.pt",
         )
 
     for width, depth, heads in ((1152, 28, 16), (1024, 24, 16), (768, 12, 12), (384, 12, 6)):
@@ -180,7 +183,7 @@ def put(name, tensor):
             "'blocks.0.attn.proj.bias' has NaN",
         ),
         (put("x_embedder.proj.weight", torch.zeros(32)), "this is no DiT"),
-        (put("args", argparse.Namespace()), "argparse.Namespace"),
+        (put("args", argparse.Namespace()), "entry 'args' is a Namespace, not a tensor"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path, change, told):
@@ -197,9 +200,89 @@ def test_files_that_do_not_fit(tmp_path, change, told):
 
 
 def test_heads_that_do_not_fit(original):
-    for heads in (None, 3):
+    for heads in (0, 3):
         with pytest.raises(ValueError, match="a width of 32 cannot be shared by"):
             load_dit(original, num_heads=heads)
+    with pytest.raises(ValueError, match="do not tell the number of attention heads; give num_h"):
+        load_dit(original)
+
+
+def test_the_original_codes_own_training_checkpoint(original, tmp_path):
+    """Of its train.py: trained weights, their average, the optimizer and the command line."""
+    content = {
+        "model": {name: torch.zeros_like(value) for name, value in original_state().items()},
+        "ema": original_state(),
+        "opt": {"state": {}, "param_groups": [{"lr": 1e-4}]},
+        "args": argparse.Namespace(model="DiT-S/2", image_size=256, results_dir="results"),
+    }
+    torch.save(content, tmp_path / "0050000.pt")
+    assert fingerprint(load_dit(tmp_path / "0050000.pt", num_heads=2)) == fingerprint(
+        load_dit(original, num_heads=2)
+    )
+
+
+SCHEDULER = dict(
+    _class_name="DDIMScheduler",
+    beta_start=0.0001,
+    beta_end=0.02,
+    beta_schedule="linear",
+    num_train_timesteps=1000,
+    prediction_type="epsilon",
+    trained_betas=None,
+)
+
+
+def folder_with(tmp_path, **changes):
+    tiny_transformer().save_pretrained(tmp_path / "pipeline" / "transformer")
+    (tmp_path / "pipeline" / "scheduler").mkdir(exist_ok=True)
+    file = tmp_path / "pipeline" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(SCHEDULER | changes))
+    return tmp_path / "pipeline"
+
+
+@pytest.mark.parametrize("below", ["", "transformer"])
+def test_the_scheduler_of_a_folder_decides(tmp_path, below):
+    import diffusers
+
+    fingerprints = set()
+    for changes in (
+        {},
+        dict(beta_schedule="squaredcos_cap_v2"),
+        dict(num_train_timesteps=100, beta_start=0.001, beta_end=0.2),
+        dict(beta_schedule="squaredcos_cap_v2", num_train_timesteps=400),
+    ):
+        lines = []
+        folder = folder_with(tmp_path, **changes)
+        model = load_dit(folder / below, notify=lines.append)
+        scheduler = diffusers.DDIMScheduler.from_pretrained(folder / "scheduler")
+        np.testing.assert_allclose(
+            model.respaced().schedule.alphas_cumprod, scheduler.alphas_cumprod, rtol=2e-4
+        )
+        assert len(lines) == 1 and "as its scheduler says" in lines[0]
+        fingerprints.add(fingerprint(model))
+        assert model.with_vae(tiny_vae()).process == model.process
+    assert len(fingerprints) == 4, "what images depend on"
+    with pytest.raises(ValueError, match="its scheduler says cosine schedule of 400 steps"):
+        load_dit(tmp_path / "pipeline", noise_schedule="linear")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(beta_schedule="scaled_linear"),
+        dict(beta_end=0.012),
+        dict(num_train_timesteps=4000),
+        dict(prediction_type="v_prediction"),
+        dict(rescale_betas_zero_snr=True),
+        dict(trained_betas=[0.1, 0.2]),
+        dict(num_train_timesteps="many"),
+    ],
+    ids=str,
+)
+def test_schedulers_that_are_not_supported(tmp_path, changes):
+    with pytest.raises(ValueError, match=r"scheduler_config\.json: ") as error:
+        load_dit(folder_with(tmp_path, **changes))
+    assert "\n" not in str(error.value)
 
 
 def test_folders_that_do_not_fit(tmp_path):

@@ -1,5 +1,8 @@
 """Any model from its file: what is told by names of tensors, by metadata or by a folder, and what is refused."""
 
+import sys
+from unittest import mock
+
 import pytest
 import torch
 
@@ -7,24 +10,16 @@ import edm
 from dg.models.ddpm import DDPM, save_ddpm
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.loading import load_model
-from guided_diffusion import UNetModel
 from tests import golden_fill
+from tests.edm.nvidia_writer import STAND_INS
+from tests.tiny_adm import TOLD, UNET, tiny_unet
 from tests.tiny_dit import original_state, tiny_transformer
 
 pytestmark = pytest.mark.diffusers
 
-UNET = dict(
-    image_size=8,
-    in_channels=3,
-    model_channels=64,
-    channel_mult=[1],
-    num_res_blocks=1,
-    attention_resolutions=[],
-)
-
 
 def unet(**kwargs):
-    return golden_fill.fill(UNetModel(out_channels=6, **UNET, **kwargs), gain=0.5)
+    return golden_fill.fill(tiny_unet(**kwargs), gain=0.5)
 
 
 @pytest.mark.parametrize(("prefix", "zipped"), [("", True), ("module.", True), ("", False)])
@@ -33,7 +28,7 @@ def test_files_of_guided_diffusion(tmp_path, prefix, zipped):
     net = unet(num_classes=5)
     state = {prefix + name: tensor for name, tensor in net.state_dict().items()}
     torch.save(state, tmp_path / "adm.pt", _use_new_zipfile_serialization=zipped)
-    model = load_model(tmp_path / "adm.pt")
+    model = load_model(tmp_path / "adm.pt", **TOLD)
     assert isinstance(model, DDPM) and model.label_dim == 5
     assert model.sampling() == DDPMSampling("ancestral", 250)
     assert model.sampling(num_steps=3) == DDPMSampling("ancestral", 3)
@@ -61,8 +56,18 @@ def test_dits(tmp_path):
         assert isinstance(model, LatentDiffusion)
         assert isinstance(model.sampling(), DDPMSampling) and model.sampling().LT_cfg == 1.5
     torch.save({"ema": state}, tmp_path / "dit.pt")
-    with pytest.raises(ValueError, match=r"dit\.pt: a width of 32 cannot be shared by 0 heads"):
+    with pytest.raises(ValueError, match=r"dit\.pt: .* attention heads; give num_heads$"):
         load_model(tmp_path / "dit.pt")
+    lines = []
+    assert isinstance(
+        load_model(tmp_path / "dit.pt", "cpu", lines.append, num_heads=2), LatentDiffusion
+    )
+    assert lines == [
+        f"{tmp_path}/dit.pt: of ema the weights under 'ema' are taken",
+        f"{tmp_path}/dit.pt: 2 heads, linear schedule of 1000 steps, as DiT's own code has",
+    ]
+    with pytest.raises(ValueError, match="tells image_size itself; leave that out"):
+        load_model(tmp_path / "dit.pt", num_heads=2, image_size=64)
 
 
 def test_what_is_no_generative_model(tmp_path):
@@ -87,3 +92,16 @@ def test_what_is_no_generative_model(tmp_path):
             load_model(path)
     with pytest.raises(ValueError):
         edm.load_network(good)
+
+
+def test_edms_training_state_and_a_folder(tmp_path):
+    with mock.patch.dict(sys.modules, STAND_INS):
+        from torch_utils.persistence import _reconstruct_persistent_obj as kept
+
+        torch.save({"net": kept, "optimizer_state": {}}, tmp_path / "training-state-000512.pt")
+    with pytest.raises(ValueError, match=r"network-snapshot-000512\.pkl beside it"):
+        load_model(tmp_path / "training-state-000512.pt")
+    save_ddpm(tmp_path / "network.safetensors", DDPM(dict(num_steps=20), UNET))
+    assert isinstance(load_model(tmp_path), DDPM)
+    with pytest.raises(ValueError, match="tells image_size and num_heads itself"):
+        load_model(tmp_path, image_size=8, num_heads=2)

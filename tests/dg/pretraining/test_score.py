@@ -445,7 +445,7 @@ def test_the_network_is_told_of_the_augmentation_in_training_alone(augment_label
             {},
             {"channel_mult": [1, 1, 1, 1]},
             {},
-            "img_resolution 4 cannot be halved 3 times; use fewer entries",
+            "images of 4 pixels cannot be halved 3 times, as 4 levels need",
         ),
     ],
 )

@@ -1,4 +1,5 @@
 import errno
+import getpass
 import os
 import signal
 import subprocess
@@ -182,3 +183,24 @@ def test_importing_files_loads_nothing_heavy():
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
         == "light\n"
     )
+
+
+def test_without_a_home_folder_the_setting_to_make_is_named(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("DG_CACHE_DIR", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(ValueError, match=r"no home folder .* DG_CACHE_DIR"):
+        files.cache_folder()
+
+
+def test_a_user_without_a_name_goes_by_a_number(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("LOGNAME", "")  # put back afterwards
+    files.name_user()
+    assert getpass.getuser() == f"uid-{os.getuid()}"
+
+
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")

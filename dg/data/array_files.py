@@ -1,0 +1,147 @@
+"""Files of arrays, npz or npy: which arrays they hold, told by their headers, and their content."""
+
+import math
+import zipfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dg.runtime.files import one_line
+
+SUFFIXES = (".npz", ".npy")
+NPY = "arr_0"  # how numpy calls an array without a name
+IMAGE_KEYS = ("samples", "images", "arr_0", "train_images", "test_images")
+LATENT_CHANNELS = (4, 8, 16, 32)  # of the known autoencoders
+
+
+class Header(NamedTuple):
+    """What is known of an array before it is read; `start` is the offset of its first byte."""
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype
+    start: int
+
+
+def is_array_file(path) -> bool:
+    """Whether a file is npz or npy, by its suffix or, where that is another, by its first bytes."""
+    path = Path(path)
+    if path.suffix.lower() in SUFFIXES:
+        return path.is_file()
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(30)
+        name = file.read(int.from_bytes(head[26:28], "little")) if head[:4] == b"PK\3\4" else b""
+    return head.startswith(b"\x93NUMPY") or name.endswith(b".npy")
+
+
+def array_names(path) -> list[str]:
+    """The names of the arrays in a file."""
+    try:
+        if _is_npy(path):
+            return [NPY]
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except Exception as error:  # zipfile raises many kinds
+        raise ValueError(
+            f"{path} cannot be read (not an npz file, or cut short: {one_line(error)}); get or "
+            "make the file again"
+        ) from error
+
+
+def open_array(path, name):
+    """The bytes of an array as a file."""
+    return open(path, "rb") if _is_npy(path) else zipfile.ZipFile(path).open(f"{name}.npy")
+
+
+def read_header(path, name) -> Header:
+    """The Header of an array; ValueError where the file ends before the array does."""
+    with one_line_for_damage(path, name), ExitStack() as opened:
+        if _is_npy(path):
+            file, size = opened.enter_context(open(path, "rb")), Path(path).stat().st_size
+        else:
+            archive = opened.enter_context(zipfile.ZipFile(path))
+            entry = archive.getinfo(f"{name}.npy")
+            file, size = opened.enter_context(archive.open(entry)), entry.file_size
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
+        if dtype.hasobject:
+            raise ValueError("Object arrays are not loaded")
+        if size < file.tell() + math.prod(shape) * dtype.itemsize:
+            raise ValueError("fewer bytes than its header tells")
+        return Header(shape, by_columns, dtype, file.tell())
+
+
+def read_arrays(path, *names):
+    """The arrays with these names; None for None, and for a tuple of names of which none is there.
+
+    Of a tuple the first that is there.
+    """
+    what = " and ".join(name for name in names if isinstance(name, str)) or "it"
+    if not any(names):
+        return [None for _ in names]
+    with one_line_for_damage(path, what):
+        if _is_npy(path):
+            array = np.load(path, allow_pickle=False)
+            return [array if name == NPY else None for name in names]
+        with np.load(path, allow_pickle=False) as arrays:
+            there = [
+                next((n for n in name if n in arrays.files), None) if type(name) is tuple else name
+                for name in names
+            ]
+            return [name and arrays[name] for name in there]
+
+
+def kinds_in(path) -> set[str]:
+    """Which of 'images', 'latents', 'statistics' a file holds; reads its headers alone."""
+    names = array_names(path)
+    kinds = {"statistics"} if {"mu", "sigma"} <= set(names) else set()
+    if latents_header(path):
+        return kinds | {"latents"}
+    return kinds | {"images"} if {*IMAGE_KEYS} & set(names) else kinds
+
+
+def latents_header(path):
+    """(name, Header) of the latents in a file, None if it holds none.
+
+    They are floats: `latents` [N, C, h, w], in the authors' files `samples` [C, h, w] with one
+    `label`, in an npy file [N, C, h, h] or [C, h, h] with as many channels as an autoencoder has.
+    """
+    names = array_names(path)
+    name = next((name for name in ("latents", "samples") if name in names), None)
+    if name is None and _is_npy(path):
+        name = NPY
+    if name is None:
+        return None
+    header = read_header(path, name)
+    shape, dtype = header.shape, header.dtype
+    if name == "latents":
+        return (name, header) if len(shape) == 4 else None
+    if dtype.kind != "f" or len(shape) not in ((3,) if name == "samples" else (3, 4)):
+        return None
+    square = shape[-3] in LATENT_CHANNELS and shape[-2] == shape[-1]
+    if name == "samples" and (label := next((n for n in ("label", "labels") if n in names), None)):
+        square = math.prod(read_header(path, label).shape) == 1  # not one of several images
+    return (name, header) if square else None
+
+
+@contextmanager
+def one_line_for_damage(path, what):
+    """Errors within, of reading `what` of the file `path`, become a ValueError of one line."""
+    try:
+        yield
+    except Exception as error:  # zip, zlib, numpy and the operating system each raise their own
+        objects = "Object arrays" in str(error)
+        advice = "save it as numbers" if objects else "get or make the file again"
+        raise ValueError(f"{path}: {what} cannot be read ({one_line(error)}); {advice}") from error
+
+
+def _is_npy(path):
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"

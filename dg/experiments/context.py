@@ -1,0 +1,176 @@
+"""What the stages of an experiment share: its images, networks, guidances, and how samples are
+drawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from dg.checkpoints import load_discriminator
+from dg.data.datasets import SPLITS, ImageSet, load_images
+from dg.experiments.common import sample
+from dg.experiments.settings import Setting
+from dg.experiments.study import Study, System
+from dg.guidance import BOOSTING, DiscriminatorGuidance
+from dg.models.loading import load_model
+from dg.runtime.downloads import resolve
+from dg.runtime.files import read_json
+from dg.runtime.progress import Progress, silent
+
+ORDER_SEED = 0  # data files may be sorted by class
+Paths = dict[str, Path]  # folders of stages, by name
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study in a setting, on the data at `data` (None: the setting's).
+
+    name          of the folder of its results
+    study_name    None: the name
+    setting_name  None: the name
+    """
+
+    name: str
+    setting: Setting
+    study: Study
+    data: str | None = None
+    study_name: str | None = None
+    setting_name: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The data set. ValueError where there is none."""
+        source = self.data or self.setting.data
+        if source is None:
+            raise ValueError(
+                f"the setting {self.setting_name or self.name} has no data of its own; give the "
+                "path of a data set"
+            )
+        return source
+
+
+@dataclass
+class Context:
+    """An experiment on a device; images are loaded once."""
+
+    experiment: Experiment
+    device: object = "cpu"
+    progress: Progress = silent
+    notify: Callable[[str], None] = lambda line: None
+    loaded: dict[str, ImageSet] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> Setting:
+        return self.experiment.setting
+
+    @property
+    def study(self) -> Study:
+        return self.experiment.study
+
+    def images(self, split: str) -> ImageSet:
+        """The images of a split, "train", "test" or "all", in an order that depends on nothing but
+        a fixed seed."""
+        if split not in self.loaded:
+            data = self._load(split)
+            if self.setting.order != "file":
+                data = data.subset(self._order(split, len(data)))
+            self.loaded[split] = data
+        return self.loaded[split]
+
+    def _order(self, split: str, count: int) -> np.ndarray:
+        rng = np.random.default_rng(ORDER_SEED)
+        if self.setting.order == "shared" and split == "test":
+            rng.permutation(len(self.images("train")))  # which comes first
+        return rng.permutation(count)
+
+    def _load(self, split: str) -> ImageSet:
+        source = self.experiment.source
+        if split == "all":
+            return load_images(source)
+        known = SPLITS.get(source)
+        data = load_images(source, split="heldout" if known and split not in known else split)
+        return pooled(data, self.setting.pool) if self.setting.pool > 1 else data
+
+    def reference_images(self) -> ImageSet:
+        """The real images that distances are measured to."""
+        images, most = self.images(self.setting.reference_split), self.setting.num_reference
+        return images.take(min(most, len(images))) if most else images
+
+    def resolve(self, name):
+        return resolve(name, self.progress, self.notify)
+
+    def model(self, paths: Paths, name: str = "score"):
+        """A model of the setting, frozen."""
+        published = self.setting.models[name].published
+        path = self.resolve(published) if published else paths[name] / "network.safetensors"
+        return load_model(path, self.device)
+
+    def classifier_path(self, paths: Paths):
+        if "classifier" not in paths:
+            return None
+        published = self.setting.classifier
+        return self.resolve(published) if published else paths["classifier"] / "classifier.pt"
+
+    def boosted(self, system: System) -> bool:
+        return self.setting.boosting if system.boosting is None else system.boosting
+
+    def weights(self, paths: Paths, system: System) -> tuple[float, float]:
+        """First- and second-order weights of a guided system."""
+        if system.weights == "chosen":
+            return (read_json(paths["weights"] / "weights.json")["chosen"], 0.0)
+        return system.weights or self.setting.weights
+
+    def guidance(
+        self, paths: Paths, net, system: System, weights=None, boosting: bool = True
+    ) -> DiscriminatorGuidance | None:
+        """The guidance of a system, None for an unguided one."""
+        if not system.heads:
+            return None
+        files = [
+            self.resolve(self.setting.released)
+            if head.training == "released"
+            else paths[f"train-{head.training}"] / f"{head.checkpoint}.safetensors"
+            for head in system.heads
+        ]
+        lora = files[0].with_name(f"lora_{system.heads[0].checkpoint}.safetensors")
+        discriminator = load_discriminator(
+            self.classifier_path(paths),
+            files,
+            net,
+            device=self.device,
+            lora_path=lora if lora.exists() else None,
+            average=system.average,
+        )
+        boost = None
+        if boosting and self.boosted(system):
+            boost = replace(BOOSTING["authors"], S_churn=system.S_churn)
+        weights = weights or self.weights(paths, system)
+        return DiscriminatorGuidance(discriminator, weights, *system.window, boost)
+
+    def sampling(self, system: System):
+        """How a system is sampled."""
+        sampling = self.setting.models[system.model].sampling
+        return replace(sampling, num_steps=system.num_steps) if system.num_steps else sampling
+
+    def sample(self, path, net, sampling, first_seed: int, count: int, guidance=None) -> None:
+        """Fill the store at `path` with the images of consecutive seeds."""
+        sample(
+            path,
+            net,
+            sampling,
+            first_seed,
+            count,
+            self.setting.batch_size,
+            guidance,
+            self.device,
+            progress=self.progress,
+        )
+
+
+def pooled(data: ImageSet, size: int) -> ImageSet:
+    """Images averaged over squares of `size` pixels."""
+    n, height, width, channels = data.images.shape
+    squares = data.images.reshape(n, height // size, size, width // size, size, channels)
+    images = squares.mean(axis=(2, 4)).round().astype(np.uint8)
+    return replace(data, images=images, name=f"{data.name} / {size}")

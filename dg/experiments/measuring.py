@@ -1,0 +1,203 @@
+"""Stages that measure: features of real images, distances of samples to them, likelihood of test
+images."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dg.data.datasets import ImageSet, load_images
+from dg.data.image_stream import stream_of
+from dg.evaluation.bounds import Bound
+from dg.evaluation.classifier import (
+    accuracy,
+    extract_features,
+    load_classifier,
+    predict,
+    save_classifier,
+    train_classifier,
+)
+from dg.evaluation.feature_sets import FeatureSet, collect, load_features, save_features
+from dg.evaluation.features import Extractor, load_extractor
+from dg.evaluation.measure import evaluate, measure
+from dg.evaluation.metrics import frechet_distance, statistics
+from dg.experiments.common import distance
+from dg.experiments.context import Context, Paths
+from dg.experiments.models import KINDS
+from dg.experiments.study import System
+from dg.runtime.catalogue import CATALOGUE
+from dg.runtime.files import cache_folder, write_json
+
+CORE = ("fd", "kid", "precision", "recall")
+
+
+def make_reference(context: Context, path, paths: Paths) -> None:
+    """The extractor where it is trained here, and the features of the real images."""
+    s, about = context.setting, {}
+    real = context.reference_images()
+    if s.features == "classifier":
+        train = context.images("train")
+        train = train.take(s.num_features) if s.num_features else train
+        classifier = train_classifier(train, s.feature_training, context.progress)
+        save_classifier(path / "classifier.safetensors", classifier)
+        test = context.images("test") if s.reference_split == "all" else real
+        if not s.streamed:
+            about["test_accuracy"] = accuracy(classifier, test)
+    meter = Meter(context, {"reference": path})
+    found = meter.features(real)
+    if s.reference:
+        published = load_features(context.resolve(s.reference), meter.extractor)
+        found = replace(found, mu=published.mu, sigma=published.sigma)
+    save_features(path / "reference.npz", found)
+    weights = cache_folder() / CATALOGUE["inception-torch-fidelity"].name
+    if "fid" in s.metrics and weights.exists():
+        inception = meter.collect(real, load_extractor("inception", weights, context.device))
+        save_features(path / "inception.npz", replace(inception, features=None, logits=None))
+    about |= {"num_reference": found.num_images, "feature_dim": len(found.mu)}
+    write_json(path / "about.json", meter.extractor.describe() | about)
+
+
+class Meter:
+    """Metrics of sets of images in the features of a setting."""
+
+    def __init__(self, context: Context, paths: Paths):
+        self.context, self.setting, self.folder = context, context.setting, paths["reference"]
+        name, path = self.setting.features, self.folder / "classifier.safetensors"
+        self.classifier = load_classifier(path) if name == "classifier" else None
+        self.extractor = load_extractor(
+            str(path) if name == "classifier" else name,
+            device=context.device,
+            progress=context.progress,
+            notify=context.notify,
+        )
+
+    def collect(self, images: ImageSet, extractor: Extractor) -> FeatureSet:
+        """Features with running sums, whatever the number of images."""
+        stream, size = stream_of(images), self.setting.batch_size
+        positions = stream.positions(None)
+        return collect(extractor, stream, positions, size, progress=self.context.progress)
+
+    def features(self, images: ImageSet) -> FeatureSet:
+        if self.setting.streamed:
+            return self.collect(images, self.extractor)
+        found = extract_features(self.classifier, images)
+        about = self.extractor.describe()
+        return FeatureSet(images.name, len(images), None, about, *statistics(found), features=found)
+
+    def reference(self) -> FeatureSet:
+        return load_features(self.folder / "reference.npz")
+
+    def compare(self, found: FeatureSet, reference: FeatureSet) -> dict[str, float]:
+        """The usual four metrics."""
+        if self.setting.streamed:
+            return {name: row["value"] for name, row in evaluate(found, reference, CORE).items()}
+        return measure(found.features, reference.features)
+
+    def metrics(self, images: ImageSet, reference: FeatureSet) -> dict[str, float]:
+        """The usual four metrics, and those that the setting asks for and the images allow."""
+        found, context = self.features(images), self.context
+        row = self.compare(found, reference)
+        for name in self.setting.metrics:
+            if name == "fd_heldout":
+                heldout = extract_features(self.classifier, context.images("test"))
+                row[name] = distance(found.features, heldout)
+            elif name == "fd_pixels":
+                row[name] = distance(pixels(images), pixels(context.reference_images()))
+            elif name == "agreement" and images.labels is not None:
+                row[name] = float((predict(self.classifier, images) == images.labels).mean())
+            elif name == "fid" and (self.folder / "inception.npz").exists():
+                row[name] = self._fid(images)
+        return row
+
+    def _fid(self, images: ImageSet) -> float:
+        weights = cache_folder() / CATALOGUE["inception-torch-fidelity"].name
+        extractor = load_extractor("inception", weights, self.context.device)
+        real = load_features(self.folder / "inception.npz", extractor)
+        found = self.collect(images, extractor)
+        return frechet_distance(found.mu, found.sigma, real.mu, real.sigma)
+
+
+def pixels(images: ImageSet) -> np.ndarray:
+    """Values in [-1, 1], float64 [N, D]."""
+    return images.images.reshape(len(images), -1) / 127.5 - 1
+
+
+def measure_sets(context: Context, path, paths: Paths, sampled: str) -> None:
+    """Metrics of every set of a system."""
+    meter = Meter(context, paths)
+    reference = meter.reference()
+    sets = [paths[sampled] / f"set{index}" for index in range(context.setting.num_sets)]
+    rows = [meter.metrics(load_images(folder), reference) for folder in sets]
+    write_json(path / "metrics.json", rows)
+
+
+def measure_floor(context: Context, path, paths: Paths) -> None:
+    """Real against real: sets of images that the reference does not hold, where there are enough of
+    them.
+
+    Where the reference is the training split, it is test images; their distance has the bias of
+    their number too.
+    """
+    meter, s = Meter(context, paths), context.setting
+    if s.reference_split == "all":
+        rows = _halves(meter)
+        size = len(context.reference_images()) // 2
+    else:
+        other = context.images("test" if s.reference_split == "train" else "train")
+        size = min(s.num_images, len(other) // s.num_sets)
+        # Discriminators see the first ones.
+        ends = [len(other) - index * size for index in range(s.num_sets)]
+        parts = [other.subset(slice(end - size, end)) for end in ends]
+        reference = meter.reference()
+        rows = [meter.compare(meter.features(part), reference) for part in parts]
+    write_json(path / "metrics.json", {"rows": rows, "num_images": size})
+
+
+def _halves(meter: Meter) -> list[dict]:
+    """Random halves of all images, and a random part of the training images against held-out
+    ones."""
+    s, context, rows = meter.setting, meter.context, []
+    images, real = context.reference_images(), meter.reference().features
+    train, heldout = (
+        extract_features(meter.classifier, context.images(split)) for split in ("train", "test")
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(s.num_sets):
+        first, second = np.array_split(rng.permutation(len(real)), 2)
+        part = train[rng.permutation(len(train))[: s.num_images]]
+        halves = pixels(images.subset(first)), pixels(images.subset(second))
+        extra = {"fd_heldout": distance(part, heldout), "fd_pixels": distance(*halves)}
+        rows.append(measure(real[first], real[second]) | extra)
+    return rows
+
+
+def measure_likelihood(context: Context, path, paths: Paths, system: System) -> None:
+    """Bits per dimension of test images: see `dg.evaluation.bounds` for what is a bound and what is
+    not.
+
+    Of a guided probability flow it is that with the mean of the two weights at both stages, without
+    boosting.
+    """
+    s, kind = context.setting, context.setting.models[system.model].kind
+    test = context.images("test") if s.num_reference is None else context.reference_images()
+    net, images = context.model(paths, system.model), test.take(min(s.nll_images, len(test)))
+    weights = None
+    if system.heads and kind == "edm":
+        weights = (sum(context.weights(paths, system)) / 2,) * 2
+    guidance = context.guidance(paths, net, system, weights, boosting=False)
+    one_hot = None
+    if net.label_dim:
+        classes = torch.from_numpy(images.labels).to(context.device)
+        one_hot = torch.eye(net.label_dim, device=context.device)[classes]
+    found = KINDS[kind].likelihood(net, images.images, one_hot, guidance, s)
+    terms = found.terms if isinstance(found, Bound) else {}
+    write_json(
+        path / "nll.json",
+        {
+            "mean": found.mean,
+            "standard_error": found.standard_error,
+            "n": len(images),
+            "values": found.bits_per_dim.tolist(),
+            "terms": {name: float(values.mean()) for name, values in terms.items()},
+        },
+    )

@@ -1,0 +1,174 @@
+"""The stages of an experiment in an order in which they can be run; nothing is loaded for it."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from dg.experiments import making, measuring
+from dg.experiments.context import ORDER_SEED, Context
+from dg.experiments.costs import generation_cost, likelihood_cost, model_cost, training_cost
+from dg.experiments.pipeline import Stage, needed
+from dg.experiments.study import System
+from dg.runtime.files import plain, settings_hash, sha256_of
+
+
+def plan(context: Context) -> list[Stage]:
+    """Models, reference, discriminators, systems, floor."""
+    s, study = context.setting, context.study
+    data = {"data": _content(context.experiment.source), "pool": s.pool}
+    data["order"] = [s.order, ORDER_SEED]
+    used = {system.model for system in study.systems.values()}
+    used |= {training.model for training in study.trainings.values()}
+    stages = [_model(context, name, data) for name in s.models if name in used]
+    if any(_needs_classifier(context, system) for system in study.systems.values()):
+        trained = plain(s.noisy_classifier) | data
+        settings = {"classifier": s.classifier} if s.classifier else trained
+        stages.append(Stage("classifier", settings, [], partial(making.make_classifier, context)))
+    real = {"features": s.features, "num_features": s.num_features, "streamed": s.streamed}
+    real |= {"reference": s.reference, "split": s.reference_split, "num": s.num_reference}
+    training = {"training": plain(s.feature_training)}
+    reference = data | real | training | {"fid": "fid" in s.metrics}
+    stages.append(Stage("reference", reference, [], partial(measuring.make_reference, context)))
+    stages += _trainings(context, data)
+    for name, system in study.systems.items():
+        if system.weights == "chosen":
+            stages.append(_selection(context, system))
+        stages += _system(context, name, system, data)
+    floor = {"num_images": s.num_images, "num_sets": s.num_sets, "metrics": s.metrics}
+    measure = partial(measuring.measure_floor, context)
+    return [*stages, Stage("measure-floor", floor, ["reference"], measure)]
+
+
+def _model(context: Context, name: str, data: dict) -> Stage:
+    s, model = context.setting, context.setting.models[name]
+    settings = {"network": model.published}
+    if not model.published:
+        conditional = s.conditional and model.kind != "vae"
+        settings = data | {"kind": model.kind, "training": plain(model.training)}
+        settings |= {"conditional": conditional, "test_loss": s.num_test_loss}
+    needs = [model.continues] if model.continues else []
+    make = partial(making.make_model, context, name=name)
+    return Stage(name, settings, needs, make, model_cost(s, name), model.title)
+
+
+def _trainings(context: Context, data: dict) -> list[Stage]:
+    """Discriminators, and the generated images that they learn from."""
+    s, trainings, stages = context.setting, context.study.trainings, []
+    for model in dict.fromkeys(training.model for training in trainings.values()):
+        sampling = plain(s.models[model].sampling) | {"batch_size": s.batch_size}
+        settings = sampling | {"num_images": s.num_data, "seed": s.fake_seed}
+        make = partial(making.make_fake, context, model=model)
+        cost = generation_cost(s, s.num_data, model=model)
+        stages.append(Stage(f"fake-{model}", settings, [model], make, cost))
+    for name, training in trainings.items():
+        needs = [f"fake-{training.model}"] + ["classifier"] * (training.extractor == "classifier")
+        settings = {"extractor": training.extractor, "settings": plain(training.settings)} | data
+        width = making.width_of(context, training)
+        settings |= {"num_data": s.num_data, "num_real": s.num_real}
+        settings |= {"width": width, "conditional": s.conditional}
+        make = partial(making.make_discriminator, context, training=training)
+        cost = training_cost(s, training.settings.epochs, training.model)
+        stages.append(Stage(f"train-{name}", settings, needs, make, cost))
+    return stages
+
+
+def _selection(context: Context, system: System) -> Stage:
+    s = context.setting
+    settings = _sampling(context, system) | _guidance(context, system)
+    settings |= {"weights": s.candidates, "num_images": s.num_selection, "seed": s.selection_seed}
+    make = partial(making.choose_weight, context, system=system)
+    images = (len(s.candidates) + 1) * s.num_selection
+    cost = generation_cost(s, images, True, system.num_steps, system.model)
+    return Stage("weights", settings, [*_needs(context, system), "reference"], make, cost)
+
+
+def _sampling(context: Context, system: System) -> dict:
+    return plain(context.sampling(system)) | {"batch_size": context.setting.batch_size}
+
+
+def _guidance(context: Context, system: System) -> dict:
+    """What the images of a guided system depend on besides the discriminators that were trained
+    here."""
+    released = any(head.training == "released" for head in system.heads)
+    return {
+        "heads": [asdict(head) for head in system.heads],
+        "weights": system.weights or context.setting.weights,
+        "window": system.window,
+        "boosting": context.boosted(system),
+        "S_churn": system.S_churn,
+        "average": system.average,
+        "released": context.setting.released if released else None,
+    }
+
+
+def _needs_classifier(context: Context, system: System) -> bool:
+    trainings = context.study.trainings
+    return any(
+        head.training == "released" or trainings[head.training].extractor == "classifier"
+        for head in system.heads
+    )
+
+
+def _needs(context: Context, system: System) -> list[str]:
+    """The model of a system, and its discriminators."""
+    heads = [f"train-{head.training}" for head in system.heads if head.training != "released"]
+    return [system.model, *["classifier"] * _needs_classifier(context, system), *heads]
+
+
+def _system(context: Context, name: str, system: System, data: dict) -> list[Stage]:
+    """Samples, their distances and their likelihood; the same system has the same stages in every
+    study of a setting."""
+    s, needs, title = context.setting, _needs(context, system), system.title
+    settings = _sampling(context, system) | {"num_images": s.num_images, "num_sets": s.num_sets}
+    if system.heads:
+        settings |= _guidance(context, system)
+        needs += ["weights"] * (system.weights == "chosen")
+    sampled, images = f"sample-{name}", s.num_images * s.num_sets
+    cost = generation_cost(s, images, bool(system.heads), system.num_steps, system.model)
+    sample = partial(making.sample_sets, context, system=system)
+    measure = partial(measuring.measure_sets, context, sampled=sampled)
+    measured = {"metrics": s.metrics}
+    stages = [
+        Stage(sampled, settings, needs, sample, cost, title, "sample"),
+        Stage(
+            f"measure-{name}",
+            measured,
+            [sampled, "reference"],
+            measure,
+            title=title,
+            kind="measure",
+        ),
+    ]
+    if context.study.nll and s.nll_images:
+        settings = data | {"images": s.nll_images, "steps": s.nll_steps, "of": s.num_reference}
+        make = partial(measuring.measure_likelihood, context, system=system)
+        cost = likelihood_cost(s, system.model)
+        stages.append(Stage(f"nll-{name}", settings, [sampled], make, cost, title, "nll"))
+    return stages
+
+
+def split_plan(context: Context, stages: list[Stage]) -> tuple[set[str], set[str]]:
+    """(what only the systems need that a second process may sample meanwhile, all that depends on
+    none of it)."""
+    ends = {True: [], False: []}
+    for stage in stages:
+        kind, _, system = stage.name.partition("-")
+        if kind in ("sample", "nll"):
+            ends[system in context.study.aside].append(stage.name)
+    aside = needed(stages, ends[True]) - needed(stages, ends[False])
+    others = {stage.name for stage in stages if not needed(stages, [stage.name]) & aside}
+    return aside, others
+
+
+def _content(source) -> list:
+    """What a stage depends on, of a data set: its content (of a folder the names and sizes), not
+    where it lies."""
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(
+            [file.relative_to(path).as_posix(), file.stat().st_size]
+            for file in path.rglob("*")
+            if file.is_file()
+        )
+        return [path.name, settings_hash(files)]
+    return [path.name, sha256_of(path)] if path.is_file() else [path.name]

@@ -1,0 +1,26 @@
+"""Names of all experiments, studies and settings, for `--help` and checks: loads neither torch nor
+the settings."""
+
+# Studies that are run in any of SETTINGS; the code is in `studies`.
+STUDIES = (
+    *("recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps"),
+    *("significance", "lora", "ensemble"),
+)
+SETTINGS = (
+    "cifar10-uncond",
+    "cifar10-cond",
+    "cifar10-jpeg",
+    "cifar10-jpeg-16",
+    "mnist",
+    "mnist-14",
+)
+COMPARISONS = ("digits", "mnist", "mnist-cond")  # a study with its own setting, in `comparisons`
+IMAGENET = ("imagenet-dit", "imagenet-adm")
+TWO_GAUSSIANS = "two-gaussians"
+EXPERIMENTS = (*COMPARISONS, TWO_GAUSSIANS, *IMAGENET)
+DEFAULT_SETTING = {"churn": "cifar10-cond"}  # of a study; of every other the first of SETTINGS
+
+
+def known_names() -> list[str]:
+    """Every name that `reproduce.py` takes, once."""
+    return list(dict.fromkeys((*EXPERIMENTS, *SETTINGS, *STUDIES)))

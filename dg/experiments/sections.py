@@ -1,0 +1,272 @@
+"""The sections of a report by name: a title, and the function that makes what stands under it."""
+
+import numpy as np
+
+from dg.evaluation.figures.style import mean_sd
+from dg.evaluation.report import Code, Note, Section, Table
+from dg.evaluation.significance import one_sample_t, smallest_detectable_difference
+from dg.experiments import pictures, tables
+from dg.experiments.models import KINDS
+from dg.experiments.pictures import Source
+
+
+def results(source: Source) -> list:
+    """The table of all systems, figures and tests of the same."""
+    outcome, shown = source.outcome, tables.pairs(source.outcome)
+    highlight = None
+    if len(shown) == 1:
+        highlight = list(outcome["systems"]).index(next(iter(shown.values())))
+    caption = table_caption(outcome)
+    columns, rows = tables.columns(outcome), tables.rows(outcome)
+    items = [Table(columns, rows, highlight=highlight, caption=caption)]
+    items += [*pictures.sweep(source), *pictures.bars(source)]
+    compared = tables.tests(outcome) if "guidance" not in outcome["sections"] else []
+    if compared:
+        sets, distance = outcome["settings"]["num_sets"], tables.distance_name(outcome)
+        told = f"Paired t tests over {sets} sets; p is two-sided, not corrected for many systems."
+        difference = f"difference of {distance}"
+        headings = ["against unguided, paired by seeds", difference, "95% interval", "t", "p"]
+        items.append(Table(headings, compared, caption=told))
+    if outcome["tests"] == "significance":
+        items += _significance(outcome)
+    return items + _longer_training(outcome)
+
+
+def table_caption(outcome: dict) -> str:
+    """What the numbers of the table are."""
+    metrics, settings, extractor = outcome["metrics"], outcome["settings"], outcome["extractor"]
+    text = "".join(f"{line} " for line in outcome["texts"].get("caption", ()))
+    text += f"Features: {extractor['name']}"
+    if "test_accuracy" in extractor:
+        text += f", which names {100 * extractor['test_accuracy']:.1f}% of the test images"
+    text += ". "
+    if extractor["name"] != "inception":
+        text += "No Inception FID: compare within this table only. "
+    for metric, title, form in (
+        ("fid", "In Inception's features, FID", "{:.2f}"),
+        ("agreement", "Classifier agreement with the asked class", "{:.1%}"),
+    ):
+        values = {
+            name: metrics[name][metric]["mean"]
+            for name in outcome["systems"]
+            if metric in metrics[name]
+        }
+        named = (f"{outcome['systems'][n]['title']} {form.format(v)}" for n, v in values.items())
+        text += f"{title}: {', '.join(named)}. " if values else ""
+    text += _likelihood_caption(outcome) if "nll" in tables.metric_names(outcome) else ""
+    text += f"Real against real: {outcome['floor_images']:,} images per set"
+    if not pictures.fair_floor(outcome):
+        text += ", fewer than of the systems: its distance carries a larger bias and is no floor "
+        text += "for theirs"
+    if settings["features"] == "classifier" and settings["reference_split"] == "test":
+        text += "; training images, which the feature classifier may have learned from"
+    return text + "."
+
+
+def _likelihood_caption(outcome: dict) -> str:
+    if "likelihood" in outcome["sections"]:
+        return "bits/dim: ± one standard error, see below. "
+    text = (
+        "bits/dim: probability-flow likelihood of test images, ± one standard error; guided, of "
+        "the corrected flow with the mean of the two weights at both stages, without boosting. "
+    )
+    if outcome["settings"]["models"]["score"]["published"]:
+        rows = [row for row in tables.published_rows() if row["metric"] == "nll"]
+        known = [
+            f"{row['system']} {row['value']:g} ({row['source']})"
+            for row in rows
+            if row["system"].startswith("EDM")
+        ]
+        text += f"Published: {', '.join(known)}. "
+    return text
+
+
+def _significance(outcome: dict) -> list:
+    """Several trainings against the unguided mean, as reproduction A did, and what so many can
+    show."""
+    base = outcome["metrics"]["unguided"]["fd"]
+    means = [outcome["metrics"][name]["fd"]["mean"] for name in outcome["comparison"]]
+    if len(means) < 2 or not np.std(means):
+        return []
+    test, sd = one_sample_t(means, base["mean"]), float(np.std(means, ddof=1))
+    found = smallest_detectable_difference(sd, len(means))
+    return [
+        f"{len(means)} trainings that differ in their seed alone: mean {np.mean(means):.4f}, sd "
+        f"{sd:.4f}, n = {len(means)}; against the unguided {base['mean']:.4f}: t = {test.t:.2f}, p "
+        f"= {test.p:.2g}, {test.effect_name} = {test.effect:.2f}. With so many trainings a "
+        f"difference of {found:.4f} would be found with 80% power at the 5% "
+        "level. Reproduction A published t = -26.42 for six discriminators (mean 1.8433, sd "
+        "0.01082, against 1.96).",
+        Note(
+            "The test takes the unguided distance as exactly known and the seeds of sampling as "
+            "shared: it speaks of the trainings, not of other sampling seeds."
+        ),
+    ]
+
+
+def _longer_training(outcome: dict) -> list:
+    """Would the time be better spent on the network? Where a system is the same network after more
+    steps."""
+    models, systems, shown = (
+        outcome["settings"]["models"],
+        outcome["systems"],
+        tables.pairs(outcome),
+    )
+    for name, system in systems.items():
+        before = models[system["model"]]["continues"]
+        if not before or not shown:
+            continue
+        ((base, guided),), costs = shown.items(), outcome["costs"]
+        steps, more = (models[which]["training"][1]["steps"] for which in (before, system["model"]))
+        seconds = {which: costs[which]["training_seconds"] for which in (base, guided, name)}
+        images = outcome["settings"]["num_images"] * outcome["settings"]["num_sets"] / 1000
+        slower = costs[guided]["seconds_per_1000"] - costs[base]["seconds_per_1000"]
+        guidance = seconds[guided] - seconds[base] + images * slower
+        fd = {which: outcome["metrics"][which]["fd"]["mean"] for which in (guided, name)}
+        return [
+            Note(
+                f"Would the time be better spent on the network? The row “{system['title']}” is "
+                f"the same network after {more - steps} more steps than its {steps}, which took "
+                f"{seconds[name] - seconds[base]:.0f} s; generating "
+                "the discriminator's training images, training it and sampling with it took "
+                f"{guidance:.0f} s. FD: {fd[name]:.2f} with longer training, {fd[guided]:.2f} with "
+                "guidance. Where a "
+                "network can still be trained, train it; guidance is for networks that are given."
+            )
+        ]
+    return []
+
+
+def costs(source: Source) -> list:
+    """What every system takes, and who is best where."""
+    outcome = source.outcome
+    told = "Parameters and training of a guided model include its discriminator and its images."
+    caption = (
+        "sd: of the two values together, over the sets; of bits/dim standard errors over the same "
+        "test images, and a bound against an estimate. Times were measured once."
+    )
+    best = ["", "best", "", "next", "ahead by"]
+    return [
+        Table(["", *tables.COSTS], tables.cost_rows(outcome), caption=told),
+        Table(best, tables.winners(outcome), align="llrlr", caption=caption),
+        *pictures.costs(source),
+    ]
+
+
+def guidance(source: Source) -> list:
+    """What guidance does to each model."""
+    distance = tables.distance_name(source.outcome)
+    columns = ["", distance, "guided", "change", "better by", "p (paired)", "recall"]
+    caption = "On equal seeds; better by: mean of the paired differences over their sd."
+    return [Table(columns, tables.guidance_rows(source.outcome), caption=caption)]
+
+
+def discriminators(source: Source) -> list:
+    """Curves of the discriminators, and what their validation says of what guidance can do."""
+    said = []
+    for name, training in source.outcome["trainings"].items():
+        best, last = training["best_epoch"], training["log"][-1]["epoch"]
+        auc = [e["valid_auc"] for e in training["log"] if e["epoch"] == best and "valid_auc" in e]
+        late = ", its loss still falling: longer training would teach it more"
+        if auc:
+            said.append(
+                f"{name}: {auc[0]:.2f} at epoch {best} of {last}{late if best == last > 1 else ''}"
+            )
+    if not said:
+        return pictures.curves(source)
+    text = "A discriminator can correct only what it sees. Validation AUC (0.5: nothing): "
+    return [f"{text}{'; '.join(said)}.", *pictures.curves(source)]
+
+
+def likelihood(source: Source) -> list:
+    """Bits per dimension, and what they are of each kind of model."""
+    outcome, rows = source.outcome, []
+    for name, system in outcome["systems"].items():
+        nll, kind = (
+            outcome["metrics"][name]["nll"],
+            outcome["settings"]["models"][system["model"]]["kind"],
+        )
+        terms = ", ".join(f"{term} {value:.2f}" for term, value in nll["terms"].items())
+        value = mean_sd(nll["mean"], nll["standard_error"])
+        rows.append([system["title"], KINDS[kind].measures, f"{nll['n']:,}", value, terms])
+    return [
+        "All values are bits per dimension of the 8-bit images as they are (no padding), uniform "
+        "noise having 8. EDM: likelihood of the probability flow of uniformly dequantised images, "
+        "by Heun steps and Hutchinson's trace: an estimate, not a bound; guided, the weight is the "
+        "same at both stages. DDPM: the variational bound with the discretised Gaussian decoder. "
+        "VAE: the ELBO with discretised logistic pixels. A bound that is higher may be loose "
+        "rather than its model worse.",
+        Table(["", "what", "images", "bits/dim", "terms"], rows, align="llrrl"),
+    ]
+
+
+def deviations(source: Source) -> list:
+    """What is not as published, or cannot be claimed."""
+    outcome, settings = source.outcome, source.outcome["settings"]
+    found = list(settings["deviations"])
+    if settings["budget"] and settings["num_images"] * settings["num_sets"] < 10_000:
+        found.append(
+            f"{settings['num_sets']} sets of {settings['num_images']} images in place of 10,000: "
+            "distances carry the bias of "
+            "that number, the floor has the same."
+        )
+    if "score" in settings["models"] and not settings["models"]["score"]["published"]:
+        found.append(
+            "The score network and the noise-aware classifier were trained here; no published "
+            "weights were used."
+        )
+    if outcome["extractor"].get("published_weights") is False:
+        found.append("The feature extractor does not have the published weights.")
+    return [
+        *found,
+        "Discriminators trained here see 80% of the images (10% validation, 10% test); the authors "
+        "use all of them.",
+        "Guidance uses logits without the authors' clip of the probability.",
+    ]
+
+
+def how_it_was_run(outcome: dict, *, extra=()) -> Section:
+    """The section of every report that says on what it was run and for how long."""
+    hardware, seconds = outcome["hardware"], outcome["seconds"]
+    machine = hardware.get("gpu") or hardware["cpu"]
+    versions = ", ".join(f"{name} {version}" for name, version in outcome["versions"].items())
+    return Section(
+        "How it was run",
+        [
+            Code(outcome["command"]),
+            f"{machine}, {hardware['cores']} cores, {hardware['threads']} threads per process, "
+            f"device {hardware['device']}; {tables.duration(seconds['total'])} of stages; "
+            f"{versions}.",
+            Table(["stage", "seconds"], tables.stage_seconds(seconds)),
+            *extra,
+        ],
+    )
+
+
+def run(source: Source) -> list:
+    """Command, machine, times, and the same by hand where there is a way."""
+    outcome = source.outcome
+    extra = ["The complete settings stand in results.json beside this report."]
+    if source.context.study.aside:
+        extra.insert(0, "On a CPU two processes worked side by side.")
+    for commands in outcome["texts"].get("by hand", ()):
+        weight = outcome["selection"]["chosen"] if outcome["selection"] else 0.0
+        extra += ["The same experiment by hand:", Code(commands.format(weight=weight))]
+    return how_it_was_run(outcome, extra=extra).items
+
+
+SECTIONS = {
+    "results": ("Results", results),
+    "costs": ("Results", costs),
+    "guidance": ("What guidance does", guidance),
+    "pairs": ("Same seeds, before and after", pictures.before_and_after),
+    "strips": ("Same seeds, before and after", pictures.strips),
+    "discriminators": ("The discriminators", discriminators),
+    "ratios": ("The discriminators", pictures.log_ratios),
+    "selection": ("The guidance weight", pictures.selection),
+    "likelihood": ("Likelihood", likelihood),
+    "models": ("Training of the models", pictures.losses),
+    "images": ("Images", pictures.grids),
+    "deviations": ("Deviations", deviations),
+    "run": ("How it was run", run),
+}
