@@ -71,9 +71,11 @@ def calc(
     **extraction,
 ):
     from dg.evaluation.measure import METRICS
+    from dg.runtime.files import writable_folder
     from dg.runtime.processes import process_group
 
-    metrics = metrics and [name.strip() for name in metrics.split(",")]
+    metrics = metrics and [name.strip().lower() for name in metrics.split(",")]
+    metrics = metrics and ["fd" if name == "fid" else name for name in metrics]
     if unknown := [name for name in metrics or () if name not in METRICS]:
         raise click.UsageError(
             f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}."
@@ -85,10 +87,11 @@ def calc(
     if sets > 1 and fid_infinity:
         raise click.UsageError("--fid_infinity extrapolates one set of images; leave --sets out.")
     start, outdir = time.perf_counter(), outdir or ("fid-results" if plot else None)
+    folder = outdir and writable_folder(outdir)  # refused before any work
     with process_group() as ranks:
         measurement = _measurement(ranks, metrics, fid_infinity, **extraction)
         jobs = {}
-        for source in images:  # refused before any work
+        for source in measurement.sources(images):  # refused before any work
             jobs[source] = measurement.open(source, num_samples, seed, sets)
         reference = measurement.reference(ref)
         for source, parts in jobs.items():
@@ -110,8 +113,8 @@ def calc(
         from dg.evaluation.tables import measurement_table
 
         click.echo(measurement_table(outcome))
-    if outdir is not None:
-        _write(outdir, outcome, plot)
+    if folder is not None:
+        _write(folder, outcome, plot)
 
 
 def _measurement(
@@ -145,11 +148,10 @@ def _provenance(seconds, device):
     return provenance(command, seconds, device)
 
 
-def _write(outdir, outcome, plot):
+def _write(folder, outcome, plot):
     """results.json, and the figures that the results allow."""
-    from dg.runtime.files import writable_folder, write_json
+    from dg.runtime.files import write_json
 
-    folder = writable_folder(outdir)
     write_json(folder / "results.json", outcome)
     if plot:
         from dg.evaluation.figures.measurements import draw_measurements
@@ -165,8 +167,10 @@ def _write(outdir, outcome, plot):
 @declared(REF)
 def ref(data, dest, num_samples, keep_features, **extraction):
     from dg.evaluation.feature_sets import save_features
+    from dg.runtime.files import writable_file
     from dg.runtime.processes import process_group
 
+    dest = writable_file(dest)
     with process_group() as ranks:
         measurement = _measurement(ranks, None, False, **extraction)
         (part,) = measurement.open(data, num_samples)
@@ -179,6 +183,11 @@ def ref(data, dest, num_samples, keep_features, **extraction):
                 f"{dest}: {found.num_images} images, {len(found.mu)} features of "
                 f"{measurement.extractor.name}"
             )
+            if not keep_features:
+                console.notify(
+                    "KID, precision and recall will be missing: they need every image's features "
+                    "(--keep_features)"
+                )
 
 
 # Options of `nll` that mean nothing for a kind of model.

@@ -30,15 +30,15 @@ Examples:
       --seeds 0-63 --guide_network runs/by-hand/early/network.safetensors --guide_scale 2
 """
 
-from functools import reduce
-from operator import add
-
 import click
 
-from dg.options.common import SETTINGS, declared, version
+from dg.options.common import SETTINGS, declared, input_file, used, version
 from dg.options.generate import OPTIONS
+from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
 from dg.runtime import console
+
+UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
 
 
 @click.command(help=__doc__, context_settings=SETTINGS)
@@ -66,6 +66,7 @@ def main(
         raise click.UsageError(
             f"--precise is float32, not {precision}; give one of the two options."
         )
+    import edm
     from dg.data.sample_store import SampleStore
     from dg.precision import compile_networks, fastest
     from dg.runtime.processes import process_group
@@ -73,7 +74,7 @@ def main(
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
-        path, taken = _file(network), []
+        path, taken = input_file(network), []
         net = load(path, device, taken.append, options)
         console.allow_tf32()
         if precise:
@@ -84,12 +85,14 @@ def main(
         net = _with_parts(net, path, device, precision, options)
         with console.option("--class"):
             check_class(net, class_idx, sampling)
-        guidance = _guidance(net, sampling, device, precision, options)
+        guidance = guidance_of(net, sampling, device, precision, options)
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
         names = _class_names(path, as_model(net).num_classes(sampling))
-        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names)
+        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names, used())
+        if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
+            taken.append(UNGUIDED)
         for line in taken if ranks.first else []:
             console.notify(line)
         if compiled:
@@ -97,18 +100,8 @@ def main(
                 guides = [] if guidance is None else guidance.networks()
                 compile_networks([*as_model(net).networks(), *guides])
         progress = console.stoppable(console.progress if ranks.first else console.silent)
-        made = generate(
-            net,
-            store,
-            sampling,
-            guidance,
-            class_idx,
-            device,
-            progress,
-            ranks,
-            precision,
-            console.notify,
-        )
+        how = (device, progress, ranks, precision, console.notify)
+        made = generate(net, store, sampling, guidance, class_idx, *how)
         if not ranks.first:
             return
     _tell(store, made, outdir, grid)
@@ -119,7 +112,8 @@ def _tell(store, made, outdir, grid):
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     if grid:
-        _write_grid(store)
+        with console.as_notice("the grid of the first images"):
+            _write_grid(store)
     speed = ", all of them were there already"
     if made.images:
         speed = f", {made.images / made.seconds:.1f} images/s"
@@ -129,14 +123,10 @@ def _tell(store, made, outdir, grid):
 def _seeds(seeds, num_samples, seed):
     if seeds is None and num_samples is None:
         raise click.UsageError("how many images? Give --seeds 0-63 or --num_samples 64.")
-    return seeds if seeds is not None else list(range(seed, seed + num_samples))
+    from dg.data.sample_store import checked_seeds
 
-
-def _file(name):
-    """The file that a path, URL or published name stands for; None for None."""
-    from dg.runtime.downloads import resolve
-
-    return name and resolve(name, console.progress, console.notify)
+    with console.option("--seed" if seeds is None else "--seeds"):
+        return checked_seeds(range(seed, seed + num_samples) if seeds is None else seeds)
 
 
 def _class_names(path, num_classes):
@@ -189,160 +179,25 @@ def _with_parts(net, path, device, precision, options):
         net = net.with_fp16(net.use_fp16 and precision == "float16")
     if isinstance(net, LatentDiffusion):
         vae = options["vae"] or (path / "vae" if (path / "vae").is_dir() else "sd-vae-ft-mse")
-        net = net.with_vae(load_vae(_file(vae), device))
+        net = net.with_vae(load_vae(input_file(vae), device))
     else:
         console.refuse({"vae"}, "a network that diffuses images")
     if options["classifier_scale"]:
         name = options["classifier_ckpt"] or f"adm-{net.img_resolution}-classifier"
-        return net.with_classifier(load_encoder(_file(name), device))
+        return net.with_classifier(load_encoder(input_file(name), device))
     console.refuse({"classifier_ckpt"}, "a run without --classifier_scale")
     return net
 
 
-GUIDANCE_OPTIONS = (
-    "w1",
-    "w2",
-    "boosting",
-    "S_churn_manual",
-    "time_min",
-    "time_max",
-    "dg_time",
-    "dg_clip",
-    "cond",
-    "pretrained_classifier_ckpt",
-    "lora_checkpoint",
-    "member_weights",
-)
-
-
-def _guidance(net, sampling, device, precision, options):
-    """The guidance that the options ask for, or None; for a network that has its parts."""
-    terms = [
-        _autoguidance(net, device, precision, options),
-        _discriminator_guidance(net, sampling, device, options),
-    ]
-    given = [term for term in terms if term is not None]
-    return reduce(add, given) if given else None
-
-
-def _autoguidance(net, device, precision, options):
-    """Guidance by a weaker network, or None."""
-    if not (name := options["guide_network"]):
-        console.refuse({"guide_scale"}, "a run without --guide_network")
-        return None
-    import edm
-    from dg.guidance import Autoguidance
-    from dg.models.loading import load_model
-
-    if not isinstance(net, edm.Preconditioner):
-        console.refuse({"guide_network"}, f"a {type(net).__name__}; it guides score networks alone")
-    with console.option("--guide_network"):
-        guide = load_model(_file(name), device)
-        if not isinstance(guide, edm.Preconditioner):
-            raise ValueError(f"{name} is a {type(guide).__name__}; give a score network")
-        sizes = [(one.img_resolution, one.img_channels, one.label_dim) for one in (net, guide)]
-        if sizes[0] != sizes[1]:
-            found = ["{} pixels, {} channels and {} classes".format(*size) for size in sizes]
-            raise ValueError(f"{name} has {found[1]}, but the network has {found[0]}")
-    scale = 2.0 if options["guide_scale"] is None else options["guide_scale"]
-    with console.option("--guide_scale"):
-        return Autoguidance(guide.with_fp16(guide.use_fp16 and precision == "float16"), scale)
-
-
-def _discriminator_guidance(net, sampling, device, options):
-    """Guidance by a discriminator, or None."""
-    first_weight = _first_weight(net, options)
-    paths, weights = options["discriminator_ckpt"], (first_weight, options["w2"])
-    if not paths:
-        given = [name for name in GUIDANCE_OPTIONS if options[name] and console.given(name)]
-        if given and any(weights):
-            raise click.UsageError(
-                "guidance options need a discriminator: give --discriminator_ckpt PATH."
-            )
-        return None
-    if not any(weights):
-        return None
-    from dataclasses import replace
-
-    from dg.guidance import BOOSTING, DiscriminatorGuidance
-    from dg.models.dit import DG_TIME_MIN, LatentDiffusion
-
-    discriminator = _discriminator(net, sampling, device, options)
-    boosting = None
-    if options["boosting"]:
-        boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
-    time_min = options["time_min"]
-    if time_min is None:
-        time_min = DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
-    return DiscriminatorGuidance(
-        discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
-    )
-
-
-def _first_weight(net, options):
-    """The weight of the first order, after refusing what means nothing for this kind of network."""
-    from dg.models.discrete_diffusion import DiscreteDiffusion
-    from dg.models.vae import VAE
-
-    discrete = isinstance(net, DiscreteDiffusion)
-    if isinstance(net, VAE):
-        console.refuse(
-            {"discriminator_ckpt", *GUIDANCE_OPTIONS}, "a VAE, which is sampled in one step"
-        )
-    if discrete:
-        console.refuse(
-            [name for name in ("w2", "boosting") if options[name]],
-            f"a {type(net).__name__}, whose steps have one stage and no churn",
-        )
-    if options["w1"] is not None:
-        return options["w1"]
-    return 1 if discrete else 2
-
-
-def _discriminator(net, sampling, device, options):
-    """The discriminator from its files; one that does not fit the network is refused."""
-    from dg.checkpoints import MissingLoRA, load_discriminator
-    from dg.sampling import as_model
-
-    heads = [_file(path) for path in options["discriminator_ckpt"]]
-    try:
-        discriminator = load_discriminator(
-            _file(options["pretrained_classifier_ckpt"]),
-            heads,
-            net,
-            device=device,
-            lora_path=_file(_lora_path(options)),
-            weights=options["member_weights"],
-        )
-    except MissingLoRA as error:
-        raise click.UsageError(f"--lora_checkpoint: {error}") from None
-    if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
-        found = "conditional" if discriminator.conditional else "unconditional"
-        raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
-    if discriminator.conditional and not as_model(net).num_classes(sampling):
-        raise click.UsageError("the discriminator is conditional but the network draws no classes.")
-    return discriminator
-
-
-def _lora_path(options):
-    """The LoRA's file; a rank of 0 or less switches it off, as in the published commands of the LoRA reproduction."""
-    path, rank = options["lora_checkpoint"], options["lora_rank"]
-    if rank is not None and rank <= 0:
-        return None
-    if rank is not None and path is None:
-        raise click.UsageError("--lora_rank needs the file: give --lora_checkpoint PATH.")
-    return path
-
-
 def _write_grid(store, most=64):
-    """A picture of the first images beside the folder, so that the folder holds samples alone."""
+    """A picture of the first images in their folder, which readers do not take for one of them."""
     from dg.data.reader import open_images
+    from dg.data.sample_store import GRID
     from dg.evaluation.figures import image_grid
 
     stream = open_images(store.outdir)
     _, images = next(stream.batches(stream.positions(min(most, len(store.seeds))), most))
-    folder = store.outdir.resolve()  # "." has no name to put -grid.png behind
-    image_grid(folder.with_name(f"{folder.name}-grid.png"), images)
+    image_grid(store.outdir / GRID, images)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, declared, version
+from dg.options.common import SETTINGS, computable, declared, used, version
 from dg.options.pretrain import (
     CLASSIFIER,
     CONVERT,
@@ -94,6 +94,7 @@ def score(
         precision=_precision(bf16, fp16),
         **changes,
     )
+    settings = computable(settings, device, (bf16, fp16) != (None, None))
     import edm
     from dg.pretraining.score import build_score_network, train_score_network
 
@@ -213,6 +214,7 @@ def _train(
     with atomic_write(folder / name) as file:
         save(file, model)
     record = {"data": images.name, "settings": asdict(settings)} | described(model)
+    record["used"] = used()
     if images.class_names:
         record["class_names"] = list(images.class_names)
     write_json(folder / "training.json", record)
@@ -232,10 +234,11 @@ def _precision(bf16, fp16):
 
 def _settings(preset, options):
     """A preset's settings with what `options` say of them, which is taken out of these."""
-    options["precision"] = _precision(options.pop("bf16"), options.pop("fp16"))
+    options["precision"] = asked = _precision(options.pop("bf16"), options.pop("fp16"))
     names = [field.name for field in fields(preset) if field.name in options]
     changes = {name: options.pop(name) for name in names}
-    return replace(preset, **{name: value for name, value in changes.items() if value is not None})
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return computable(replace(preset, **changes), options["device"], asked)
 
 
 def _images(data, ranks, latents=False):
@@ -282,7 +285,7 @@ def latents(data, vae, outdir, batch_size, device, **settings):
         vae = resolve(vae, console.progress, console.notify)
         images = open_images(data, notify=console.notify if ranks.first else unheard)
         vae = load_vae(vae, device)
-        store = latent_store(outdir, images, vae, settings, batch_size)
+        store = latent_store(outdir, images, vae, settings, batch_size, used())
         progress = console.stoppable(console.progress if ranks.first else console.silent)
         made = encode(vae, images, store, settings, device, progress, ranks, console.notify)
         if not ranks.first:
@@ -328,8 +331,9 @@ def features(data, outdir, test, epochs, seed):
 def convert(network, out):
     import edm
     from dg.runtime.downloads import resolve
-    from dg.runtime.files import atomic_write
+    from dg.runtime.files import atomic_write, writable_file
 
+    out = writable_file(out)
     net = edm.load_network(resolve(network, console.progress, console.notify))
     with atomic_write(out) as file:
         edm.save_network(file, net)

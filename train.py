@@ -15,8 +15,8 @@ Examples:
       --sample_dir gen_latents --save_dir disc-latent
 
 The frozen classifier or score network sees the noisy image; a small head on its features learns. SAVE_DIR gets
-best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json (what the test images say) and
-curves.png. Stopped and started again, the same command goes on. Under torchrun the processes share every batch.
+best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json (what the test images say),
+training.json (what it was made of) and curves.png. Stopped and started again, the same command goes on. Under torchrun the processes share every batch.
 """
 
 from dataclasses import replace
@@ -24,8 +24,9 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, declared, version
-from dg.options.train import CLASSIFIER, OPTIONS
+from dg.options.common import SETTINGS, computable, declared, input_file, used, version
+from dg.options.guidance import CLASSIFIER
+from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
 from dg.runtime import console
 
@@ -49,7 +50,7 @@ def main(
     **recipe,
 ):
     extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
-    settings = _settings(**recipe)
+    settings = computable(_settings(**recipe), device, recipe["bf16"] is not None)
     if settings.loss == "matching" and not network:
         raise click.UsageError("--loss matching needs --network.")
     if settings.lora_rank and extractor != "classifier":
@@ -57,7 +58,6 @@ def main(
     from dg.data.images import unheard
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
-    from dg.evaluation.figures import training_curves
     from dg.runtime.processes import process_group
     from dg.training import check_sets, train_discriminator
     from dg.training_data import doubts, random_subset
@@ -81,7 +81,7 @@ def main(
             extractor,
             real,
             net,
-            _file(classifier),
+            input_file(classifier),
             settings.conditional,
             width,
             settings.seed,
@@ -101,7 +101,7 @@ def main(
         )
         if not ranks.first:
             return
-    training_curves(Path(save_dir) / "curves.png", log)
+    _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
     _tell(Path(save_dir), log)
 
 
@@ -109,6 +109,8 @@ def _extractor(kind, classifier, network):
     """(what the head sees, the classifier's file or None)"""
     if kind in (None, "classifier") and not (classifier or network) and CLASSIFIER.exists():
         classifier = str(CLASSIFIER)
+        if console.speaks():
+            console.notify(f"the head sees the authors' {classifier}")
     kind = kind or ("classifier" if classifier else "score" if network else None)
     if kind is None:
         raise click.UsageError(
@@ -138,21 +140,26 @@ def _settings(preset, accumulate, bf16, **changes):
     return replace(settings, microbatch=-(-settings.batch_size // accumulate))
 
 
-def _file(name):
-    from dg.runtime.downloads import resolve
-
-    return name and resolve(name, console.progress, console.notify)
-
-
 def _network(name, device):
     import edm
 
-    return name and edm.load_network(_file(name), device)
+    return name and edm.load_network(input_file(name), device)
+
+
+def _record(folder, sets, settings):
+    """What the discriminator was made of, in training.json."""
+    from dg.runtime.files import write_json
+
+    found = {name: {"name": s.name, "fingerprint": s.fingerprint()} for name, s in sets.items()}
+    write_json(folder / "training.json", found | {"settings": settings, "used": used()})
 
 
 def _tell(folder, log):
+    from dg.evaluation.figures import training_curves
     from dg.training import best_entry
 
+    with console.as_notice("the picture of the curves"):
+        training_curves(folder / "curves.png", log)
     best, last = best_entry(log), log[-1]
     for name, entry, part in (
         ("best", best, "valid"),

@@ -23,6 +23,14 @@ MIN_STEPS = 9  # with fewer, a step leads far, and its rounding with it
 MIN_CHANNELS = 64  # narrower networks are slower in bfloat16 than in float32 on CPUs
 
 
+def has_bfloat16(device) -> bool:
+    """Whether a device has instructions for bfloat16; without them it computes many times slower."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+
+
 def fastest(net, device, num_steps: int = 18) -> str:
     """The fastest precision whose images are within 2 levels of 255 of float32's for 99.9% of their values.
 
@@ -33,9 +41,8 @@ def fastest(net, device, num_steps: int = 18) -> str:
         return "float32"
     if torch.device(device).type == "cuda":
         return "float16"
-    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     wide = net.init_kwargs.get("model_channels", 128) >= MIN_CHANNELS
-    return "bfloat16" if torch.device(device).type == "cpu" and has_bfloat16 and wide else "float32"
+    return "bfloat16" if has_bfloat16(device) and wide else "float32"
 
 
 def autocast(precision: str, device) -> torch.autocast:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -122,6 +121,8 @@ def draw_images(
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
     `precision` is that of the networks, see `dg.precision`; a model's own decoder of what it has drawn keeps float32.
     """
+    if max(seeds, default=0) >= 2**32:
+        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
     model, rnd = as_model(net), edm.StackedRandomGenerator(device, seeds)
     latents = rnd.randn(
         [len(seeds), model.img_channels, model.img_resolution, model.img_resolution], device=device
@@ -198,11 +199,9 @@ def generate(
     """
     check_class(net, class_idx, sampling)
     work = WorkList(ranks, store.pending() if ranks.first else [])
-    ends = list(
-        accumulate(len(store.batches()[index]) for index in work.items)
-    )  # images up to a batch's end
-    total = ends[-1] if ends else 0
-    bar = iter(progress(range(total), desc="images", unit="img", total=total))
+    batches = len(work.items)  # what is counted: all images of a batch are there at once
+    total = sum(len(store.batches()[index]) for index in work.items)
+    bar = iter(progress(range(batches), desc="images", unit="batch", total=batches))
     shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
@@ -219,9 +218,9 @@ def generate(
                 if saving is not None:
                     saving.result()
                 saving, mine = thread.submit(store.write, index, images, classes), mine + 1
-                for _ in range(shown, ends[place]):
+                for _ in range(shown, place + 1):
                     next(bar, None)
-                shown = ends[place]
+                shown = place + 1
         except Stopped:
             work.close()
         if saving is not None:

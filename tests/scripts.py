@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,14 @@ import pytest
 from dg.data.datasets import load_images
 from dg.runtime import console
 
+# Runs a script that tells its progress after every item, and not every 30 s.
+TOLD = """
+import runpy, sys
+from dg.runtime import console
+console.PLAIN_SECONDS = 0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 ROOT = Path(__file__).parent.parent
 BAR = re.compile(r"[\w :.-]+:\s+\d+%\|[^|]*\|[^\[\n]*\[[^\]]*\]")  # one state of a tqdm bar
 
@@ -106,10 +115,18 @@ def pixels(folder):
 
 
 def contents(folder):
+    """The content of every file but the grid, which a run may leave out; without paths and commands."""
+
+    def content(path):
+        if path.name not in ("manifest.json", "training.json"):
+            return path.read_bytes()
+        record = json.loads(path.read_text())
+        return json.dumps({name: record[name] for name in record if name not in ("runs", "used")})
+
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): content(path)
         for path in Path(folder).rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != "grid.png"
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -180,6 +181,90 @@ def test_figures_and_results_file(at, digits, tmp_path):
     assert len(line["sizes"]) == len(line["values"]) and line["low"] < line["value"] < line["high"]
 
 
+@pytest.mark.parametrize("seeds", [False, True])
+def test_a_folder_of_several_sets_is_a_row_for_each_of_them(tmp_path, seeds):
+    """As reproduction A published it: --images=FOLDER --plot=True --num_samples=N."""
+    images = load_images("digits").images
+    (tmp_path / "sets").mkdir()
+    for epoch in (5, 10, 15):
+        more = {"seeds": np.arange(300)} if seeds else {}
+        part = images[20 * epoch : 20 * epoch + 300]
+        np.savez(tmp_path / "sets" / f"epoch{epoch}.npz", samples=part, **more)
+    command = (
+        "fid --images={tmp}/sets --plot=True --num_samples=200 --ref digits --outdir {tmp}/out "
+    )
+    done = succeed(command + "--metrics fd " + PIXELS, tmp=tmp_path)
+    assert f"{tmp_path / 'sets'} holds 3 sets, which are measured one by one" in done.lines
+    written = json.loads((tmp_path / "out" / "results.json").read_text())["images"]
+    assert list(written) == [str(tmp_path / "sets" / f"epoch{n}.npz") for n in (5, 10, 15)]
+    assert (tmp_path / "out" / "series.png").exists()
+    np.savez(tmp_path / "alone.npz", samples=images[200:400])
+    alone = measured(
+        "fid --images {tmp}/alone.npz --metrics fd --ref digits " + PIXELS, tmp=tmp_path
+    )
+    row = written[str(tmp_path / "sets" / "epoch10.npz")]
+    assert row["num_images"] == 200
+    assert row["metrics"]["fd"] == pytest.approx(metrics(alone, tmp_path / "alone.npz")["fd"])
+
+
+def test_a_folder_whose_files_do_not_tell_what_they_are_is_asked_about(tmp_path):
+    images = load_images("digits").images[:40]
+    for folder, names in {"parts": ("part0", "part1"), "words": ("before", "after")}.items():
+        (tmp_path / folder).mkdir()
+        for index, name in enumerate(names):
+            np.savez(tmp_path / folder / name, samples=images[20 * index : 20 * index + 20])
+        done = run(f"fid --images {{tmp}}/{folder} --ref digits " + PIXELS, tmp=tmp_path)
+        assert done.code == 2 and "sets or parts of one" in done.lines[0]
+
+
+def test_files_of_different_seeds_are_one_set_and_folders_of_stores_are_several(at, tmp_path):
+    images = load_images("digits").images[:40]
+    (tmp_path / "one").mkdir()
+    for start in (0, 20):
+        part = slice(start, start + 20)
+        np.savez(
+            tmp_path / "one" / f"epoch{start}", samples=images[part], seeds=np.arange(40)[part]
+        )
+    outcome = measured("fid --images {tmp}/one --metrics fd --ref digits " + PIXELS, tmp=tmp_path)
+    assert [row["num_images"] for row in outcome["images"].values()] == [40]
+    for name in ("epoch9", "epoch10"):
+        shutil.copytree(at["fake"], tmp_path / "stores" / name)
+    outcome = measured(
+        "fid --images {tmp}/stores --metrics fd --ref digits " + PIXELS, tmp=tmp_path
+    )
+    assert list(outcome["images"]) == [str(tmp_path / "stores" / f"epoch{n}") for n in (9, 10)]
+
+
+def test_numbers_that_mean_little_are_told(at, tmp_path):
+    command = "fid --images digits:heldout --images {fake} --ref digits:heldout " + IN
+    lines = succeed(command, **at).lines
+    assert sum("12 images for 64 features" in line for line in lines) == 1
+    assert not any("360 images for" in line for line in lines)
+    assert any(
+        f"do not compare: 360 of digits:heldout, 12 of {at['fake']}" in line for line in lines
+    )
+    reference = "fid ref --data digits --dest {tmp}/x.npz --features pixels"
+    assert "KID, precision and recall will be missing" in succeed(reference, **at).lines[-1]
+    assert not any(
+        "missing" in line for line in succeed(reference + " --keep_features", **at).lines
+    )
+
+
+def test_fid_is_a_metric_and_other_features_are_told_with_the_images(at):
+    command = "fid --images digits:heldout --ref digits --metrics FID,kid "
+    assert set(metrics(measured(command + IN, **at), "digits:heldout")) == {"fd", "kid"}
+    np.savez(at["tmp"] / "other.npz", mu=np.zeros(192), sigma=np.eye(192))
+    done = run("fid --images digits:heldout --ref {tmp}/other.npz " + PIXELS, **at)
+    assert (
+        done.code == 2
+        and "64 feature dimensions of images of 8x8 with 1 channels, but" in done.lines[-1]
+    )
+    for name in ("/stats/cifar10-32x32.npz", "cifar10-32x32"):
+        done = run(f"fid --images digits --ref {name} " + PIXELS, **at)
+        assert "did you mean" in done.lines[-1] and "fid-ref-cifar10-32x32" in done.lines[-1]
+        assert "edm-" not in done.lines[-1] and "baseline-" not in done.lines[-1]
+
+
 def test_a_plot_of_what_there_is(digits, tmp_path):
     """Metrics without a distance leave the figures of distances out."""
     for epoch in (5, 10):
@@ -355,7 +440,7 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
             "leave num_samples out",
         ),
         ("fid ref --data {tmp}/pixels.npz --dest {out}.npz " + PIXELS, "already"),
-        ("fid ref --data digits --dest {tmp}/nowhere/a.npz " + PIXELS, "nowhere"),
+        ("fid ref --data digits --dest {tmp}/one.npz/a.npz " + PIXELS, "one.npz/a.npz"),
         ("fid nll --network {net} --data {tmp}/colour.npz", "colour.npz"),
         ("fid nll --network {cond_net} --data {tmp}/plain.npz", "labels"),
     ],

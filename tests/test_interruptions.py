@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -199,20 +200,21 @@ dg.pretraining.engine.Every = lambda seconds: lambda: True
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-# Runs a script that sends itself SIGTERM in its third optimisation step.
+# Runs a script that sends itself a signal in its third optimisation step.
 ASKED = """
 import os, runpy, signal, sys
 import torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
+number, *sys.argv = sys.argv[1:]
 step, steps = torch.optim.Adam.step, []
 
 def step_and_ask(*args, **kwargs):
     steps.append(1)
     if len(steps) == 3:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), int(number))
     return step(*args, **kwargs)
 
 torch.optim.Adam.step = step_and_ask
-sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -257,10 +259,12 @@ def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(command, at
     ],
     ids=["pretrain", "train"],
 )
-def test_sigterm_saves_a_training_and_ends_in_good_order(command, at):
-    done = run_apart(command, ["-c", ASKED], **at)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_a_training_and_ends_in_good_order(command, number, code, at):
+    done = run_apart(command, ["-c", ASKED, str(int(number))], **at)
     assert (
-        done.code == 0 and "stopped in good order; the same command again goes on" in done.lines[-1]
+        done.code == code
+        and "stopped in good order; the same command again goes on" in done.lines[-1]
     )
     assert (at["out"] / "state.pt").exists()
     succeed(command, **at)

@@ -4,12 +4,15 @@ import json
 import re
 import signal
 
+import numpy as np
 import pytest
+import torch
 
 import edm
 from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS
+from dg.runtime import console
 from guided_diffusion import load_encoder
-from tests.scripts import contents, run, run_apart, start_together, succeed
+from tests.scripts import TOLD, contents, run, run_apart, start_together, succeed
 
 TINY = "--data digits:train --outdir {out} --batch 8 --cbase 8 --cres 1,2 "
 SCORE = (
@@ -50,7 +53,8 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)]
 )
-def test_a_stopped_training_goes_on_to_the_same_bytes(whole, tmp_path, number, code):
+def test_a_stopped_training_goes_on_to_the_same_bytes(whole, tmp_path, number, code, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
     done = run_apart(SCORE + "--save_seconds 0", ["-c", STOPPED, str(int(number))], out=tmp_path)
     assert (
         done.code == code
@@ -58,9 +62,11 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(whole, tmp_path, number, c
         and not (tmp_path / "network.safetensors").exists()
     )
     if number != signal.SIGKILL:
-        assert len(done.lines) == 1 and "the same command again goes on" in done.lines[0]
-    found = 7 if number == signal.SIGTERM else 6  # one step more: it ends in good order
-    assert f" {found}/8 " in succeed(SCORE, out=tmp_path).err
+        assert "the same command again goes on" in done.lines[-1]
+        assert len(done.lines) == 1 + (number == signal.SIGINT)
+    found = 6 if number == signal.SIGKILL else 7  # one step more: it ends in good order
+    told = re.findall(r" (\d)/8 ", succeed(SCORE, out=tmp_path).err)
+    assert told[0] == str(found + 1), "the first step of the second run"
     assert without_state(tmp_path) == without_state(whole)
     assert sorted(without_state(tmp_path)) == [
         "log.jsonl",
@@ -84,7 +90,7 @@ def test_a_stopped_classifier_goes_on_to_the_same_bytes(tmp_path):
 
 def together(command, **places):
     """The errors of two processes of one run, as torchrun starts them."""
-    processes = start_together(command, places)
+    processes = start_together(command, places, ["-c", TOLD])
     errors = [process.communicate(timeout=120)[1] for process in processes]
     return [process.returncode for process in processes], errors
 
@@ -99,7 +105,11 @@ def test_two_processes_go_on_with_what_one_began(tmp_path):
     succeed(command + "3", out=tmp_path / "two")
     codes, errors = together(command + "5", out=tmp_path / "two")
     assert codes == [0, 0], errors
-    assert "parameters, 5 steps" in errors[0] and "3/5" in errors[0] and errors[1] == ""
+    assert (
+        " 5 steps, loss" in errors[0]
+        and re.findall(r" (\d)/5 ", errors[0]) == ["4", "5"]
+        and errors[1] == ""
+    )
     one, two = (
         edm.load_network(tmp_path / name / "network.safetensors").state_dict()
         for name in ("one", "two")
@@ -240,3 +250,30 @@ def test_presets_are_those_of_the_library():
         *CLASSIFIER_PRESETS
     ]
     assert set(pretrain.EDM_PRESETS.values()) <= set(SCORE_PRESETS)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("score --preset cifar10-small", "--cbase 16 --cres 1"),
+        ("classifier --preset cifar10-small", ""),
+    ],
+)
+def test_bfloat16_of_a_preset_is_float32_on_a_cpu_without_it(
+    at, monkeypatch, has_bfloat16, command, options
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)
+    data = "--data digits:train" if "classifier" in command else "--data {tmp}/colour.npz"
+    np.savez(at["tmp"] / "colour.npz", samples=np.zeros((8, 32, 32, 3), np.uint8))
+    command = f"pretrain {command} {options} {data} --outdir {{out}} --batch_size 2 --steps 1 "
+    done = succeed(command, **at)
+    expected = "bfloat16" if has_bfloat16 else "float32"
+    assert precision_in(at["out"]) == expected
+    assert ("computing in float32: the preset asks for bfloat16" in done.err) != has_bfloat16
+    done = succeed(command + "--bf16 1", **at | {"out": at["tmp"] / "insisted"})
+    assert precision_in(at["tmp"] / "insisted") == "bfloat16" and "float32" not in done.err
+
+
+def precision_in(folder):
+    return json.loads((folder / "training.json").read_text())["settings"]["precision"]

@@ -26,6 +26,7 @@ from guided_diffusion import create_classifier
 from tests.golden_fill import fill
 from tests.scripts import (
     GENERATE,
+    TOLD,
     TRAIN,
     TWELVE,
     contents,
@@ -77,7 +78,7 @@ def test_shards_hold_images_of_their_seeds(at):
         for shard in shards
     )
     assert np.array_equal(pixels(at["out"]), pixels(at["fake"])[[3, 5, 6, 7, 8]])
-    assert Image.open(at["tmp"] / "out-grid.png").size[0] > 8
+    assert Image.open(at["out"] / "grid.png").size[0] > 8
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_pngs_hold_what_shards_hold(at, options, name):
     succeed(GENERATE + f"--seeds 0-11 --batch 4 --grid 0 {options}", **at)
     for seed, image in enumerate(pixels(at["fake"])):
         assert np.array_equal(np.asarray(Image.open(at["out"] / name.format(seed))), image[..., 0])
-    assert not (at["tmp"] / "out-grid.png").exists()
+    assert not (at["out"] / "grid.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_on_a_cpu_there_is_nothing_to_be_exact_about(at):
     done = succeed(
         "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precise", **at
     )
-    assert done.lines == [f"12 images in {at['fake']}, all of them were there already"]
+    assert done.lines[1:] == [f"12 images in {at['fake']}, all of them were there already"]
 
 
 @pytest.mark.parametrize(("most", "shards"), [(4, 1), (5, 2), (64, 3)])
@@ -188,7 +189,7 @@ def test_the_grid_reads_no_more_shards_than_it_shows(at, monkeypatch, most, shar
     )
     generate._write_grid(SampleStore(at["out"], stored_settings(at["out"]), range(12), 4), most)
     ((path, images),) = shown
-    assert path == at["tmp"] / "out-grid.png" and len(read) == shards
+    assert path == at["out"] / "grid.png" and len(read) == shards
     assert np.array_equal(images, pixels(at["fake"])[:most])
 
 
@@ -212,7 +213,7 @@ def test_a_second_run_finds_everything_done(at):
     done = succeed(
         "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3", **at
     )
-    assert done.lines == [f"12 images in {at['fake']}, all of them were there already"]
+    assert done.lines[1:] == [f"12 images in {at['fake']}, all of them were there already"]
     assert contents(at["fake"]) == before
 
 
@@ -254,45 +255,34 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_two_processes_make_what_one_makes(at):
     """As torchrun starts them."""
-    processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at)
+    processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at, ["-c", TOLD])
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert f"12 images in {at['out']}" in errors[0] and errors[1] == ""
-    assert "12/12" in errors[0], "the first tells of the images of both"
+    assert "3/3 batch" in errors[0], "the first tells of the batches of both"
     assert contents(at["out"]) == contents(at["fake"])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(at, number, code):
+def test_a_killed_run_goes_on_to_the_same_bytes(at):
     command = GENERATE + "--seeds 0-11 --batch 4"
-    done = run_apart(command, ["-c", STOPPED, str(int(number))], **at)
-    assert done.code == code
-    shards = sorted(path.name for path in at["out"].glob("*.npz"))
-    if number == signal.SIGKILL:
-        assert shards == ["samples_000000-000003.npz"]
-        assert list(at["out"].glob(".*.tmp")), "the signal came too early or too late"
-    else:
-        assert shards == ["samples_000000-000003.npz", "samples_000004-000007.npz"], (
-            "what was being saved is not lost"
-        )
-        assert (
-            done.lines[0].startswith("generate.py: ")
-            and "same command again goes on" in done.lines[0]
-        )
-        assert len(done.lines) == 1 and "\ngenerate.py: " in f"\n{done.err}", (
-            "the line is to stand for itself"
-        )
+    done = run_apart(command, ["-c", STOPPED, str(int(signal.SIGKILL))], **at)
+    assert done.code == -9
+    assert [path.name for path in at["out"].glob("*.npz")] == ["samples_000000-000003.npz"]
+    assert list(at["out"].glob(".*.tmp")), "the signal came too early or too late"
     succeed(command, **at)
     assert contents(at["out"]) == contents(at["fake"])
 
 
-def test_sigterm_finishes_the_batch_and_ends_in_good_order(at):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_finishes_the_batch_and_ends_in_good_order(at, number, code):
     command = GENERATE + "--seeds 0-11 --batch 2"
-    done = run_apart(command, ["-c", STOPPED, str(int(signal.SIGTERM))], **at)
-    assert done.code == 0
-    assert done.lines == [
+    done = run_apart(command, ["-c", STOPPED, str(int(number))], **at)
+    assert done.code == code
+    assert done.lines[-1] == (
         "generate.py: stopped in good order; the same command again goes on where this one stopped"
-    ]
+    )
+    assert len(done.lines) == 2 + (number == signal.SIGINT)
+    assert f"\n{done.lines[-1]}\n" in done.err, "the line is to stand for itself"
     shards = len(list(at["out"].glob("*.npz")))
     assert shards in (2, 3), (
         "the batch that was being saved, and the next one where it had been begun"
@@ -300,6 +290,71 @@ def test_sigterm_finishes_the_batch_and_ends_in_good_order(at):
     succeed(command, **at)
     succeed(command, **at | {"out": at["tmp"] / "whole"})
     assert contents(at["out"]) == contents(at["tmp"] / "whole")
+
+
+def test_the_last_seed_makes_an_image_of_its_own(at):
+    succeed(GENERATE + "--seeds 0,4294967295", **at)
+    first, last = pixels(at["out"])
+    assert not np.array_equal(first, last)
+
+
+@pytest.mark.parametrize("how", ["npz", "png", "png --subdirs"])
+def test_a_grid_is_no_sample(at, how):
+    command = GENERATE + f"--seeds 0-11 --batch 4 --save_type {how}"
+    succeed(command, **at)
+    assert (at["out"] / "grid.png").exists() and not list(at["tmp"].glob("*grid*"))
+    assert np.array_equal(pixels(at["out"]), pixels(at["fake"]))
+    done = succeed(command, **at)
+    assert "all of them were there already" in done.lines[-1]
+
+
+def test_a_grid_that_cannot_be_written_is_a_notice(at):
+    (at["out"] / "grid.png").mkdir(parents=True)
+    done = succeed(GENERATE + "--seeds 0-11 --batch 4", **at)
+    assert "the grid of the first images has not been written" in done.lines[-2]
+    assert done.lines[-1].startswith("12 images")
+
+
+def test_a_run_says_what_it_used(at):
+    command = GENERATE + "--seeds 0-3 --batch 4 --grid 0"
+    succeed(command, **at)
+    manifest = json.loads((at["out"] / "manifest.json").read_text())
+    (run_of_it,) = manifest["runs"]
+    assert run_of_it["command"].startswith(f"python generate.py --network {at['net']} ")
+    assert run_of_it["paths"] == {"--network": str(at["net"]), "--outdir": str(at["out"])}
+    assert torch.__version__.startswith(run_of_it["versions"]["torch"])
+    elsewhere = at["tmp"] / "elsewhere"
+    shutil.move(at["out"], elsewhere)
+    shutil.copy(at["net"], at["tmp"] / "moved.safetensors")
+    at = at | {"net": at["tmp"] / "moved.safetensors", "out": elsewhere}
+    done = succeed(command, **at)
+    assert "all of them were there already" in done.lines[-1]
+    again = json.loads((elsewhere / "manifest.json").read_text())
+    assert again["settings hash"] == manifest["settings hash"]
+    assert [one["paths"]["--outdir"] for one in again["runs"]] == [
+        run_of_it["paths"]["--outdir"],
+        str(elsewhere),
+    ]
+
+
+def test_trainings_say_what_they_used(at):
+    for name, data in (("score", "--data"), ("head", "--sample_dir")):
+        record = json.loads((at["made"] / name / "training.json").read_text())
+        assert record["used"]["command"].startswith("python ") and record["settings"]
+        assert {"torch", "numpy", "python"} <= set(record["used"]["versions"])
+        assert record["used"]["paths"][data] in ("digits:train", str(at["fake"]))
+
+
+def test_the_home_folder_is_the_users(at, monkeypatch):
+    monkeypatch.setenv("HOME", str(at["tmp"]))
+    monkeypatch.chdir(at["tmp"])
+    shutil.copy(at["net"], at["tmp"] / "net.safetensors")
+    succeed("generate --network=~/net.safetensors --outdir=~/x --seeds 0-1 --steps 2", **at)
+    assert (at["tmp"] / "x" / "manifest.json").exists() and not (at["tmp"] / "~").exists()
+    succeed("fid ref --data=~/x --dest=~/stats/x.npz --features pixels", **at)
+    assert (at["tmp"] / "stats" / "x.npz").exists() and not (at["tmp"] / "~").exists()
+    succeed("pretrain convert --network=~/net.safetensors --out=~/new/net.safetensors", **at)
+    assert (at["tmp"] / "new" / "net.safetensors").read_bytes() == at["net"].read_bytes()
 
 
 # ---- train.py, and generate.py with what it made
@@ -469,7 +524,13 @@ REFUSALS = [
     (GENERATE + "--num_samples 0", "--num_samples"),
     (GENERATE + "--seeds 5-3", "5-3"),
     (GENERATE + "--seeds ''", "--seeds"),
-    (GENERATE + "--seeds 1,1", "seed 1 is given twice"),
+    (GENERATE + "--seeds 1,1", "--seeds: seed 1 is given twice"),
+    (GENERATE + "--seeds 0,4294967296", "--seeds: seed 4294967296 is too large"),
+    (GENERATE + "--seeds 9223372036854775808", "give seeds below 2^32 = 4294967296"),
+    (GENERATE + "--seeds 0-9223372036854775808", "more than 100,000,000 seeds"),
+    (GENERATE + "--seed 4294967290 --num_samples 7", "--seed: seed 4294967296 is too large"),
+    (GENERATE + "--seed 4294967296 --num_samples 1", "--seed"),
+    (GENERATE + "--num_samples 4294967296", "--num_samples"),
     (GENERATE + "--seeds 0-3 --steps 0", "--steps"),
     (GENERATE + "--seeds 0-3 --no_such_option", "--no_such_option"),
     (GENERATE + "--seeds 0-3 --solver magic", "magic"),
@@ -607,6 +668,9 @@ REFUSALS = [
         "13 images asked for, 12 found",
     ),
     (FID + "--images {fake} --features {features} --num_samples 3", "at least 6"),
+    (FID + "--images {fake} --features {features} --outdir {broken}/text", "text is a file"),
+    ("fid ref --data digits --features {features} --dest {broken}/text/x.npz", "text/x.npz"),
+    ("fid ref --data digits --features {features} --dest {broken}/empty", "it is a folder"),
     ("reproduce nothing", "digits"),
     ("reproduce --results {broken}/text", "text"),
     ("reproduce --profile smoke --runs {out} --results {out} --device cuda:99", "--device cuda:99"),
@@ -650,7 +714,10 @@ def test_every_script_refuses_in_a_process_of_its_own(command, told, broken, tmp
 def test_every_script_succeeds_in_a_process_of_its_own(at):
     """Those that can in a second; the help of the others is asked for in test_house."""
     done = run_apart("fid --images {fake} --ref digits:heldout --features {features}", **at)
-    assert done.code == 0 and done.lines == [] and len(done.out.splitlines()) == 4
+    assert done.code == 0 and len(done.out.splitlines()) == 4
+    assert [line.split(": ")[1] for line in done.lines] == [
+        "12 images for 64 features; a distance of fewer images than features says little"
+    ]
 
 
 def test_a_fault_of_the_code_shows_its_traceback(tmp_path):

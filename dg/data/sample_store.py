@@ -24,6 +24,8 @@ from dg.runtime.files import (
 
 FORMAT = "discriminator-guidance samples"
 PARTITION = ("save type", "subdirs", "batch size")
+OPTIONAL = {"class names", "runs"}  # entries of a manifest that not every store has
+GRID = "grid.png"  # a picture of many samples, which is none
 IMAGE_SUFFIXES = (".npz", ".png", ".jpg", ".jpeg")
 
 
@@ -33,12 +35,14 @@ class SampleStore:
 
     outdir      folder: new, without images, or a store made with the same settings and batch size
     settings    dict of everything the images depend on besides their seeds
-    seeds       distinct integers from 0; a longer list that begins with the stored one extends the
+    seeds       distinct integers from 0 to 2^32 - 1; a longer list that begins with the stored one extends the
                 store
     batch_size  images per shard; the partition into batches depends on `seeds` and `batch_size`
                 only
     save_type   'npz': shards samples_000000-000063.npz (`samples`, `seeds`, `label`); 'png':
                 000123.png
+    used        of this run: command, paths, versions; kept in the manifest, of every run that differs
+                in it, and no part of the settings
     class_names names of the classes by label, kept in the manifest where they are known
     subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
                 are
@@ -53,13 +57,21 @@ class SampleStore:
     keys = ("samples", "label")  # of its arrays in an npz file
 
     def __init__(
-        self, outdir, settings, seeds, batch_size, save_type="npz", subdirs=False, class_names=None
+        self,
+        outdir,
+        settings,
+        seeds,
+        batch_size,
+        save_type="npz",
+        subdirs=False,
+        class_names=None,
+        used=None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
         if save_type not in ("npz", "png"):
             raise ValueError(f"cannot save as {save_type!r}; choose npz or png")
-        self.seeds = _checked_seeds(seeds)
+        self.seeds = checked_seeds(seeds)
         self.batch_size, self.save_type, self.subdirs = (
             batch_size,
             save_type,
@@ -73,7 +85,7 @@ class SampleStore:
         which = {"num seeds": len(self.seeds), "seeds": _runs(self.seeds)}
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
         names = {"class names": list(class_names)} if class_names else {}
-        self._open({"format": FORMAT, **partition, **which, **what, **names})
+        self._open({"format": FORMAT, **partition, **which, **what, **names}, plain(used))
         writable_folder(self.records)
 
     def batches(self):
@@ -192,7 +204,7 @@ class SampleStore:
         self.damaged += bad
         return not bad
 
-    def _open(self, manifest):
+    def _open(self, manifest, used):
         """Check that the folder is this store's, or make it so."""
         for temporary in (*self.outdir.glob(".*.tmp"), *self.outdir.glob("*/.*.tmp")):
             remove_stale_temporaries(temporary.parent)
@@ -202,13 +214,14 @@ class SampleStore:
             path
             for glob in ("*", "*/*")
             for path in self.outdir.glob(glob)
-            if path.suffix in IMAGE_SUFFIXES
+            if path.suffix in IMAGE_SUFFIXES and path.name != GRID
         }
+        begun = bool(found)
         path = self.outdir / "manifest.json"
         stored = read_json(path) if path.exists() else None
         ours = (
             isinstance(stored, dict)
-            and set(stored) | {"class names"} == set(manifest) | {"class names"}
+            and set(stored) - OPTIONAL == set(manifest) - OPTIONAL
             and stored["format"] == FORMAT
         )
         if stored is not None and not ours:
@@ -223,6 +236,10 @@ class SampleStore:
             raise ValueError(f"{foreign[0]} is not an image of this run; use another folder")
         if stored is not None and "class names" in stored:
             manifest = {"class names": stored["class names"], **manifest}
+        runs = stored.get("runs", []) if stored is not None and begun else []
+        if used is not None and used not in runs:
+            runs = [*runs, used]
+        manifest |= {"runs": runs} if runs else {}
         if stored != manifest:
             write_json(path, manifest)
 
@@ -270,12 +287,18 @@ def was_generated(source) -> bool:
         return False
 
 
-def _checked_seeds(seeds):
+def checked_seeds(seeds):
+    """Distinct seeds from 0 to 2^32 - 1 as a list; ValueError for others.
+
+    Generators take seeds modulo 2^32, so that a larger one would make the image of another.
+    """
     seeds = [int(seed) for seed in seeds]
     if not seeds:
         raise ValueError("no seeds given; give at least one")
     if min(seeds) < 0:
         raise ValueError(f"seed {min(seeds)} is negative; give seeds from 0")
+    if max(seeds) >= 2**32:
+        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
     if len(set(seeds)) < len(seeds):
         twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
         raise ValueError(f"seed {twice} is given twice; give every seed once")

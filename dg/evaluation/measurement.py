@@ -11,6 +11,7 @@ from dg.data.reader import kinds_of, open_images
 from dg.evaluation.feature_sets import FeatureSet, collect, load_features
 from dg.evaluation.features import Extractor
 from dg.evaluation.measure import METRICS, metric_estimates
+from dg.evaluation.sources import sets_in
 from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
 from dg.runtime.downloads import resolve
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
@@ -62,6 +63,16 @@ class Measurement:
         self.keep_reference = any(METRICS[name][1] for name in names)
         self.keep_generated = extrapolate or self.keep_reference or "is" in names
 
+    def sources(self, given: Sequence[str]) -> list[str]:
+        """The sets to measure: those given, and of a folder that holds several sets each of them."""
+        found = []
+        for source in given:
+            sets = sets_in(source)
+            if len(sets) > 1:
+                self.notify(f"{source} holds {len(sets)} sets, which are measured one by one")
+            found += sets
+        return found
+
     def open(
         self,
         source,
@@ -82,6 +93,10 @@ class Measurement:
                     f"{source} holds statistics of all its images; leave num_samples out"
                 )
             return [None]
+        if len(sets := sets_in(source)) > 1:
+            raise ValueError(
+                f"{source} holds {len(sets)} sets; give one of them, such as {sets[0]}"
+            )
         stream = open_images(source, notify=self.notify)
         self.extractor.check(stream.name, stream.shape)
         if num_sets > 1:
@@ -93,7 +108,8 @@ class Measurement:
 
     def reference(self, source) -> FeatureSet | None:
         """Features of the reference, or its statistics; of ADM's reference files both."""
-        source = source if kinds_of(source) else str(resolve(source, self.progress, self.notify))
+        if not kinds_of(source):
+            source = str(resolve(source, self.progress, self.notify, suffix=".npz"))
         kinds = kinds_of(source)
         if "statistics" not in kinds:
             return self.collect(*self.open(source)[0], keep=self.keep_reference)
@@ -148,6 +164,7 @@ class Measurement:
                 else load_features(source, self.extractor)
             )
             if self.ranks.first:
+                _check_same_features(source, part, found, reference)
                 tables.append(metric_estimates(found, reference, self.metrics))
                 fingerprints.append(found.fingerprint)
         if not self.ranks.first:
@@ -171,12 +188,31 @@ class Measurement:
 
     def results(self, reference: FeatureSet, rows: dict[str, dict]) -> dict:
         """The content of a results file, without its provenance: rows by source, and what they compare with."""
+        if len({row["num_images"] for row in rows.values()}) > 1:
+            sizes = ", ".join(f"{row['num_images']} of {name}" for name, row in rows.items())
+            self.notify(f"sets of different sizes, whose distances do not compare: {sizes}")
+        for source, row in rows.items():
+            if "fd" in row["metrics"] and (row["num_images"] or np.inf) < len(reference.mu):
+                self.notify(
+                    f"{source}: {row['num_images']} images for {len(reference.mu)} features; a "
+                    "distance of fewer images than features says little"
+                )
         return {
             "distance": self.extractor.metric.upper(),
             "extractor": self.extractor.describe(),
             "reference": reference.describe(),
             "images": rows,
         }
+
+
+def _check_same_features(source, part: Part | None, found: FeatureSet, reference: FeatureSet):
+    """ValueError where two sets have another number of features."""
+    if len(found.mu) != len(reference.mu):
+        size = "" if part is None else " of images of {}x{} with {} channels".format(*part[0].shape)
+        raise ValueError(
+            f"{source}: {len(found.mu)} feature dimensions{size}, but {reference.name} has "
+            f"{len(reference.mu)}; compare images of one size in the same features"
+        )
 
 
 def _over_sets(tables):

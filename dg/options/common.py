@@ -1,8 +1,16 @@
 """What the declarations of all scripts share."""
 
+import platform
+import shlex
+import sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
 import click
 
 from dg import __version__
+from dg.runtime import console
 
 SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
 version = click.version_option(__version__, message="%(prog)s %(version)s")
@@ -17,3 +25,49 @@ def declared(options):
         return command
 
     return decorate
+
+
+def input_file(name):
+    """The local file that a path, URL or published name stands for; None for None."""
+    from dg.runtime.downloads import resolve
+
+    return name and resolve(name, console.progress, console.notify)
+
+
+def computable(settings, device, asked):
+    """Settings of a training, in float32 where a preset asks for bfloat16 that the device is slow in.
+
+    device  a name, or None for the device that is taken by default
+    asked   whether an option asks for the precision, which is then kept
+    """
+    if asked or settings.precision != "bfloat16":
+        return settings
+    from dg.precision import has_bfloat16
+
+    device = console.pick_device(device)
+    if has_bfloat16(device):
+        return settings
+    if console.speaks():
+        console.notify(
+            f"computing in float32: the preset asks for bfloat16, for which this {device.type} has "
+            "no instructions (--bf16 insists)"
+        )
+    return replace(settings, precision="float32")
+
+
+def used():
+    """What the current command was given, for the files that say how something was made."""
+    context = click.get_current_context()
+    paths = {
+        option.opts[0]: context.params[option.name]
+        for option in context.command.params
+        if isinstance(option.type, (console.InputPath, console.OutputPath))
+        and context.params.get(option.name)
+    }
+    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "paths": paths,
+        "versions": {"discriminator-guidance": __version__, "python": platform.python_version()}
+        | versions,
+    }

@@ -11,6 +11,7 @@ EXTRACTION = [
     click.option(
         "--features",
         default="inception",
+        type=console.InputPath(),
         metavar="NAME|PATH",
         help="inception, dinov2-vit-{s,b,l,g}-14, clip-vit-{b-32,l-14}, vgg16, pixels, or a classifier's file "
         "from `pretrain.py features`.",
@@ -84,7 +85,9 @@ CALC = [
     ),
     *EXTRACTION,
     click.option("--json", "as_json", is_flag=True, help="JSON on standard output."),
-    click.option("--outdir", metavar="DIR", help="Write results.json there."),
+    click.option(
+        "--outdir", type=console.OutputPath(), metavar="DIR", help="Write results.json there."
+    ),
     click.option(
         "--plot",
         **FLAG,
@@ -94,8 +97,20 @@ CALC = [
 ]
 
 REF = [
-    click.option("--data", required=True, metavar="PATH|NAME", help="Reference images."),
-    click.option("--dest", required=True, metavar="PATH", help="The npz file to write."),
+    click.option(
+        "--data",
+        required=True,
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Reference images.",
+    ),
+    click.option(
+        "--dest",
+        required=True,
+        type=console.OutputPath(),
+        metavar="PATH",
+        help="The npz file to write.",
+    ),
     click.option(
         "--num_samples",
         "--num",
@@ -113,11 +128,19 @@ REF = [
 
 NLL = [
     click.option(
-        "--network", required=True, metavar="PATH|URL|NAME", help="Score network, DDPM or VAE."
+        "--network",
+        required=True,
+        type=console.InputPath(),
+        metavar="PATH|URL|NAME",
+        help="Score network, DDPM or VAE.",
     ),
     *NETWORK,
     click.option(
-        "--data", required=True, metavar="PATH|NAME", help="Images, of the network's size."
+        "--data",
+        required=True,
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Images, of the network's size.",
     ),
     click.option(
         "--num_samples",

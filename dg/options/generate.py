@@ -11,6 +11,7 @@ OPTIONS = [
         "--network",
         "--network_pkl",
         required=True,
+        type=console.InputPath(),
         metavar="PATH|URL|NAME",
         help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a published name.",
     ),
@@ -18,6 +19,7 @@ OPTIONS = [
     click.option(
         "--outdir",
         required=True,
+        type=console.OutputPath(),
         metavar="DIR",
         help="Where to save the images; a rerun goes on there.",
     ),
@@ -29,12 +31,15 @@ OPTIONS = [
     ),
     click.option(
         "--num_samples",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, console.MOST_SEEDS),
         metavar="N",
         help="Short for --seeds S..S+N-1 with --seed S.",
     ),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=0, help="First seed of --num_samples."
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        help="First seed of --num_samples.",
     ),
     click.option(
         "--batch",
@@ -173,7 +178,8 @@ OPTIONS = [
         multiple=True,
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Discriminator head; repeat it for an ensemble. Without one there is no guidance.",
+        help="Discriminator head; repeat it for an ensemble.  [default: with another option of guidance, the authors' "
+        "for CIFAR-10 in checkpoints/discriminator; else there is no guidance]",
     ),
     click.option(
         "--member_weights",
@@ -185,7 +191,8 @@ OPTIONS = [
         "--pretrained_classifier_ckpt",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="ADM classifier under the discriminator, if it has one.",
+        help="ADM classifier under the discriminator, if it has one.  [default: checkpoints/ADM_classifier/"
+        "32x32_classifier.pt under the authors' discriminators]",
     ),
     click.option(
         "--lora_checkpoint",
@@ -286,6 +293,6 @@ OPTIONS = [
         help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for many images.",
     ),
     click.option(
-        "--grid", **FLAG, default=True, help="Also write OUTDIR-grid.png with the first images."
+        "--grid", **FLAG, default=True, help="Also write OUTDIR/grid.png with the first images."
     ),
 ]

@@ -10,6 +10,7 @@ from dg.pretraining.presets import (
     SCORE_PRESETS,
     VAE_PRESETS,
 )
+from dg.runtime import console
 from dg.runtime.console import FLAG
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -28,8 +29,16 @@ class Multipliers(click.ParamType):
 
 
 TRAINING = [  # options of the trainings that run on several processes
-    click.option("--data", required=True, metavar="PATH|NAME", help="Training images."),
-    click.option("--outdir", required=True, metavar="DIR", help="Where to write."),
+    click.option(
+        "--data",
+        required=True,
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Training images.",
+    ),
+    click.option(
+        "--outdir", required=True, type=console.OutputPath(), metavar="DIR", help="Where to write."
+    ),
     click.option(
         "--steps", type=click.IntRange(min=1), help="Training steps.  [default: the preset's]"
     ),
@@ -146,7 +155,12 @@ CLASSIFIER = [
         required=True,
         help="Network and training settings.",
     ),
-    click.option("--test", metavar="PATH|NAME", help="Labelled images to state the accuracy on."),
+    click.option(
+        "--test",
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Labelled images to state the accuracy on.",
+    ),
 ]
 DDPM = [
     *TRAINING,
@@ -187,11 +201,20 @@ LATENTS = [
     click.option(
         "--data",
         required=True,
+        type=console.InputPath(),
         metavar="PATH|NAME",
         help="Images of any sizes: class folders, or what train.py takes.",
     ),
-    click.option("--vae", default="sd-vae-ft-mse", metavar="PATH|NAME", help="VAE of the latents."),
-    click.option("--outdir", required=True, metavar="DIR", help="Where to write."),
+    click.option(
+        "--vae",
+        default="sd-vae-ft-mse",
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="VAE of the latents.",
+    ),
+    click.option(
+        "--outdir", required=True, type=console.OutputPath(), metavar="DIR", help="Where to write."
+    ),
     click.option(
         "--resolution", type=click.IntRange(min=1), default=256, help="Side of the crops in pixels."
     ),
@@ -224,15 +247,40 @@ LATENTS = [
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
 ]
 FEATURES = [
-    click.option("--data", required=True, metavar="PATH|NAME", help="Labelled training images."),
-    click.option("--outdir", required=True, metavar="DIR", help="Where to write."),
-    click.option("--test", metavar="PATH|NAME", help="Labelled images to state the accuracy on."),
+    click.option(
+        "--data",
+        required=True,
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Labelled training images.",
+    ),
+    click.option(
+        "--outdir", required=True, type=console.OutputPath(), metavar="DIR", help="Where to write."
+    ),
+    click.option(
+        "--test",
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Labelled images to state the accuracy on.",
+    ),
     click.option(
         "--epochs", type=click.IntRange(min=1), default=20, help="Passes over the training images."
     ),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed."),
 ]
 CONVERT = [
-    click.option("--network", required=True, metavar="PATH|URL|NAME", help="The network to read."),
-    click.option("--out", required=True, metavar="PATH", help="The .safetensors file to write."),
+    click.option(
+        "--network",
+        required=True,
+        type=console.InputPath(),
+        metavar="PATH|URL|NAME",
+        help="The network to read.",
+    ),
+    click.option(
+        "--out",
+        required=True,
+        type=console.OutputPath(),
+        metavar="PATH",
+        help="The .safetensors file to write.",
+    ),
 ]

@@ -1,16 +1,12 @@
 """Options of train.py."""
 
-from pathlib import Path
-
 import click
 
+from dg.options.guidance import CLASSIFIER
 from dg.recipes import CHOICES, PRESETS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-CLASSIFIER = Path(
-    "checkpoints/ADM_classifier/32x32_classifier.pt"
-)  # where the authors' code expects it
 POSITIVE = click.FloatRange(min=0, min_open=True)
 INPUT = console.InputPath()
 
@@ -38,6 +34,7 @@ OPTIONS = [
         "--savedir",
         "save_dir",
         required=True,
+        type=console.OutputPath(),
         metavar="DIR",
         help="Where to keep checkpoints and curves; a rerun goes on there.",
     ),

@@ -50,9 +50,12 @@ class Made(NamedTuple):
 
 
 def latent_store(
-    outdir, images: ImageStream, vae, settings: Encoding, batch_size: int
+    outdir, images: ImageStream, vae, settings: Encoding, batch_size: int, used: dict | None = None
 ) -> LatentStore:
-    """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE or settings."""
+    """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE or settings.
+
+    used  of this run, as of `SampleStore`
+    """
     described = {
         "images": images.fingerprint(),
         "vae": fingerprint(vae),
@@ -62,7 +65,7 @@ def latent_store(
         1 + described.pop("flip")
     )  # mirrored copies follow, so they may be added later
     names = images.class_names
-    return LatentStore(outdir, described, range(number), batch_size, class_names=names)
+    return LatentStore(outdir, described, range(number), batch_size, class_names=names, used=used)
 
 
 def encode(

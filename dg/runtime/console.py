@@ -1,13 +1,14 @@
 """How the scripts talk: options shared between them, progress bars, one line for an error, exit codes.
 
 Exit codes: 0 done, or ended in good order on SIGTERM (see `stoppable`); 2 the command or its input was wrong; 1 anything
-else; 130 and 143 interrupted at once.
+else; 130 ended by Ctrl-C, in good order or at once; 143 terminated at once.
 """
 
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,16 @@ from pathlib import Path
 import click
 
 from dg.runtime.files import name_user
-from dg.runtime.progress import Progress, Stopped, silent
+from dg.runtime.progress import Progress, Stopped, plain_lines, silent
 
 __all__ = [
     "FLAG",
     "InputPath",
     "Numbers",
+    "OutputPath",
     "SeedRange",
     "allow_tf32",
+    "as_notice",
     "compute_exactly",
     "given",
     "keep_memory",
@@ -33,6 +36,7 @@ __all__ = [
     "refuse",
     "run",
     "silent",
+    "speaks",
     "stoppable",
 ]
 
@@ -85,12 +89,29 @@ class InputPath(click.ParamType):
     name = "path"
 
     def convert(self, value, param, ctx):
+        value = _at_home(value)
         path = Path(value)
         inside = Path(*path.parts[1:])
         if not path.is_absolute() or path.exists() or inside == Path() or not inside.exists():
             return value
         notify(f"{value} does not exist; taking {inside} in the current folder")
         return str(inside)
+
+
+class OutputPath(click.ParamType):
+    """A file or folder to write; `~` is the user's home, also where the shell leaves it alone: `--outdir=~/x`."""
+
+    name = "path"
+
+    def convert(self, value, param, ctx):
+        found = _at_home(value)
+        if Path(found).parts[:1] == ("~",):
+            self.fail(f"{value}: your home folder is not known; write the path in full", param, ctx)
+        return found
+
+
+def _at_home(value):
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 class Numbers(click.ParamType):
@@ -105,6 +126,9 @@ class Numbers(click.ParamType):
             )
         except ValueError:
             self.fail(f"{value!r} is no list of numbers; write for example 0.8,0.1,0.1", param, ctx)
+
+
+MOST_SEEDS = 10**8  # of one command: a list of them is to fit into memory
 
 
 class SeedRange(click.ParamType):
@@ -127,12 +151,16 @@ class SeedRange(click.ParamType):
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 self.fail(f"the range {part!r} is empty; write the smaller seed first", param, ctx)
+            if len(seeds) + last - first >= MOST_SEEDS:
+                self.fail(f"more than {MOST_SEEDS:,} seeds; give fewer at once", param, ctx)
             seeds.extend(range(first, last + 1))
         return seeds
 
 
 def progress(iterable, **kwargs):
-    """tqdm on standard error; nothing where there is nothing to do."""
+    """tqdm on standard error, or a plain line every 30 s where that is no terminal; nothing where there is nothing to do."""
+    if not sys.stderr.isatty():
+        return plain_lines(iterable, notify, PLAIN_SECONDS, **kwargs)
     from tqdm import tqdm
 
     return tqdm(
@@ -140,40 +168,71 @@ def progress(iterable, **kwargs):
     )
 
 
+PLAIN_SECONDS = 30  # between two lines
+
+
 def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progress:
-    """A progress whose loop ends in good order on SIGTERM: the item in work is finished, then `Stopped` is raised.
+    """A progress whose loop ends in good order on SIGTERM and Ctrl-C: the item in work is finished, then `Stopped` is raised.
 
     agree  of processes that work in step: whether any of them has been asked (`Ranks.any`), so that all end together
 
-    A second SIGTERM ends at once.
+    A second signal ends at once. One that is ignored, as Ctrl-C is by jobs in the background, stays ignored.
     """
 
     def iterate(iterable, **kwargs):
         _asked.clear()
-        before = signal.signal(signal.SIGTERM, _ask)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        heeded = [number for number in before if before[number] is not signal.SIG_IGN]
+        for number in heeded:
+            signal.signal(number, _ask)
         try:
             for item in progress(iterable, **kwargs):
                 if agree(bool(_asked)):
                     raise Stopped
                 yield item
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number in heeded:
+                signal.signal(number, before[number])
 
     return iterate
 
 
-_asked = []  # what SIGTERM has left for a stoppable loop to find
+_asked = {}  # what signals have left for a stoppable loop to find: number -> when
+SAME_SECONDS = 1  # torchrun passes on the Ctrl-C that its processes get from the terminal too
 
 
 def _ask(number, frame):
-    if _asked:
+    now = time.monotonic()
+    if _asked and not (_of_several() and now - min(_asked.values()) < SAME_SECONDS):
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         _terminate(number, frame)
-    _asked.append(number)
+    _asked.setdefault(number, now)
+    if number == signal.SIGINT and speaks():  # not through a stream, which may be at work itself
+        os.write(2, b"\nfinishing what is in work; Ctrl-C again stops at once\n")
+
+
+def _of_several():
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def speaks() -> bool:
+    """Whether this process tells what all of them do: of several the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def notify(line: str) -> None:
     """One line for the person at the terminal; standard output stays clean."""
     click.echo(line, err=True)
+
+
+@contextmanager
+def as_notice(what: str):
+    """A failure within, to write what is no more than an extra, is told in one line and forgiven."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        notify(f"{what} has not been written: {' '.join(str(error).split())}")
 
 
 def pick_device(name: str | None, rank: int = 0):
@@ -243,13 +302,10 @@ def run(command: click.Command, resumes: bool = True) -> None:
     except Terminated:
         _leave(f"{name}: terminated; {again}", 143)
     except Stopped:
-        first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
-        _leave(
+        told = (
             f"{name}: stopped in good order; the same command again goes on where this one stopped"
-            if first
-            else "",
-            0,
         )
+        _leave(told if speaks() else "", 130 if signal.SIGINT in _asked else 0)
     except (ValueError, OSError) as error:
         if os.environ.get("DG_DEBUG"):
             raise
@@ -272,7 +328,7 @@ def _leave(message: str, code: int) -> None:
 
 def _exit(code: int) -> None:
     """Of several processes each ends at once: a thread of gloo that outlives the interpreter would abort it now and then."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if not _of_several():
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()

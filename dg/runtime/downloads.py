@@ -17,11 +17,12 @@ TIMEOUT = (15, 60)  # seconds to connect, seconds without a byte
 PIECE = 1 << 20  # bytes between two steps of the progress bar
 
 
-def resolve(name, progress=silent, notify=None):
+def resolve(name, progress=silent, notify=None, suffix=None):
     """Return the Path of a local file for a path (as given), a short name of the catalogue, or an http(s) URL.
 
     progress  called like tqdm(pieces, desc=, total=, initial=, unit="MiB") around a download
     notify    called with one line: the file's licence before a download, and its SHA-256 if nobody has published one
+    suffix    of the files that fit, such as ".npz": no others are suggested for an unknown name
 
     A file that has no published SHA-256 is trusted at its first use, and must not change afterwards. Whatever goes
     wrong is a ValueError of one line that says which file to get from where and where to put it.
@@ -30,7 +31,7 @@ def resolve(name, progress=silent, notify=None):
     if os.path.exists(name):
         return Path(name)
     notify = notify or (lambda line: None)
-    source = _find(name)
+    source = _find(name, suffix)
     target = cache_folder() / source.name
     if not target.exists():
         with _locked(target):
@@ -41,7 +42,7 @@ def resolve(name, progress=silent, notify=None):
     return _accept(target, target, source, notify)
 
 
-def _find(name):
+def _find(name, suffix=None):
     for short, source in CATALOGUE.items():
         if name in (short, source.name) or (name == source.url and not source.member):
             return source
@@ -53,13 +54,22 @@ def _find(name):
         tag = hashlib.sha256(name.encode()).hexdigest()[:8]
         page = f"{url.scheme}://{url.netloc}"
         return Source(f"{path.stem or 'download'}-{tag}{path.suffix}", name, f"unknown, see {page}")
-    near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(*_likely(name, suffix), n=3, cutoff=0.5)
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near
         else "give a path, an http(s) URL or a short name"
     )
     raise ValueError(f"{name} does not exist and is no known file; {hint}")
+
+
+def _likely(name, suffix):
+    """(the name to compare, short names of the catalogue whose files are of that suffix)"""
+    suffixes = {short: PurePosixPath(source.name).suffix for short, source in CATALOGUE.items()}
+    path = PurePosixPath(name)
+    if path.suffix in suffixes.values():
+        name, suffix = path.stem, suffix or path.suffix
+    return name, [short for short in CATALOGUE if suffix in (None, suffixes[short])]
 
 
 @contextlib.contextmanager

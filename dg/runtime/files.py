@@ -137,6 +137,18 @@ def writable_folder(path):
     return path
 
 
+def writable_file(path):
+    """Create the folder of a file that is to be written, and return the file's Path; a ValueError when that cannot be."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
+    try:
+        writable_folder(path.parent)
+    except ValueError as error:
+        raise ValueError(f"cannot write {path}: {error}") from error
+    return path
+
+
 def cache_folder():
     """Return the folder of downloads and data sets: DG_CACHE_DIR, or ~/.cache/discriminator-guidance."""
     try:

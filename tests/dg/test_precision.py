@@ -7,7 +7,14 @@ import torch
 import edm
 from dg.data.datasets import to_uint8
 from dg.guidance import BOOSTING, DiscriminatorGuidance
-from dg.precision import DECIDING, MixedPrecisionGuidance, autocast, compile_networks, fastest
+from dg.precision import (
+    DECIDING,
+    MixedPrecisionGuidance,
+    autocast,
+    compile_networks,
+    fastest,
+    has_bfloat16,
+)
 from dg.sampling import Sampling, draw_images
 from edm.guidance import Guidance
 from tests import golden_fill
@@ -113,14 +120,21 @@ def test_images_stay_within_two_levels_of_the_reference_vectors(precision, case,
 
 def test_the_fastest_precision_depends_on_device_and_width(monkeypatch):
     wide, narrow = network(model_channels=64), network()
-    for has_bfloat16, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)  # noqa: B023
+    for supported, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)  # noqa: B023
         assert fastest(wide, "cpu") == expected and fastest(narrow, "cpu") == "float32" == fastest(
             Linear(), "cpu"
         )
     assert fastest(wide, "cuda:0") == fastest(narrow, torch.device("cuda")) == "float16"
     assert fastest(wide, "cuda", 9) == "float16" and fastest(wide, "cuda", 8) == "float32"
     assert fastest(wide, "mps") == fastest(Linear(), "cuda") == "float32"
+
+
+def test_gpus_say_whether_they_compute_in_bfloat16(monkeypatch):
+    for answer in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: answer)  # noqa: B023
+        assert has_bfloat16("cuda:0") == answer
+    assert not has_bfloat16("mps")
 
 
 def test_an_unknown_precision_is_refused():

@@ -278,7 +278,7 @@ def test_the_store_holds_the_images_and_labels_that_were_drawn(tmp_path):
     assert load_images(tmp_path / "unconditional").labels is None
 
 
-def test_the_progress_bar_counts_the_images_that_are_missing(tmp_path):
+def test_the_progress_bar_counts_the_batches_that_are_missing(tmp_path):
     counted, totals = [], []
 
     def bar(iterable, total, **kwargs):
@@ -290,7 +290,7 @@ def test_the_progress_bar_counts_the_images_that_are_missing(tmp_path):
     fill(tmp_path, network(), bar)
     next(tmp_path.glob("*000000*")).unlink()
     fill(tmp_path, network(), bar)
-    assert totals == [7, 3] and len(counted) == 10
+    assert totals == [3, 1] and len(counted) == 4
 
 
 def test_nan_is_refused_and_nothing_half_written(tmp_path):
@@ -352,7 +352,7 @@ def test_one_image_that_does_not_fit_is_refused(tmp_path, monkeypatch):
 
 
 def stopping_after(count):
-    """A progress that asks to end once `count` images are there."""
+    """A progress that asks to end once `count` batches are there."""
 
     def progress(iterable, **kwargs):
         for number, item in enumerate(iterable):
@@ -367,12 +367,12 @@ def test_a_run_that_is_asked_to_end_saves_what_it_has(tmp_path):
     net = network()
     fill(tmp_path / "whole", net)
     with pytest.raises(Stopped):
-        fill(tmp_path / "parts", net, stopping_after(4))
+        fill(tmp_path / "parts", net, stopping_after(2))
     assert sorted(path.name for path in (tmp_path / "parts").glob("*.npz")) == [
         "samples_000000-000002.npz",
         "samples_000003-000005.npz",
     ]
-    fill(tmp_path / "parts", net, stopping_after(7))  # there is nothing left to be asked for
+    fill(tmp_path / "parts", net, stopping_after(3))  # there is nothing left to be asked for
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
@@ -383,7 +383,7 @@ def test_a_run_that_is_asked_to_end_does_not_take_damaged_shards_for_done(tmp_pa
     for shard in tmp_path.glob("*.npz"):
         shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(Stopped):
-        fill(tmp_path, net, stopping_after(4))
+        fill(tmp_path, net, stopping_after(2))
     fill(tmp_path, net)
     assert contents(tmp_path) == before
 
@@ -510,3 +510,8 @@ def test_a_store_of_another_guidance_is_refused(tmp_path):
     SampleStore(tmp_path, describe(net, QUICK, guidance(net)), range(3), 3)
     with pytest.raises(ValueError, match="made with other settings"):
         SampleStore(tmp_path, describe(net, QUICK, guidance(net, weights=(3.0, 0.0))), range(3), 3)
+
+
+def test_seeds_that_generators_would_take_for_others_are_refused():
+    with pytest.raises(ValueError, match="seed 4294967296 is too large"):
+        draw_images(network(), [0, 2**32], Sampling(num_steps=2))

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 import zipfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from dg.data import sample_store as store_module
 from dg.data.datasets import load_images
-from dg.data.sample_store import SampleStore
+from dg.data.sample_store import SampleStore, checked_seeds
 from dg.runtime.files import sha256_of
 
 FORK = multiprocessing.get_context("fork")
@@ -234,6 +235,7 @@ def test_other_settings_seeds_and_files_are_refused(tmp_path):
         ("d", SETTINGS, [], 2, {}, "no seeds"),
         ("d", SETTINGS, [1, 2, 1], 2, {}, "seed 1 is given twice"),
         ("d", SETTINGS, [-1], 2, {}, "negative"),
+        ("d", SETTINGS, [0, 2**32], 2, {}, "seed 4294967296 is too large"),
         ("d", SETTINGS, [1], 0, {}, "batch size 0"),
         ("d", SETTINGS, [1], 1, {"save_type": "gif"}, "choose npz or png"),
     ]
@@ -244,6 +246,13 @@ def test_other_settings_seeds_and_files_are_refused(tmp_path):
     after = contents(tmp_path)
     assert {key: after[key] for key in before} == before and not (tmp_path / "d").exists()
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["cat.png"]
+
+
+def test_a_seed_that_is_given_twice_is_found_at_once():
+    seeds, start = [*range(200_000), 199_999], time.perf_counter()
+    with pytest.raises(ValueError, match="seed 199999 is given twice"):
+        checked_seeds(seeds)
+    assert time.perf_counter() - start < 5  # comparing every seed with every other takes minutes
 
 
 def test_a_foreign_shard_in_a_store_is_refused_and_a_preview_is_not(tmp_path):

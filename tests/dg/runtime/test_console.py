@@ -15,15 +15,21 @@ from dg.runtime.progress import Stopped, silent
 
 @pytest.fixture(autouse=True)
 def restored():
-    """The handler of SIGTERM as it was."""
-    before = signal.getsignal(signal.SIGTERM)
+    """The handlers as they were; SIGINT is heeded, which a job in the background would not do."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     console._asked.clear()
 
 
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ENDS = {signal.SIGTERM: console.Terminated, signal.SIGINT: KeyboardInterrupt}
+
+
+def terminate(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
 
 
 def leave(work, monkeypatch, capsys):
@@ -36,27 +42,56 @@ def leave(work, monkeypatch, capsys):
     )  # click ends the line of an interrupt's ^C
 
 
-def test_sigterm_ends_a_stoppable_loop_between_two_items():
-    before, done = signal.getsignal(signal.SIGTERM), []
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_stoppable_loop_between_two_items(number):
+    before, done = signal.getsignal(number), []
     with pytest.raises(Stopped):
         for item in console.stoppable(silent)(range(5)):
             if item == 2:
-                terminate()
+                terminate(number)
             done.append(item)
-    assert done == [0, 1, 2] and signal.getsignal(signal.SIGTERM) is before
+    assert done == [0, 1, 2] and signal.getsignal(number) is before
 
 
-def test_sigterm_at_the_last_item_ends_nothing():
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_at_the_last_item_ends_nothing(number):
     for item in console.stoppable(silent)(range(3)):
         if item == 2:
-            terminate()
+            terminate(number)
 
 
-def test_a_second_sigterm_ends_at_once():
-    with pytest.raises(console.Terminated):
+@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_second_signal_ends_at_once(first, second):
+    with pytest.raises(ENDS[second]):
         for _ in console.stoppable(silent)(range(5)):
-            terminate()
-            terminate()
+            terminate(first)
+            terminate(second)
+
+
+def test_under_torchrun_one_ctrl_c_arrives_twice_and_counts_once(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Stopped):
+        for _ in console.stoppable(silent)(range(5)):
+            terminate(signal.SIGINT)
+            terminate(signal.SIGINT)
+    monkeypatch.setattr(console, "SAME_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in console.stoppable(silent)(range(5)):
+            terminate(signal.SIGINT)
+            terminate(signal.SIGINT)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for _ in console.stoppable(silent)(range(3)):
+        terminate(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def interrupt_a_loop():
+    for _ in console.stoppable(silent)(range(3)):
+        terminate(signal.SIGINT)
 
 
 def test_processes_that_work_in_step_end_where_any_of_them_was_asked():
@@ -86,6 +121,7 @@ def fail(error):
     [
         (terminate, 143, "terminated; the same command again goes on"),
         (fail(KeyboardInterrupt()), 130, "interrupted; the same command again goes on"),
+        (interrupt_a_loop, 130, "stopped in good order; the same command again goes on"),
         (fail(Stopped()), 0, "stopped in good order; the same command again goes on"),
         (fail(ValueError("no such\nfile")), 2, "no such file"),
         (fail(ConnectionError("another process has ended")), 1, "another process has ended"),
@@ -115,3 +151,24 @@ def test_memory_is_kept_where_there_is_a_way_and_nothing_else_happens(monkeypatc
     console.keep_memory()
     monkeypatch.setattr(sys, "platform", "darwin")
     console.keep_memory()
+
+
+def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, capsys):
+    now = iter(range(0, 10_000, 16))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    assert list(console.progress(range(4, 9), desc="images", total=9, initial=4, unit="batch")) == [
+        *range(4, 9)
+    ]
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines() == [
+        "images: 6/9 batch, 0:00:32 so far, about 0:00:48 left",
+        "images: 8/9 batch, 0:01:04 so far, about 0:00:16 left",
+    ]
+    assert list(console.progress(iter("ab"), desc="pieces")) == ["a", "b"]
+    assert capsys.readouterr().err == "pieces: 2 it, 0:00:32 so far\n"
+
+
+def test_on_a_terminal_progress_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(console.progress(range(3), desc="images")) == [0, 1, 2]
+    assert "images: 100%" in capsys.readouterr().err

@@ -1,0 +1,181 @@
+"""What the options of generate.py say of guidance."""
+
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import click
+
+from dg.options.common import input_file
+from dg.runtime import console
+
+# Where the authors' code expects its files for CIFAR-10; of discriminators by --cond.
+CLASSIFIER = Path("checkpoints/ADM_classifier/32x32_classifier.pt")
+DISCRIMINATORS = {
+    False: Path("checkpoints/discriminator/cifar_uncond/discriminator_60.pt"),
+    True: Path("checkpoints/discriminator/cifar_cond/discriminator_250.pt"),
+}
+GUIDANCE_OPTIONS = (
+    "w1",
+    "w2",
+    "boosting",
+    "S_churn_manual",
+    "time_min",
+    "time_max",
+    "dg_time",
+    "dg_clip",
+    "cond",
+    "pretrained_classifier_ckpt",
+    "lora_checkpoint",
+    "lora_rank",
+    "member_weights",
+)
+
+
+def guidance_of(net, sampling, device, precision, options):
+    """The guidance that the options ask for, or None; for a network that has its parts."""
+    terms = [
+        _autoguidance(net, device, precision, options),
+        _discriminator_guidance(net, sampling, device, options),
+    ]
+    given = [term for term in terms if term is not None]
+    return reduce(add, given) if given else None
+
+
+def _autoguidance(net, device, precision, options):
+    """Guidance by a weaker network, or None."""
+    if not (name := options["guide_network"]):
+        console.refuse({"guide_scale"}, "a run without --guide_network")
+        return None
+    import edm
+    from dg.guidance import Autoguidance
+    from dg.models.loading import load_model
+
+    if not isinstance(net, edm.Preconditioner):
+        console.refuse({"guide_network"}, f"a {type(net).__name__}; it guides score networks alone")
+    with console.option("--guide_network"):
+        guide = load_model(input_file(name), device)
+        if not isinstance(guide, edm.Preconditioner):
+            raise ValueError(f"{name} is a {type(guide).__name__}; give a score network")
+        sizes = [(one.img_resolution, one.img_channels, one.label_dim) for one in (net, guide)]
+        if sizes[0] != sizes[1]:
+            found = ["{} pixels, {} channels and {} classes".format(*size) for size in sizes]
+            raise ValueError(f"{name} has {found[1]}, but the network has {found[0]}")
+    scale = 2.0 if options["guide_scale"] is None else options["guide_scale"]
+    with console.option("--guide_scale"):
+        return Autoguidance(guide.with_fp16(guide.use_fp16 and precision == "float16"), scale)
+
+
+def _discriminator_guidance(net, sampling, device, options):
+    """Guidance by a discriminator, or None."""
+    weights = (_first_weight(net, options), options["w2"])
+    if not is_asked_for() or not any(weights):
+        return None
+    from dataclasses import replace
+
+    from dg.guidance import BOOSTING, DiscriminatorGuidance
+    from dg.models.dit import DG_TIME_MIN, LatentDiffusion
+
+    discriminator = _discriminator(net, sampling, device, options | _published(net, options))
+    boosting = None
+    if options["boosting"]:
+        boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
+    time_min = options["time_min"]
+    if time_min is None:
+        time_min = DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
+    return DiscriminatorGuidance(
+        discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
+    )
+
+
+def is_asked_for():
+    """Whether any option of discriminator guidance is given; without one, this is EDM's generate.py."""
+    return any(map(console.given, ("discriminator_ckpt", *GUIDANCE_OPTIONS)))
+
+
+def _published(net, options):
+    """The options of files, with the authors' own files for CIFAR-10 where none are given.
+
+    Their code guides by default, and the commands that they publish leave the options out.
+    """
+    import edm
+
+    heads, classifier = options["discriminator_ckpt"], options["pretrained_classifier_ckpt"]
+    on_cifar = isinstance(net, edm.Preconditioner) and net.img_resolution == 32
+    if not heads and not (on_cifar and net.img_channels == 3):
+        raise click.UsageError(
+            "guidance options need a discriminator: give --discriminator_ckpt PATH."
+        )
+    cond = bool(net.label_dim if options["cond"] is None else options["cond"])
+    wanted = {}
+    if not heads:
+        wanted["discriminator_ckpt"] = DISCRIMINATORS[cond]
+    bare = all(Path(head).suffix == ".pt" for head in heads)  # the authors' form of a head
+    if not classifier and bare and (not heads or (on_cifar and CLASSIFIER.exists())):
+        wanted["pretrained_classifier_ckpt"] = CLASSIFIER
+    if missing := [str(path) for path in wanted.values() if not path.exists()]:
+        raise click.UsageError(
+            f"guidance takes the authors' files by default, and {' and '.join(missing)} cannot be "
+            "found here; give --discriminator_ckpt and --pretrained_classifier_ckpt (for example "
+            f"dg-cifar10-{'cond' if cond else 'uncond'}-discriminator and dg-cifar10-classifier), "
+            "or --dg_weight_1st_order 0 for images without guidance."
+        )
+    if wanted and console.speaks():
+        console.notify(f"guided by the authors' {' and '.join(map(str, wanted.values()))}")
+    found = {name: str(path) for name, path in wanted.items()}
+    return found | ({} if heads else {"discriminator_ckpt": (found["discriminator_ckpt"],)})
+
+
+def _first_weight(net, options):
+    """The weight of the first order, after refusing what means nothing for this kind of network."""
+    from dg.models.discrete_diffusion import DiscreteDiffusion
+    from dg.models.vae import VAE
+
+    discrete = isinstance(net, DiscreteDiffusion)
+    if isinstance(net, VAE):
+        console.refuse(
+            {"discriminator_ckpt", *GUIDANCE_OPTIONS}, "a VAE, which is sampled in one step"
+        )
+    if discrete:
+        console.refuse(
+            [name for name in ("w2", "boosting") if options[name]],
+            f"a {type(net).__name__}, whose steps have one stage and no churn",
+        )
+    if options["w1"] is not None:
+        return options["w1"]
+    return 1 if discrete else 2
+
+
+def _discriminator(net, sampling, device, options):
+    """The discriminator from its files; one that does not fit the network is refused."""
+    from dg.checkpoints import MissingLoRA, load_discriminator
+    from dg.sampling import as_model
+
+    heads = [input_file(path) for path in options["discriminator_ckpt"]]
+    try:
+        discriminator = load_discriminator(
+            input_file(options["pretrained_classifier_ckpt"]),
+            heads,
+            net,
+            device=device,
+            lora_path=input_file(_lora_path(options)),
+            weights=options["member_weights"],
+        )
+    except MissingLoRA as error:
+        raise click.UsageError(f"--lora_checkpoint: {error}") from None
+    if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
+        found = "conditional" if discriminator.conditional else "unconditional"
+        raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
+    if discriminator.conditional and not as_model(net).num_classes(sampling):
+        raise click.UsageError("the discriminator is conditional but the network draws no classes.")
+    return discriminator
+
+
+def _lora_path(options):
+    """The LoRA's file; a rank of 0 or less switches it off, as in the published commands of the LoRA reproduction."""
+    path, rank = options["lora_checkpoint"], options["lora_rank"]
+    if rank is not None and rank <= 0:
+        return None
+    if rank is not None and path is None:
+        raise click.UsageError("--lora_rank needs the file: give --lora_checkpoint PATH.")
+    return path
