@@ -1,4 +1,5 @@
-"""Measure images against a reference: FID and other distances, KID, precision and recall, with their uncertainty.
+"""Measure images against a reference: FID and other distances, KID, precision and recall, with
+their uncertainty.
 
 \b
 Examples:
@@ -53,8 +54,8 @@ def main():
 
 
 @main.command(
-    help="Metrics of generated images against a reference. Distances compare only in the same features, at the "
-    "same number of images."
+    help="Metrics of generated images against a reference. Distances compare only in the same "
+    "features, at the same number of images."
 )
 @declared(CALC)
 def calc(
@@ -162,7 +163,8 @@ def _write(folder, outcome, plot):
 
 
 @main.command(
-    help="Write the statistics of real images, in EDM's form (mu, sigma) with a note of what made them."
+    help="Write the statistics of real images, in EDM's form (mu, sigma) with a note of what made "
+    "them."
 )
 @declared(REF)
 def ref(data, dest, num_samples, keep_features, **extraction):
@@ -199,8 +201,9 @@ MEANINGLESS = {
 
 
 @main.command(
-    help="Bits per dimension of a network on 8-bit images: of a score network by the probability flow, of a DDPM and "
-    "a VAE upper bounds, by their variational bounds. With a discriminator, of the guided flow or chain."
+    help="Bits per dimension of a network on 8-bit images: of a score network by the probability "
+    "flow, of a DDPM and a VAE upper bounds, by their variational bounds. With a discriminator, of "
+    "the guided flow or chain."
 )
 @declared(NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
@@ -254,8 +257,8 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
 def _sentence(likelihood, terms, images, kind):
     listed = "".join(f", {name} {value:.4f}" for name, value in terms.items())
     return (
-        f"{likelihood.mean:.4f} ± {likelihood.standard_error:.4f} bits/dim over {len(images)} images of "
-        f"{images.name} ({kind}{listed if len(terms) > 1 else ''}; ± one standard error; "
+        f"{likelihood.mean:.4f} ± {likelihood.standard_error:.4f} bits/dim over {len(images)} "
+        f"images of {images.name} ({kind}{listed if len(terms) > 1 else ''}; ± one standard error; "
         f"{likelihood.num_evaluations.mean():.0f} evaluations each)"
     )
 

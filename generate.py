@@ -1,4 +1,5 @@
-"""Generate images with a score network, a DDPM, ADM or DiT, unguided or with discriminator guidance, or with a VAE.
+"""Generate images with a score network, a DDPM, ADM or DiT, unguided or with discriminator
+guidance, or with a VAE.
 
 \b
 Examples:

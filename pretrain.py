@@ -1,6 +1,7 @@
-"""Train what has no public checkpoint: a score network, the noise-aware classifier that discriminators look through, a
-classifier whose features measure small images; and what EDM is compared against, a DDPM and a VAE. Also: encode images into
-a VAE's latents, and convert a published network to this project's format.
+"""Train what has no public checkpoint: a score network, the noise-aware classifier that
+discriminators look through, a classifier whose features measure small images; and what EDM is
+compared against, a DDPM and a VAE. Also: encode images into a VAE's latents, and convert a
+published network to this project's format.
 
 \b
 Examples:
@@ -39,11 +40,12 @@ from dg.pretraining.presets import (
 )
 from dg.runtime import console
 
+# whose defaults --arch brings
 EDM_PRESETS = {
     "ddpmpp": "cifar10-edm",
     "ncsnpp": "cifar10-edm",
     "adm": "imagenet64-edm",
-}  # whose defaults --arch brings
+}
 
 
 @click.group(
@@ -57,10 +59,12 @@ def main():
 
 
 @main.command(
-    help="""Train an EDM score network; writes OUTDIR/network.safetensors, the average of the weights.
+    help="""Train an EDM score network; writes OUTDIR/network.safetensors, the average of the
+    weights.
 
-The same command again goes on where it stopped. Under torchrun the processes share every batch. Options that EDM's train.py
-has too are named as there; durations are in millions of images (Mimg)."""
+The same command again goes on where it stopped. Under torchrun the processes share every batch.
+Options that EDM's train.py has too are named as there; durations are in millions of images
+(Mimg)."""
 )
 @declared(SCORE)
 def score(
@@ -106,7 +110,8 @@ def score(
 
 
 @main.command(
-    help="""Train the noise-aware classifier (Dhariwal & Nichol 2021) whose features discriminators take; writes
+    help="""Train the noise-aware classifier (Dhariwal & Nichol 2021) whose features discriminators
+    take; writes
 OUTDIR/classifier.pt for --pretrained_classifier_ckpt of train.py and generate.py.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -137,7 +142,8 @@ def classifier(preset, test, **options):
 
 
 @main.command(
-    help="""Train a DDPM (Ho et al. 2020) on ADM's U-Net; writes OUTDIR/network.safetensors, the average of the
+    help="""Train a DDPM (Ho et al. 2020) on ADM's U-Net; writes OUTDIR/network.safetensors, the
+    average of the
 weights, for generate.py and `fid.py nll`.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -154,7 +160,8 @@ def ddpm(preset, cond, **options):
 
 
 @main.command(
-    help="""Train a variational autoencoder with discretised logistic pixels; writes OUTDIR/network.safetensors for
+    help="""Train a variational autoencoder with discretised logistic pixels; writes
+    OUTDIR/network.safetensors for
 generate.py and `fid.py nll`. Its loss is the negative ELBO in bits per dimension.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -265,10 +272,12 @@ def _heldout(source, images):
 
 
 @main.command(
-    help="""Encode images into a VAE's latents, for train.py and `pretrain.py classifier`; writes npz shards to OUTDIR.
+    help="""Encode images into a VAE's latents, for train.py and `pretrain.py classifier`; writes
+    npz shards to OUTDIR.
 
-Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command again goes on where it
-stopped, and with --flip it adds the mirrored copies. Under torchrun the processes share the images."""
+Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command
+again goes on where it stopped, and with --flip it adds the mirrored copies. Under torchrun the
+processes share the images."""
 )
 @declared(LATENTS)
 def latents(data, vae, outdir, batch_size, device, **settings):
@@ -301,7 +310,8 @@ def latents(data, vae, outdir, batch_size, device, **settings):
 
 
 @main.command(
-    help="Train the classifier that gives the features of `fid.py`; writes OUTDIR/classifier.safetensors."
+    help="Train the classifier that gives the features of `fid.py`; writes "
+    "OUTDIR/classifier.safetensors."
 )
 @declared(FEATURES)
 def features(data, outdir, test, epochs, seed):
@@ -320,7 +330,8 @@ def features(data, outdir, test, epochs, seed):
     save_classifier(Path(folder) / "classifier.safetensors", model)
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""
     console.notify(
-        f"{folder / 'classifier.safetensors'}: names {accuracy(model, images):.4f} of {images.name}{stated}"
+        f"{folder / 'classifier.safetensors'}: names {accuracy(model, images):.4f} of "
+        f"{images.name}{stated}"
     )
 
 

@@ -14,9 +14,10 @@ Examples:
   python train.py --preset imagenet-latent --pretrained_classifier_ckpt latent_classifier.pt --data real_latents \\
       --sample_dir gen_latents --save_dir disc-latent
 
-The frozen classifier or score network sees the noisy image; a small head on its features learns. SAVE_DIR gets
-best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json (what the test images say),
-training.json (what it was made of) and curves.png. Stopped and started again, the same command goes on. Under torchrun the processes share every batch.
+The frozen classifier or score network sees the noisy image; a small head on its features learns.
+SAVE_DIR gets best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json
+(what the test images say), training.json (what it was made of) and curves.png. Stopped and started
+again, the same command goes on. Under torchrun the processes share every batch.
 """
 
 from dataclasses import replace
@@ -73,7 +74,8 @@ def main(
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):
             raise ValueError(
-                f"{real.name}: {real.what} of {real.resolution} pixels, but --img_resolution is {img_resolution}"
+                f"{real.name}: {real.what} of {real.resolution} pixels, but --img_resolution is "
+                f"{img_resolution}"
             )
         check_sets(real, fake, settings)
         net = _network(network, device)
@@ -168,8 +170,9 @@ def _tell(folder, log):
     ):
         if f"{part}_loss" in entry:
             console.notify(
-                f"{folder / name}.safetensors: epoch {entry['epoch']}, {part} loss {entry[f'{part}_loss']:.4f}, "
-                f"accuracy {entry[f'{part}_accuracy']:.3f}, AUC {entry[f'{part}_auc']:.3f}"
+                f"{folder / name}.safetensors: epoch {entry['epoch']}, {part} loss "
+                f"{entry[f'{part}_loss']:.4f}, accuracy {entry[f'{part}_accuracy']:.3f}, AUC "
+                f"{entry[f'{part}_auc']:.3f}"
             )
 
 

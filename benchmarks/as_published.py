@@ -1,7 +1,8 @@
 """Guidance at the cost that the published code has, in this project's own layers.
 
-Known of that code: its classifier and head can be trained while they guide; attention blocks keep nothing of their forward
-pass, run again for the gradient, and compute that of their weights too; attention is plain products in float32.
+Known of that code: its classifier and head can be trained while they guide; attention blocks keep
+nothing of their forward pass, run again for the gradient, and compute that of their weights too;
+attention is plain products in float32.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from guided_diffusion import layers
 
 
 class RunAgain(torch.autograd.Function):
-    """A block that is forgotten after its forward pass, and gives gradients of its input and of all its weights."""
+    """A block that is forgotten after its forward pass, and gives gradients of its input and of all
+    its weights."""
 
     @staticmethod
     def forward(ctx, run, x, *weights):

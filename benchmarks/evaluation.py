@@ -3,8 +3,8 @@
     python -m benchmarks.evaluation --images 2000                         # random weights where none are given
     python -m benchmarks.evaluation --images 50000 --weights weights-inception-2015-12-05-6726825d.pth --device cuda
 
-Random images of 32 x 32 pixels; with random weights the distances mean nothing, but the time and the memory are the same.
-Memory is the peak of the whole process.
+Random images of 32 x 32 pixels; with random weights the distances mean nothing, but the time and
+the memory are the same. Memory is the peak of the whole process.
 """
 
 import argparse

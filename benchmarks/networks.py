@@ -9,7 +9,8 @@ from dg.heads import ScoreHead
 from dg.pretraining.presets import SCORE_PRESETS
 from guided_diffusion import create_classifier
 
-# Published sizes: 55.7 M parameters of the score network, 47.8 M of the classifier, 2.9 M of the head.
+# Published sizes: 55.7 M parameters of the score network, 47.8 M of the classifier, 2.9 M of the
+# head.
 CIFAR10 = dict(
     score="cifar10-edm",
     shape=(32, 3),
@@ -37,8 +38,9 @@ SIZES = {"digits": DIGITS, "cifar10": CIFAR10}
 
 @torch.no_grad()
 def random_weights(module: torch.nn.Module, seed: int, gain: float = 0.6) -> torch.nn.Module:
-    """Normal weights of variance gain^2 / fan_in, from the seed alone: no layer starts from zero, so that every rounding is
-    seen in the output; parameters of one axis keep their initial values."""
+    """Normal weights of variance gain^2 / fan_in, from the seed alone: no layer starts from zero,
+    so that every rounding is seen in the output; parameters of one axis keep their initial
+    values."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         if parameter.ndim > 1:

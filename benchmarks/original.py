@@ -1,7 +1,9 @@
-"""The original code, run as it is from checkouts of NVlabs/edm and alsdudrla10/DG, in a process of its own.
+"""The original code, run as it is from checkouts of NVlabs/edm and alsdudrla10/DG, in a process of
+its own.
 
-This file is both ends of the pipe. As a script it knows nothing of this project, whose packages bear some of the same names.
-The code asks for packages that sampling does not use (tensorflow, mpi4py, blobfile); empty ones stand in for them.
+This file is both ends of the pipe. As a script it knows nothing of this project, whose packages
+bear some of the same names. The code asks for packages that sampling does not use (tensorflow,
+mpi4py, blobfile); empty ones stand in for them.
 """
 
 import functools
@@ -57,7 +59,8 @@ class Original:
         )
 
     def draw(self, system: str, num_steps: int) -> dict:
-        """{"total": seconds, "peak": GiB, "pixels": uint8 [N, R, R, C]} of the sampler's call alone."""
+        """{"total": seconds, "peak": GiB, "pixels": uint8 [N, R, R, C]} of the sampler's call
+        alone."""
         print(system, num_steps, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
@@ -110,7 +113,8 @@ def _script(repo, name):
 
 
 def _guidance(state, device) -> tuple:
-    """The first arguments of DG's sampler: boosting, window, times, weights, discriminator; as published, unconditional."""
+    """The first arguments of DG's sampler: boosting, window, times, weights, discriminator; as
+    published, unconditional."""
     library = importlib.import_module("classifier_lib")
     load_classifier, load_discriminator = library.load_classifier, library.load_discriminator
 

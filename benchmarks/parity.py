@@ -1,9 +1,11 @@
-"""How far this implementation is from the reference vectors in tests/golden, which the original code computed.
+"""How far this implementation is from the reference vectors in tests/golden, which the original
+code computed.
 
     python -m benchmarks.parity            # prints a Markdown table
     python -m benchmarks.parity --write    # and puts it into docs/parity.md
 
-Errors are maxima over a case, relative to the largest entry of the array ("rel") or absolute ("abs").
+Errors are maxima over a case, relative to the largest entry of the array ("rel") or absolute
+("abs").
 """
 
 import platform
@@ -148,7 +150,8 @@ def main() -> None:
     ]
     lines += [
         "",
-        f"torch {torch.__version__.split('+')[0]}, {platform.machine()} CPU, {torch.get_num_threads()} threads.",
+        f"torch {torch.__version__.split('+')[0]}, {platform.machine()} CPU, "
+        f"{torch.get_num_threads()} threads.",
     ]
     print("\n".join(lines))
     if "--write" in sys.argv:

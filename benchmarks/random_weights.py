@@ -1,4 +1,5 @@
-"""Weights in a published file's layout with random values, to measure and test what needs weights that cannot be had."""
+"""Weights in a published file's layout with random values, to measure and test what needs weights
+that cannot be had."""
 
 import io
 from unittest import mock
@@ -10,17 +11,19 @@ from dg.runtime.randomness import seeded
 
 
 def write_random_weights(path, name="inception", seed=0):
-    """Write a state dict that torch-fidelity's extractor of that name loads (Inception or VGG16); values drawn by `seed`."""
+    """Write a state dict that torch-fidelity's extractor of that name loads (Inception or VGG16);
+    values drawn by `seed`."""
     import importlib
 
     module, class_name, feature, _ = FIDELITY[name]
     empty = io.BytesIO()
     torch.save({}, empty)
     empty.seek(0)
+    # it insists on loading a file
     with (
         seeded(seed),
         mock.patch("torch.nn.Module.load_state_dict"),
-    ):  # it insists on loading a file
+    ):
         network = getattr(importlib.import_module(f"torch_fidelity.{module}"), class_name)(
             name, [feature], feature_extractor_weights_path=empty
         )

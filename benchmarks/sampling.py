@@ -1,4 +1,5 @@
-"""How fast images are drawn, unguided and guided, at which precision, where the time goes, and what it changes.
+"""How fast images are drawn, unguided and guided, at which precision, where the time goes, and what
+it changes.
 
     python -m benchmarks.sampling --size cifar10 --out sampling.json          # six minutes on two CPU cores
     python -m benchmarks.sampling --size digits --batch 64 --steps 18 --settings float32,bfloat16,channels-last,compile
@@ -6,9 +7,10 @@
     python -m benchmarks.sampling --network edm-cifar10-32x32-uncond-vp --pretrained_classifier_ckpt 32x32_classifier.pt \\
         --discriminator_ckpt discriminator_60.pt --batch 64 --steps 18 --device cuda
 
-One run draws the same seeds in every setting, by turns; ratios are medians over the rounds. Weights are random where none are
-given: they cost the same, but what rounding does to images is to be measured on a trained network. "as published" computes
-as the original code does, with this project's layers (benchmarks/as_published.py); "original" is that code itself.
+One run draws the same seeds in every setting, by turns; ratios are medians over the rounds. Weights
+are random where none are given: they cost the same, but what rounding does to images is to be
+measured on a trained network. "as published" computes as the original code does, with this
+project's layers (benchmarks/as_published.py); "original" is that code itself.
 """
 
 import argparse
@@ -60,15 +62,15 @@ COLUMNS = (
 
 
 class Row:
-    """One way to draw a batch: a system (unguided, or a discriminator by its extractor) in a setting."""
+    """One way to draw a batch: a system (unguided, or a discriminator by its extractor) in a
+    setting."""
 
     def __init__(
         self, system: str, setting: str, net, discriminator, batch: int, device, num_steps: int = 18
     ):
         if setting in ("as published", "channels-last", "compile"):
-            net, discriminator = copy.deepcopy(
-                (net, discriminator)
-            )  # together, so that a shared encoder stays shared
+            # together, so that a shared encoder stays shared
+            net, discriminator = copy.deepcopy((net, discriminator))
         if setting == "as published":
             discriminator.requires_grad_()
         if setting == "channels-last":
@@ -114,8 +116,8 @@ class Row:
         return pixels
 
     def measure(self, num_steps: int) -> dict:
-        """One timed pass: seconds by label and in all, images, peak memory. On a GPU labels have a pass of their own, for they
-        are waited for."""
+        """One timed pass: seconds by label and in all, images, peak memory. On a GPU labels have a
+        pass of their own, for they are waited for."""
         calls = [(self.net, "encode", "score network"), (self.net, "decode", "score network")]
         if self.discriminator is not None:
             calls += [
@@ -150,7 +152,8 @@ class OriginalRow:
 
 
 def load(options, device) -> tuple:
-    """(score network, {extractor: discriminator}) from the files that are given, else of random weights."""
+    """(score network, {extractor: discriminator}) from the files that are given, else of random
+    weights."""
     if options.network:
         net = edm.load_network(resolve(options.network, progress, notify), device)
         heads = [
@@ -250,9 +253,8 @@ def main():
     device = pick_device(options.device)
     rows, warm_ups, passes = rows_of(options, device), {}, {}
     for row in rows:
-        warm_ups[row.system, row.setting] = row.measure(3)[
-            "total"
-        ]  # three steps touch every kind of evaluation
+        # three steps touch every kind of evaluation
+        warm_ups[row.system, row.setting] = row.measure(3)["total"]
     for row in in_turns(rows, options.rounds):
         passes.setdefault((row.system, row.setting), []).append(row.measure(options.steps))
         print(".", end="", flush=True)

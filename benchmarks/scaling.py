@@ -1,10 +1,12 @@
-"""How generate.py scales: images per second and memory of a process, by processes, batch and number of images.
+"""How generate.py scales: images per second and memory of a process, by processes, batch and number
+of images.
 
     python -m benchmarks.scaling --processes 1,2 --images 512 --rounds 3      # small network, one thread per process
     python -m benchmarks.scaling --batch 1,8,64,512 --images 1024
     python -m benchmarks.scaling --batch 256 --images 1000,10000,50000        # memory stays flat
 
-Runs the script as torchrun starts it, on random weights of the size `digits` or `cifar10`; loading is not counted.
+Runs the script as torchrun starts it, on random weights of the size `digits` or `cifar10`; loading
+is not counted.
 """
 
 import argparse
@@ -66,7 +68,8 @@ def run(network: str, processes: int, batch: int, images: int, steps: int, devic
     for process, log in zip(started, outputs, strict=True):
         if process.returncode:
             raise ValueError(
-                f"a process ended with exit code {process.returncode}: {(log.splitlines() or ['no message'])[-1]}"
+                f"a process ended with exit code {process.returncode}: "
+                f"{(log.splitlines() or ['no message'])[-1]}"
             )
     peak = max(usage.ru_maxrss for _, _, usage in ended) / 2 ** (
         30 if sys.platform == "darwin" else 20

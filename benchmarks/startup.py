@@ -1,4 +1,5 @@
-"""How long the scripts take before they work: `--help`, and the imports that a run needs, with and without torch.
+"""How long the scripts take before they work: `--help`, and the imports that a run needs, with and
+without torch.
 
 python -m benchmarks.startup
 """

@@ -1,4 +1,5 @@
-"""What the benchmarks of speed share: paired timing, where the time goes, memory, tables, results as JSON.
+"""What the benchmarks of speed share: paired timing, where the time goes, memory, tables, results
+as JSON.
 
 python -m benchmarks.timing          # fills the tables of docs/speed.md from docs/results/speed/*.json
 """
@@ -20,13 +21,15 @@ from dg.runtime.provenance import provenance
 
 
 def in_turns(works: list, rounds: int) -> Iterator:
-    """Every work `rounds` times; every other round runs backwards, so that a machine that slows down favours none."""
+    """Every work `rounds` times; every other round runs backwards, so that a machine that slows
+    down favours none."""
     for index in range(rounds):
         yield from works[:: -1 if index % 2 else 1]
 
 
 class Clock:
-    """Seconds by label, of calls that are watched. Time in a call within another counts for the inner one alone."""
+    """Seconds by label, of calls that are watched. Time in a call within another counts for the
+    inner one alone."""
 
     def __init__(self, device):
         self.seconds, self.device, self._open = defaultdict(float), torch.device(device), []
@@ -118,13 +121,14 @@ def shown(results: dict) -> str:
     hardware = results["hardware"]
     machine = hardware.get("gpu", hardware["cpu"])
     return (
-        f"{table(results['rows'], results['columns'])}\n\n`{results['command']}`, {machine}, {hardware['threads']} "
-        f"threads, torch {results['versions']['torch']}"
+        f"{table(results['rows'], results['columns'])}\n\n`{results['command']}`, {machine}, "
+        f"{hardware['threads']} threads, torch {results['versions']['torch']}"
     )
 
 
 def fill(page=Path("docs/speed.md"), results=Path("docs/results/speed")) -> None:
-    """Put every results file between the marks `<!-- benchmark:NAME -->` and `<!-- /benchmark:NAME -->` of the page."""
+    """Put every results file between the marks `<!-- benchmark:NAME -->` and `<!-- /benchmark:NAME
+    -->` of the page."""
     text = page.read_text(encoding="utf-8")
     for path in sorted(results.glob("*.json")):
         content = shown(json.loads(path.read_text()))

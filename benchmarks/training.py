@@ -1,10 +1,12 @@
-"""How fast a discriminator learns: images per second of an optimisation step, real and generated counted alike.
+"""How fast a discriminator learns: images per second of an optimisation step, real and generated
+counted alike.
 
     python -m benchmarks.training --size cifar10 --batch 8                    # two minutes on two CPU cores
     python -m benchmarks.training --dg-repo ../DG --batch 8                   # beside the original train.py, from its checkout
 
-Random weights and noise images. "as published" computes attention in the head twice, as the original code does
-(benchmarks/as_published.py); "original" runs that code's train.py as it is. Settings take turns; ratios are medians.
+Random weights and noise images. "as published" computes attention in the head twice, as the
+original code does (benchmarks/as_published.py); "original" runs that code's train.py as it is.
+Settings take turns; ratios are medians.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Discriminator Guidance (Kim et al., ICML 2023): the method on top of `edm` and `guided_diffusion`."""
+"""Discriminator Guidance (Kim et al., ICML 2023): the method on top of `edm` and
+`guided_diffusion`."""
 
 from importlib import import_module
 

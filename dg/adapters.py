@@ -11,17 +11,21 @@ from dg.discriminator import Discriminator, clipped
 from edm.guidance import Guidance
 from edm.sampler import per_image
 
-LAST_TIMESTEP = 999  # of the 1,000-step discrete processes; VP time is timestep / 999, as the encoder's own scaling
+# of the 1,000-step discrete processes; VP time is timestep / 999, as the encoder's own scaling
+LAST_TIMESTEP = 999
 
 
 class GuidedDenoiser:
     """A denoiser `model(x, sigma)` with guidance: for samplers in the style of k-diffusion.
 
-    guided = GuidedDenoiser(model, guidance, class_labels); k_diffusion.sampling.sample_heun(guided, x, sigmas)
+    guided = GuidedDenoiser(model, guidance, class_labels); k_diffusion.sampling.sample_heun(guided,
+    x, sigmas)
 
-    model         called as model(x, sigma), where there are labels with them: by the name class_labels if it has a
-                  parameter of that name or takes any, else as the third argument
-    class_labels  [N, K] one-hot, for the model and the guidance; they may be given to a call instead
+    model         called as model(x, sigma), where there are labels with them: by the name
+                  class_labels if it has a parameter of that name or takes any, else as the third
+                  argument
+    class_labels  [N, K] one-hot, for the model and the guidance; they may be given to a call
+                  instead
 
     The sampler does not tell its step or stage, so every call counts as a first-order one.
     ValueError for a guidance that needs the step, as a boosted one does, and for labels that the
@@ -96,21 +100,25 @@ def cond_fn(
     clip: float | None = None,
     alphas_cumprod=None,
 ) -> Callable:
-    """A `cond_fn(x, t, y)` for discrete VP samplers (guided-diffusion, DiT): scale * grad_x log ratio, like x.
+    """A `cond_fn(x, t, y)` for discrete VP samplers (guided-diffusion, DiT): scale * grad_x log
+    ratio, like x.
 
-    alphas_cumprod  [T] of the sampler's process, from the first step to the last: an array or tensor, such as
-                    `scheduler.alphas_cumprod` of diffusers. None: the linear schedule of 1000 steps, of which a
-                    discriminator takes t / 999 for the time, as the authors' code does
+    alphas_cumprod  [T] of the sampler's process, from the first step to the last: an array or
+                    tensor, such as `scheduler.alphas_cumprod` of diffusers. None: the linear
+                    schedule of 1000 steps, of which a discriminator takes t / 999 for the time, as
+                    the authors' code does
 
     x  [N, C, H, W]  noisy images or latents at VP scale
-    t  [N]           original timesteps 0..T-1; samples of a VP time (t / 999, or that of the noise level) up to
-                     time_min are not guided, nor, where alphas_cumprod are given, those beyond 1
+    t  [N]           original timesteps 0..T-1; samples of a VP time (t / 999, or that of the noise
+                     level) up to time_min are not guided, nor, where alphas_cumprod are given,
+                     those beyond 1
     y  [N] or [N, K] class numbers or one-hot, None for an unconditional discriminator
 
-    It is the gradient in x at VP scale, that is correction / (sigma^2 sqrt(alpha_bar)) of a guidance at x / sqrt(alpha_bar)
-    and sigma = sqrt((1 - alpha_bar) / alpha_bar). Samplers that take a cond_fn add variance * cond_fn to the mean of their
-    step (Dhariwal & Nichol 2021, algorithm 1). For others `guided_prediction` changes what the network predicts.
-    ValueError for timesteps that the process does not have.
+    It is the gradient in x at VP scale, that is correction / (sigma^2 sqrt(alpha_bar)) of a
+    guidance at x / sqrt(alpha_bar) and sigma = sqrt((1 - alpha_bar) / alpha_bar). Samplers that
+    take a cond_fn add variance * cond_fn to the mean of their step (Dhariwal & Nichol 2021,
+    algorithm 1). For others `guided_prediction` changes what the network predicts. ValueError for
+    timesteps that the process does not have.
     """
     alpha_bars = None if alphas_cumprod is None else _checked_alphas(alphas_cumprod)
     num_steps = LAST_TIMESTEP + 1 if alpha_bars is None else len(alpha_bars)
@@ -120,7 +128,8 @@ def cond_fn(
             (t >= 0) & (t < num_steps) & (t == t.floor() if t.is_floating_point() else True)
         ).all():
             raise ValueError(
-                f"timesteps {t.tolist()}, but the process has the whole numbers 0 to {num_steps - 1}; "
+                f"timesteps {t.tolist()}, but the process has the whole numbers 0 to "
+                f"{num_steps - 1}; "
                 "give the alphas_cumprod of the sampler's own process"
             )
         if alpha_bars is None:
@@ -166,21 +175,25 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 def guided_prediction(
     prediction: Tensor, gradient: Tensor, alphas_cumprod, prediction_type: str = "epsilon"
 ) -> Tensor:
-    """What a network predicts for x_t, after guidance by the gradient of a `cond_fn`; for any sampler.
+    """What a network predicts for x_t, after guidance by the gradient of a `cond_fn`; for any
+    sampler.
 
-    prediction       [N, C or more, H, W]  of the network; channels beyond C, learned variances, stay
+    prediction       [N, C or more, H, W]  of the network; channels beyond C, learned variances,
+                                           stay
     gradient         [N, C, H, W]          of `cond_fn`, at x_t
     alphas_cumprod   [] or [N]             of the timesteps
-    prediction_type  what the network predicts, in diffusers' words: "epsilon", the noise; "v_prediction"
-                     (Salimans & Ho 2022), sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) image; "sample", the image
+    prediction_type  what the network predicts, in diffusers' words: "epsilon", the noise;
+                     "v_prediction" (Salimans & Ho 2022), sqrt(alpha_bar) noise - sqrt(1 -
+                     alpha_bar) image; "sample", the image
 
-    The score of x_t grows by the gradient, so the noise falls by sqrt(1 - alpha_bar) times it (Dhariwal & Nichol 2021,
-    algorithm 2), the image grows by (1 - alpha_bar) / sqrt(alpha_bar), and v falls by sqrt((1 - alpha_bar) / alpha_bar).
-    ValueError for another prediction type.
+    The score of x_t grows by the gradient, so the noise falls by sqrt(1 - alpha_bar) times it
+    (Dhariwal & Nichol 2021, algorithm 2), the image grows by (1 - alpha_bar) / sqrt(alpha_bar), and
+    v falls by sqrt((1 - alpha_bar) / alpha_bar). ValueError for another prediction type.
     """
     if prediction_type not in PREDICTIONS:
         raise ValueError(
-            f"a network that predicts {prediction_type!r} is not known; one of {', '.join(PREDICTIONS)} is"
+            f"a network that predicts {prediction_type!r} is not known; one of "
+            f"{', '.join(PREDICTIONS)} is"
         )
     alpha_bar = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device=gradient.device)
     std = (1 - alpha_bar).sqrt()

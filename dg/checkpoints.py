@@ -1,4 +1,5 @@
-"""Discriminators on disk: a head's file says on which extractor it was trained, and is not loaded on another one."""
+"""Discriminators on disk: a head's file says on which extractor it was trained, and is not loaded
+on another one."""
 
 from pathlib import Path
 
@@ -53,12 +54,15 @@ def load_discriminator(
     """A frozen discriminator from files.
 
     classifier_path  the ADM classifier's bare state dict, where a head was trained on its features
-    head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt), or a list of them
+    head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt),
+                     or a list of them
     net              the score network, where a head was trained on its encoder
     weights, average of the members, as in `Discriminator`
-    lora_path        low-rank update of the classifier that the head was trained with; merged, so that it costs nothing
+    lora_path        low-rank update of the classifier that the head was trained with; merged, so
+                     that it costs nothing
 
-    Raises ValueError with one line that names the file: missing, damaged, or trained on another extractor.
+    Raises ValueError with one line that names the file: missing, damaged, or trained on another
+    extractor.
     """
     paths = [
         Path(p)
@@ -71,7 +75,8 @@ def load_discriminator(
     needs = {config["extractor"] for _, config in loaded}
     if len(needs) > 1:
         raise ValueError(
-            f"{paths[0]}: members of an ensemble must share one extractor, found {', '.join(sorted(needs))}"
+            f"{paths[0]}: members of an ensemble must share one extractor, found "
+            f"{', '.join(sorted(needs))}"
         )
     extractor = _extractor_of(loaded[0][1], classifier_path, net, paths[0])
     for path, (_, config) in zip(paths, loaded, strict=True):
@@ -126,7 +131,8 @@ def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
         return
     if extractor.kind != "classifier":
         raise ValueError(
-            f"{lora_path}: LoRA adapts a classifier, but the head was trained on extractor {extractor.kind}"
+            f"{lora_path}: LoRA adapts a classifier, but the head was trained on extractor "
+            f"{extractor.kind}"
         )
     load_lora(lora_path, extractor.encoder)
     merge_lora(extractor.encoder)

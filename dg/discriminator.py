@@ -20,7 +20,8 @@ class Discriminator(nn.Module):
     extractor  frozen, from dg.extractors
     heads      one per member; several make an ensemble, whose logit is the weighted mean of theirs
     weights    one per member, normalised to sum 1; None = equal
-    average    of the members' "logits": the mean of log ratios is a log ratio; "probabilities" is what reproduction B did
+    average    of the members' "logits": the mean of log ratios is a log ratio; "probabilities" is
+               what reproduction B did
     """
 
     def __init__(self, extractor: Extractor, heads, weights=None, average: str = "logits"):
@@ -36,12 +37,14 @@ class Discriminator(nn.Module):
         )
         if len(weights) != len(self.heads) or not 0 < weights.sum() < math.inf:
             raise ValueError(
-                f"{len(weights)} ensemble weights for {len(self.heads)} heads; give one each, of positive sum"
+                f"{len(weights)} ensemble weights for {len(self.heads)} heads; give one each, of "
+                "positive sum"
             )
         self.register_buffer("weights", weights / weights.sum(), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot or None -> logits [N]."""
+        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot or None -> logits
+        [N]."""
         return self._joined(*self.extractor(x, sigma, class_labels), class_labels)
 
     def from_encoding(self, encoding: Encoding, class_labels: Tensor | None = None) -> Tensor:
@@ -49,7 +52,8 @@ class Discriminator(nn.Module):
         return self._joined(*self.extractor.from_encoding(encoding), class_labels)
 
     def at_vp(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Logits [N] of images x [N, C, H, W] that are at VP scale already, at VP time [N]; not for `score`."""
+        """Logits [N] of images x [N, C, H, W] that are at VP scale already, at VP time [N]; not for
+        `score`."""
         return self._joined(*self.extractor.at_vp(x, time), class_labels)
 
     @property
@@ -69,16 +73,16 @@ class Discriminator(nn.Module):
 
     def _joined(self, features, time, class_labels) -> Tensor:
         logits = self.member_logits(features, time, class_labels)
-        precise = logits.to(
-            torch.promote_types(logits.dtype, torch.float32)
-        )  # under autocast they are half precision
+        # under autocast they are half precision
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.average == "probabilities":
             return (self.weights[:, None] * precise.sigmoid()).sum(dim=0).logit()
         return (self.weights[:, None] * precise).sum(dim=0)
 
 
 def clipped(logits: Tensor, eps: float | None) -> Tensor:
-    """Logits after the authors' clip of the probability to [eps, 1 - eps], whose gradient is zero beyond; None: as is."""
+    """Logits after the authors' clip of the probability to [eps, 1 - eps], whose gradient is zero
+    beyond; None: as is."""
     if eps is None:
         return logits
     probability = logits.sigmoid().clamp(eps, 1 - eps)
@@ -92,9 +96,11 @@ def log_ratio(
     class_labels: Tensor | None = None,
     clip: float | None = None,
 ) -> Tensor:
-    """Estimate of log p_data(x; sigma) - log p_model(x; sigma), [N], differentiable in x [N, C, H, W] at EDM scale.
+    """Estimate of log p_data(x; sigma) - log p_model(x; sigma), [N], differentiable in x [N, C, H,
+    W] at EDM scale.
 
-    Kim et al. 2023, Eq. 8. sigma [] or [N]; class_labels [N, K] one-hot or None; `clip` as in `clipped`.
+    Kim et al. 2023, Eq. 8. sigma [] or [N]; class_labels [N, K] one-hot or None; `clip` as in
+    `clipped`.
     """
     return clipped(discriminator(x, sigma, class_labels), clip)
 
@@ -109,9 +115,11 @@ def build_discriminator(
     seed: int = 0,
     device="cpu",
 ) -> Discriminator:
-    """A discriminator with an untrained head for images or latents like `data`; its initial weights depend on `seed` alone.
+    """A discriminator with an untrained head for images or latents like `data`; its initial weights
+    depend on `seed` alone.
 
-    kind   "score" (needs `net`), "classifier" (needs `classifier_path`) or "none" (a U-Net encoder from scratch)
+    kind   "score" (needs `net`), "classifier" (needs `classifier_path`) or "none" (a U-Net encoder
+           from scratch)
     width  channels of the head; None: 32 on a score network, the authors' 128 otherwise
     """
     extractor = build_extractor(kind, net, classifier_path)
@@ -136,7 +144,8 @@ def build_discriminator(
 
 
 def _multipliers(size: int) -> tuple[int, ...]:
-    """Widths of the levels for sizes that nobody has published: halve until 8 pixels or an odd size, as at 32 pixels."""
+    """Widths of the levels for sizes that nobody has published: halve until 8 pixels or an odd
+    size, as at 32 pixels."""
     levels = 1
     while size > 8 and size % 2 == 0 and levels < 3:
         size, levels = size // 2, levels + 1
@@ -146,6 +155,7 @@ def _multipliers(size: int) -> tuple[int, ...]:
 def _check_fit(net, data: AnySet) -> None:
     if (net.img_resolution, net.img_channels) != (data.resolution, data.channels):
         raise ValueError(
-            f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, but the score "
-            f"network makes {net.img_resolution} pixels and {net.img_channels} channels"
+            f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, "
+            f"but the score network makes {net.img_resolution} pixels and {net.img_channels} "
+            "channels"
         )

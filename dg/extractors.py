@@ -1,7 +1,7 @@
 """Frozen feature extractors under a discriminator: what a head sees of a noisy image.
 
-Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (features, time): what its heads take. It carries
-gradients to x and holds no trainable weight.
+Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (features, time): what its
+heads take. It carries gradients to x and holds no trainable weight.
 """
 
 import torch
@@ -64,9 +64,11 @@ class PixelExtractor(Extractor):
 
 
 class ClassifierExtractor(Extractor):
-    """Middle-block features of the ADM noisy-image classifier, the extractor of Kim et al. 2023, section 5.
+    """Middle-block features of the ADM noisy-image classifier, the extractor of Kim et al. 2023,
+    section 5.
 
-    schedule  the VP schedule whose time the classifier was trained with: "linear" (32 pixels) or "cosine" (64 pixels)
+    schedule  the VP schedule whose time the classifier was trained with: "linear" (32 pixels) or
+              "cosine" (64 pixels)
     """
 
     kind = "classifier"
@@ -84,7 +86,8 @@ class ClassifierExtractor(Extractor):
     def forward(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x [N, C, H, W], sigma [] or [N] -> (features [N, F, h, w], time [] or [N] of the classifier's schedule)."""
+        """x [N, C, H, W], sigma [] or [N] -> (features [N, F, h, w], time [] or [N] of the
+        classifier's schedule)."""
         tau, scale = vp.from_sigma(sigma)
         time = vp.cosine_time(tau) if self.schedule == "cosine" else tau
         return self.at_vp((scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), time)
@@ -97,8 +100,8 @@ class ClassifierExtractor(Extractor):
 class ScoreExtractor(Extractor):
     """The score network's own encoder at the same noise level: no second network is needed.
 
-    Every encoder stage is averaged down to the size of the bottleneck, and all are joined. `from_encoding` takes a pass
-    that denoising has made anyway.
+    Every encoder stage is averaged down to the size of the bottleneck, and all are joined.
+    `from_encoding` takes a pass that denoising has made anyway.
     """
 
     kind = "score"
@@ -131,7 +134,8 @@ class ScoreExtractor(Extractor):
     def forward(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1, E])."""
+        """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1,
+        E])."""
         if class_labels is not None and class_labels.ndim != 2:
             raise ValueError("the score network's encoder takes classes one-hot, [N, K]")
         return self.from_encoding(self.net.encode(x, sigma, class_labels))
@@ -148,9 +152,11 @@ class ScoreExtractor(Extractor):
 def build_extractor(
     kind: str, net: Preconditioner | None = None, classifier_path=None, schedule: str | None = None
 ) -> Extractor:
-    """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`) or "none".
+    """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`) or
+    "none".
 
-    schedule  of a classifier's VP time; None: "cosine" for images of 64 x 64, as the authors trained it, else "linear"
+    schedule  of a classifier's VP time; None: "cosine" for images of 64 x 64, as the authors
+              trained it, else "linear"
 
     ValueError for an unknown kind, or where the network that it needs is missing.
     """

@@ -1,4 +1,5 @@
-"""Fingerprints of frozen networks: a head's file names by one the network that it was trained on."""
+"""Fingerprints of frozen networks: a head's file names by one the network that it was trained
+on."""
 
 from edm.fingerprints import base_state_dict, fingerprint
 

@@ -1,7 +1,8 @@
-"""Discriminator guidance: the gradient of the log density ratio, added to the denoised image while sampling.
+"""Discriminator guidance: the gradient of the log density ratio, added to the denoised image while
+sampling.
 
-Kim et al. 2023, Eq. 8: the true score is the model's plus grad_x log(p_data / p_model). In EDM's terms the denoised image
-is raised by w sigma^2 grad_x log_ratio(x, sigma).
+Kim et al. 2023, Eq. 8: the true score is the model's plus grad_x log(p_data / p_model). In EDM's
+terms the denoised image is raised by w sigma^2 grad_x log_ratio(x, sigma).
 """
 
 import math
@@ -22,8 +23,9 @@ from edm.sampler import per_image
 class Boosting:
     """More guidance for samples that look generated (log ratio below 0): Kim et al. 2023, appendix.
 
-    Their S_churn and S_noise are replaced at steps with step % churn_period == churn_phase, by the log ratio of the step
-    before; their first-order guidance is multiplied by `factor` at steps with step % factor_period == 0.
+    Their S_churn and S_noise are replaced at steps with step % churn_period == churn_phase, by the
+    log ratio of the step before; their first-order guidance is multiplied by `factor` at steps with
+    step % factor_period == 0.
     """
 
     churn_period: int = 5
@@ -43,10 +45,11 @@ class DiscriminatorGuidance(Guidance):
 
     discriminator  gives logits, which estimate log p_data(x; sigma) - log p_model(x; sigma)
     weights        (first-order, second-order) guidance weight; an order of weight 0 costs nothing
-    time_min, time_max  VP time window; a sample outside it is not guided, whatever the rest of the batch does
+    time_min, time_max  VP time window; a sample outside it is not guided, whatever the rest of the
+                        batch does
     boosting       None, or how samples of negative log ratio are boosted
-    clip           None, or the bound eps of the authors' code: probabilities are clipped to [eps, 1 - eps], which leaves
-                   the most obviously generated samples without guidance
+    clip           None, or the bound eps of the authors' code: probabilities are clipped to [eps, 1
+                   - eps], which leaves the most obviously generated samples without guidance
     """
 
     uses_network = False  # where the encoder is shared, what is added is still known without it
@@ -124,7 +127,8 @@ class DiscriminatorGuidance(Guidance):
         class_labels  [N, K]        one-hot, None for an unconditional discriminator
         returns       [N]           differentiable in x
 
-        Kim et al. 2023, Eq. 8. Rescaling to VP happens inside, so gradients are already at EDM scale.
+        Kim et al. 2023, Eq. 8. Rescaling to VP happens inside, so gradients are already at EDM
+        scale.
         """
         return log_ratio(self.discriminator, x, sigma, class_labels, self.clip)
 
@@ -138,7 +142,8 @@ class DiscriminatorGuidance(Guidance):
     ) -> Tensor | None:
         """w sigma^2 grad_x log_ratio, like x [N, C, H, W] in image units; zero outside the window.
 
-        Where x requires a gradient the correction carries one: the divergence of the corrected flow needs it.
+        Where x requires a gradient the correction carries one: the divergence of the corrected flow
+        needs it.
         """
         sigma = torch.as_tensor(sigma, device=x.device)
         guided = self._in_window(sigma, len(x))

@@ -1,7 +1,8 @@
 """Trainable heads: (features, time, class) of an extractor -> one logit per image.
 
-On pixels and on classifier features the head is the ADM encoder of `guided_diffusion`, on a score network's features the
-`ScoreHead` below. Both are called as `head(features, time, condition=class_labels)`.
+On pixels and on classifier features the head is the ADM encoder of `guided_diffusion`, on a score
+network's features the `ScoreHead` below. Both are called as `head(features, time,
+condition=class_labels)`.
 """
 
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 
 
 class HeadBlock(nn.Module):
-    """Residual block of two 3x3 convolutions, scaled and shifted by the score network's embedding."""
+    """Residual block of two 3x3 convolutions, scaled and shifted by the score network's
+    embedding."""
 
     def __init__(self, width: int, emb_dim: int, dropout: float):
         super().__init__()
@@ -21,9 +23,8 @@ class HeadBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [N, width, h, w], emb [N or 1, emb_dim] -> [N, width, h, w]."""
         h = self.conv0(F.silu(self.norm0(x)))
-        scale, shift = self.film(emb)[:, :, None, None].chunk(
-            2, dim=1
-        )  # [N or 1, width, 1, 1] each
+        # [N or 1, width, 1, 1] each
+        scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(self.norm1(h) * (1 + scale) + shift)
         return x + self.conv1(F.dropout(h, self.dropout, self.training))
 
@@ -34,7 +35,8 @@ class ScoreHead(nn.Module):
     feature_dim  channels of the joined features
     emb_dim      dimension of the score network's embedding of noise level and class
     num_classes  0 for an unconditional discriminator
-    width        channels inside, a multiple of 8; small, because a few thousand images are soon learned by heart
+    width        channels inside, a multiple of 8; small, because a few thousand images are soon
+                 learned by heart
     """
 
     def __init__(
@@ -62,18 +64,19 @@ class ScoreHead(nn.Module):
         self.blocks = nn.ModuleList([HeadBlock(width, emb_dim, dropout) for _ in range(num_blocks)])
         self.leave = nn.GroupNorm(8, width)
         self.logit = nn.Linear(width, 1)
-        nn.init.zeros_(
-            self.logit.weight
-        )  # the log ratio of an untrained head is 0: guidance starts from none
+        # the log ratio of an untrained head is 0: guidance starts from none
+        nn.init.zeros_(self.logit.weight)
         nn.init.zeros_(self.logit.bias)
 
     def forward(self, features: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """features [N, feature_dim, h, w], time [N or 1, emb_dim], condition [N, K] one-hot -> logits [N, 1]."""
+        """features [N, feature_dim, h, w], time [N or 1, emb_dim], condition [N, K] one-hot ->
+        logits [N, 1]."""
         h = self.enter(self.norm(features))  # [N, width, h, w]
         if self.label is not None:
             if condition is None or condition.ndim != 2 or condition.shape[1] != self.num_classes:
                 raise ValueError(
-                    f"this head is conditional: pass one-hot labels [N, {self.num_classes}] as condition"
+                    f"this head is conditional: pass one-hot labels [N, {self.num_classes}] as "
+                    "condition"
                 )
             h = h + self.label(condition.to(h.dtype))[:, :, None, None]
         for block in self.blocks:

@@ -1,7 +1,9 @@
-"""Low-rank adaptation of a frozen network (LoRA; Hu et al. 2021, section 4.1): W + alpha / rank * B A, only A and B learn.
+"""Low-rank adaptation of a frozen network (LoRA; Hu et al. 2021, section 4.1): W + alpha / rank * B
+A, only A and B learn.
 
-Abdellaoui, Persson and Santos Escriche's reproduction of Discriminator Guidance adapts the first convolution of every
-residual block of the ADM classifier in this way, together with the head, at ranks 16 and 128.
+Abdellaoui, Persson and Santos Escriche's reproduction of Discriminator Guidance adapts the first
+convolution of every residual block of the ADM classifier in this way, together with the head, at
+ranks 16 and 128.
 """
 
 from fnmatch import fnmatchcase
@@ -18,9 +20,8 @@ from guided_diffusion.loading import bare_state, check_tensors, read_file
 
 FORMAT = "lora"
 ALPHA = 1.0  # the reproduction's, loralib's default: at rank 16 the update is B A / 16
-TARGETS = {
-    "first_conv": "*.in_layers.2"
-}  # the first convolution of every residual block of an ADM network
+# the first convolution of every residual block of an ADM network
+TARGETS = {"first_conv": "*.in_layers.2"}
 LAYERS = (nn.Conv2d, nn.Conv1d, nn.Linear)
 
 
@@ -39,10 +40,11 @@ class LowRank(nn.Module):
 
 
 def factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Shapes of A and B for a layer; a linear layer has a kernel of 1 x 1, a 1D convolution one of 1 x k.
+    """Shapes of A and B for a layer; a linear layer has a kernel of 1 x 1, a 1D convolution one of
+    1 x k.
 
-    A [rank * h, in * w], B [out / groups * h, rank * h]: loralib's layout, in which the update of a kernel of h x w has up
-    to h times the rank that is named. The files of the reproduction have it.
+    A [rank * h, in * w], B [out / groups * h, rank * h]: loralib's layout, in which the update of a
+    kernel of h x w has up to h times the rank that is named. The files of the reproduction have it.
     """
     h, w = (1, 1, *layer.weight.shape[2:])[-2:]
     groups = getattr(layer, "groups", 1)
@@ -57,17 +59,20 @@ def add_lora(
     targets: str = "first_conv",
     seed: int = 0,
 ) -> list[nn.Parameter]:
-    """Freeze `module` and add a low-rank update to its targets, in place; outputs stay the same to the bit at first.
+    """Freeze `module` and add a low-rank update to its targets, in place; outputs stay the same to
+    the bit at first.
 
     rank     of the update, see `factor_shapes`
     alpha    the update is scaled by alpha / rank; None: 1, as in the reproduction
-    targets  "first_conv", or a pattern with * and ? for the dotted names of Conv2d, Conv1d and Linear layers
+    targets  "first_conv", or a pattern with * and ? for the dotted names of Conv2d, Conv1d and
+             Linear layers
     seed     of A, uniform within 1 / sqrt(its columns); B is zero
     returns  A and B of every target: what to give the optimizer
 
-    ValueError where nothing matches, for a rank below 1 or above what the narrowest target can use, an alpha that is not
-    positive, and for a module that has an update already. The tensors of targets take other names until `merge_lora`; see
-    `base_state_dict`. Add the update after the module became part of an extractor, which freezes what it is given.
+    ValueError where nothing matches, for a rank below 1 or above what the narrowest target can use,
+    an alpha that is not positive, and for a module that has an update already. The tensors of
+    targets take other names until `merge_lora`; see `base_state_dict`. Add the update after the
+    module became part of an extractor, which freezes what it is given.
     """
     alpha, pattern = ALPHA if alpha is None else float(alpha), TARGETS.get(targets, targets)
     layers = {
@@ -77,8 +82,8 @@ def add_lora(
     }
     if not layers:
         raise ValueError(
-            f"LoRA targets {targets!r} match no convolution or linear layer of a {type(module).__name__}; "
-            f"use {', '.join(TARGETS)} or a pattern of layer names"
+            f"LoRA targets {targets!r} match no convolution or linear layer of a "
+            f"{type(module).__name__}; use {', '.join(TARGETS)} or a pattern of layer names"
         )
     if rank < 1 or not alpha > 0:
         raise ValueError(
@@ -88,7 +93,8 @@ def add_lora(
         (h, columns), (rows, _) = factor_shapes(layer, 1)
         if rank > min(rows, columns) // h:
             raise ValueError(
-                f"LoRA rank {rank} is more than layer {name} can use; use at most {min(rows, columns) // h}, "
+                f"LoRA rank {rank} is more than layer {name} can use; use at most "
+                f"{min(rows, columns) // h}, "
                 "or leave that layer out of the targets"
             )
     adapters = _attach(module, layers, rank, alpha)
@@ -103,7 +109,8 @@ def add_lora(
 
 
 def merge_lora(module: nn.Module) -> None:
-    """Bake the updates into the weights: a plain frozen module again, tensors named and ordered as before `add_lora`."""
+    """Bake the updates into the weights: a plain frozen module again, tensors named and ordered as
+    before `add_lora`."""
     for name, _ in _adapters(module):
         layer = module.get_submodule(name)
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
@@ -113,7 +120,8 @@ def merge_lora(module: nn.Module) -> None:
 
 
 def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """A and B of every adapted layer by name, `<layer>.lora_A` and `<layer>.lora_B`, in the order of `add_lora`."""
+    """A and B of every adapted layer by name, `<layer>.lora_A` and `<layer>.lora_B`, in the order
+    of `add_lora`."""
     return {
         f"{name}.{factor}": getattr(adapter, factor).detach()
         for name, adapter in _adapters(module)
@@ -122,7 +130,8 @@ def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_lora(path, module: nn.Module, training: dict | None = None) -> None:
-    """Write the updates of a module as safetensors; the metadata says for which weights they are, and how they were made."""
+    """Write the updates of a module as safetensors; the metadata says for which weights they are,
+    and how they were made."""
     adapters = _adapters(module)
     if not adapters:
         raise ValueError(
@@ -139,12 +148,15 @@ def save_lora(path, module: nn.Module, training: dict | None = None) -> None:
 
 
 def load_lora(path, module: nn.Module) -> dict:
-    """Freeze `module` and add the updates of a file, in place; returns {"rank", "alpha", "fingerprint", "training"}.
+    """Freeze `module` and add the updates of a file, in place; returns {"rank", "alpha",
+    "fingerprint", "training"}.
 
-    path  a file of `save_lora`, or a torch.save'd state dict in loralib's layout, as the reproduction's are: lora_A and
-          lora_B alone, or among the weights that they belong to, `<layer>.conv.weight` or `<layer>.weight`
+    path  a file of `save_lora`, or a torch.save'd state dict in loralib's layout, as the
+          reproduction's are: lora_A and lora_B alone, or among the weights that they belong to,
+          `<layer>.conv.weight` or `<layer>.weight`
 
-    ValueError with one line that names the file, and the first tensor that does not fit; the module is then unchanged.
+    ValueError with one line that names the file, and the first tensor that does not fit; the module
+    is then unchanged.
     """
     path = Path(path)
     config, tensors = _read(path)
@@ -153,7 +165,8 @@ def load_lora(path, module: nn.Module) -> dict:
     _check_base(path, tensors, layers, base_state_dict(module))
     if "fingerprint" in config and config["fingerprint"] != (found := fingerprint(module)):
         raise ValueError(
-            f"{path}: was trained on another network (fingerprint {config['fingerprint']}, given {found}); "
+            f"{path}: was trained on another network (fingerprint {config['fingerprint']}, given "
+            f"{found}); "
             "give the one it was trained on"
         )
     adapters = _attach(module, layers, rank, config["alpha"])
@@ -197,7 +210,8 @@ def _adapted_layers(path: Path, tensors: dict, module: nn.Module) -> dict[str, n
 
 
 def _rank(path: Path, tensors: dict, layers: dict[str, nn.Module]) -> int:
-    """The rank that a file's first A shows; ValueError for the first factor that is missing or of another shape."""
+    """The rank that a file's first A shows; ValueError for the first factor that is missing or of
+    another shape."""
     rank = 0
     for name, layer in layers.items():
         (h, columns), _ = factor_shapes(layer, 1)
@@ -208,7 +222,8 @@ def _rank(path: Path, tensors: dict, layers: dict[str, nn.Module]) -> int:
             key = f"{name}.{factor}"
             if key not in tensors:
                 raise ValueError(
-                    f"{path}: tensor {key} is missing; the file is damaged, make or download it again"
+                    f"{path}: tensor {key} is missing; the file is damaged, make or download it "
+                    "again"
                 )
             if (found := tuple(tensors[key].shape)) != shape:
                 raise ValueError(
@@ -225,15 +240,16 @@ def _check_base(
         layer, _, last = key.rpartition(".")
         if layer in layers and last in ("lora_A", "lora_B"):
             continue
-        if (
-            layer.removesuffix(".conv") in layers
-        ):  # loralib keeps the convolution itself inside its own
+        # loralib keeps the convolution itself inside its own
+        if layer.removesuffix(".conv") in layers:
             layer = layer.removesuffix(".conv")
         own = base.get(f"{layer}.{last}" if layer else last)
-        # loralib merges in evaluation mode: weights saved then hold the update, and adding it again would double it.
+        # loralib merges in evaluation mode: weights saved then hold the update, and adding it again
+        # would double it.
         if own is None or not torch.equal(own.cpu(), tensor.to(own.dtype)):
             raise ValueError(
-                f"{path}: tensor {key} is not the network's own; the update was trained on another network, "
+                f"{path}: tensor {key} is not the network's own; the update was trained on another "
+                "network, "
                 "or is merged into these weights already"
             )
 

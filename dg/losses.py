@@ -1,7 +1,8 @@
 """Losses of a discriminator. Each takes a noisy batch and returns (loss [], logits [N]).
 
-The logit d(x, sigma) estimates the log density ratio, and guidance uses its gradient. Binary cross-entropy alone makes the
-ratio right, not its gradient; the two others add a term in the gradient.
+The logit d(x, sigma) estimates the log density ratio, and guidance uses its gradient. Binary
+cross-entropy alone makes the ratio right, not its gradient; the two others add a term in the
+gradient.
 """
 
 from typing import NamedTuple
@@ -29,17 +30,18 @@ class NoisyBatch(NamedTuple):
 def bce(discriminator, batch: NoisyBatch, weight: float = 0.0, net=None) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy [nats]: Kim et al. 2023, Eq. 7. Its minimum is the log density ratio."""
     logits = discriminator(batch.x, batch.sigma, batch.labels)
-    logits = logits.to(
-        torch.promote_types(logits.dtype, torch.float32)
-    )  # [N], half precision is too coarse for the sum
+    # [N], half precision is too coarse for the sum
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.binary_cross_entropy_with_logits(logits, batch.targets.to(logits.dtype)), logits
 
 
 def matching(discriminator, batch: NoisyBatch, weight: float, net) -> tuple[Tensor, Tensor]:
-    """Cross-entropy plus weight * E_real ||(x_0 - D(x)) / sigma - sigma grad d||^2, D the score network `net`.
+    """Cross-entropy plus weight * E_real ||(x_0 - D(x)) / sigma - sigma grad d||^2, D the score
+    network `net`.
 
-    Verine et al. 2025 (arXiv 2503.16117) at EDM scale: (x_0 - D) / sigma^2 is log p(x | x_0)'s gradient less the model's
-    score, whose mean given x is the gradient of the true log ratio. Half of the images count as real.
+    Verine et al. 2025 (arXiv 2503.16117) at EDM scale: (x_0 - D) / sigma^2 is log p(x | x_0)'s
+    gradient less the model's score, whose mean given x is the gradient of the true log ratio. Half
+    of the images count as real.
     """
     loss, logits, gradient = _with_gradient(discriminator, batch)
     sigma = batch.sigma.to(gradient.dtype).reshape(-1, 1, 1, 1)
@@ -52,9 +54,11 @@ def matching(discriminator, batch: NoisyBatch, weight: float, net) -> tuple[Tens
 
 
 def sobolev(discriminator, batch: NoisyBatch, weight: float, net=None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy plus weight * E ||grad d||^2 (arXiv 2608.18237), the gradient with respect to the VP-scaled image.
+    """Cross-entropy plus weight * E ||grad d||^2 (arXiv 2608.18237), the gradient with respect to
+    the VP-scaled image.
 
-    That is sqrt(1 + sigma^2) times the gradient at EDM scale: the input as the discriminator sees it.
+    That is sqrt(1 + sigma^2) times the gradient at EDM scale: the input as the discriminator sees
+    it.
     """
     loss, logits, gradient = _with_gradient(discriminator, batch)
     squared = (1 + batch.sigma**2).to(gradient.dtype) * gradient.square().sum(dim=(1, 2, 3))  # [N]
@@ -65,7 +69,8 @@ LOSSES = {"bce": bce, "matching": matching, "sobolev": sobolev}
 
 
 def _with_gradient(discriminator, batch: NoisyBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """(cross-entropy [], logits [N], gradient of the logits [N, C, H, W]), differentiable once more."""
+    """(cross-entropy [], logits [N], gradient of the logits [N, C, H, W]), differentiable once
+    more."""
     batch = batch._replace(x=batch.x.detach().requires_grad_())
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
         loss, logits = bce(discriminator, batch)

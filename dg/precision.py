@@ -1,9 +1,10 @@
 """How precisely networks compute while sampling. The sampler's own state is float64 in any case.
 
-Half precision rounds every activation, by 2^-9 in bfloat16 and by 2^-12 in float16. Whether that can be seen depends on the
-noise level. Where it is decided what an image will show, a few images are tipped over to other ones, and differ
-everywhere; above, the rounding is drowned by the noise, and below, it stays the rounding error that it is. So bfloat16 is
-used outside of that range only, with float32 in it: 8 of the 35 evaluations of EDM's 18 steps.
+Half precision rounds every activation, by 2^-9 in bfloat16 and by 2^-12 in float16. Whether that
+can be seen depends on the noise level. Where it is decided what an image will show, a few images
+are tipped over to other ones, and differ everywhere; above, the rounding is drowned by the noise,
+and below, it stays the rounding error that it is. So bfloat16 is used outside of that range only,
+with float32 in it: 8 of the 35 evaluations of EDM's 18 steps.
 """
 
 import os
@@ -24,7 +25,8 @@ MIN_CHANNELS = 64  # narrower networks are slower in bfloat16 than in float32 on
 
 
 def has_bfloat16(device) -> bool:
-    """Whether a device has instructions for bfloat16; without them it computes many times slower."""
+    """Whether a device has instructions for bfloat16; without them it computes many times
+    slower."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
@@ -32,10 +34,12 @@ def has_bfloat16(device) -> bool:
 
 
 def fastest(net, device, num_steps: int = 18) -> str:
-    """The fastest precision whose images are within 2 levels of 255 of float32's for 99.9% of their values.
+    """The fastest precision whose images are within 2 levels of 255 of float32's for 99.9% of their
+    values.
 
-    float16 on GPUs; bfloat16 on CPUs that have instructions for it, for EDM's networks unless they are narrow; else, and for
-    few sampling steps, float32. How far images are off: docs/speed.md; float16 has been measured on a CPU alone.
+    float16 on GPUs; bfloat16 on CPUs that have instructions for it, for EDM's networks unless they
+    are narrow; else, and for few sampling steps, float32. How far images are off: docs/speed.md;
+    float16 has been measured on a CPU alone.
     """
     if not isinstance(net, edm.Preconditioner) or num_steps < MIN_STEPS:
         return "float32"

@@ -1,4 +1,5 @@
-"""How to train a discriminator: every setting, and the recipes by name. Plain data, which a script can list at once."""
+"""How to train a discriminator: every setting, and the recipes by name. Plain data, which a script
+can list at once."""
 
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,8 @@ class DiscriminatorTraining:
     weight_decay: float = 1e-7  # L2 inside Adam, as the authors'
     lr_schedule: str = "cosine"  # to zero at the last epoch, or "constant"
     ema_halflife: int = 50_000  # images in which the weight of an old head halves; 0 = no averaging
-    ema_rampup: float = 0.05  # at most this part of the images seen so far counts as the half-life; 0 = no such bound
+    # at most this part of the images seen so far counts as the half-life; 0 = no such bound
+    ema_rampup: float = 0.05
     loss: str = "bce"  # or "matching", "sobolev": dg.losses
     loss_weight: float | None = None  # of what those two add; None: LOSS_WEIGHTS
     lora_rank: int = 0  # of an adapter on the frozen classifier, trained with the head; 0 = none
@@ -54,7 +56,8 @@ class DiscriminatorTraining:
     conditional: bool = False
     patience: int = 0  # stop after so many epochs without a lower validation loss; 0 = never
     keep_every: int = 0  # also keep the head of every so many epochs
-    eval_images: int = 5000  # noisy images of each kind that an evaluation looks at; a smaller set is taken repeatedly
+    # noisy images of each kind that an evaluation looks at; a smaller set is taken repeatedly
+    eval_images: int = 5000
     seed: int = 0
 
     @property
@@ -74,11 +77,13 @@ class DiscriminatorTraining:
             or not abs(sum(self.split) - 1) < 1e-6
         ):
             raise ValueError(
-                f"the split {self.split} must be three fractions of sum 1, the first above 0: 0.8,0.1,0.1"
+                f"the split {self.split} must be three fractions of sum 1, the first above 0: "
+                "0.8,0.1,0.1"
             )
         if self.batches == "balanced" and self.batch_size % 2:
             raise ValueError(
-                f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so make it even"
+                f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so "
+                "make it even"
             )
         if self.microbatch is not None and self.microbatch < 1:
             raise ValueError(
@@ -91,7 +96,8 @@ class DiscriminatorTraining:
             )
 
 
-# Kim et al. 2023 and their code: all images train, one shuffled set, no average, a checkpoint per epoch.
+# Kim et al. 2023 and their code: all images train, one shuffled set, no average, a checkpoint per
+# epoch.
 AUTHORS = DiscriminatorTraining(
     epochs=60,
     batches="mixed",
@@ -102,7 +108,8 @@ AUTHORS = DiscriminatorTraining(
     split=(1.0, 0.0, 0.0),
     keep_every=1,
 )
-# Reproduction B (Kleger and Sartor): the same on 80% of the images; epochs, learning rate, weight decay, smallest time.
+# Reproduction B (Kleger and Sartor): the same on 80% of the images; epochs, learning rate, weight
+# decay, smallest time.
 KTH = {
     "kth-d0": (60, 3e-4, 1e-7, 1e-5),
     "kth-d1": (40, 1e-3, 1e-7, 1e-5),
@@ -141,12 +148,14 @@ PRESETS = {
         )
         for name, (epochs, lr, weight_decay, time_min) in KTH.items()
     },
-    # The authors' for latents of DiT-XL/2: half of a batch is real, and the smaller set is passed over again and again. Their
-    # clip of the probability to [1e-5, 1 - 1e-5] in the loss is left out: it acts on log ratios beyond 11.5 alone.
+    # The authors' for latents of DiT-XL/2: half of a batch is real, and the smaller set is passed
+    # over again and again. Their clip of the probability to [1e-5, 1 - 1e-5] in the loss is left
+    # out: it acts on log ratios beyond 11.5 alone.
     "imagenet-latent": replace(
         AUTHORS, epochs=7, batch_size=1024, batches="balanced", conditional=True, unequal=True
     ),
-    # Reproduction A (Abdellaoui, Persson, Santos Escriche), who do not state another training length than the authors'.
+    # Reproduction A (Abdellaoui, Persson, Santos Escriche), who do not state another training
+    # length than the authors'.
     "lora-16": replace(AUTHORS, lora_rank=16),
     "lora-128": replace(AUTHORS, lora_rank=128),
 }

@@ -27,7 +27,8 @@ ABLATION = ("solver", "discretization", "schedule", "scaling")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample; names and defaults as in EDM's generate.py. None leaves a value to the sampler."""
+    """How to sample; names and defaults as in EDM's generate.py. None leaves a value to the
+    sampler."""
 
     num_steps: int = 18
     sigma_min: float | None = None
@@ -55,7 +56,8 @@ class Sampling:
             raise ValueError(f"rho is {self.rho}; give a number from 0.1 to 1000")
         if None not in (self.sigma_min, self.sigma_max) and self.sigma_min >= self.sigma_max:
             raise ValueError(
-                f"no noise level is between sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
+                f"no noise level is between sigma_min {self.sigma_min} and sigma_max "
+                f"{self.sigma_max}"
             )
 
     @property
@@ -118,8 +120,9 @@ def draw_images(
     """Images of one batch of seeds: (float [N, C, R, R] on `device`, class numbers [N] or None).
 
     `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it.
-    Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on the other seeds.
-    `precision` is that of the networks, see `dg.precision`; a model's own decoder of what it has drawn keeps float32.
+    Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on
+    the other seeds. `precision` is that of the networks, see `dg.precision`; a model's own decoder
+    of what it has drawn keeps float32.
     """
     if max(seeds, default=0) >= 2**32:
         raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
@@ -191,11 +194,12 @@ def generate(
     precision: str = "float32",
     notify: Callable[[str], None] = lambda line: None,
 ) -> GenerationResult:
-    """Fill the store with the batches it still lacks. Of several processes each takes the next one when it is free.
+    """Fill the store with the batches it still lacks. Of several processes each takes the next one
+    when it is free.
 
-    A batch is saved while the next is drawn. One that does not fit into a GPU's memory is drawn in halves, of which
-    `notify` tells; images are the same up to rounding. Where `progress` asks to end, by `Stopped`, all processes finish
-    their batches and pass it on, unless that was all.
+    A batch is saved while the next is drawn. One that does not fit into a GPU's memory is drawn in
+    halves, of which `notify` tells; images are the same up to rounding. Where `progress` asks to
+    end, by `Stopped`, all processes finish their batches and pass it on, unless that was all.
     """
     check_class(net, class_idx, sampling)
     work = WorkList(ranks, store.pending() if ranks.first else [])
@@ -258,7 +262,8 @@ def fill_store(
 def _drawn_in_chunks(
     draw, seeds: Sequence[int], most: int, notify
 ) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """(images uint8 [N, R, R, C], class numbers int64 [N] or None) of a batch, and how many seeds fit into memory at once."""
+    """(images uint8 [N, R, R, C], class numbers int64 [N] or None) of a batch, and how many seeds
+    fit into memory at once."""
     pieces, most = in_chunks(lambda part: draw(seeds[part]), len(seeds), most, notify)
     images = np.concatenate([to_uint8(images) for images, _ in pieces])
     if pieces[0][1] is None:

@@ -1,4 +1,5 @@
-"""Training of a discriminator's head: real against generated images at every noise level (Kim et al. 2023, Eq. 7)."""
+"""Training of a discriminator's head: real against generated images at every noise level (Kim et
+al. 2023, Eq. 7)."""
 
 import json
 import math
@@ -53,20 +54,23 @@ def train_discriminator(
     tensorboard: bool = False,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> list[dict]:
-    """Train the only head of `discriminator` in place, keep checkpoints in `folder`, return the log (a dict per epoch).
+    """Train the only head of `discriminator` in place, keep checkpoints in `folder`, return the log
+    (a dict per epoch).
 
     conditional   overrides the settings'
     save_seconds  how often the state is saved, besides at the end
-    net           the score network, for the loss "matching"; default: the one under the discriminator
+    net           the score network, for the loss "matching"; default: the one under the
+                  discriminator
     tensorboard   also write the log to folder/tensorboard
-    ranks         processes that share every batch; all call this alike and get the same result. Their number changes it by
-                  rounding only (and dropout's masks)
+    ranks         processes that share every batch; all call this alike and get the same result.
+                  Their number changes it by rounding only (and dropout's masks)
 
-    `best.safetensors` has the lowest validation loss (without validation images there is none), `last.safetensors` is the
-    final one, `epoch_NNN.safetensors` every `keep_every`; `lora_*` beside them where an adapter is trained; `log.jsonl` one
-    line per epoch; `summary.json` what the test images say. A run that was killed goes on where its state was saved and
-    ends with the same bytes; where `progress` asks to end, by `Stopped`, the state is saved first. Raises ValueError, before
-    training, for what does not fit.
+    `best.safetensors` has the lowest validation loss (without validation images there is none),
+    `last.safetensors` is the final one, `epoch_NNN.safetensors` every `keep_every`; `lora_*` beside
+    them where an adapter is trained; `log.jsonl` one line per epoch; `summary.json` what the test
+    images say. A run that was killed goes on where its state was saved and ends with the same
+    bytes; where `progress` asks to end, by `Stopped`, the state is saved first. Raises ValueError,
+    before training, for what does not fit.
     """
     settings = settings if conditional is None else replace(settings, conditional=conditional)
     check_sets(real, fake, settings)
@@ -113,7 +117,8 @@ def train_discriminator(
 
 
 def best_entry(log: list[dict]) -> dict:
-    """The epoch that `best.safetensors` holds, of lowest validation loss; without validation the last."""
+    """The epoch that `best.safetensors` holds, of lowest validation loss; without validation the
+    last."""
     return min(log, key=lambda entry: entry.get("valid_loss", -entry["epoch"]))
 
 
@@ -125,7 +130,8 @@ def training_log(folder: Path) -> dict:
 
 
 class Trainer:
-    """One optimisation step after the other on the head of a discriminator, and on its classifier's LoRA if asked for.
+    """One optimisation step after the other on the head of a discriminator, and on its classifier's
+    LoRA if asked for.
 
     net          the score network, for the loss "matching"
     ranks        processes that share every batch
@@ -176,7 +182,8 @@ class Trainer:
 
     @contextmanager
     def averaged(self, values: list[Tensor] | None = None):
-        """Within it the discriminator has the averaged weights, or `values`, and is in eval mode."""
+        """Within it the discriminator has the averaged weights, or `values`, and is in eval
+        mode."""
         current = _copies(self.parameters)
         self.head.eval()
         self.assign(self.average if values is None else values)
@@ -199,7 +206,8 @@ class Trainer:
         _copy(self.average, state["average"])
 
     def _add_lora(self) -> list[nn.Parameter]:
-        """The trainable parameters of a new adapter on the classifier, none if the settings ask for none."""
+        """The trainable parameters of a new adapter on the classifier, none if the settings ask for
+        none."""
         s, extractor = self.settings, self.discriminator.extractor
         if not s.lora_rank:
             return []

@@ -18,7 +18,8 @@ from dg.runtime.randomness import step_generator
 
 
 def random_subset(data: AnySet, n: int | None, seed: int) -> AnySet:
-    """`n` items of a set, None for all, drawn by the seed: a set may be sorted by class. ValueError if it has fewer."""
+    """`n` items of a set, None for all, drawn by the seed: a set may be sorted by class. ValueError
+    if it has fewer."""
     if n is None:
         return data
     data.take(n)  # refuses what is not there
@@ -36,8 +37,9 @@ def check_sets(
         )
     if (real.resolution, real.channels) != (fake.resolution, fake.channels):
         raise ValueError(
-            f"{fake.name}: {fake.what} of {fake.resolution} pixels and {fake.channels} channels, but {real.name} "
-            f"has {real.resolution} pixels and {real.channels} channels; give sets of one kind"
+            f"{fake.name}: {fake.what} of {fake.resolution} pixels and {fake.channels} channels, "
+            f"but {real.name} has {real.resolution} pixels and {real.channels} channels; give sets "
+            "of one kind"
         )
     if isinstance(real, LatentSet):
         _check_latents(real, fake, settings)
@@ -87,9 +89,8 @@ def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTrai
     real_made, fake_made = (
         {"precision": str(data.latents.dtype)} | (data.encoding or {}) for data in (real, fake)
     )
-    for name in (
-        real_made.keys() & fake_made.keys()
-    ):  # a discriminator would see this difference, and nothing else
+    # a discriminator would see this difference, and nothing else
+    for name in real_made.keys() & fake_made.keys():
         if real_made[name] != fake_made[name]:
             raise ValueError(
                 f"{fake.name}: was encoded with {name} {fake_made[name]}, but {real.name} with "
@@ -121,14 +122,16 @@ def _check_labels(real: AnySet, fake: AnySet) -> None:
 
 
 def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTraining) -> None:
-    """Refuse a frozen network that was made for other images, or would see classes only while sampling."""
+    """Refuse a frozen network that was made for other images, or would see classes only while
+    sampling."""
     kind, extractor = discriminator.extractor.kind, discriminator.extractor
     if kind == "classifier":
         encoder = extractor.encoder
         if (encoder.image_size, encoder.in_channels) != (data.resolution, data.channels):
             raise ValueError(
-                f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, but the "
-                f"classifier takes {encoder.image_size} pixels and {encoder.in_channels} channels"
+                f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} "
+                f"channels, but the classifier takes {encoder.image_size} pixels and "
+                f"{encoder.in_channels} channels"
             )
     classes = extractor.net.label_dim if kind == "score" else 0
     if classes and not settings.conditional:
@@ -142,13 +145,14 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
         )
     if discriminator.conditional != settings.conditional:
         raise ValueError(
-            f"the head is {'' if discriminator.conditional else 'not '}conditional and the training is "
-            f"{'' if settings.conditional else 'not '}; make both alike"
+            f"the head is {'' if discriminator.conditional else 'not '}conditional and the "
+            f"training is {'' if settings.conditional else 'not '}; make both alike"
         )
 
 
 class Rows:
-    """Latents of two sets, where these have them, in the computer's memory; those that are asked for go to `device`.
+    """Latents of two sets, where these have them, in the computer's memory; those that are asked
+    for go to `device`.
 
     len(), and rows[index] for index [N] -> [N, C, h, w] in the precision of the sets.
     """
@@ -172,7 +176,8 @@ class Rows:
 
 
 class Split(NamedTuple):
-    """Images or latents of one split, the real ones first. Labels and batches are on the training device, and images too."""
+    """Images or latents of one split, the real ones first. Labels and batches are on the training
+    device, and images too."""
 
     images: Tensor | Rows  # uint8 [n, C, H, W], or latents
     labels: Tensor | None  # int64 [n]
@@ -184,7 +189,8 @@ class Split(NamedTuple):
         return len(self.images) - self.num_real
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """(float32 [N, C, H, W], images in [-1, 1]; labels [N, K] one-hot or None; targets [N]) at `index` [N]."""
+        """(float32 [N, C, H, W], images in [-1, 1]; labels [N, K] one-hot or None; targets [N]) at
+        `index` [N]."""
         images = self.images[index]
         images = (
             images.to(torch.float32) / 127.5 - 1
@@ -202,7 +208,8 @@ class Split(NamedTuple):
 def split_sets(
     real: AnySet, fake: AnySet, settings: DiscriminatorTraining, device="cpu"
 ) -> list[Split]:
-    """Disjoint train, validation and test splits; which item goes where depends on the seed and the set's size."""
+    """Disjoint train, validation and test splits; which item goes where depends on the seed and the
+    set's size."""
     splits = []
     for indices in zip(*(_parts(len(data), settings) for data in (real, fake)), strict=True):
         pairs = list(zip((real, fake), indices, strict=True))
@@ -240,7 +247,8 @@ def _parts(n: int, settings: DiscriminatorTraining) -> list[np.ndarray]:
 
 
 def epoch_order(train: Split, settings: DiscriminatorTraining, epoch: int) -> Tensor:
-    """Indices of every batch of an epoch, [steps, batch_size]; images that fill no batch are left out."""
+    """Indices of every batch of an epoch, [steps, batch_size]; images that fill no batch are left
+    out."""
     generator = step_generator(settings.seed, "order", epoch)
     if settings.batches == "mixed":
         steps = len(train.images) // settings.batch_size
@@ -263,7 +271,8 @@ def _endless_permutation(n: int, length: int, generator) -> Tensor:
 
 
 def noise_level(u: Tensor, settings: DiscriminatorTraining) -> Tensor:
-    """Noise levels, float64 [N], from uniform u [N] in [0, 1]; the times in between are in the dtype of u."""
+    """Noise levels, float64 [N], from uniform u [N] in [0, 1]; the times in between are in the
+    dtype of u."""
     if settings.time_sampling == "importance":
         return vp.to_sigma(vp.importance_time(u, settings.time_min)[0].double())
     if settings.time_sampling == "uniform":
@@ -291,7 +300,8 @@ def perturb(
 def noisy_batch(
     split: Split, index: Tensor, settings: DiscriminatorTraining, generator: torch.Generator
 ) -> NoisyBatch:
-    """The images at `index` [N], perturbed and perhaps mirrored by random numbers of `generator`."""
+    """The images at `index` [N], perturbed and perhaps mirrored by random numbers of
+    `generator`."""
     images, labels, targets = split.batch(index)
     device = images.device
     u = torch.rand(

@@ -11,6 +11,7 @@ from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
 from dg.training_data import Split, perturb
 
+# edges of the noise levels that are looked at apart
 LEVELS = (
     0.0,
     0.1,
@@ -18,7 +19,7 @@ LEVELS = (
     1.0,
     3.0,
     float("inf"),
-)  # edges of the noise levels that are looked at apart
+)
 BINS = 10  # of the calibration error
 DRAWS = 20  # noises that one image is looked at with, at most
 
@@ -27,8 +28,9 @@ DRAWS = 20  # noises that one image is looked at with, at most
 def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> dict:
     """What `binary_metrics` says of noisy images of a split, and `levels`: the same by noise level.
 
-    Looks at `eval_images` of each kind, spread over a large set and taken with up to 20 noises each from a small one. The
-    noise is the same at every call; its levels are stratified, so that they hardly differ between splits either.
+    Looks at `eval_images` of each kind, spread over a large set and taken with up to 20 noises each
+    from a small one. The noise is the same at every call; its levels are stratified, so that they
+    hardly differ between splits either.
     """
     logits, targets, sigma = predict(discriminator, split, settings)
     levels = []
@@ -71,11 +73,13 @@ def predict(
 
 
 def binary_metrics(logits: np.ndarray, targets: np.ndarray) -> dict:
-    """Loss (cross-entropy, nats), accuracy, ROC-AUC, calibration error; precision and recall of the answer "real".
+    """Loss (cross-entropy, nats), accuracy, ROC-AUC, calibration error; precision and recall of the
+    answer "real".
 
     logits   [n]  log ratios; "real" where positive
     targets  [n]  1 real, 0 generated
-    A value that is not defined (AUC of one kind alone, precision where nothing was called real) is None.
+    A value that is not defined (AUC of one kind alone, precision where nothing was called real) is
+    None.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -97,7 +101,8 @@ def binary_metrics(logits: np.ndarray, targets: np.ndarray) -> dict:
 
 
 def calibration_error(logits: np.ndarray, real: np.ndarray) -> float:
-    """Mean distance between predicted probability and share of real images, over bins of equally many images."""
+    """Mean distance between predicted probability and share of real images, over bins of equally
+    many images."""
     probability, order = (
         1 / (1 + np.exp(-np.clip(logits, -500, 500))),
         np.argsort(logits, kind="stable"),

@@ -1,7 +1,9 @@
-"""Variance-preserving (VP) time, the clock of the discriminator: pure functions in the dtype of their argument.
+"""Variance-preserving (VP) time, the clock of the discriminator: pure functions in the dtype of
+their argument.
 
-The linear schedule has beta(tau) = BETA_MIN + (BETA_MAX - BETA_MIN) tau on tau in [0, 1] (Song et al. 2021). A noisy image
-x = x_0 + sigma z of EDM and its VP twin mean(tau) x_0 + std(tau) z differ by the factor mean(tau) = 1 / sqrt(1 + sigma^2).
+The linear schedule has beta(tau) = BETA_MIN + (BETA_MAX - BETA_MIN) tau on tau in [0, 1] (Song et
+al. 2021). A noisy image x = x_0 + sigma z of EDM and its VP twin mean(tau) x_0 + std(tau) z differ
+by the factor mean(tau) = 1 / sqrt(1 + sigma^2).
 """
 
 import math
@@ -40,7 +42,8 @@ def from_sigma(sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cosine_time(tau: Tensor) -> Tensor:
-    """Time of the cosine schedule with the same signal-to-noise ratio, for classifiers that were trained on it."""
+    """Time of the cosine schedule with the same signal-to-noise ratio, for classifiers that were
+    trained on it."""
     angle = torch.arccos(math.cos(COSINE_S / (1 + COSINE_S) * math.pi / 2) * mean(tau))
     return (1 + COSINE_S) * angle * 2 / math.pi - COSINE_S
 
@@ -52,10 +55,11 @@ def importance_antiderivative(tau: Tensor) -> Tensor:
 
 
 def importance_time(u: Tensor, tau_min: float) -> tuple[Tensor, Tensor]:
-    """(times on [tau_min, 1], normaliser): density proportional to g^2 / std^2, from uniform u [N] in [0, 1].
+    """(times on [tau_min, 1], normaliser): density proportional to g^2 / std^2, from uniform u [N]
+    in [0, 1].
 
-    Kim et al. 2023, section 3.3. In float32, tau below 1e-4 is off by up to 7% from cancellation; the authors' training
-    computes it so. Use float64 unless that is to be reproduced.
+    Kim et al. 2023, section 3.3. In float32, tau below 1e-4 is off by up to 7% from cancellation;
+    the authors' training computes it so. Use float64 unless that is to be reproduced.
     """
     start = importance_antiderivative(torch.as_tensor(tau_min, dtype=u.dtype, device=u.device))
     normalizer = importance_antiderivative(torch.ones_like(start)) - start

@@ -1,6 +1,8 @@
-"""The generalised sampler behind EDM's ablations (Karras et al. 2022, algorithm 1 and table 1, with churn).
+"""The generalised sampler behind EDM's ablations (Karras et al. 2022, algorithm 1 and table 1, with
+churn).
 
-Every combination of solver, noise-level discretisation, noise schedule sigma(t) and image scaling s(t).
+Every combination of solver, noise-level discretisation, noise schedule sigma(t) and image scaling
+s(t).
 """
 
 import math

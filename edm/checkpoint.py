@@ -1,4 +1,5 @@
-"""Score networks on disk: this project's safetensors files, and NVIDIA's pickles read without executing them."""
+"""Score networks on disk: this project's safetensors files, and NVIDIA's pickles read without
+executing them."""
 
 import json
 from inspect import signature
@@ -16,10 +17,12 @@ NAME_IN_FOLDER = "network.safetensors"  # of what a training has written
 
 
 def load_network(path, device="cpu") -> Preconditioner:
-    """A frozen score network in evaluation mode, from a .safetensors file of this project or an NVIDIA .pkl.
+    """A frozen score network in evaluation mode, from a .safetensors file of this project or an
+    NVIDIA .pkl.
 
-    A folder stands for its network.safetensors. The file decides by its first bytes which it is, not by its name;
-    nothing in it is executed. Raises ValueError with one line that names the file and what is wrong.
+    A folder stands for its network.safetensors. The file decides by its first bytes which it is,
+    not by its name; nothing in it is executed. Raises ValueError with one line that names the file
+    and what is wrong.
     """
     path = network_file(path)
     if not path.is_file():
@@ -37,7 +40,8 @@ def load_network(path, device="cpu") -> Preconditioner:
 
 
 def network_file(path) -> Path:
-    """The file of a network: a folder's network.safetensors where there is one, else the path itself."""
+    """The file of a network: a folder's network.safetensors where there is one, else the path
+    itself."""
     inside = Path(path) / NAME_IN_FOLDER
     return inside if inside.is_file() else Path(path)
 
@@ -69,13 +73,15 @@ def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) ->
 
 
 def save_network(file, net: Preconditioner) -> None:
-    """Write a network as safetensors, its class and arguments in the metadata. `file`: a path or a binary file object."""
+    """Write a network as safetensors, its class and arguments in the metadata. `file`: a path or a
+    binary file object."""
     config = {"class_name": type(net).__name__, "init_kwargs": net.init_kwargs}
     write_safetensors(file, net.state_dict(), FORMAT, config)
 
 
 def write_safetensors(file, tensors: dict, format: str, config: dict) -> None:
-    """Tensors by name, with a JSON `config` under the name `format` in the metadata, to a path or binary file object."""
+    """Tensors by name, with a JSON `config` under the name `format` in the metadata, to a path or
+    binary file object."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = _ordered(save(tensors, metadata={"format": format, "config": json.dumps(config)}))
     if hasattr(file, "write"):
@@ -85,7 +91,8 @@ def write_safetensors(file, tensors: dict, format: str, config: dict) -> None:
 
 
 def _ordered(data: bytes) -> bytes:
-    """The same safetensors file with its metadata sorted: the library writes them in another order every time."""
+    """The same safetensors file with its metadata sorted: the library writes them in another order
+    every time."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -119,7 +126,8 @@ def read_safetensors(path, format: str, *keys: str) -> tuple[dict, dict]:
 
 
 def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
-    """Assign `state_dict` to a module; ValueError naming the first tensor that is missing, unknown, misfit or not finite."""
+    """Assign `state_dict` to a module; ValueError naming the first tensor that is missing, unknown,
+    misfit or not finite."""
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, shape in expected.items():
         if name not in state_dict:
@@ -140,6 +148,7 @@ def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
             raise ValueError(
                 f"{path}: tensor {name} is unknown to the network that the file describes"
             )
-    # Cast and copy: a tensor that shared its storage with the file would keep the whole file in memory.
+    # Cast and copy: a tensor that shared its storage with the file would keep the whole file in
+    # memory.
     float_state = {name: tensor.clone().to(torch.float32) for name, tensor in state_dict.items()}
     module.load_state_dict(float_state, strict=True, assign=True)

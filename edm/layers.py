@@ -1,7 +1,8 @@
 """Building blocks of the EDM networks, with the parameter names of the published checkpoints.
 
-Weights are cast to the dtype of the activations at every use, so that one float32 module also runs in half precision.
-Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.
+Weights are cast to the dtype of the activations at every use, so that one float32 module also runs
+in half precision. Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
+Models", appendix F.
 """
 
 import math
@@ -30,7 +31,8 @@ def _initial(
         value = math.sqrt(1 / fan_in) * torch.randn(shape)
     else:
         raise ValueError(
-            f"unknown initialisation {mode!r}; use xavier_uniform, kaiming_uniform or kaiming_normal"
+            f"unknown initialisation {mode!r}; use xavier_uniform, kaiming_uniform or "
+            "kaiming_normal"
         )
     return nn.Parameter(value * gain)
 
@@ -60,10 +62,12 @@ class Linear(nn.Module):
 
 
 class Conv2d(nn.Module):
-    """Convolution with optional 2x up- or downsampling by a separable filter; `kernel=0` only resamples.
+    """Convolution with optional 2x up- or downsampling by a separable filter; `kernel=0` only
+    resamples.
 
-    [N, in_channels, H, W] -> [N, out_channels, H', W'] with H' = 2H (up), H/2 (down) or H. `fused_resample` applies the
-    convolution before the downsampling filter instead of after it, as the residual encoder of NCSN++ does.
+    [N, in_channels, H, W] -> [N, out_channels, H', W'] with H' = 2H (up), H/2 (down) or H.
+    `fused_resample` applies the convolution before the downsampling filter instead of after it, as
+    the residual encoder of NCSN++ does.
     """
 
     def __init__(
@@ -117,7 +121,8 @@ class GroupNorm(nn.Module):
         self.num_groups = min(32, num_channels // 4)
         if num_channels < 4 or num_channels % self.num_groups:
             raise ValueError(
-                f"{num_channels} channels cannot be normalised: take a multiple of 4 (of 32 above 128)"
+                f"{num_channels} channels cannot be normalised: take a multiple of 4 (of 32 above "
+                "128)"
             )
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))
@@ -146,7 +151,8 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """Random Fourier features of NCSN++, [N] -> [N, num_channels] as (cos, sin); the frequencies are a buffer."""
+    """Random Fourier features of NCSN++, [N] -> [N, num_channels] as (cos, sin); the frequencies
+    are a buffer."""
 
     def __init__(self, num_channels: int, scale: float = 16):
         super().__init__()
@@ -159,11 +165,13 @@ class FourierEmbedding(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """Residual block with noise embedding and optional self-attention; serves DDPM++, NCSN++ and ADM.
+    """Residual block with noise embedding and optional self-attention; serves DDPM++, NCSN++ and
+    ADM.
 
-    x [N, in_channels, H, W], emb [N, emb_channels] -> [N, out_channels, H', W']. With `adaptive_scale` the embedding
-    scales and shifts the second normalisation (ADM), otherwise it is added before it. Attention with
-    `out_channels // channels_per_head == 0` heads is no attention, as in the published code.
+    x [N, in_channels, H, W], emb [N, emb_channels] -> [N, out_channels, H', W']. With
+    `adaptive_scale` the embedding scales and shifts the second normalisation (ADM), otherwise it is
+    added before it. Attention with `out_channels // channels_per_head == 0` heads is no attention,
+    as in the published code.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Training losses (Karras et al. 2022, Eq. 2 and table 1): the distribution of noise levels, and the weight of each."""
+"""Training losses (Karras et al. 2022, Eq. 2 and table 1): the distribution of noise levels, and
+the weight of each."""
 
 import math
 
@@ -7,7 +8,8 @@ from torch import Tensor
 
 
 class DenoisingLoss:
-    """Weighted squared error of the denoised images. Subclasses give `sigma` and `weight`; calling one draws and computes."""
+    """Weighted squared error of the denoised images. Subclasses give `sigma` and `weight`; calling
+    one draws and computes."""
 
     def sigma(self, count: int, **draw) -> Tensor:
         """Noise levels of `count` images, [count, 1, 1, 1]; `draw`: device and generator."""
@@ -70,7 +72,8 @@ class EDMLoss(DenoisingLoss):
 
 
 class VPLoss(DenoisingLoss):
-    """Noise levels at VP times uniform on [epsilon_t, 1] (column "VP"; Song et al. 2021). Arguments as of `VPPrecond`."""
+    """Noise levels at VP times uniform on [epsilon_t, 1] (column "VP"; Song et al. 2021). Arguments
+    as of `VPPrecond`."""
 
     def __init__(self, beta_d: float = 19.9, beta_min: float = 0.1, epsilon_t: float = 1e-5):
         self.beta_d, self.beta_min, self.epsilon_t = beta_d, beta_min, epsilon_t

@@ -1,7 +1,8 @@
 """The U-Nets under EDM's preconditioning: `SongUNet` (DDPM++, NCSN++) and `DhariwalUNet` (ADM).
 
-Both are split in two: `encode` gives the skip tensors and the embedding, `decode` the output image. What only needs the
-encoder (a discriminator on the score network's own features) runs it once and shares it with denoising.
+Both are split in two: `encode` gives the skip tensors and the embedding, `decode` the output image.
+What only needs the encoder (a discriminator on the score network's own features) runs it once and
+shares it with denoising.
 """
 
 import math
@@ -15,10 +16,12 @@ from edm.unet import UNet, check_choice, check_resolution, levels_of
 
 
 class SongUNet(UNet):
-    """DDPM++ and NCSN++ (Song et al. 2021) as reimplemented by EDM (Karras et al. 2022, appendix F.2).
+    """DDPM++ and NCSN++ (Song et al. 2021) as reimplemented by EDM (Karras et al. 2022, appendix
+    F.2).
 
-    DDPM++: embedding_type "positional", encoder "standard", resample_filter [1, 1], channel_mult_noise 1.
-    NCSN++: embedding_type "fourier", encoder "residual", resample_filter [1, 3, 3, 1], channel_mult_noise 2.
+    DDPM++: embedding_type "positional", encoder "standard", resample_filter [1, 1],
+    channel_mult_noise 1. NCSN++: embedding_type "fourier", encoder "residual", resample_filter [1,
+    3, 3, 1], channel_mult_noise 2.
     """
 
     def __init__(
@@ -90,7 +93,8 @@ class SongUNet(UNet):
     def _add_encoder(
         self, levels, in_channels, model_channels, num_blocks, encoder_type, block
     ) -> list[int]:
-        """From full resolution down; the `aux` branch carries the image itself alongside. Returns the skips' channels."""
+        """From full resolution down; the `aux` branch carries the image itself alongside. Returns
+        the skips' channels."""
         self.enc = nn.ModuleDict()
         init, down = block["init"], dict(down=True, resample_filter=block["resample_filter"])
         channels = aux_channels = in_channels
@@ -142,11 +146,11 @@ class SongUNet(UNet):
         class_labels: Tensor | None,
         augment_labels: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Skip tensors from full resolution to the bottleneck, each [N, C_i, R_i, R_i], and the embedding [N, E]."""
+        """Skip tensors from full resolution to the bottleneck, each [N, C_i, R_i, R_i], and the
+        embedding [N, E]."""
         emb = self.map_noise(noise_labels)  # [N, noise_channels]
-        emb = (
-            emb.reshape(emb.shape[0], 2, -1).flip(1).reshape(emb.shape)
-        )  # published weights expect (sin, cos)
+        # published weights expect (sin, cos)
+        emb = emb.reshape(emb.shape[0], 2, -1).flip(1).reshape(emb.shape)
         if self.map_label is not None:
             emb = emb + self.map_label(
                 self._dropped(class_labels, len(x)) * math.sqrt(self.map_label.in_features)
@@ -169,7 +173,8 @@ class SongUNet(UNet):
         return skips, emb
 
     def decode(self, skips: list[Tensor], emb: Tensor) -> Tensor:
-        """Output image [N, out_channels, R, R] from what `encode` returned; `skips` is left as it is."""
+        """Output image [N, out_channels, R, R] from what `encode` returned; `skips` is left as it
+        is."""
         remaining, x, image = list(skips), skips[-1], None
         for name, block in self.dec.items():
             if name.endswith("aux_up"):
@@ -272,7 +277,8 @@ class DhariwalUNet(UNet):
         class_labels: Tensor | None,
         augment_labels: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Skip tensors from full resolution to the bottleneck, each [N, C_i, R_i, R_i], and the embedding [N, E]."""
+        """Skip tensors from full resolution to the bottleneck, each [N, C_i, R_i, R_i], and the
+        embedding [N, E]."""
         emb = self.map_noise(noise_labels)  # [N, model_channels]
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
@@ -288,7 +294,8 @@ class DhariwalUNet(UNet):
         return skips, emb
 
     def decode(self, skips: list[Tensor], emb: Tensor) -> Tensor:
-        """Output image [N, out_channels, R, R] from what `encode` returned; `skips` is left as it is."""
+        """Output image [N, out_channels, R, R] from what `encode` returned; `skips` is left as it
+        is."""
         remaining, x = list(skips), skips[-1]
         for block in self.dec.values():
             if x.shape[1] != block.in_channels:

@@ -1,13 +1,14 @@
 """Reads network pickles of NVIDIA's EDM without executing anything that is in them.
 
-A pickle is a program: the ordinary loader imports and calls whatever the file names, and these files also carry Python
-source which NVIDIA's own loader runs. Here a small machine (`edm.pickle_machine`) interprets only the instructions that
-describe data. The names a file may use stand in a table of functions of this module; any other name, instruction or
-argument is refused. No part of a network counts twice and instructions are counted, so a small file cannot ask for much
+A pickle is a program: the ordinary loader imports and calls whatever the file names, and these
+files also carry Python source which NVIDIA's own loader runs. Here a small machine
+(`edm.pickle_machine`) interprets only the instructions that describe data. The names a file may use
+stand in a table of functions of this module; any other name, instruction or argument is refused. No
+part of a network counts twice and instructions are counted, so a small file cannot ask for much
 time or memory.
 
-Formats: the machine's pickles, `torch_utils/persistence.py` of github.com/NVlabs/edm, and the storage files of
-`torch.save(..., _use_new_zipfile_serialization=False)`.
+Formats: the machine's pickles, `torch_utils/persistence.py` of github.com/NVlabs/edm, and the
+storage files of `torch.save(..., _use_new_zipfile_serialization=False)`.
 """
 
 import functools
@@ -54,10 +55,11 @@ class NetworkRecord:
 
 
 def read_network(path, key: str = "ema") -> NetworkRecord:
-    """The network under `key` of a pickle of NVIDIA's EDM, or the network itself if the pickle holds nothing else.
+    """The network under `key` of a pickle of NVIDIA's EDM, or the network itself if the pickle
+    holds nothing else.
 
-    Raises CheckpointError if the file cannot be read, is of another kind, is damaged, names anything that such files do
-    not need, or holds NaN or infinity.
+    Raises CheckpointError if the file cannot be read, is of another kind, is damaged, names
+    anything that such files do not need, or holds NaN or infinity.
     """
     try:
         with open(path, "rb") as file:
@@ -138,7 +140,8 @@ def _record(content, key: str) -> NetworkRecord:
 
 
 def _tensors(network: _Object) -> Iterator[tuple[str, torch.Tensor]]:
-    """Names and tensors of a module: its parameters, its buffers, then its children's, each in the file's order."""
+    """Names and tensors of a module: its parameters, its buffers, then its children's, each in the
+    file's order."""
     seen = set()
 
     def once(thing, kind):
@@ -232,10 +235,12 @@ class _Storage:
 
 
 def _storage(instructions: Iterator, data) -> _Storage:
-    """The legacy torch.save file of one storage: five pickles, the number of elements, and the elements.
+    """The legacy torch.save file of one storage: five pickles, the number of elements, and the
+    elements.
 
-    The pickles are a magic number, a version, a description of the machine, ('storage', type, key, device, elements,
-    None) as a persistent id, and [key]. The device is ignored: all tensors come to the CPU.
+    The pickles are a magic number, a version, a description of the machine, ('storage', type, key,
+    device, elements, None) as a persistent id, and [key]. The device is ignored: all tensors come
+    to the CPU.
     """
     machine = PickleMachine(memoryview(data), _STORAGE_NAMES, instructions, persistent=True)
     magic, version, system, description, keys = (machine.run() for _ in range(5))

@@ -1,7 +1,8 @@
 """A machine that interprets the instructions of a pickle that describe data, and executes nothing.
 
-The names that a file may use stand in a table of the caller; any other name, instruction or argument is refused.
-Formats: pickle protocols 2 to 5 (PEP 307, PEP 3154; the standard library's `pickletools` documents each instruction).
+The names that a file may use stand in a table of the caller; any other name, instruction or
+argument is refused. Formats: pickle protocols 2 to 5 (PEP 307, PEP 3154; the standard library's
+`pickletools` documents each instruction).
 """
 
 import pickle
@@ -13,7 +14,8 @@ MAX_NAME = 256  # characters of a tensor's name
 
 
 class CheckpointError(ValueError):
-    """A file that is no usable EDM network; one line that names the file, what is wrong and what to do."""
+    """A file that is no usable EDM network; one line that names the file, what is wrong and what to
+    do."""
 
 
 def other_kind(found: str) -> CheckpointError:
@@ -47,7 +49,8 @@ _MAKERS = {  # instruction -> makes the value that it pushes
     pickle.EMPTY_SET: set,
 }
 _NUMBERS = {pickle.BININT: _I4, pickle.BININT1: _U1, pickle.BININT2: _U2, pickle.BINFLOAT: _F8}
-_STRETCHES = {  # instruction -> layout of the length behind it, and what is made of the bytes behind that
+# instruction -> layout of the length behind it, and what is made of the bytes behind that
+_STRETCHES = {
     pickle.SHORT_BINUNICODE: (_U1, lambda data: str(data, "utf-8", "surrogatepass")),
     pickle.BINUNICODE: (_U4, lambda data: str(data, "utf-8", "surrogatepass")),
     pickle.SHORT_BINBYTES: (_U1, bytes),
@@ -60,10 +63,12 @@ _GETS = {pickle.BINGET: _U1, pickle.LONG_BINGET: _U4}
 
 
 class PickleMachine:
-    """Interprets the instructions of a pickle that describe data, on a stack of plain values and objects of ours.
+    """Interprets the instructions of a pickle that describe data, on a stack of plain values and
+    objects of ours.
 
     data          bytes in which pickles follow each other from `position` on
-    names         dotted name -> what it stands for; the callables in it are all that a pickle can call
+    names         dotted name -> what it stands for; the callables in it are all that a pickle can
+                  call
     instructions  iterator that ends when the file has used up its share
     set_state     set_state(object, state) is what BUILD does; None refuses it
     persistent    whether a persistent id is allowed; its description stands for it
@@ -104,7 +109,8 @@ class PickleMachine:
         return layout.unpack(self.take(layout.size))[0]
 
     def _push(self, code: bytes) -> bool:
-        """Interpret an instruction that pushes a value or remembers one; False if it is of another kind."""
+        """Interpret an instruction that pushes a value or remembers one; False if it is of another
+        kind."""
         if code in _MAKERS:
             self.stack.append(_MAKERS[code]())
         elif code in _NUMBERS:
@@ -114,7 +120,8 @@ class PickleMachine:
             self.stack.append(make(self.take(self.number(length))))
         elif code == pickle.MEMOIZE or code in _PUTS:
             index = self.number(_PUTS[code]) if code in _PUTS else len(self.memo)
-            # No network refers to a storage's bytes again; forgetting them ensures that each is decoded only once.
+            # No network refers to a storage's bytes again; forgetting them ensures that each is
+            # decoded only once.
             self.memo[index] = None if type(self.stack[-1]) is memoryview else self.stack[-1]
         elif code in _GETS:
             self.stack.append(self.memo[self.number(_GETS[code])])
@@ -131,7 +138,8 @@ class PickleMachine:
         return True
 
     def _combine(self, code: bytes) -> bool:
-        """Interpret an instruction that makes something of the top of the stack; False if it is of another kind."""
+        """Interpret an instruction that makes something of the top of the stack; False if it is of
+        another kind."""
         marked = code in (pickle.TUPLE, pickle.SETITEMS, pickle.APPENDS)
         items, self.stack = (self.stack, self.marked.pop()) if marked else ([], self.stack)
         pop, push = self.stack.pop, self.stack.append

@@ -1,6 +1,8 @@
-"""Preconditioned denoisers: a U-Net F wrapped so that D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
+"""Preconditioned denoisers: a U-Net F wrapped so that D(x; sigma) = c_skip x + c_out F(c_in x;
+c_noise).
 
-Karras et al. 2022, table 1: one class per column. All take the keyword arguments recorded in published checkpoints.
+Karras et al. 2022, table 1: one class per column. All take the keyword arguments recorded in
+published checkpoints.
 """
 
 import copy
@@ -34,7 +36,8 @@ class Preconditioner(nn.Module):
 
     img_resolution, img_channels  size of the images
     label_dim                     number of classes, 0 = unconditional
-    use_fp16                      run the U-Net in half precision on a GPU, as the checkpoint recommends
+    use_fp16                      run the U-Net in half precision on a GPU, as the checkpoint
+                                  recommends
     model_type, **model_kwargs    the U-Net's class name and its own arguments
     """
 
@@ -146,7 +149,8 @@ class Preconditioner(nn.Module):
 
 
 class EDMPrecond(Preconditioner):
-    """Karras et al. 2022, Eq. 7 and table 1, column "Ours"; `sigma_data` is the standard deviation of the images."""
+    """Karras et al. 2022, Eq. 7 and table 1, column "Ours"; `sigma_data` is the standard deviation
+    of the images."""
 
     def __init__(
         self,
@@ -183,7 +187,8 @@ class EDMPrecond(Preconditioner):
 
 
 class VPPrecond(Preconditioner):
-    """Variance-preserving (DDPM++ of Song et al. 2021); Karras et al. 2022, table 1, column "VP"."""
+    """Variance-preserving (DDPM++ of Song et al. 2021); Karras et al. 2022, table 1, column
+    "VP"."""
 
     def __init__(
         self,
@@ -258,7 +263,8 @@ class VEPrecond(Preconditioner):
 
 
 class iDDPMPrecond(Preconditioner):
-    """Improved DDPM (Nichol & Dhariwal 2021), discrete noise levels u_j; Karras et al. 2022, table 1, column "iDDPM".
+    """Improved DDPM (Nichol & Dhariwal 2021), discrete noise levels u_j; Karras et al. 2022, table
+    1, column "iDDPM".
 
     The U-Net also predicts a variance (channels C..2C-1), which the samplers of EDM do not use.
     """
@@ -305,7 +311,8 @@ class iDDPMPrecond(Preconditioner):
 
 
 def iddpm_noise_levels(M: int, C_1: float, C_2: float, dtype: torch.dtype) -> Tensor:
-    """Decreasing noise levels u_0 .. u_M = 0 of iDDPM on the CPU, [M + 1]; Karras et al. 2022, table 1.
+    """Decreasing noise levels u_0 .. u_M = 0 of iDDPM on the CPU, [M + 1]; Karras et al. 2022,
+    table 1.
 
     alpha_bar is float32 whatever the dtype of the recursion, as in the published code.
     """

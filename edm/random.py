@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 class StackedRandomGenerator:
-    """A batch of generators; every draw has as many rows as there are seeds. Seeds are taken modulo 2^32."""
+    """A batch of generators; every draw has as many rows as there are seeds. Seeds are taken modulo
+    2^32."""
 
     def __init__(self, device, seeds):
         self.generators = [torch.Generator(device).manual_seed(int(seed) % 2**32) for seed in seeds]

@@ -1,4 +1,5 @@
-"""EDM's stochastic Heun sampler (Karras et al. 2022, algorithm 2) for any denoiser and any guidance.
+"""EDM's stochastic Heun sampler (Karras et al. 2022, algorithm 2) for any denoiser and any
+guidance.
 
 The sampler's state is float64 whatever the network computes in.
 """
@@ -15,7 +16,8 @@ from edm.guidance import Guidance
 def noise_schedule(
     num_steps: int, sigma_min: float, sigma_max: float, rho: float, device=None
 ) -> Tensor:
-    """Decreasing noise levels, float64 [num_steps], from sigma_max to sigma_min; Karras et al. 2022, Eq. 5."""
+    """Decreasing noise levels, float64 [num_steps], from sigma_max to sigma_min; Karras et al.
+    2022, Eq. 5."""
     ramp = torch.arange(num_steps, dtype=torch.float64, device=device) / max(num_steps - 1, 1)
     return (
         sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))
@@ -32,7 +34,8 @@ def check_range(sigma_min: float, sigma_max: float) -> None:
 
 
 def churn_factor(S_churn: float | Tensor, num_steps: int) -> float | Tensor:
-    """gamma of algorithm 2: the relative raise of the noise level, at most sqrt(2) - 1; a float or [N]."""
+    """gamma of algorithm 2: the relative raise of the noise level, at most sqrt(2) - 1; a float or
+    [N]."""
     limit = math.sqrt(2) - 1
     if isinstance(S_churn, Tensor):
         return (S_churn.to(torch.float64) / num_steps).clamp(max=limit)
@@ -65,7 +68,8 @@ def edm_sampler(
     net           denoiser(x, sigma, class_labels), with `sigma_min`, `sigma_max` and `round_sigma`
     latents       [N, C, H, W]  standard normal
     class_labels  [N, K]        one-hot, None for an unconditional network
-    randn_like                  source of the churn noise; called once per step, also where no noise is added
+    randn_like                  source of the churn noise; called once per step, also where no noise
+                                is added
     guidance                    corrects the denoised image; None samples from the network as it is
     returns       [N, C, H, W]  float64 images, nominally in [-1, 1]
     """

@@ -1,4 +1,5 @@
-"""What EDM's ablations choose from: noise schedules sigma(t), scalings s(t), noise levels (Karras et al. 2022, table 1)."""
+"""What EDM's ablations choose from: noise schedules sigma(t), scalings s(t), noise levels (Karras
+et al. 2022, table 1)."""
 
 import math
 from collections.abc import Callable
@@ -46,7 +47,8 @@ LINEAR_SCHEDULE = Schedule(lambda t: t, torch.ones_like, lambda sigma: sigma)
 
 @dataclass(frozen=True)
 class Path:
-    """x(t) = s(t) (image + sigma(t) noise): a noise schedule and a scaling, as functions of time [] or [N]."""
+    """x(t) = s(t) (image + sigma(t) noise): a noise schedule and a scaling, as functions of time []
+    or [N]."""
 
     schedule: Schedule
     scaling: str

@@ -1,4 +1,5 @@
-"""What the U-Nets of `edm.networks` share: forward pass, label dropout, the blocks of their levels."""
+"""What the U-Nets of `edm.networks` share: forward pass, label dropout, the blocks of their
+levels."""
 
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ class UNet(nn.Module):
         class_labels: Tensor | None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """x [N, C, R, R], noise_labels [N], class_labels [N or 1, label_dim], augment_labels [N, augment_dim]."""
+        """x [N, C, R, R], noise_labels [N], class_labels [N or 1, label_dim], augment_labels [N,
+        augment_dim]."""
         return self.decode(*self.encode(x, noise_labels, class_labels, augment_labels))
 
     def _dropped(self, class_labels: Tensor, batch: int) -> Tensor:
@@ -31,7 +33,8 @@ class UNet(nn.Module):
         )
 
     def _add_down_blocks(self, level, channels, skip_channels, num_blocks, block) -> int:
-        """Blocks of one level of the encoder; `skip_channels` grows. Returns the channels of the last."""
+        """Blocks of one level of the encoder; `skip_channels` grows. Returns the channels of the
+        last."""
         for index in range(num_blocks):
             self.enc[f"{level.name}_block{index}"] = UNetBlock(
                 channels, level.channels, attention=level.attention, **block
@@ -41,7 +44,8 @@ class UNet(nn.Module):
         return channels
 
     def _add_up_blocks(self, level, lowest, channels, skip_channels, attention, block) -> int:
-        """Blocks of one level of the decoder, which take up skip tensors from the end. Returns the channels of the last."""
+        """Blocks of one level of the decoder, which take up skip tensors from the end. Returns the
+        channels of the last."""
         name = level.name
         if level is lowest:
             self.dec[f"{name}_in0"] = UNetBlock(channels, channels, attention=True, **block)
@@ -58,7 +62,8 @@ class UNet(nn.Module):
 
 
 class Level(NamedTuple):
-    """One resolution of a U-Net: the beginning of its blocks' names, their width, whether they have attention."""
+    """One resolution of a U-Net: the beginning of its blocks' names, their width, whether they have
+    attention."""
 
     name: str
     channels: int

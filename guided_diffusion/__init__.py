@@ -1,4 +1,5 @@
-"""ADM's networks (Dhariwal & Nichol 2021) as Discriminator Guidance (Kim et al. 2023) uses them, and discrete diffusion."""
+"""ADM's networks (Dhariwal & Nichol 2021) as Discriminator Guidance (Kim et al. 2023) uses them,
+and discrete diffusion."""
 
 from .encoder import EncoderUNetModel
 from .gaussian_diffusion import GaussianDiffusion, create_diffusion

@@ -1,7 +1,9 @@
-"""The encoder half of ADM's U-Net with a classification head: noisy-image classifiers and discriminators.
+"""The encoder half of ADM's U-Net with a classification head: noisy-image classifiers and
+discriminators.
 
-Dhariwal & Nichol 2021, section 4 and appendix: classifiers of noisy images. Kim et al. 2023 (Discriminator Guidance),
-appendix: the middle block of a frozen classifier feeds a second, small encoder with one output, the discriminator.
+Dhariwal & Nichol 2021, section 4 and appendix: classifiers of noisy images. Kim et al. 2023
+(Discriminator Guidance), appendix: the middle block of a frozen classifier feeds a second, small
+encoder with one output, the discriminator.
 """
 
 from collections.abc import Sequence
@@ -29,22 +31,29 @@ class EncoderUNetModel(nn.Module):
     """ADM encoder: image, time and (optionally) class -> middle-block features or logits.
 
     image_size            pixels of a side, divisible by 2 ** (levels - 1)
-    in_channels           channels of the input (3 for images, an extractor's `feature_channels` for a discriminator)
+    in_channels           channels of the input (3 for images, an extractor's `feature_channels` for
+                          a discriminator)
     out_channels          logits per image
     model_channels        width of the first level; every level's width is a multiple of 32
     num_res_blocks        residual blocks per level (the published "depth")
-    channel_mult          width of each level relative to model_channels; each level but the last ends in a downsampling
-    attention_resolutions sizes in pixels of the feature maps that get self-attention after each residual block (not the
-                          downsampling factors that guided-diffusion's constructor of the same name takes)
+    channel_mult          width of each level relative to model_channels; each level but the last
+                          ends in a downsampling
+    attention_resolutions sizes in pixels of the feature maps that get self-attention after each
+    residual block (not the
+                          downsampling factors that guided-diffusion's constructor of the same name
+                          takes)
     num_head_channels     channels of one attention head
     num_classes           rows of the class embedding, 0 for an unconditional encoder
-    use_scale_shift_norm  embeddings scale and shift the normalised features ("adaptive group normalisation")
+    use_scale_shift_norm  embeddings scale and shift the normalised features ("adaptive group
+                          normalisation")
     resblock_updown       residual downsampling instead of a strided convolution
-    pool                  head: "attention", "adaptive" (average), "spatial" or "spatial_v2" (averages of every block)
+    pool                  head: "attention", "adaptive" (average), "spatial" or "spatial_v2"
+                          (averages of every block)
     dropout               probability inside the residual blocks, in train mode
 
-    `feature_channels` and `feature_size` describe the features. Half precision: call it under `torch.autocast`;
-    normalisations and the head then still run in float32. Impossible settings raise ValueError.
+    `feature_channels` and `feature_size` describe the features. Half precision: call it under
+    `torch.autocast`; normalisations and the head then still run in float32. Impossible settings
+    raise ValueError.
     """
 
     def __init__(
@@ -113,21 +122,25 @@ class EncoderUNetModel(nn.Module):
     ) -> Tensor:
         """Features of the middle block, or logits.
 
-        x          [N, in_channels, image_size, image_size]  noisy images, VP scale, or an extractor's features
-        timesteps  [] or [N]                                 time in [0, 1]; multiplied by 999 inside
-        condition  [N] integer or [N, K] one-hot, K <= num_classes; needed by a conditional encoder, ignored by others
-        returns    [N, feature_channels, feature_size, feature_size] if feature else [N, out_channels] float32
+        x          [N, in_channels, image_size, image_size]  noisy images, VP scale, or an
+                   extractor's features
+        timesteps  [] or [N]                                 time in [0, 1]; multiplied by 999
+                   inside
+        condition  [N] integer or [N, K] one-hot, K <= num_classes; needed by a conditional encoder,
+                   ignored by others
+        returns    [N, feature_channels, feature_size, feature_size] if feature else [N,
+                   out_channels] float32
 
-        ValueError for a wrong number of channels, and for a condition that is missing or has another form.
+        ValueError for a wrong number of channels, and for a condition that is missing or has
+        another form.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"the encoder takes [N, {self.in_channels}, H, W] inputs, not {list(x.shape)}"
             )
         dtype = self.time_embed[0].weight.dtype
-        emb = timestep_embedding(
-            TIME_SCALE * timesteps.reshape(-1), self.model_channels
-        )  # [N or 1, model_channels]
+        # [N or 1, model_channels]
+        emb = timestep_embedding(TIME_SCALE * timesteps.reshape(-1), self.model_channels)
         emb = self.time_embed(emb.to(dtype))  # [N or 1, 4*model_channels]
         if self.num_classes:
             emb = emb + self.label_emb(self._class_numbers(condition))  # [N, 4*model_channels]
@@ -139,12 +152,10 @@ class EncoderUNetModel(nn.Module):
                 averages.append(h.mean(dim=(2, 3)))  # [N, width]
         if feature:
             return h
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # the head is cheap, and half-precision logits are coarse
-            return self.out(
-                (torch.cat(averages, dim=1) if averages else h).to(dtype)
-            )  # [N, out_channels]
+        # the head is cheap, and half-precision logits are coarse
+        with torch.autocast(x.device.type, enabled=False):
+            # [N, out_channels]
+            return self.out((torch.cat(averages, dim=1) if averages else h).to(dtype))
 
     def _class_numbers(self, condition: Tensor | None) -> Tensor:
         if condition is None:
@@ -162,15 +173,18 @@ class EncoderUNetModel(nn.Module):
 
 
 def level_widths(image_size: int, model_channels: int, channel_mult: Sequence[float]) -> list[int]:
-    """Channels of each level; ValueError where they cannot be normalised in groups or the image cannot be halved."""
+    """Channels of each level; ValueError where they cannot be normalised in groups or the image
+    cannot be halved."""
     widths = [round(mult * model_channels) for mult in channel_mult]
     if not widths or min(widths) <= 0 or any(width % NORM_GROUPS for width in widths):
         raise ValueError(
-            f"levels of {', '.join(map(str, widths))} channels: all must be positive multiples of {NORM_GROUPS}"
+            f"levels of {', '.join(map(str, widths))} channels: all must be positive multiples of "
+            f"{NORM_GROUPS}"
         )
     if image_size % 2 ** (len(widths) - 1):
         raise ValueError(
-            f"images of {image_size} pixels cannot be halved {len(widths) - 1} times, as {len(widths)} levels "
+            f"images of {image_size} pixels cannot be halved {len(widths) - 1} times, as "
+            f"{len(widths)} levels "
             "need: use images of another size, or fewer levels"
         )
     return widths
@@ -184,7 +198,8 @@ def make_head(
     num_head_channels: int,
     out_channels: int,
 ) -> nn.Sequential:
-    """Head from the middle block's [N, channels, size, size], or from all blocks' averages [N, block_channels]."""
+    """Head from the middle block's [N, channels, size, size], or from all blocks' averages [N,
+    block_channels]."""
     match pool:
         case "attention":
             return nn.Sequential(

@@ -1,4 +1,5 @@
-"""The way down that ADM's encoder and U-Net share: levels of residual blocks, then the middle block."""
+"""The way down that ADM's encoder and U-Net share: levels of residual blocks, then the middle
+block."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
@@ -27,10 +28,11 @@ def build_encoder_trunk(
     residual: Callable[..., nn.Module],
     attention: Callable[[int], nn.Module],
 ) -> EncoderTrunk:
-    """Levels of `num_res_blocks` residual blocks of these widths; each level but the last ends in a downsampling.
+    """Levels of `num_res_blocks` residual blocks of these widths; each level but the last ends in a
+    downsampling.
 
-    attention_resolutions  sizes in pixels of the feature maps with attention after each residual block; the middle block
-                           always has one
+    attention_resolutions  sizes in pixels of the feature maps with attention after each residual
+                           block; the middle block always has one
     resblock_updown        residual downsampling instead of a strided convolution
     residual               residual(in_channels, out_channels, down=False), a residual block
     attention              attention(channels), a self-attention block

@@ -1,7 +1,9 @@
-"""Discrete Gaussian diffusion: noising, the reverse step of a network, ancestral and DDIM sampling, guidance by gradients.
+"""Discrete Gaussian diffusion: noising, the reverse step of a network, ancestral and DDIM sampling,
+guidance by gradients.
 
-Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021 (learned variances, fewer steps), Song et al. 2021 (DDIM), Dhariwal & Nichol
-2021 (classifier guidance). Losses and the variational bound: guided_diffusion.losses.
+Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021 (learned variances, fewer steps), Song et al. 2021
+(DDIM), Dhariwal & Nichol 2021 (classifier guidance). Losses and the variational bound:
+guided_diffusion.losses.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,12 +61,14 @@ class GaussianDiffusion:
     """A discrete diffusion process and how a network's output is to be read.
 
     mean      the network predicts the noise ("epsilon") or the clean image ("x_start")
-    variance  of the reverse step: that of the posterior ("fixed_small") or of the forward step ("fixed_large"), or a second
-              set of C channels gives its logarithm ("learned") or where it lies between the two ("learned_range")
+    variance  of the reverse step: that of the posterior ("fixed_small") or of the forward step
+              ("fixed_large"), or a second set of C channels gives its logarithm ("learned") or
+              where it lies between the two ("learned_range")
 
-    Networks are called as `model(x, t, **model_kwargs)`, gradients for guidance as `cond_fn(x, t, **model_kwargs)`, with
-    int64 t [N] in steps of the process they were trained on, rescaled ones float32 for networks. Everywhere else t counts the steps of this process, 0 to
-    num_steps - 1. Arithmetic is in the dtype of x.
+    Networks are called as `model(x, t, **model_kwargs)`, gradients for guidance as `cond_fn(x, t,
+    **model_kwargs)`, with int64 t [N] in steps of the process they were trained on, rescaled ones
+    float32 for networks. Everywhere else t counts the steps of this process, 0 to num_steps - 1.
+    Arithmetic is in the dtype of x.
     """
 
     def __init__(
@@ -86,7 +90,8 @@ class GaussianDiffusion:
     # The forward process.
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t [N, C, H, W] of clean images at step t [N], from standard normal noise; Ho et al. 2020, Eq. 4."""
+        """x_t [N, C, H, W] of clean images at step t [N], from standard normal noise; Ho et al.
+        2020, Eq. 4."""
         s = self.schedule
         return (
             at(s.sqrt_alphas_cumprod, t, x_start) * x_start
@@ -128,7 +133,8 @@ class GaussianDiffusion:
         expected = [len(x), x.shape[1] * (2 if self.learns_variance else 1), *x.shape[2:]]
         if list(output.shape) != expected:
             raise ValueError(
-                f"the network gives {list(output.shape)}, but mean and variance {self.variance!r} take {expected}; "
+                f"the network gives {list(output.shape)}, but mean and variance {self.variance!r} "
+                f"take {expected}; "
                 "choose another variance or another network"
             )
         return output
@@ -198,7 +204,8 @@ class GaussianDiffusion:
     def condition_score(
         self, cond_fn, step: ReverseStep, x: Tensor, t: Tensor, model_kwargs: dict | None = None
     ) -> ReverseStep:
-        """`step` after sqrt(1 - alpha_bar) * cond_fn is taken off the noise; Dhariwal & Nichol 2021, algorithm 2."""
+        """`step` after sqrt(1 - alpha_bar) * cond_fn is taken off the noise; Dhariwal & Nichol
+        2021, algorithm 2."""
         gradient = cond_fn(x, self.model_timesteps(t), **(model_kwargs or {}))
         epsilon = (
             self.predict_epsilon(x, t, step.pred_xstart)
@@ -221,7 +228,8 @@ class GaussianDiffusion:
         cond_fn=None,
         model_kwargs: dict | None = None,
     ) -> Tensor:
-        """x_{t-1} [N, C, H, W] drawn from p(x_{t-1} | x_t), with `condition_mean` if there is a cond_fn.
+        """x_{t-1} [N, C, H, W] drawn from p(x_{t-1} | x_t), with `condition_mean` if there is a
+        cond_fn.
 
         randn_like  source of the noise; called once, also at step 0, where no noise is added
         """
@@ -244,18 +252,21 @@ class GaussianDiffusion:
         cond_fn=None,
         model_kwargs: dict | None = None,
     ) -> Tensor:
-        """x_{t-1} [N, C, H, W] of DDIM (Song et al. 2021, Eq. 12), with `condition_score` if there is a cond_fn.
+        """x_{t-1} [N, C, H, W] of DDIM (Song et al. 2021, Eq. 12), with `condition_score` if there
+        is a cond_fn.
 
-        eta  from 0, deterministic, to 1, which has the noise of ancestral sampling with small variances
+        eta  from 0, deterministic, to 1, which has the noise of ancestral sampling with small
+             variances
         """
         step = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         if cond_fn is not None:
             step = self.condition_score(cond_fn, step, x, t, model_kwargs)
         epsilon = self.predict_epsilon(x, t, step.pred_xstart)
+        # Eq. 16
         alpha_bar_prev, variance = (
             self.schedule.alphas_cumprod_prev,
             eta**2 * self.schedule.posterior_variance,
-        )  # Eq. 16
+        )
         mean = (
             at(np.sqrt(alpha_bar_prev), t, x) * step.pred_xstart
             + at(np.sqrt(1 - alpha_bar_prev - variance), t, x) * epsilon
@@ -263,7 +274,8 @@ class GaussianDiffusion:
         return mean + at(np.sqrt(variance), t, x) * randn_like(x)  # none at step 0
 
     def p_sample_loop(self, model, noise: Tensor, **kwargs) -> Tensor:
-        """Images [N, C, H, W] from standard normal noise by `p_sample` from the last step to the first; kwargs are its."""
+        """Images [N, C, H, W] from standard normal noise by `p_sample` from the last step to the
+        first; kwargs are its."""
         return self._loop(self.p_sample, model, noise, kwargs)
 
     def ddim_sample_loop(self, model, noise: Tensor, **kwargs) -> Tensor:

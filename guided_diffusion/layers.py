@@ -1,7 +1,8 @@
-"""Building blocks of the ADM networks: time embedding, residual block, self-attention, attention pooling.
+"""Building blocks of the ADM networks: time embedding, residual block, self-attention, attention
+pooling.
 
-Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", sections 3 and 4. Parameter names and the order
-of queries, keys and values are those of the published checkpoints.
+Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", sections 3 and 4. Parameter
+names and the order of queries, keys and values are those of the published checkpoints.
 """
 
 import math
@@ -20,7 +21,8 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     channels                  even
     returns    [N, channels]  float32
 
-    Ho et al. 2020, after Vaswani et al. 2017: frequencies fall geometrically from 1 to nearly 1/10000.
+    Ho et al. 2020, after Vaswani et al. 2017: frequencies fall geometrically from 1 to nearly
+    1/10000.
     """
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
@@ -30,14 +32,16 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
-    """Set every parameter of `layer` to zero, so that the residual branch it closes starts as the identity."""
+    """Set every parameter of `layer` to zero, so that the residual branch it closes starts as the
+    identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation over 32 groups, in float32 even where the activations are half precision."""
+    """Group normalisation over 32 groups, in float32 even where the activations are half
+    precision."""
 
     def __init__(self, channels: int):
         super().__init__(NORM_GROUPS, channels)
@@ -47,9 +51,11 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Pointwise(nn.Conv1d):
-    """Linear map of tokens [N, T, in] -> [N, T, out] whose weight has the checkpoints' shape [out, in, 1].
+    """Linear map of tokens [N, T, in] -> [N, T, out] whose weight has the checkpoints' shape [out,
+    in, 1].
 
-    A matrix product on tokens is faster than a width-one convolution and leaves channels last for fused attention.
+    A matrix product on tokens is faster than a width-one convolution and leaves channels last for
+    fused attention.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -60,7 +66,8 @@ class Pointwise(nn.Conv1d):
 
 
 def count_heads(channels: int, head_channels: int) -> int:
-    """Number of attention heads of `head_channels` each; ValueError where they do not fill `channels`."""
+    """Number of attention heads of `head_channels` each; ValueError where they do not fill
+    `channels`."""
     if channels % head_channels:
         raise ValueError(
             f"{channels} channels do not split into attention heads of {head_channels}: "
@@ -70,7 +77,8 @@ def count_heads(channels: int, head_channels: int) -> int:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Multi-head attention of [N, T, heads, C] queries over [N, S, heads, C] keys and values -> [N, T, heads * C].
+    """Multi-head attention of [N, T, heads, C] queries over [N, S, heads, C] keys and values -> [N,
+    T, heads * C].
 
     The fused kernels behind it have no second derivative: for a gradient penalty, run under
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
@@ -94,9 +102,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, H*W, C]
-        q, k, v = (
-            self.qkv(tokens).unflatten(2, (self.heads, 3, -1)).unbind(3)
-        )  # [N, H*W, heads, C/heads] each
+        # [N, H*W, heads, C/heads] each
+        q, k, v = self.qkv(tokens).unflatten(2, (self.heads, 3, -1)).unbind(3)
         h = self.proj_out(attend(q, k, v))  # [N, H*W, C]
         return x + h.transpose(1, 2).reshape(x.shape)  # [N, C, H, W]
 
@@ -112,8 +119,9 @@ class Embedding(nn.Embedding):
 class AttentionPool(nn.Module):
     """Pool a feature map by attention from its mean, x [N, C, size, size] -> [N, out_channels].
 
-    Radford et al. 2021 (CLIP), section 2.4. Unlike in `AttentionBlock`, the rows of `qkv_proj` are all queries, all
-    keys, all values, each of them head by head. Another map size than `size` raises ValueError.
+    Radford et al. 2021 (CLIP), section 2.4. Unlike in `AttentionBlock`, the rows of `qkv_proj` are
+    all queries, all keys, all values, each of them head by head. Another map size than `size`
+    raises ValueError.
     """
 
     def __init__(self, size: int, channels: int, head_channels: int, out_channels: int):
@@ -138,18 +146,20 @@ class AttentionPool(nn.Module):
             torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
             + self.positional_embedding.T
         )
-        q, k, v = (
-            self.qkv_proj(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
-        )  # [N, 1+size^2, heads, C/heads]
+        # [N, 1+size^2, heads, C/heads]
+        q, k, v = self.qkv_proj(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
         pooled = attend(q[:, :1], k, v)  # [N, 1, C], only the mean's own answer is used
         return self.c_proj(pooled)[:, 0]  # [N, out_channels]
 
 
 class ResBlock(nn.Module):
-    """Residual block steered by the time embedding, x [N, in, H, W], emb [N or 1, E] -> [N, out, H, W].
+    """Residual block steered by the time embedding, x [N, in, H, W], emb [N or 1, E] -> [N, out, H,
+    W].
 
-    use_scale_shift_norm  the embedding scales and shifts the second normalisation; otherwise it is added before it
-    down                  halve the resolution [N, out, H/2, W/2] by averaging 2x2 pixels, in both branches
+    use_scale_shift_norm  the embedding scales and shifts the second normalisation; otherwise it is
+                          added before it
+    down                  halve the resolution [N, out, H/2, W/2] by averaging 2x2 pixels, in both
+                          branches
     """
 
     def __init__(

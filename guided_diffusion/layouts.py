@@ -23,7 +23,8 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def infer_settings(shapes: Shapes, **overrides) -> dict:
     """Keyword arguments of `EncoderUNetModel` that give tensors of these shapes; `overrides` win.
 
-    ValueError where a tensor that decides a setting is missing, or where two depths explain the same tensors.
+    ValueError where a tensor that decides a setting is missing, or where two depths explain the
+    same tensors.
     """
     pool, out_channels, size = read_head(shapes)
     depth = find_depth(read_blocks(shapes), overrides.get("num_res_blocks"))
@@ -37,8 +38,8 @@ def infer_settings(shapes: Shapes, **overrides) -> dict:
 def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
     """Keyword arguments of `UNetModel` that give tensors of these shapes; `overrides` win.
 
-    What shapes do not show is that of the published file with the same tensors, and the default where there is none.
-    ValueError where a tensor that decides a setting is missing.
+    What shapes do not show is that of the published file with the same tensors, and the default
+    where there is none. ValueError where a tensor that decides a setting is missing.
     """
     if {"num_heads", "num_head_channels"} <= set(overrides):
         raise ValueError("num_heads and num_head_channels are both given; give one of them")
@@ -57,7 +58,8 @@ def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
 
 
 def untold_settings(shapes: Shapes, given: Mapping) -> list[str]:
-    """Settings of a `UNetModel` that neither its tensors tell, nor a published file, nor `given`."""
+    """Settings of a `UNetModel` that neither its tensors tell, nor a published file, nor
+    `given`."""
     if published_unet(shapes):
         return []
     untold = [] if "image_size" in given else ["image_size"]
@@ -68,7 +70,8 @@ def untold_settings(shapes: Shapes, given: Mapping) -> list[str]:
 def trunk_settings(shapes: Shapes, depth: int, final_size: int, overrides: dict) -> dict:
     """What an encoder and a U-Net of `depth` residual blocks per level have in common.
 
-    final_size  pixels of a side in the middle block; the image_size follows, unless `overrides` has one
+    final_size  pixels of a side in the middle block; the image_size follows, unless `overrides` has
+                one
     """
     width = shape_of(shapes, "time_embed.0.weight", 2)[1]
     in_channels = shape_of(shapes, "input_blocks.0.0.weight", 4)[1]
@@ -94,12 +97,14 @@ def trunk_settings(shapes: Shapes, depth: int, final_size: int, overrides: dict)
 
 
 def shape_of(shapes: Shapes, key: str, ndim: int) -> tuple[int, ...]:
-    """Shape of one tensor; ValueError if it is missing, empty or has another number of dimensions."""
+    """Shape of one tensor; ValueError if it is missing, empty or has another number of
+    dimensions."""
     shape = shapes.get(key, ())
     if len(shape) != ndim or 0 in shape:
         found = f"has shape {shape}" if key in shapes else "is missing"
         raise ValueError(
-            f"tensor '{key}' {found}, expected {ndim} dimensions: this is not an ADM network of that kind"
+            f"tensor '{key}' {found}, expected {ndim} dimensions: this is not an ADM network of "
+            "that kind"
         )
     return shape
 
@@ -125,11 +130,12 @@ def read_blocks(shapes: Shapes) -> list[Block]:
 
 
 def find_depth(blocks: list[Block], given: int | None = None) -> int:
-    """Residual blocks per level; ValueError where none or several explain the blocks, or the `given` one does not.
+    """Residual blocks per level; ValueError where none or several explain the blocks, or the
+    `given` one does not.
 
-    A residual downsampling block has the tensors of any other block, so the levels show only in what they share: all
-    blocks of a level have one width and all or none have attention; between two levels stands one block of the upper
-    level's width without attention.
+    A residual downsampling block has the tensors of any other block, so the levels show only in
+    what they share: all blocks of a level have one width and all or none have attention; between
+    two levels stands one block of the upper level's width without attention.
     """
     strided = any(block.strided for block in blocks)
 
@@ -147,19 +153,22 @@ def find_depth(blocks: list[Block], given: int | None = None) -> int:
     ]
     if not depths:
         raise ValueError(
-            f"the input blocks do not form levels of {given or 'equally many'} residual blocks: this is "
+            f"the input blocks do not form levels of {given or 'equally many'} residual blocks: "
+            "this is "
             "not an ADM encoder, or num_res_blocks is wrong"
         )
     if len(depths) > 1:
         raise ValueError(
-            f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level alike: pass "
+            f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level alike: "
+            "pass "
             "num_res_blocks"
         )
     return depths[0]
 
 
 def find_unet_depth(shapes: Shapes) -> int:
-    """Residual blocks per level of a U-Net, whose way up has one more than that before its first upsampling."""
+    """Residual blocks per level of a U-Net, whose way up has one more than that before its first
+    upsampling."""
     shape_of(shapes, "output_blocks.0.0.in_layers.2.weight", 4)
     ups = [
         match[1]

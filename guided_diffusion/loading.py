@@ -1,4 +1,5 @@
-"""Rebuild a network from a bare state dict: every setting that shapes it is read off its tensors' names and shapes."""
+"""Rebuild a network from a bare state dict: every setting that shapes it is read off its tensors'
+names and shapes."""
 
 import pickle
 import re
@@ -44,16 +45,19 @@ class MissingSettings(ValueError):
 def load_encoder(
     source: str | Path | Mapping[str, Tensor], device: str | torch.device = "cpu", **overrides
 ) -> EncoderUNetModel:
-    """The encoder stored in a file or state dict, float32, on `device`, in eval mode; nothing in the file is executed.
+    """The encoder stored in a file or state dict, float32, on `device`, in eval mode; nothing in
+    the file is executed.
 
-    source     path of a `torch.save`d bare state dict, or the state dict itself (its tensors are copied)
-    overrides  settings of `EncoderUNetModel` that win over the inferred ones. Names and shapes do not show:
-               num_head_channels (64 unless given), dropout, image_size under a pool other than attention
+    source     path of a `torch.save`d bare state dict, or the state dict itself (its tensors are
+               copied)
+    overrides  settings of `EncoderUNetModel` that win over the inferred ones. Names and shapes do
+               not show: num_head_channels (64 unless given), dropout, image_size under a pool other
+               than attention
 
-    Reads the files of Discriminator Guidance (32x32_classifier.pt, discriminator_60.pt, its latent variants), those of
-    guided-diffusion (64x64_classifier.pt and larger), and what `bare_state` finds in a training's own checkpoints.
-    ValueError of one line for a file that is missing, damaged, unsafe, of another architecture or with weights that
-    are not finite.
+    Reads the files of Discriminator Guidance (32x32_classifier.pt, discriminator_60.pt, its latent
+    variants), those of guided-diffusion (64x64_classifier.pt and larger), and what `bare_state`
+    finds in a training's own checkpoints. ValueError of one line for a file that is missing,
+    damaged, unsafe, of another architecture or with weights that are not finite.
     """
     return load_network(EncoderUNetModel, infer_settings, source, device, overrides)
 
@@ -63,12 +67,13 @@ def load_unet(
 ) -> UNetModel:
     """The diffusion model stored in a file or state dict, as `load_encoder` loads encoders.
 
-    overrides  settings of `UNetModel` that win over the inferred ones. Names and shapes do not show image_size, num_heads
-               (or num_head_channels), use_new_attention_order and dropout, which are those of the published file of
-               `UNETS` that has the same tensors. For other networks the first two must be given, or `MissingSettings`,
-               a ValueError, is raised
+    overrides  settings of `UNetModel` that win over the inferred ones. Names and shapes do not show
+               image_size, num_heads (or num_head_channels), use_new_attention_order and dropout,
+               which are those of the published file of `UNETS` that has the same tensors. For other
+               networks the first two must be given, or `MissingSettings`, a ValueError, is raised
 
-    Reads the files of guided-diffusion: 64x64_diffusion.pt to 512x512_diffusion.pt, 256x256_diffusion_uncond.pt, lsun_*.pt.
+    Reads the files of guided-diffusion: 64x64_diffusion.pt to 512x512_diffusion.pt,
+    256x256_diffusion_uncond.pt, lsun_*.pt.
     """
     return load_network(UNetModel, infer_unet_settings, source, device, overrides, untold_settings)
 
@@ -153,7 +158,8 @@ def _refusal(path: Path, text: str) -> str:
 
 
 def bare_state(content: object) -> object:
-    """The state dict in what training code saves: without the rest, and without prefixes of all names.
+    """The state dict in what training code saves: without the rest, and without prefixes of all
+    names.
 
     Averaged weights win over others, see `WRAPPERS`. What holds no state dict is returned as it is.
     """
@@ -181,7 +187,8 @@ def _common_prefix(state: Mapping) -> str:
 
 
 def check_tensors(state: object) -> Mapping[str, Tensor]:
-    """`state` itself if it is a state dict of finite tensors; ValueError naming the first entry that is not."""
+    """`state` itself if it is a state dict of finite tensors; ValueError naming the first entry
+    that is not."""
     if not isinstance(state, Mapping):
         raise ValueError(
             f"holds a {type(state).__name__}, not a state dict: store model.state_dict()"
@@ -194,7 +201,8 @@ def check_tensors(state: object) -> Mapping[str, Tensor]:
             )
         if not tensor.isfinite().all():
             raise ValueError(
-                f"tensor '{key}' has NaN or infinite weights: use a checkpoint from before the training "
+                f"tensor '{key}' has NaN or infinite weights: use a checkpoint from before the "
+                "training "
                 "diverged, or download it again"
             )
     return state
@@ -206,7 +214,8 @@ def check_fit(found: Shapes, expected: Shapes) -> None:
         want, have = expected.get(key, "no such tensor"), found.get(key, "no such tensor")
         if want != have:
             raise ValueError(
-                f"tensor '{key}' does not fit: expected {want}, found {have}; use the original file, or "
+                f"tensor '{key}' does not fit: expected {want}, found {have}; use the original "
+                "file, or "
                 "correct the settings passed beside it"
             )
 

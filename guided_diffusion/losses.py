@@ -1,4 +1,5 @@
-"""What trains and what measures a discrete diffusion: the hybrid loss and the variational bound, in bits/dim.
+"""What trains and what measures a discrete diffusion: the hybrid loss and the variational bound, in
+bits/dim.
 
 Ho et al. 2020, Eqs. 5, 13 and 14; Nichol & Dhariwal 2021, section 3.
 """
@@ -40,13 +41,15 @@ def training_losses(
     noise: Tensor,
     model_kwargs: dict | None = None,
 ) -> Losses:
-    """Mean squared error of the prediction, plus, for learned variances, a share of the bound that trains them alone.
+    """Mean squared error of the prediction, plus, for learned variances, a share of the bound that
+    trains them alone.
 
     x_start  [N, C, H, W]  images in [-1, 1]
     t        [N]           int64 steps of this process, uniform on 0..num_steps - 1
     noise    [N, C, H, W]  standard normal
 
-    L_simple, or L_hybrid in its published scale: the drawn term of the bound stands for all `num_steps`, with weight 1e-3.
+    L_simple, or L_hybrid in its published scale: the drawn term of the bound stands for all
+    `num_steps`, with weight 1e-3.
     """
     x = diffusion.q_sample(x_start, t, noise)
     output = diffusion.model_output(model, x, t, model_kwargs)
@@ -100,7 +103,8 @@ def prior_term(diffusion: GaussianDiffusion, x_start: Tensor) -> Tensor:
 def bound_term(
     diffusion: GaussianDiffusion, step: ReverseStep, x_start: Tensor, x: Tensor, t: Tensor
 ) -> Tensor:
-    """L_t [N] in bits/dim: the step's divergence from the true posterior, at t = 0 the decoder's negative log likelihood."""
+    """L_t [N] in bits/dim: the step's divergence from the true posterior, at t = 0 the decoder's
+    negative log likelihood."""
     true_log_variance = at(diffusion.schedule.posterior_log_variance_clipped, t, x)
     divergence = normal_kl(
         diffusion.q_posterior_mean(x_start, x, t), true_log_variance, step.mean, step.log_variance
@@ -118,14 +122,17 @@ def normal_kl(mean: Tensor, log_variance: Tensor, mean_2: Tensor, log_variance_2
 
 
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log probability in nats, elementwise like x, that a normal variable rounds to the 8-bit value x on [-1, 1].
+    """Log probability in nats, elementwise like x, that a normal variable rounds to the 8-bit value
+    x on [-1, 1].
 
-    Ho et al. 2020, Eq. 13: the outermost values take the tails, so the 256 probabilities add up to one. Computed in float64
-    from logarithms, so that values far from the mean keep their probability and their gradient.
+    Ho et al. 2020, Eq. 13: the outermost values take the tails, so the 256 probabilities add up to
+    one. Computed in float64 from logarithms, so that values far from the mean keep their
+    probability and their gradient.
     """
     dtype = mean.dtype
     x, mean, std = x.to(torch.float64), mean.to(torch.float64), log_std.to(torch.float64).exp()
-    # A bin above the mean is mirrored to below it, where the logarithm of the distribution function is precise.
+    # A bin above the mean is mirrored to below it, where the logarithm of the distribution function
+    # is precise.
     side = torch.where(x > mean, -1.0, 1.0)
     inner, outer = side * (x - mean) + HALF_LEVEL, side * (x - mean) - HALF_LEVEL
     open_inner, open_outer = side * x > 1 - HALF_LEVEL, side * x < -1 + HALF_LEVEL

@@ -1,4 +1,5 @@
-"""The published configurations: encoders under guided-diffusion's keyword names, diffusion models under their files'."""
+"""The published configurations: encoders under guided-diffusion's keyword names, diffusion models
+under their files'."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -8,8 +9,9 @@ import torch
 from .encoder import EncoderUNetModel
 from .unet import UNetModel
 
-# Dhariwal & Nichol 2021 for 64 to 512 pixels, the authors of Discriminator Guidance for 8 to 32. Every network ends at
-# 8x8 features. For 32x32 latents of ImageNet-256 the authors use (1, 2, 3) under the same image_size.
+# Dhariwal & Nichol 2021 for 64 to 512 pixels, the authors of Discriminator Guidance for 8 to 32.
+# Every network ends at 8x8 features. For 32x32 latents of ImageNet-256 the authors use (1, 2, 3)
+# under the same image_size.
 CHANNEL_MULT = {
     8: (1,),
     16: (1, 2),
@@ -19,7 +21,8 @@ CHANNEL_MULT = {
     256: (1, 1, 2, 2, 4, 4),
     512: (0.5, 1, 1, 2, 2, 4, 4),
 }
-CONDITION_ROWS = 1000  # class embedding of the published conditional discriminators, for CIFAR-10's ten classes too
+# class embedding of the published conditional discriminators, for CIFAR-10's ten classes too
+CONDITION_ROWS = 1000
 
 
 def create_classifier(
@@ -36,25 +39,31 @@ def create_classifier(
     condition: bool = False,
     channel_mult: Sequence[float] | None = None,
 ) -> EncoderUNetModel:
-    """An `EncoderUNetModel` with random weights from guided-diffusion's settings; their defaults are kept.
+    """An `EncoderUNetModel` with random weights from guided-diffusion's settings; their defaults
+    are kept.
 
     classifier_depth                  residual blocks per level
-    classifier_attention_resolutions  sizes in pixels of the feature maps with self-attention, separated by commas
+    classifier_attention_resolutions  sizes in pixels of the feature maps with self-attention,
+                                      separated by commas
     condition                         add a class embedding of 1000 rows
-    channel_mult                      widths of the levels relative to classifier_width; None: by image_size
+    channel_mult                      widths of the levels relative to classifier_width; None: by
+                                      image_size
 
-    The noisy-image classifier of Discriminator Guidance on CIFAR-10 is `create_classifier(image_size=32,
-    classifier_depth=4)`, its discriminator `create_classifier(image_size=8, in_channels=512, out_channels=1)`.
-    ValueError for an image_size without published channel_mult, and for classifier_use_fp16: half precision is the
-    caller's `torch.autocast`.
+    The noisy-image classifier of Discriminator Guidance on CIFAR-10 is
+    `create_classifier(image_size=32, classifier_depth=4)`, its discriminator
+    `create_classifier(image_size=8, in_channels=512, out_channels=1)`. ValueError for an image_size
+    without published channel_mult, and for classifier_use_fp16: half precision is the caller's
+    `torch.autocast`.
     """
     if classifier_use_fp16:
         raise ValueError(
-            "classifier_use_fp16 is not supported: call the float32 network under torch.autocast instead"
+            "classifier_use_fp16 is not supported: call the float32 network under torch.autocast "
+            "instead"
         )
     if channel_mult is None and image_size not in CHANNEL_MULT:
         raise ValueError(
-            f"image_size {image_size} has no published channel_mult, only {list(CHANNEL_MULT)} have: pass "
+            f"image_size {image_size} has no published channel_mult, only {list(CHANNEL_MULT)} "
+            "have: pass "
             "channel_mult"
         )
     return EncoderUNetModel(
@@ -72,7 +81,8 @@ def create_classifier(
     )
 
 
-# Dhariwal & Nichol 2021, appendix, and the commands published with the files. All learn a range of variances.
+# Dhariwal & Nichol 2021, appendix, and the commands published with the files. All learn a range of
+# variances.
 UNETS = {
     "64x64_diffusion": dict(
         image_size=64,
@@ -91,9 +101,11 @@ UNET_SCHEDULES = {name: "cosine" if name == "64x64_diffusion" else "linear" for 
 
 
 def create_unet(name: str, **overrides) -> UNetModel:
-    """The network of a published file, with random weights; `overrides` are settings of `UNetModel` that win.
+    """The network of a published file, with random weights; `overrides` are settings of `UNetModel`
+    that win.
 
-    Its process is `create_diffusion(UNET_SCHEDULES[name], 1000, respacing)`. ValueError for an unknown name.
+    Its process is `create_diffusion(UNET_SCHEDULES[name], 1000, respacing)`. ValueError for an
+    unknown name.
     """
     if name not in UNETS:
         raise ValueError(
@@ -104,7 +116,8 @@ def create_unet(name: str, **overrides) -> UNetModel:
 
 
 def published_unet(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Which published diffusion model has tensors of exactly these names and shapes; None where none has."""
+    """Which published diffusion model has tensors of exactly these names and shapes; None where
+    none has."""
     return next((name for name in UNETS if unet_layout(name) == shapes), None)
 
 

@@ -1,4 +1,5 @@
-"""Noise schedules of discrete Gaussian diffusion, and which of their steps are used; float64 numpy throughout."""
+"""Noise schedules of discrete Gaussian diffusion, and which of their steps are used; float64 numpy
+throughout."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ COSINE_S = 0.008  # Nichol & Dhariwal 2021, Eq. 17
 
 
 def linear_betas(num_steps: int) -> np.ndarray:
-    """[num_steps] from 1e-4 to 0.02 in 1000 steps (Ho et al. 2020, section 4), scaled so that others end as noisy."""
+    """[num_steps] from 1e-4 to 0.02 in 1000 steps (Ho et al. 2020, section 4), scaled so that
+    others end as noisy."""
     return np.minimum(np.linspace(0.1, 20, num_steps) / num_steps, MAX_BETA)
 
 
@@ -30,11 +32,12 @@ BETAS = {"linear": linear_betas, "cosine": cosine_betas}
 def space_timesteps(num_steps: int, spec: str | Sequence[int] | None) -> np.ndarray:
     """Which steps of a process are used: increasing int64, from 0 to num_steps - 1.
 
-    spec  "250" takes so many, evenly spaced from the first step to the last; "10,15,20", or a sequence, splits the process
-          into sections of equal length and takes so many of each; "ddim25" takes every n-th from 0 such that they are 25;
-          None or "" takes all
+    spec  "250" takes so many, evenly spaced from the first step to the last; "10,15,20", or a
+          sequence, splits the process into sections of equal length and takes so many of each;
+          "ddim25" takes every n-th from 0 such that they are 25; None or "" takes all
 
-    Nichol & Dhariwal 2021, section 4; "ddim" as Song et al. 2021. ValueError for a spec that the steps cannot meet.
+    Nichol & Dhariwal 2021, section 4; "ddim" as Song et al. 2021. ValueError for a spec that the
+    steps cannot meet.
     """
     if spec is None or spec == "":
         return np.arange(num_steps)
@@ -44,7 +47,8 @@ def space_timesteps(num_steps: int, spec: str | Sequence[int] | None) -> np.ndar
             if len(range(0, num_steps, stride)) == count:
                 return np.arange(0, num_steps, stride)
         raise ValueError(
-            f"respacing {spec!r}: no stride takes exactly {count} of {num_steps} steps; take another number"
+            f"respacing {spec!r}: no stride takes exactly {count} of {num_steps} steps; take "
+            "another number"
         )
     counts = _counts(spec, spec) if isinstance(spec, str) else list(spec)
     lengths = [num_steps // len(counts) + (i < num_steps % len(counts)) for i in range(len(counts))]
@@ -58,7 +62,8 @@ def _counts(text: str, spec: str) -> list[int]:
         return [int(count) for count in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"respacing {spec!r} is unknown; give a number of steps, numbers separated by commas, or "
+            f"respacing {spec!r} is unknown; give a number of steps, numbers separated by commas, "
+            "or "
             "'ddim' and a number"
         ) from None
 
@@ -76,15 +81,17 @@ def _evenly(start: int, length: int, count: int, spec) -> np.ndarray:
 
 
 class NoiseSchedule:
-    """The coefficients of a process with `num_steps` steps, float64 [num_steps] each, under their published names.
+    """The coefficients of a process with `num_steps` steps, float64 [num_steps] each, under their
+    published names.
 
     betas         [num_steps]  variance of the noise that each step adds
-    timestep_map  [num_steps]  int64, what a network that was trained on a longer process calls each step; None: 0, 1, ...
+    timestep_map  [num_steps]  int64, what a network that was trained on a longer process calls each
+                               step; None: 0, 1, ...
     time_scale    networks are given the timesteps times this
 
-    q(x_t | x_0) = N(sqrt_alphas_cumprod x_0, 1 - alphas_cumprod), and the posterior q(x_{t-1} | x_t, x_0) has the mean
-    posterior_mean_coef1 x_0 + posterior_mean_coef2 x_t and the variance posterior_variance (Ho et al. 2020, Eqs. 4-7).
-    ValueError unless all betas are in (0, 1).
+    q(x_t | x_0) = N(sqrt_alphas_cumprod x_0, 1 - alphas_cumprod), and the posterior q(x_{t-1} |
+    x_t, x_0) has the mean posterior_mean_coef1 x_0 + posterior_mean_coef2 x_t and the variance
+    posterior_variance (Ho et al. 2020, Eqs. 4-7). ValueError unless all betas are in (0, 1).
     """
 
     def __init__(
@@ -114,7 +121,8 @@ class NoiseSchedule:
         self.posterior_variance = self.betas * (1 - self.alphas_cumprod_prev) / rest
         self.posterior_mean_coef1 = self.betas * np.sqrt(self.alphas_cumprod_prev) / rest
         self.posterior_mean_coef2 = (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / rest
-        # The first posterior has no variance; the second one's stands in for it wherever a logarithm is needed.
+        # The first posterior has no variance; the second one's stands in for it wherever a
+        # logarithm is needed.
         self.first_variance = self.posterior_variance[1] if self.num_steps > 1 else self.betas[0]
         self.posterior_log_variance_clipped = np.log(
             np.append(self.first_variance, self.posterior_variance[1:])

@@ -1,4 +1,5 @@
-"""ADM's U-Net (Dhariwal & Nichol 2021, section 3): noisy image, timestep and class -> prediction and variance."""
+"""ADM's U-Net (Dhariwal & Nichol 2021, section 3): noisy image, timestep and class -> prediction
+and variance."""
 
 from collections.abc import Sequence
 
@@ -29,14 +30,17 @@ class UNetModel(nn.Module):
     model_channels        width of the first level; every level's width is a multiple of 32
     num_res_blocks        residual blocks per level on the way down; one more on the way up
     channel_mult          width of each level relative to model_channels
-    attention_resolutions sizes in pixels of the feature maps that get self-attention after each residual block
+    attention_resolutions sizes in pixels of the feature maps that get self-attention after each
+    residual block
     num_classes           rows of the class embedding, 0 for an unconditional network
-    num_head_channels     channels of one attention head; `num_heads`, where given, counts the heads instead
-    use_new_attention_order  rows of `qkv` are all queries, all keys, all values, as the 64x64 model has them
+    num_head_channels     channels of one attention head; `num_heads`, where given, counts the heads
+                          instead
+    use_new_attention_order  rows of `qkv` are all queries, all keys, all values, as the 64x64 model
+                             has them
     use_scale_shift_norm, resblock_updown, dropout  as in `EncoderUNetModel`
 
-    Half precision: call it under `torch.autocast`; normalisations and the last convolution then still run in float32.
-    Impossible settings raise ValueError.
+    Half precision: call it under `torch.autocast`; normalisations and the last convolution then
+    still run in float32. Impossible settings raise ValueError.
     """
 
     def __init__(
@@ -101,23 +105,28 @@ class UNetModel(nn.Module):
         """The prediction, and with learned variances a second set of channels for them, float32.
 
         x          [N, in_channels, image_size, image_size]  noisy images, VP scale
-        timesteps  [] or [N]                                 of the 1000-step process, 0..999; fractions allowed
-        y          [N] integer                               classes; needed by a conditional network, refused by others
+        timesteps  [] or [N]                                 of the 1000-step process, 0..999;
+                   fractions allowed
+        y          [N] integer                               classes; needed by a conditional
+                   network, refused by others
         returns    [N, out_channels, image_size, image_size]
         """
         expected = [self.in_channels, self.image_size, self.image_size]
         if list(x.shape[1:]) != expected:
             raise ValueError(
-                f"the network takes images [N, {', '.join(map(str, expected))}], not {list(x.shape)}"
+                f"the network takes images [N, {', '.join(map(str, expected))}], not "
+                f"{list(x.shape)}"
             )
         if (y is None) == bool(self.num_classes):
             raise ValueError(
-                f"this network has {self.num_classes} classes; pass y [N] exactly when that is not 0"
+                f"this network has {self.num_classes} classes; pass y [N] exactly when that is not "
+                "0"
             )
         dtype = self.time_embed[0].weight.dtype
+        # [N or 1, 4*width]
         emb = self.time_embed(
             timestep_embedding(timesteps.reshape(-1), self.model_channels).to(dtype)
-        )  # [N or 1, 4*width]
+        )
         if y is not None:
             emb = emb + self.label_emb(y)  # [N, 4*width]
 
@@ -135,7 +144,8 @@ class UNetModel(nn.Module):
 def _decoder(
     trunk, widths, num_res_blocks, attention_resolutions, resblock_updown, residual, attention
 ) -> nn.ModuleList:
-    """The way up, which takes the outputs of the trunk's blocks from the end; arguments as of `build_encoder_trunk`."""
+    """The way up, which takes the outputs of the trunk's blocks from the end; arguments as of
+    `build_encoder_trunk`."""
     skips, channels, size = list(trunk.block_channels), trunk.block_channels[-1], trunk.size
     blocks = nn.ModuleList()
     for level, width in reversed(list(enumerate(widths))):
@@ -154,7 +164,8 @@ def _decoder(
 
 
 class UpBlock(ResBlock):
-    """Residual block that doubles the resolution in both branches, x [N, in, H, W] -> [N, out, 2H, 2W]."""
+    """Residual block that doubles the resolution in both branches, x [N, in, H, W] -> [N, out, 2H,
+    2W]."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -173,12 +184,12 @@ class Upsample(nn.Module):
 
 
 class NewOrderAttentionBlock(AttentionBlock):
-    """Self-attention whose rows of `qkv` are all queries, all keys, all values, each of them head by head."""
+    """Self-attention whose rows of `qkv` are all queries, all keys, all values, each of them head
+    by head."""
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, H*W, C]
-        q, k, v = (
-            self.qkv(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
-        )  # [N, H*W, heads, C/heads] each
+        # [N, H*W, heads, C/heads] each
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
         h = self.proj_out(attend(q, k, v))  # [N, H*W, C]
         return x + h.transpose(1, 2).reshape(x.shape)  # [N, C, H, W]

@@ -1,6 +1,8 @@
-"""What many tests share: tiny networks and sets made by the scripts, and one thread per test process.
+"""What many tests share: tiny networks and sets made by the scripts, and one thread per test
+process.
 
-The suite runs several processes side by side, and with one thread rounding stays the same everywhere.
+The suite runs several processes side by side, and with one thread rounding stays the same
+everywhere.
 """
 
 import os
@@ -14,7 +16,8 @@ from tests.scripts import TRAIN, TWELVE, succeed
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Paths of everything that the scripts need, by name; most of it made by the scripts themselves."""
+    """Paths of everything that the scripts need, by name; most of it made by the scripts
+    themselves."""
     folder = tmp_path_factory.mktemp("made")
     places = {
         "made": folder,
@@ -30,7 +33,8 @@ def made(tmp_path_factory):
         **places,
     )
     succeed(
-        "pretrain score --data digits:train --outdir {made}/cond_score --steps 1 --batch_size 8 --cond",
+        "pretrain score --data digits:train --outdir {made}/cond_score --steps 1 --batch_size 8 "
+        "--cond",
         **places,
     )
     succeed("pretrain features --data digits:train --outdir {made}/features --epochs 1", **places)

@@ -1,7 +1,7 @@
 """Deterministic synthetic weights for the golden vectors in tests/golden.
 
-A weight is a splitmix64 hash of its flat index, keyed by the parameter's name, so that nothing but 64-bit integer
-arithmetic decides its value and the vectors hold for every library version.
+A weight is a splitmix64 hash of its flat index, keyed by the parameter's name, so that nothing but
+64-bit integer arithmetic decides its value and the vectors hold for every library version.
 """
 
 import json
@@ -25,7 +25,8 @@ def layouts():
 
 
 def weight(name, shape, salt="", gain=1.0):
-    """float32 array of the given shape; variance gain^2 / fan_in for matrices, near 1 or 0 for vectors."""
+    """float32 array of the given shape; variance gain^2 / fan_in for matrices, near 1 or 0 for
+    vectors."""
     index = np.arange(1, int(np.prod(shape, dtype=np.int64)) + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         z = index + np.uint64(zlib.crc32((salt + name).encode()) << 32)

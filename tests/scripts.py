@@ -75,7 +75,8 @@ def succeed(command, **places):
 
 
 def start_together(command, places, python=(), world=2, **streams):
-    """A script in several processes, as torchrun starts them; standard error is kept, and what `streams` names."""
+    """A script in several processes, as torchrun starts them; standard error is kept, and what
+    `streams` names."""
     script, *arguments = words(command, places)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -115,7 +116,8 @@ def pixels(folder):
 
 
 def contents(folder):
-    """The content of every file but the grid, which a run may leave out; without paths and commands."""
+    """The content of every file but the grid, which a run may leave out; without paths and
+    commands."""
 
     def content(path):
         if path.name not in ("manifest.json", "training.json"):

@@ -342,7 +342,8 @@ def random_inception(tmp_path_factory):
 
 @pytest.mark.slow
 def test_inception_with_random_weights_on_2000_images(random_inception, tmp_path):
-    """Grey 8 x 8 images become RGB, all metrics come out, and half the images lie close to the other half."""
+    """Grey 8 x 8 images become RGB, all metrics come out, and half the images lie close to the
+    other half."""
     images = np.concatenate([load_images("digits").images] * 2)[:2000]
     np.savez(tmp_path / "a.npz", samples=images[:1000])
     np.savez(tmp_path / "b.npz", samples=images[1000:])
@@ -364,8 +365,8 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     np.savez(tmp_path / "few.npz", samples=few)
     np.savez(colour, samples=np.repeat(few, 3, axis=3))
     done = succeed(
-        "fid --images {tmp}/few.npz --ref {tmp}/colour.npz --weights {weights} --unpublished_weights "
-        "--metrics fd,sfid,is --outdir {out}",
+        "fid --images {tmp}/few.npz --ref {tmp}/colour.npz --weights {weights} "
+        "--unpublished_weights --metrics fd,sfid,is --outdir {out}",
         **places,
     )
     assert "NOT the published weights" in done.out and done.out.splitlines()[1].split() == [

@@ -1,4 +1,5 @@
-"""The published path by the command line: an NVIDIA pickle and the authors' bare state dicts give the authors' images."""
+"""The published path by the command line: an NVIDIA pickle and the authors' bare state dicts give
+the authors' images."""
 
 import numpy as np
 import pytest

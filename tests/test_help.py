@@ -14,7 +14,8 @@ WIDTH = 100  # columns; --help itself follows the terminal
 
 
 def commands():
-    """Yield (name of the text, script's command, arguments before --help) of all scripts and their subcommands."""
+    """Yield (name of the text, script's command, arguments before --help) of all scripts and their
+    subcommands."""
     for script in SCRIPTS:
         command = importlib.import_module(script).main
         yield script, command, []

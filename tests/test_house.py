@@ -1,4 +1,5 @@
-"""The rules of the house: who may import whom, what libraries leave to scripts, sizes, what git keeps, what --help loads."""
+"""The rules of the house: who may import whom, what libraries leave to scripts, sizes, what git
+keeps, what --help loads."""
 
 import ast
 import re
@@ -19,7 +20,8 @@ SOURCES = sorted(
 )
 LIBRARIES = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in PACKAGES]
 
-# What a package may import beside the standard library and itself; a package without an entry may import any other.
+# What a package may import beside the standard library and itself; a package without an entry may
+# import any other.
 MAY_IMPORT = {"edm": {"torch", "numpy", "safetensors"}, "guided_diffusion": {"torch", "numpy"}}
 TERMINAL = {"click", "tqdm"}
 CONSOLE, OPTIONS = "dg/runtime/console.py", "dg/options/"  # what speaks of the command line
@@ -66,7 +68,8 @@ def speaks(path):
 
 
 def imports_of(path):
-    """Yield (dotted name, whether it stands inside a function) of everything that a file imports."""
+    """Yield (dotted name, whether it stands inside a function) of everything that a file
+    imports."""
 
     def walk(node, inside):
         if isinstance(node, ast.Import):
@@ -86,7 +89,8 @@ def imports_of(path):
 
 
 def violations(rule, paths=SOURCES):
-    """`file: import` of every import for which rule(path, dotted name, inside a function) is true."""
+    """`file: import` of every import for which rule(path, dotted name, inside a function) is
+    true."""
     return [
         f"{name_of(path)}: {name}"
         for path in paths
@@ -309,13 +313,15 @@ def test_libraries_do_not_know_the_command_line():
     assert found == []
 
 
-# (file, attribute) that is asked for by name because it belongs to another project, whose versions differ.
+# (file, attribute) that is asked for by name because it belongs to another project, whose versions
+# differ.
 ASKED_FOR = {
     ("dg/runtime/console.py", "mallopt"),  # of the C library, if it is glibc
+    # of numpy's and torch's values, neither of which is imported
     (
         "dg/runtime/files.py",
         "tolist",
-    ),  # of numpy's and torch's values, neither of which is imported
+    ),
     ("dg/precision.py", "_is_avx512_bf16_supported"),  # of torch.cpu, not in every version
     ("dg/runtime/downloads.py", "response"),  # of an error of requests, which is not imported
     ("dg/lora.py", "groups"),  # of a convolution, not of a linear layer

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.diffusers
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A folder as of facebook/DiT-XL-2-256, another autoencoder, ADMs with and without classes, a classifier for them, and a
-    discriminator of DiT's latents with its classifier."""
+    """A folder as of facebook/DiT-XL-2-256, another autoencoder, ADMs with and without classes, a
+    classifier for them, and a discriminator of DiT's latents with its classifier."""
     folder = tmp_path_factory.mktemp("imagenet")
     pytest.importorskip("diffusers")
     tiny_transformer().save_pretrained(folder / "dit" / "transformer")
@@ -118,7 +118,8 @@ def test_adm_is_led_by_a_classifier(at):
         ("uncond", "--network {uncond} --classifier_scale 50 --class 3"),
     ):
         succeed(
-            f"generate {options} --classifier_ckpt {{classifier}} --seeds 0-3 --steps 3 --outdir {{tmp}}/{name}"
+            f"generate {options} --classifier_ckpt {{classifier}} --seeds 0-3 --steps 3 --outdir "
+            f"{{tmp}}/{name}"
             if name != "plain"
             else f"generate {options} --seeds 0-3 --steps 3 --outdir {{tmp}}/{name}",
             **at,
@@ -135,8 +136,8 @@ def test_adm_is_led_by_a_classifier(at):
 
 def test_an_unconditional_adm_that_is_led_to_classes_takes_a_discriminator_of_classes(at):
     guided = (
-        "generate --network {uncond} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt {classifier} "
-        "--discriminator_ckpt {head} "
+        "generate --network {uncond} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt "
+        "{classifier} --discriminator_ckpt {head} "
     )
     led = guided + "--classifier_ckpt {classifier} --classifier_scale 1 "
     for name, weight in (("weak", 1), ("strong", 1000)):
@@ -158,8 +159,8 @@ def test_a_discriminator_and_its_classifier_go_by_published_names(at, monkeypatc
         "dg-head": at["head"],
     }
     command = (
-        "generate --seeds 0-1 --steps 3 --classifier_scale 1 --network {adm} --pretrained_classifier_ckpt {classifier} "
-        "--discriminator_ckpt {head} --outdir {out} "
+        "generate --seeds 0-1 --steps 3 --classifier_scale 1 --network {adm} "
+        "--pretrained_classifier_ckpt {classifier} --discriminator_ckpt {head} --outdir {out} "
     )
     succeed(command + "--classifier_ckpt {classifier}", **at)
     expected = contents(at["out"])

@@ -1,4 +1,5 @@
-"""Nothing is lost: kills at random moments, requests to end, full and read-only disks, damaged shards.
+"""Nothing is lost: kills at random moments, requests to end, full and read-only disks, damaged
+shards.
 
 Every run that was disturbed ends, when it is given again, with the bytes of one that was not.
 """
@@ -204,7 +205,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 ASKED = """
 import os, runpy, signal, sys
 import torch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would
+                                                          ignore
 number, *sys.argv = sys.argv[1:]
 step, steps = torch.optim.Adam.step, []
 

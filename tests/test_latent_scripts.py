@@ -41,7 +41,8 @@ SLOW = BEFORE_A_BATCH.format("time.sleep(0.2)")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """`vae`, a folder of diffusers; `real`, class folders of images of all sizes; `fake`, a shard of generated images."""
+    """`vae`, a folder of diffusers; `real`, class folders of images of all sizes; `fake`, a shard
+    of generated images."""
     folder = tmp_path_factory.mktemp("latents")
     tiny_vae().save_pretrained(folder / "vae")
     rng = np.random.default_rng(0)
@@ -161,13 +162,15 @@ def test_a_classifier_and_a_discriminator_learn_on_latents(tmp_path, latents, mo
         replace(CLASSIFIER_PRESETS["imagenet-latent"], **small),
     )
     places = {"real": latents["real"], "fake": latents["fake"], "out": tmp_path}
-    classify = "pretrain classifier --preset imagenet-latent --data {real} --outdir {out} --batch 4 --steps 2 "
+    classify = "pretrain classifier --preset imagenet-latent --data {real} --outdir {out} "
+    classify += "--batch 4 --steps 2 "
     done = succeed(classify + "--test {real}", **places)
     assert done.lines[-1].startswith(f"of {latents['real']}, by VP time: ")
     assert load_encoder(tmp_path / "classifier.pt").in_channels == 4
     learn = (
-        "train --preset imagenet-latent --pretrained_classifier_ckpt {out}/classifier.pt --data {real} --sample_dir {fake} "
-        "--save_dir {out}/disc --cond 1 --width 64 --epochs 1 --batch_size 6 --eval_images 4 "
+        "train --preset imagenet-latent --pretrained_classifier_ckpt {out}/classifier.pt --data "
+        "{real} --sample_dir {fake} --save_dir {out}/disc --cond 1 --width 64 --epochs 1 "
+        "--batch_size 6 --eval_images 4 "
     )
     succeed(learn + "--img_resolution 8", **places)
     discriminator = load_discriminator(

@@ -1,4 +1,5 @@
-"""DDPMs and VAEs on the command line: trained, sampled with and without guidance, measured, and what they refuse."""
+"""DDPMs and VAEs on the command line: trained, sampled with and without guidance, measured, and
+what they refuse."""
 
 import json
 
@@ -14,7 +15,8 @@ NLL = "fid nll --data digits:heldout --num_samples 3 --json "
 
 @pytest.fixture(scope="module")
 def models(made, tmp_path_factory):
-    """The shared places, and a DDPM, a conditional one, a VAE, and a discriminator of the DDPM trained from scratch."""
+    """The shared places, and a DDPM, a conditional one, a VAE, and a discriminator of the DDPM
+    trained from scratch."""
     folder = tmp_path_factory.mktemp("models")
     names = ("ddpm", "cond_ddpm", "vae")
     places = (
@@ -22,17 +24,15 @@ def models(made, tmp_path_factory):
     )
     succeed("pretrain ddpm --preset digits-ddpm --timesteps 10 " + TINY + "{models}/ddpm", **places)
     succeed(
-        "pretrain ddpm --preset digits-ddpm --timesteps 30 --cond --variance learned_range --schedule linear "
-        + TINY
-        + "{models}/cond_ddpm",
+        "pretrain ddpm --preset digits-ddpm --timesteps 30 --cond --variance learned_range "
+        "--schedule linear " + TINY + "{models}/cond_ddpm",
         **places,
     )
     succeed("pretrain vae --preset digits-vae " + TINY + "{models}/vae", **places)
     succeed("generate --network {ddpm} --outdir {models}/fake --seeds 0-11 --steps 2", **places)
     succeed(
-        TRAIN
-        + "--extractor none --width 64 --data digits:train --num_data 12 --sample_dir {models}/fake "
-        "--save_dir {models}/head",
+        TRAIN + "--extractor none --width 64 --data digits:train --num_data 12 --sample_dir "
+        "{models}/fake --save_dir {models}/head",
         **places,
     )
     return places | {"pixel_head": folder / "head" / "last.safetensors"}
@@ -78,10 +78,8 @@ def test_a_ddpm_is_sampled_and_guided(at, options):
 def test_the_weight_with_a_ddpm_is_one(at):
     for name, options in (("default", ""), ("one", "--w_dg_1 1 --w_dg_2 0 --boosting 0")):
         succeed(
-            "generate --network {ddpm} --seeds 0-1 --steps 2 --discriminator_ckpt {pixel_head} --outdir {tmp}/"
-            + name
-            + " "
-            + options,
+            "generate --network {ddpm} --seeds 0-1 --steps 2 --discriminator_ckpt {pixel_head} "
+            "--outdir {tmp}/" + name + " " + options,
             **at,
         )
     settings = [
@@ -105,7 +103,8 @@ def test_classes_of_a_ddpm(at):
 def test_a_vae_is_sampled(at):
     for sample in ("mean", "draw"):
         succeed(
-            f"generate --network {{vae}} --outdir {{tmp}}/{sample} --seeds 0-3 --sample {sample} --save_type png",
+            f"generate --network {{vae}} --outdir {{tmp}}/{sample} --seeds 0-3 --sample {sample} "
+            "--save_type png",
             **at,
         )
     assert (pixels(at["tmp"] / "mean") != pixels(at["tmp"] / "draw")).any()
@@ -154,11 +153,13 @@ def test_likelihoods(at):
             "eta is DDIM's",
         ),
         (
-            "generate --network {ddpm} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head} --boosting",
+            "generate --network {ddpm} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head} "
+            "--boosting",
             "--boosting means",
         ),
         (
-            "generate --network {ddpm} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head} --w_dg_2 1",
+            "generate --network {ddpm} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head} "
+            "--w_dg_2 1",
             "--dg_weight_2nd_order means nothing",
         ),
         (

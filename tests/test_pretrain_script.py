@@ -1,4 +1,5 @@
-"""pretrain.py by its command line: trainings that are shared, killed and gone on with, and what is refused."""
+"""pretrain.py by its command line: trainings that are shared, killed and gone on with, and what is
+refused."""
 
 import json
 import re
@@ -22,7 +23,8 @@ CLASSIFIER = "pretrain classifier --preset mnist --data digits:train --outdir {o
 # Runs a script that gets a signal in the middle of its seventh step.
 STOPPED = """
 import os, runpy, signal, sys, torch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would
+                                                          ignore
 number, sys.argv = int(sys.argv[1]), sys.argv[2:]
 def stopping(optimizer):
     step, calls = optimizer.step, []
@@ -96,7 +98,8 @@ def together(command, **places):
 
 
 def test_two_processes_go_on_with_what_one_began(tmp_path):
-    """And end where one ends, to rounding; with micro-batches that both have, dropout's masks agree too."""
+    """And end where one ends, to rounding; with micro-batches that both have, dropout's masks agree
+    too."""
     command = (
         SCORE.replace("--batch 150", "--batch 8").replace("--steps 8", "")
         + "--batch_gpu 2 --steps "
@@ -120,9 +123,9 @@ def test_two_processes_go_on_with_what_one_began(tmp_path):
 
 def test_published_command_lines_of_edm(tmp_path):
     done = succeed(
-        "pretrain score --outdir={out} --data=digits:train --cond=1 --arch=ncsnpp --batch=16 --batch-gpu=8 --cbase=8 "
-        "--cres=1,2 --lr=2e-4 --ema=0.001 --dropout=0.05 --augment=0.15 --xflip=True --duration=0.00003 --fp16=0 "
-        "--ls=1 --tick=1 --seed=3",
+        "pretrain score --outdir={out} --data=digits:train --cond=1 --arch=ncsnpp --batch=16 "
+        "--batch-gpu=8 --cbase=8 --cres=1,2 --lr=2e-4 --ema=0.001 --dropout=0.05 --augment=0.15 "
+        "--xflip=True --duration=0.00003 --fp16=0 --ls=1 --tick=1 --seed=3",
         out=tmp_path,
     )
     settings = json.loads((tmp_path / "training.json").read_text())["settings"]
@@ -178,13 +181,15 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         **places,
     )
     succeed(
-        "train --extractor classifier --pretrained_classifier_ckpt {out}/classifier.pt --data digits:train --num_data 12 "
-        "--sample_dir {out}/fake --save_dir {out}/head --epochs 1 --batch_size 4 --width 64 --eval_images 4",
+        "train --extractor classifier --pretrained_classifier_ckpt {out}/classifier.pt --data "
+        "digits:train --num_data 12 --sample_dir {out}/fake --save_dir {out}/head --epochs 1 "
+        "--batch_size 4 --width 64 --eval_images 4",
         **places,
     )
     succeed(
         "generate --network {net}/network.safetensors --outdir {out}/guided --seeds 0-1 --steps 2 "
-        "--pretrained_classifier_ckpt {out}/classifier.pt --discriminator_ckpt {out}/head/last.safetensors",
+        "--pretrained_classifier_ckpt {out}/classifier.pt --discriminator_ckpt "
+        "{out}/head/last.safetensors",
         **places,
     )
 

@@ -1,4 +1,5 @@
-"""Commands as others have published them: which files they find, what they say, what they refuse."""
+"""Commands as others have published them: which files they find, what they say, what they
+refuse."""
 
 import os
 import shutil

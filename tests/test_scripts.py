@@ -1,4 +1,5 @@
-"""The scripts by their command lines, on tiny networks and sets: what they write, how they go on, what they refuse."""
+"""The scripts by their command lines, on tiny networks and sets: what they write, how they go on,
+what they refuse."""
 
 import json
 import os
@@ -234,10 +235,12 @@ def test_an_extended_run_equals_a_longer_one(at):
     assert contents(at["out"]) == contents(at["fake"])
 
 
-# Runs a script and sends it a signal when its second shard is written but does not bear its name yet.
+# Runs a script and sends it a signal when its second shard is written but does not bear its name
+# yet.
 STOPPED = """
 import os, runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would
+                                                          ignore
 number, *sys.argv = sys.argv[1:]
 replace, shards = os.replace, []
 
@@ -386,19 +389,21 @@ def test_guidance_changes_images_and_weights_of_zero_do_not(at):
 def test_published_spellings_mean_the_same(at):
     guided = "generate --network{}={{net}} --outdir {{out}} --seeds 0-5 {}"
     ours = (
-        "--batch 3 --steps 3 --dg_weight_1st_order 1 --dg_weight_2nd_order 0.5 --time_min 0.02 --boosting --cond 0 "
-        "--save_type png --discriminator_ckpt {head}"
+        "--batch 3 --steps 3 --dg_weight_1st_order 1 --dg_weight_2nd_order 0.5 --time_min 0.02 "
+        "--boosting --cond 0 --save_type png --discriminator_ckpt {head}"
     )
     theirs = (
-        "--max_batch_size 3 --num_steps 3 --w_dg_1 1 --w_dg_2 0.5 --time_mid 0.02 --adaptive_weight=True "
-        "--conditional False --save_format png --discriminator_checkpoint {head}"
+        "--max_batch_size 3 --num_steps 3 --w_dg_1 1 --w_dg_2 0.5 --time_mid 0.02 "
+        "--adaptive_weight=True --conditional False --save_format png --discriminator_checkpoint "
+        "{head}"
     )
     succeed(guided.format("", ours), **at)
     succeed(guided.format("_pkl", theirs), **at | {"out": at["tmp"] / "theirs"})
     assert contents(at["out"]) == contents(at["tmp"] / "theirs")
     succeed(
-        "train --network {net} --datadir digits:train --gendir {fake} --savedir {tmp}/head --num_data 12 --n_epochs 1 "
-        "--batch_size 4 --lr 0.01 --conditional 0 --weight_decay 1e-7 --ema_halflife 0 --eval_images 20",
+        "train --network {net} --datadir digits:train --gendir {fake} --savedir {tmp}/head "
+        "--num_data 12 --n_epochs 1 --batch_size 4 --lr 0.01 --conditional 0 --weight_decay 1e-7 "
+        "--ema_halflife 0 --eval_images 20",
         **at,
     )
     assert (at["tmp"] / "head" / "best.safetensors").read_bytes() == at["head"].read_bytes()
@@ -407,9 +412,8 @@ def test_published_spellings_mean_the_same(at):
 @pytest.mark.parametrize("options", ["--extractor none --width 64", "--network {cond_net} --cond"])
 def test_training_leaves_checkpoints_that_guide(at, options):
     done = succeed(
-        TRAIN
-        + "--data digits:train --sample_dir {cond_fake} --num_data 12 --save_dir {tmp}/head --epoch 2 "
-        + options,
+        TRAIN + "--data digits:train --sample_dir {cond_fake} --num_data 12 --save_dir {tmp}/head "
+        "--epoch 2 " + options,
         **at,
     )
     assert f"{at['tmp']}/head/best.safetensors: epoch " in done.lines[0]
@@ -445,9 +449,8 @@ def test_the_published_path_on_a_classifier(at, rank):
     np.savez(at["tmp"] / "true_data.npz", arr_0=load_images("digits").images[:12])
     classified = " --pretrained_classifier_ckpt {tmp}/classifier.pt"
     succeed(
-        TRAIN
-        + f"--data {{tmp}}/true_data.npz --gendir {{fake}} --savedir {{tmp}}/head --width 64 --lora_rank {rank}"
-        + classified,
+        TRAIN + f"--data {{tmp}}/true_data.npz --gendir {{fake}} --savedir {{tmp}}/head --width 64 "
+        f"--lora_rank {rank}" + classified,
         **at,
     )
     guided = GENERATE + "--seeds 0-11 --discriminator_ckpt {tmp}/head/last.safetensors" + classified
@@ -542,7 +545,8 @@ REFUSALS = [
     (GENERATE + "--seeds 0-3 --class 1", "unconditional"),
     (GENERATE + "--seeds 0-3 --precise --precision bfloat16", "--precise is float32, not bfloat16"),
     (
-        "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precision bfloat16",
+        "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precision "
+        "bfloat16",
         "precision null there",
     ),
     ("generate --network {cond_net} --outdir {out} --seeds 0-3 --class 10", "classes 0 to 9"),
@@ -583,8 +587,8 @@ REFUSALS = [
         "did you mean dg-cifar10-uncond-discrim",
     ),
     (
-        GENERATE
-        + "--seeds 0-3 --discriminator_ckpt {head} --pretrained_classifier_ckpt dg-cifar10-classifer",
+        GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --pretrained_classifier_ckpt "
+        "dg-cifar10-classifer",
         "did you mean",
     ),
     (
@@ -602,7 +606,8 @@ REFUSALS = [
         "time window",
     ),
     (
-        "generate --network {broken}/other_net --outdir {out} --seeds 0-3 --discriminator_ckpt {head}",
+        "generate --network {broken}/other_net --outdir {out} --seeds 0-3 --discriminator_ckpt "
+        "{head}",
         "another score network",
     ),
     ("train --data digits:train --sample_dir {fake} --save_dir {out}", "--network"),
@@ -637,7 +642,8 @@ REFUSALS = [
     ("pretrain score --data {broken}/plain.npz --outdir {out} --steps 1 --cond", "label"),
     ("pretrain score --data digits:train --outdir {broken}/text --steps 1", "text"),
     (
-        "pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 8 --cond",
+        "pretrain score --data digits:train --outdir {broken}/score --steps 4 --batch_size 8 "
+        "--cond",
         "other",
     ),
     (

@@ -15,7 +15,8 @@ TOLD = dict(image_size=8, num_heads=1, noise_schedule="linear", diffusion_steps=
 
 
 def publish(monkeypatch, *classes: int) -> None:
-    """Let networks of `UNET` with these numbers of classes count as published: linear, 1000 steps."""
+    """Let networks of `UNET` with these numbers of classes count as published: linear, 1000
+    steps."""
     for num_classes in classes:
         name = f"tiny-{num_classes}"
         monkeypatch.setitem(presets.UNETS, name, UNET | dict(num_classes=num_classes))

@@ -1,4 +1,5 @@
-"""Small transformers of DiT's kind: eight latent pixels, weights by formula, in the original file and as diffusers keeps them."""
+"""Small transformers of DiT's kind: eight latent pixels, weights by formula, in the original file
+and as diffusers keeps them."""
 
 import pytest
 import torch

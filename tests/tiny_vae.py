@@ -1,4 +1,5 @@
-"""A small autoencoder of Stable Diffusion's kind, whose latents have 4 channels at half of the image's size."""
+"""A small autoencoder of Stable Diffusion's kind, whose latents have 4 channels at half of the
+image's size."""
 
 import pytest
 
@@ -6,7 +7,8 @@ from dg.runtime.randomness import seeded
 
 
 def tiny_vae(seed=0):
-    """diffusers' AutoencoderKL with random weights; skips the test where diffusers is not installed."""
+    """diffusers' AutoencoderKL with random weights; skips the test where diffusers is not
+    installed."""
     diffusers = pytest.importorskip("diffusers")
     with seeded(seed):
         return diffusers.AutoencoderKL(

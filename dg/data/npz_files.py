@@ -30,9 +30,9 @@ PIECE = 1024  # images that are read from a file at once
 class NpzImages:
     """The images of one file, read in pieces; memory does not grow with the file.
 
-    path   an npy file, or npz with keys `samples` (with `label`, `seeds`), `images` (`labels`), `arr_0` (`arr_1`), or
-           `train_images`, `train_labels`, `test_images`, `test_labels`; images uint8 [N, H, W],
-           [N, H, W, C] or [N, C, H, W], or one image [H, H, 1 or 3]
+    path   an npy file, or npz with keys `samples` (with `label`, `seeds`), `images` (`labels`),
+           `arr_0` (`arr_1`), or `train_images`, `train_labels`, `test_images`, `test_labels`;
+           images uint8 [N, H, W], [N, H, W, C] or [N, C, H, W], or one image [H, H, 1 or 3]
     split  'train' (if not given) or 'test', only where the file has both
 
     shape        (H, W, C)

@@ -35,14 +35,14 @@ class SampleStore:
 
     outdir      folder: new, without images, or a store made with the same settings and batch size
     settings    dict of everything the images depend on besides their seeds
-    seeds       distinct integers from 0 to 2^32 - 1; a longer list that begins with the stored one extends the
-                store
+    seeds       distinct integers from 0 to 2^32 - 1; a longer list that begins with the stored one
+                extends the store
     batch_size  images per shard; the partition into batches depends on `seeds` and `batch_size`
                 only
     save_type   'npz': shards samples_000000-000063.npz (`samples`, `seeds`, `label`); 'png':
                 000123.png
-    used        of this run: command, paths, versions; kept in the manifest, of every run that differs
-                in it, and no part of the settings
+    used        of this run: command, paths, versions; kept in the manifest, of every run that
+                differs in it, and no part of the settings
     class_names names of the classes by label, kept in the manifest where they are known
     subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
                 are

@@ -1,14 +1,17 @@
-"""Bits per dimension of DDPMs and VAEs, on one scale with the probability flow of `dg.evaluation.likelihood`.
+"""Bits per dimension of DDPMs and VAEs, on one scale with the probability flow of
+`dg.evaluation.likelihood`.
 
-Everywhere it is -log2 P(image) / (C H W) of the 8-bit values as they are, without padding; lower is better and a uniform
-distribution has 8. What is known of P differs:
+Everywhere it is -log2 P(image) / (C H W) of the 8-bit values as they are, without padding; lower is
+better and a uniform distribution has 8. What is known of P differs:
 
-- DDPM: an upper bound. The variational bound of the sampled chain, with the discretised Gaussian decoder (Ho et al. 2020,
-  Eqs. 5 and 13), estimated without bias from one draw per step.
-- VAE: an upper bound. The negative ELBO with discretised logistic pixels, or the tighter one of Burda et al. 2016.
-- EDM: no variational bound. The density of the probability flow itself, of uniformly dequantised images: an estimate by
-  random probes and finitely many steps. Its mean over the dequantisation is above the value of the rounded images (Theis et
-  al. 2016), but the errors of probes and solver go both ways.
+- DDPM: an upper bound. The variational bound of the sampled chain, with the discretised Gaussian
+  decoder (Ho et al. 2020, Eqs. 5 and 13), estimated without bias from one draw per step.
+- VAE: an upper bound. The negative ELBO with discretised logistic pixels, or the tighter one of
+  Burda et al. 2016.
+- EDM: no variational bound. The density of the probability flow itself, of uniformly dequantised
+  images: an estimate by random probes and finitely many steps. Its mean over the dequantisation is
+  above the value of the rounded images (Theis et al. 2016), but the errors of probes and solver go
+  both ways.
 
 So a bound that is higher than another model's value may be loose rather than its model worse.
 """
@@ -46,13 +49,16 @@ def ddpm_bound(
     num_steps: int | None = None,
     batch_size: int = 64,
 ) -> Bound:
-    """The variational bound of ancestral sampling; terms "prior" (L_T), "steps" (L_1 to L_{T-1}) and "decoder" (L_0).
+    """The variational bound of ancestral sampling; terms "prior" (L_T), "steps" (L_1 to L_{T-1})
+    and "decoder" (L_0).
 
     images        [N, H, W, C]  uint8 array or tensor
     class_labels  [N, K]        one-hot, for a conditional network
-    guidance                    steers the chain as while sampling; a fixed small variance leaves L_0 unguided
+    guidance                    steers the chain as while sampling; a fixed small variance leaves
+                                L_0 unguided
     seeds         [N]           one per image, for its noise; None: 0..N-1
-    num_steps                   of the chain; None: all, and fewer give the bound of another, coarser chain
+    num_steps                   of the chain; None: all, and fewer give the bound of another,
+                                coarser chain
     batch_size                  images at once; the result does not depend on it
 
     One evaluation of the network per step. ValueError of one line for images that do not fit.
@@ -61,7 +67,8 @@ def ddpm_bound(
         class_labels is None or list(class_labels.shape) != [len(images), model.label_dim]
     ):
         raise ValueError(
-            f"the network is conditional; give one-hot class_labels [{len(images)}, {model.label_dim}]"
+            f"the network is conditional; give one-hot class_labels [{len(images)}, "
+            f"{model.label_dim}]"
         )
     diffusion = model.respaced(num_steps and str(num_steps))
     device = next(model.parameters()).device
@@ -87,7 +94,8 @@ def ddpm_bound(
 
 
 class Guided(GaussianDiffusion):
-    """A process whose reverse steps are moved by a `cond_fn` (Dhariwal & Nichol 2021, algorithm 1)."""
+    """A process whose reverse steps are moved by a `cond_fn` (Dhariwal & Nichol 2021, algorithm
+    1)."""
 
     def __init__(self, diffusion: GaussianDiffusion, cond_fn: Callable):
         super().__init__(diffusion.schedule, diffusion.mean, diffusion.variance)
@@ -102,9 +110,11 @@ class Guided(GaussianDiffusion):
 def vae_bound(
     model: VAE, images, *, seeds=None, num_samples: int | None = None, batch_size: int = 64
 ) -> Bound:
-    """The negative ELBO, with terms "reconstruction" and "kl"; or the bound of Burda et al. 2016, a single term.
+    """The negative ELBO, with terms "reconstruction" and "kl"; or the bound of Burda et al. 2016, a
+    single term.
 
-    num_samples  K draws of the importance-weighted bound; None: the ELBO, whose divergence is in closed form
+    num_samples  K draws of the importance-weighted bound; None: the ELBO, whose divergence is in
+                 closed form
     the rest     as of `ddpm_bound`
     """
     if num_samples is not None and num_samples < 1:
@@ -134,7 +144,8 @@ def joined(parts: Sequence[Likelihood]) -> Likelihood:
 
 
 def _collected(model, images, seeds, batch_size, terms, num_evaluations) -> Bound:
-    """The bound from `terms(x float32 [n, C, H, W], generators, place among the images)`, batch by batch."""
+    """The bound from `terms(x float32 [n, C, H, W], generators, place among the images)`, batch by
+    batch."""
     parts = [terms(*batch) for batch in _batches(model, images, seeds, batch_size)]
     joined = {
         name: torch.cat([part[name] for part in parts]).to("cpu", torch.float64).numpy()
@@ -157,13 +168,15 @@ def _batches(
     seeds = range(len(images)) if seeds is None else seeds
     if len(seeds) != len(images) or batch_size < 1:
         raise ValueError(
-            f"{len(seeds)} seeds for {len(images)} images in batches of {batch_size}; give one seed each, and a "
+            f"{len(seeds)} seeds for {len(images)} images in batches of {batch_size}; give one "
+            "seed each, and a "
             "batch of at least 1"
         )
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
+        # the same numbers on every device
         yield (
             to_float(images[part]),
             StackedRandomGenerator("cpu", seeds[part]),
             part,
-        )  # the same numbers on every device
+        )

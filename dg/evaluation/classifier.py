@@ -1,6 +1,8 @@
-"""A small image classifier whose penultimate layer serves as feature space where Inception says nothing (digits, MNIST).
+"""A small image classifier whose penultimate layer serves as feature space where Inception says
+nothing (digits, MNIST).
 
-Distances in its features are no Inception FID: compare them only with others in the features of the same file.
+Distances in its features are no Inception FID: compare them only with others in the features of the
+same file.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ class ClassifierTraining:
 
 
 class FeatureClassifier(nn.Module):
-    """Convolutional classifier of R x R images; `features` are the `feature_dim` activations before the logits."""
+    """Convolutional classifier of R x R images; `features` are the `feature_dim` activations before
+    the logits."""
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class FeatureClassifier(nn.Module):
         def block(c_in, c_out):
             return [nn.Conv2d(c_in, c_out, 3, padding=1), nn.GroupNorm(8, c_out), nn.SiLU()]
 
+        # [N, feature_dim]
         self.body = nn.Sequential(
             *block(img_channels, width),
             *block(width, width),
@@ -66,7 +70,7 @@ class FeatureClassifier(nn.Module):
             nn.Flatten(),
             nn.Linear(2 * width * 16, feature_dim),
             nn.SiLU(),
-        )  # [N, feature_dim]
+        )
         self.logits = nn.Linear(feature_dim, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
@@ -107,7 +111,8 @@ def train_classifier(
 
 
 def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Each image translated by up to `limit` pixels in both directions, its border filled with background."""
+    """Each image translated by up to `limit` pixels in both directions, its border filled with
+    background."""
     n, _, height, width = x.shape
     padded = F.pad(x, [limit] * 4, value=-1.0)
     top, left = torch.randint(0, 2 * limit + 1, [2, n], generator=generator)
@@ -119,7 +124,8 @@ def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:
 
 
 def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
-    """Fraction of the images of a labelled set that the classifier names correctly; ValueError if the set does not fit."""
+    """Fraction of the images of a labelled set that the classifier names correctly; ValueError if
+    the set does not fit."""
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; accuracy needs a labelled set")
     return float((predict(model, data) == data.labels).mean())
@@ -127,7 +133,8 @@ def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
 
 @torch.no_grad()
 def predict(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
-    """The class that each image is taken for, int64 [N]; ValueError if the images do not fit the classifier."""
+    """The class that each image is taken for, int64 [N]; ValueError if the images do not fit the
+    classifier."""
     _check_fit(model, data)
     return np.concatenate(
         [model(to_float(part)).argmax(1).numpy() for part in _batches(data.images)]
@@ -136,7 +143,8 @@ def predict(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
 
 @torch.no_grad()
 def extract_features(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
-    """Features of every image, float64 [N, D]; ValueError if the images do not fit the classifier."""
+    """Features of every image, float64 [N, D]; ValueError if the images do not fit the
+    classifier."""
     _check_fit(model, data)
     parts = [model.features(to_float(part)).numpy() for part in _batches(data.images)]
     return np.concatenate(parts).astype(np.float64)
@@ -162,7 +170,8 @@ def save_classifier(path, model: FeatureClassifier) -> None:
 
 
 def load_classifier(path) -> FeatureClassifier:
-    """A frozen classifier from `save_classifier`; ValueError if the file is missing, damaged or of another kind."""
+    """A frozen classifier from `save_classifier`; ValueError if the file is missing, damaged or of
+    another kind."""
     if not Path(path).is_file():
         raise ValueError(
             f"{path}: no such classifier; train one with `python pretrain.py features`"

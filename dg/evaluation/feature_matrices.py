@@ -1,7 +1,9 @@
-"""Feature matrices [N, D] as they come: checked, in their own float type, turned into float64 a bounded block at a time.
+"""Feature matrices [N, D] as they come: checked, in their own float type, turned into float64 a
+bounded block at a time.
 
-A float64 copy of 50,000 Inception features is 0.8 GB. So a set stays what it was (float32 is half of that and is not
-copied), and whoever computes asks for `float64_blocks` or for `row_blocks` of what it needs.
+A float64 copy of 50,000 Inception features is 0.8 GB. So a set stays what it was (float32 is half
+of that and is not copied), and whoever computes asks for `float64_blocks` or for `row_blocks` of
+what it needs.
 """
 
 from collections.abc import Iterator
@@ -10,15 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Largest block of features or of a distance matrix that is held at once, in float64 elements (128 MiB).
+# Largest block of features or of a distance matrix that is held at once, in float64 elements (128
+# MiB).
 BLOCK_ELEMENTS = 2**24
 
 
 def matrix(features, name: str = "features") -> Tensor:
-    """Features [N, D] (array or tensor) as a tensor of the same float type, on the same device if that can do float64.
+    """Features [N, D] (array or tensor) as a tensor of the same float type, on the same device if
+    that can do float64.
 
-    Arrays are shared where they can be, so nobody may write into the result. ValueError, which speaks of `name`, for
-    another shape and for NaN and infinite values.
+    Arrays are shared where they can be, so nobody may write into the result. ValueError, which
+    speaks of `name`, for another shape and for NaN and infinite values.
     """
     if isinstance(features, Tensor):
         x = features.detach()
@@ -37,7 +41,8 @@ def matrix(features, name: str = "features") -> Tensor:
 
 
 def pair(features, features_ref, at_least: int) -> tuple[Tensor, Tensor]:
-    """Generated features [N, D] and reference features [M, D] on one device, `at_least` so many of each."""
+    """Generated features [N, D] and reference features [M, D] on one device, `at_least` so many of
+    each."""
     x, y = matrix(features, "generated features"), matrix(features_ref, "reference features")
     if x.shape[1] != y.shape[1]:
         raise ValueError(
@@ -45,7 +50,8 @@ def pair(features, features_ref, at_least: int) -> tuple[Tensor, Tensor]:
         )
     if min(len(x), len(y)) < at_least:
         raise ValueError(
-            f"need at least {at_least} generated and {at_least} reference features, got {len(x)} and {len(y)}"
+            f"need at least {at_least} generated and {at_least} reference features, got {len(x)} "
+            f"and {len(y)}"
         )
     return x, y.to(x.device)
 

@@ -61,8 +61,8 @@ def collect(
 
     keep  hold features and logits of every image; else memory does not depend on their number
 
-    Which process computes what changes nothing but the order of float64 sums. Batches that do not fit into memory are halved,
-    of which `notify` is told.
+    Which process computes what changes nothing but the order of float64 sums. Batches that do not
+    fit into memory are halved, of which `notify` is told.
     """
     extractor.check(stream.name, stream.shape)
     if len(positions) < 2:
@@ -114,7 +114,8 @@ def collect(
 
 
 def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
-    """Rows of all batches in the order of the batches, which are given up one by one; None if there are none."""
+    """Rows of all batches in the order of the batches, which are given up one by one; None if there
+    are none."""
     rows = {index: batch for part in parts for index, batch in part.items()}
     if not rows:
         return None
@@ -130,7 +131,8 @@ def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
 
 
 def save_features(path, features: FeatureSet) -> None:
-    """Write statistics (EDM's keys `mu` and `sigma`, ADM's `mu_s` and `sigma_s`), and the features where they are kept."""
+    """Write statistics (EDM's keys `mu` and `sigma`, ADM's `mu_s` and `sigma_s`), and the features
+    where they are kept."""
     arrays = {"mu": features.mu, "sigma": features.sigma}
     if features.spatial:
         arrays |= {"mu_s": features.spatial[0], "sigma_s": features.spatial[1]}
@@ -145,7 +147,8 @@ def save_features(path, features: FeatureSet) -> None:
 
 
 def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
-    """What `save_features` wrote, or statistics in EDM's or ADM's form, which do not tell what made them.
+    """What `save_features` wrote, or statistics in EDM's or ADM's form, which do not tell what made
+    them.
 
     ValueError if the file is damaged, or was made with another extractor than the given one.
     """
@@ -163,7 +166,8 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
         ) from error
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need [D] and [D, D]"
+            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need "
+            "[D] and [D, D]"
         )
     made_by = about.get("extractor")
     if (
@@ -172,8 +176,9 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
         and _identity(made_by) != _identity(extractor.describe())
     ):
         raise ValueError(
-            f"{path}: statistics of the extractor {made_by['name']} ({made_by['sha256'][:8]}), not of "
-            f"{extractor.name} ({extractor.sha256[:8]}); make them again with `python fid.py ref`"
+            f"{path}: statistics of the extractor {made_by['name']} ({made_by['sha256'][:8]}), not "
+            f"of {extractor.name} ({extractor.sha256[:8]}); make them again with `python fid.py "
+            "ref`"
         )
     spatial = (
         (arrays.pop("mu_s"), arrays.pop("sigma_s")) if {"mu_s", "sigma_s"} <= set(arrays) else None

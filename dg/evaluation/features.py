@@ -1,7 +1,9 @@
-"""Feature extractors of images: Inception and others of torch-fidelity, and this project's small classifiers.
+"""Feature extractors of images: Inception and others of torch-fidelity, and this project's small
+classifiers.
 
-An extractor takes a batch of uint8 images and gives named arrays: `features` [N, D] for the distances, and where it has
-them `logits` [N, K] for the Inception Score and `spatial` [N, S] for sFID. All float32; statistics are float64.
+An extractor takes a batch of uint8 images and gives named arrays: `features` [N, D] for the
+distances, and where it has them `logits` [N, K] for the Inception Score and `spatial` [N, S] for
+sFID. All float32; statistics are float64.
 """
 
 import contextlib
@@ -18,7 +20,8 @@ from dg.runtime.downloads import resolve
 from dg.runtime.files import sha256_of
 from dg.runtime.progress import silent
 
-# Name: (module and class of torch_fidelity, its feature, the catalogue's file). DINOv2 is fetched by torch.hub.
+# Name: (module and class of torch_fidelity, its feature, the catalogue's file). DINOv2 is fetched
+# by torch.hub.
 FIDELITY = {
     "inception": (
         "feature_extractor_inceptionv3",
@@ -48,7 +51,8 @@ class Extractor:
 
     name       `inception` and so on, `pixels`, or `classifier`
     sha256     of the file of its weights
-    published  whether those are the weights that published numbers were computed with, None where nobody can tell
+    published  whether those are the weights that published numbers were computed with, None where
+               nobody can tell
     channels   1 or 3; grey images are repeated to 3 as EDM does; None for any
     """
 
@@ -75,7 +79,8 @@ class Extractor:
         if self.channels is None:
             if height * width * channels > MOST_PIXELS:
                 raise ValueError(
-                    f"{name}: {height * width * channels} values per image; `pixels` takes up to {MOST_PIXELS}"
+                    f"{name}: {height * width * channels} values per image; `pixels` takes up to "
+                    f"{MOST_PIXELS}"
                 )
         elif (
             self.resolution not in (None, height)
@@ -83,23 +88,23 @@ class Extractor:
             or channels > self.channels
         ):
             raise ValueError(
-                f"{name}: images of {height}x{width} pixels and {channels} channels; the feature classifier "
-                f"takes {self.resolution} pixels and {self.channels} channels"
+                f"{name}: images of {height}x{width} pixels and {channels} channels; the feature "
+                f"classifier takes {self.resolution} pixels and {self.channels} channels"
             )
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> dict[str, Tensor]:
         """uint8 [N, H, W, C] -> float32 tensors by name, on the CPU."""
-        x = (
-            torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
-        )  # [N, C, H, W]
+        # [N, C, H, W]
+        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
         if self.channels is not None and x.shape[1] < self.channels:
             x = x.expand(-1, self.channels, -1, -1)
         return {name: value.float().cpu() for name, value in self.network(x.contiguous()).items()}
 
 
 class _Named(nn.Module):
-    """A torch-fidelity extractor that returns its features under our names, Inception's spatial ones as well."""
+    """A torch-fidelity extractor that returns its features under our names, Inception's spatial
+    ones as well."""
 
     def __init__(self, inner: nn.Module, feature: str):
         super().__init__()
@@ -113,7 +118,8 @@ class _Named(nn.Module):
 
 
 class _Inception(_Named):
-    """Besides, the first 7 channels of a 17 x 17 layer, as ADM's evaluation takes them for sFID (Nash et al. 2021)."""
+    """Besides, the first 7 channels of a 17 x 17 layer, as ADM's evaluation takes them for sFID
+    (Nash et al. 2021)."""
 
     def forward(self, x):
         kept = []
@@ -156,10 +162,12 @@ def load_extractor(
     """The extractor of that name, or this project's classifier at that path.
 
     weights              path of the weights' file instead of the download
-    unpublished_weights  accept weights that are not the published ones; refused otherwise, where their SHA-256 is known
+    unpublished_weights  accept weights that are not the published ones; refused otherwise, where
+                         their SHA-256 is known
 
-    torch-fidelity loads Inception's weights with an unrestricted unpickler; here they are read with `weights_only` first
-    and only what came out is handed on. ValueError of one line for whatever is missing or wrong.
+    torch-fidelity loads Inception's weights with an unrestricted unpickler; here they are read with
+    `weights_only` first and only what came out is handed on. ValueError of one line for whatever is
+    missing or wrong.
     """
     device = torch.device(device)
     if name not in FIDELITY:
@@ -192,13 +200,15 @@ def load_extractor(
 
 
 def _check(path, short, unpublished_weights) -> bool | None:
-    """Whether the file is the published one, None if its SHA-256 is not known; ValueError if it is not and has to be."""
+    """Whether the file is the published one, None if its SHA-256 is not known; ValueError if it is
+    not and has to be."""
     wanted, found = CATALOGUE[short].sha256, sha256_of(path)
     if wanted is None or wanted == found:
         return None if wanted is None else True
     if not unpublished_weights:
         raise ValueError(
-            f"{path} has SHA-256 {found}, the published weights {wanted}; distances would compare with "
+            f"{path} has SHA-256 {found}, the published weights {wanted}; distances would compare "
+            "with "
             "nothing (unpublished_weights takes it all the same)"
         )
     return False
@@ -210,9 +220,8 @@ def _build(module, class_name, name, feature, path):
     extractor = getattr(importlib.import_module(f"torch_fidelity.{module}"), class_name)
     wanted = [feature, "logits_unbiased"] if name == "inception" else [feature]
     try:
-        if path is not None and not name.startswith(
-            "clip"
-        ):  # CLIP's is TorchScript, whose SHA-256 has been checked
+        # CLIP's is TorchScript, whose SHA-256 has been checked
+        if path is not None and not name.startswith("clip"):
             state, path = torch.load(path, map_location="cpu", weights_only=True), io.BytesIO()
             torch.save(state, path)
             path.seek(0)
@@ -227,19 +236,22 @@ def _build(module, class_name, name, feature, path):
     except Exception as error:  # of torch.load, load_state_dict, torch.hub or torch_fidelity
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the weights of {name} cannot be used ({type(error).__name__}: {reason}); get them again"
+            f"the weights of {name} cannot be used ({type(error).__name__}: {reason}); get them "
+            "again"
         ) from error
 
 
 def _load_classifier(path, device) -> Extractor:
     if Path(path).suffix == ".pkl":
         raise ValueError(
-            f"{path}: NVIDIA's Inception pickle is not executed; the extractor inception is the same "
+            f"{path}: NVIDIA's Inception pickle is not executed; the extractor inception is the "
+            "same "
             "network from torch-fidelity's file"
         )
     if not Path(path).exists() and not Path(path).suffix:
         raise ValueError(
-            f"{path}: no such extractor; there are {', '.join(FIDELITY)}, pixels, or the path of a classifier from "
+            f"{path}: no such extractor; there are {', '.join(FIDELITY)}, pixels, or the path of a "
+            "classifier from "
             "`python pretrain.py features`"
         )
     from dg.evaluation.classifier import load_classifier

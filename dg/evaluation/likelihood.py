@@ -1,7 +1,8 @@
 """Likelihood of images under a denoiser, with or without guidance, by the probability flow.
 
-The flow dx/dsigma = (x - D(x; sigma)) / sigma (Karras et al. 2022, Eq. 1 and 3) carries the data's density into a Gaussian.
-Along it log p falls by the integral of its divergence (Song et al. 2021, appendix D.2), estimated with Hutchinson's probes.
+The flow dx/dsigma = (x - D(x; sigma)) / sigma (Karras et al. 2022, Eq. 1 and 3) carries the data's
+density into a Gaussian. Along it log p falls by the integral of its divergence (Song et al. 2021,
+appendix D.2), estimated with Hutchinson's probes.
 """
 
 import math
@@ -28,8 +29,10 @@ class Likelihood:
     """Negative log likelihood of N images.
 
     bits_per_dim     float64 [N]
-    num_evaluations  int64 [N]    evaluations of the score network; each is followed by one backward pass per probe
-    terms            float64 [N] by name, in bits/dim, that add up to bits_per_dim; empty where it has none
+    num_evaluations  int64 [N]    evaluations of the score network; each is followed by one backward
+                                  pass per probe
+    terms            float64 [N] by name, in bits/dim, that add up to bits_per_dim; empty where it
+                     has none
     """
 
     bits_per_dim: np.ndarray
@@ -66,12 +69,15 @@ def bits_per_dim(
     class_labels  [N, K]        one-hot, for a conditional network
     guidance                    corrects the denoised image; None: the network as it is
     seeds         [N]           one per image, for its dequantisation and its probes; None: 0..N-1
-    num_probes, probe           Hutchinson's probes per image, "rademacher" (less variance) or "gaussian"
+    num_probes, probe           Hutchinson's probes per image, "rademacher" (less variance) or
+                                "gaussian"
     batch_size                  images at once; the result does not depend on it
-    flow                        num_steps, solver, sigma_min, sigma_max, rho, tolerance: see `log_density`
+    flow                        num_steps, solver, sigma_min, sigma_max, rho, tolerance: see
+                                `log_density`
 
-    The images are dequantised uniformly, so the mean over seeds bounds -log2 of the probability of the bytes from above
-    (Theis et al. 2016). ValueError of one line for images that do not fit the network, and for what `log_density` refuses.
+    The images are dequantised uniformly, so the mean over seeds bounds -log2 of the probability of
+    the bytes from above (Theis et al. 2016). ValueError of one line for images that do not fit the
+    network, and for what `log_density` refuses.
     """
     images = _checked_images(net, images)
     seeds = range(len(images)) if seeds is None else seeds
@@ -79,8 +85,8 @@ def bits_per_dim(
         raise ValueError(f"{len(seeds)} seeds for {len(images)} images; give one each")
     if num_probes < 1 or probe not in PROBES or batch_size < 1:
         raise ValueError(
-            f"num_probes {num_probes}, probe {probe!r}, batch_size {batch_size}; give at least one probe and "
-            f"one image, and {' or '.join(PROBES)}"
+            f"num_probes {num_probes}, probe {probe!r}, batch_size {batch_size}; give at least one "
+            f"probe and one image, and {' or '.join(PROBES)}"
         )
     bits, counts = [], []
     for start in range(0, len(images), batch_size):
@@ -96,14 +102,16 @@ def bits_per_dim(
 
 
 def dequantize(images: Tensor, rnd: StackedRandomGenerator) -> Tensor:
-    """uint8 [N, H, W, C] -> float64 [N, C, H, W] at EDM scale, uniform over each value's bin of width 1 / 127.5."""
+    """uint8 [N, H, W, C] -> float64 [N, C, H, W] at EDM scale, uniform over each value's bin of
+    width 1 / 127.5."""
     u = images.permute(0, 3, 1, 2).to(torch.float64)
     v = rnd.randint(2**53, size=u.shape).to(u.device, torch.float64) / 2**53  # [0, 1)
     return (u + v - 0.5) / LEVELS_PER_UNIT - 1
 
 
 def to_bits_per_dim(log_density: Tensor, dims: int) -> Tensor:
-    """Log density in nats at EDM scale -> bits per dimension of the 8-bit image; a uniform density gives 8."""
+    """Log density in nats at EDM scale -> bits per dimension of the 8-bit image; a uniform density
+    gives 8."""
     return -log_density / (dims * math.log(2)) + math.log2(LEVELS_PER_UNIT)
 
 
@@ -121,19 +129,23 @@ def log_density(
     rho: float = 7,
     tolerance: float = 1e-5,
 ) -> tuple[Tensor, np.ndarray]:
-    """(log density in nats, float64 [N]; evaluations of the network, int64 [N]) of continuous images.
+    """(log density in nats, float64 [N]; evaluations of the network, int64 [N]) of continuous
+    images.
 
     x          [N, C, H, W]     images at EDM scale with the noise of sigma_min; clean ones will do
-    probes     [P, N, C, H, W]  Hutchinson's vectors of identity covariance, the same along the whole flow; the trace is
-                                exact for an orthogonal basis with vectors of length sqrt(C H W)
-    num_steps  "heun": steps of EDM's rho-schedule from sigma_min to sigma_max, two evaluations each; on Gaussian data 64,
-               128, 256 steps give 0.006, 0.0015, 0.0004 bits/dim too much
-    tolerance  "rk45": relative and absolute error of SciPy's adaptive RK45, which takes the images one at a time; about
-               140 evaluations and 1e-4 bits/dim on Gaussian data
+    probes     [P, N, C, H, W]  Hutchinson's vectors of identity covariance, the same along the
+                                whole flow; the trace is exact for an orthogonal basis with vectors
+                                of length sqrt(C H W)
+    num_steps  "heun": steps of EDM's rho-schedule from sigma_min to sigma_max, two evaluations
+               each; on Gaussian data 64, 128, 256 steps give 0.006, 0.0015, 0.0004 bits/dim too
+               much
+    tolerance  "rk45": relative and absolute error of SciPy's adaptive RK45, which takes the images
+               one at a time; about 140 evaluations and 1e-4 bits/dim on Gaussian data
 
-    At sigma_max the density is taken as N(0, sigma_max^2 I). With guidance it is that of the corrected flow. Heun's two
-    stages are guided by the guidance's two weights, as in the sampler; (2, 0) therefore comes near (1, 1) as steps get
-    short. "rk45" has no such stages and wants equal weights.
+    At sigma_max the density is taken as N(0, sigma_max^2 I). With guidance it is that of the
+    corrected flow. Heun's two stages are guided by the guidance's two weights, as in the sampler;
+    (2, 0) therefore comes near (1, 1) as steps get short. "rk45" has no such stages and wants equal
+    weights.
     """
     guidance = guidance or Guidance()
     sigma_min, sigma_max = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
@@ -162,7 +174,8 @@ def log_density(
 
 def _flow(net, x, probes, class_labels, guidance, sigma, step=0, order=1) -> tuple[Tensor, Tensor]:
     """dx / d log sigma = x - D(x; sigma), [N, C, H, W], and the estimate of its divergence, [N]."""
-    # Fused attention has no second derivative, which a correction that is a gradient itself would ask for.
+    # Fused attention has no second derivative, which a correction that is a gradient itself would
+    # ask for.
     with (
         torch.enable_grad(),
         nullcontext() if type(guidance) is Guidance else sdpa_kernel(SDPBackend.MATH),
@@ -179,16 +192,19 @@ def _flow(net, x, probes, class_labels, guidance, sigma, step=0, order=1) -> tup
     broken = int((~(drift.sum(dim=(1, 2, 3)) + trace).isfinite()).sum())
     if broken:
         raise ValueError(
-            f"the flow of {broken} of {len(x)} images is NaN or infinite at sigma {sigma:g}; check the weights of "
+            f"the flow of {broken} of {len(x)} images is NaN or infinite at sigma {sigma:g}; check "
+            "the weights of "
             "the network and of the guidance"
         )
     return drift, x[0].numel() - trace
 
 
 def _heun(net, x, probes, class_labels, guidance, levels) -> tuple[Tensor, Tensor]:
-    """Where the flow carries x, and the integral of its divergence [N]; one Heun step between neighbouring levels.
+    """Where the flow carries x, and the integral of its divergence [N]; one Heun step between
+    neighbouring levels.
 
-    x is integrated over sigma, in which flows are nearly straight, the divergence over log sigma, in which it is bounded.
+    x is integrated over sigma, in which flows are nearly straight, the divergence over log sigma,
+    in which it is bounded.
     """
     guidance.begin(x)
     integral = x.new_zeros(len(x))
@@ -206,7 +222,8 @@ def _heun(net, x, probes, class_labels, guidance, levels) -> tuple[Tensor, Tenso
 def _rk45(
     net, x, probes, class_labels, guidance, start, end, tolerance
 ) -> tuple[Tensor, Tensor, int]:
-    """The same for one image with steps as long as the tolerance allows, over log sigma; and the number of evaluations."""
+    """The same for one image with steps as long as the tolerance allows, over log sigma; and the
+    number of evaluations."""
     from scipy.integrate import solve_ivp
 
     def slope(log_sigma, state):
@@ -225,7 +242,8 @@ def _rk45(
     )
     if not solution.success:
         raise ValueError(
-            f"rk45 gave up ({solution.message.rstrip('.')}); check the network's weights or raise the tolerance"
+            f"rk45 gave up ({solution.message.rstrip('.')}); check the network's weights or raise "
+            "the tolerance"
         )
     state = torch.as_tensor(solution.y[:, -1], device=x.device)
     return state[:-1].reshape(x.shape), state[-1:], solution.nfev

@@ -1,4 +1,5 @@
-"""Bits per dimension of any network of which they are known: which estimator serves which kind, over many images."""
+"""Bits per dimension of any network of which they are known: which estimator serves which kind,
+over many images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,14 +47,15 @@ class LikelihoodEstimator:
     ) -> Likelihood | None:
         """The likelihood of a set of images, bits/dim of each; None at all processes but the first.
 
-        Each image has its place in the set as its seed, so batches and processes change nothing. ValueError where
-        images or labels do not fit the network.
+        Each image has its place in the set as its seed, so batches and processes change nothing.
+        ValueError where images or labels do not fit the network.
         """
         net = self.net
         if (images.resolution, images.channels) != (net.img_resolution, net.img_channels):
             raise ValueError(
-                f"{images.name}: images of {images.resolution} pixels and {images.channels} channels; "
-                f"the network takes {net.img_resolution} pixels and {net.img_channels} channels"
+                f"{images.name}: images of {images.resolution} pixels and {images.channels} "
+                f"channels; the network takes {net.img_resolution} pixels and {net.img_channels} "
+                "channels"
             )
         starts = range(0, len(images), batch_size)
         batches = [range(start, min(start + batch_size, len(images))) for start in starts]

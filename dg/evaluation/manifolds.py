@@ -1,11 +1,14 @@
-"""Precision, recall, density and coverage: which samples of one set lie among the nearest neighbours of the other.
+"""Precision, recall, density and coverage: which samples of one set lie among the nearest
+neighbours of the other.
 
-The manifold of a set is the union of balls around its points, each reaching to the k-th nearest neighbour in the set. All
-four metrics are means over samples, so `neighbour_indicators` returns what each sample contributes; their intervals
-follow (`NeighbourIndicators.estimates`, conditional on the manifolds: see `dg.evaluation.uncertainty`).
+The manifold of a set is the union of balls around its points, each reaching to the k-th nearest
+neighbour in the set. All four metrics are means over samples, so `neighbour_indicators` returns
+what each sample contributes; their intervals follow (`NeighbourIndicators.estimates`, conditional
+on the manifolds: see `dg.evaluation.uncertainty`).
 
-Beside the features this holds one set in float64 and blocks of at most 128 MiB: at 50,000 x 2048 less than 2 GiB. Time
-grows like (N + M)^2 D. All four depend on N and M: compare only at equal counts.
+Beside the features this holds one set in float64 and blocks of at most 128 MiB: at 50,000 x 2048
+less than 2 GiB. Time grows like (N + M)^2 D. All four depend on N and M: compare only at equal
+counts.
 """
 
 from dataclasses import dataclass
@@ -33,7 +36,8 @@ class NeighbourIndicators:
     coverage: np.ndarray
 
     def estimates(self) -> dict[str, Estimate]:
-        """The four metrics by name, with standard errors and 95% intervals over the samples that each is a mean of."""
+        """The four metrics by name, with standard errors and 95% intervals over the samples that
+        each is a mean of."""
         shares = {
             name: proportion_estimate(getattr(self, name))
             for name in ("precision", "recall", "coverage")
@@ -46,10 +50,12 @@ def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourI
 
     features      [N, D]  generated
     features_ref  [M, D]  reference
-    k             neighbours that make a ball for precision and recall; k_density for density and coverage
+    k             neighbours that make a ball for precision and recall; k_density for density and
+                  coverage
 
-    Kynkaanniemi et al. 2019, Improved Precision and Recall Metric, Eqs. 1-2; Naeem et al. 2020, Reliable Fidelity and
-    Diversity Metrics. Balls are closed. ValueError unless both sets have more than k and k_density points.
+    Kynkaanniemi et al. 2019, Improved Precision and Recall Metric, Eqs. 1-2; Naeem et al. 2020,
+    Reliable Fidelity and Diversity Metrics. Balls are closed. ValueError unless both sets have more
+    than k and k_density points.
     """
     for name, value in (("k", k), ("k_density", k_density)):
         if value < 1:
@@ -73,7 +79,8 @@ def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourI
 
 
 def precision_recall(features, features_ref, k=3):
-    """Fraction of generated features inside the real manifold, and of real features inside the generated manifold.
+    """Fraction of generated features inside the real manifold, and of real features inside the
+    generated manifold.
 
     features      [N, D]  generated
     features_ref  [M, D]  reference
@@ -86,11 +93,13 @@ def precision_recall(features, features_ref, k=3):
 
 
 def density_coverage(features, features_ref, k=5):
-    """Mean number of real balls around a generated feature, over k, and fraction of real balls with one inside.
+    """Mean number of real balls around a generated feature, over k, and fraction of real balls with
+    one inside.
 
     features      [N, D]  generated
     features_ref  [M, D]  reference
-    returns       (density, coverage), floats; density is 1 on average for equal distributions and may exceed 1
+    returns       (density, coverage), floats; density is 1 on average for equal distributions and
+                  may exceed 1
 
     Naeem et al. 2020. ValueError unless both sets have more than k points.
     """
@@ -99,7 +108,8 @@ def density_coverage(features, features_ref, k=5):
 
 
 def _distance2_blocks(x, y, center):
-    """Yield (slice of rows of x, squared distances [rows, len(y)] in float64), a bounded block at a time.
+    """Yield (slice of rows of x, squared distances [rows, len(y)] in float64), a bounded block at a
+    time.
 
     Subtracting `center` [D] leaves the distances and shrinks the rounding of |x|^2 - 2 x.y + |y|^2.
     """
@@ -108,10 +118,11 @@ def _distance2_blocks(x, y, center):
     for rows in row_blocks(x, max(len(y), x.shape[1])):
         block = x[rows].double() - center
         norm = torch.einsum("nd,nd->n", block, block)
+        # [rows, M]
         yield (
             rows,
             (block @ y.T).mul_(-2).add_(norm[:, None]).add_(norm_y).clamp_(min=0),
-        )  # [rows, M]
+        )
 
 
 def _radii2(x, center, ks):

@@ -1,8 +1,9 @@
 """All metrics of one set of features against another, in two tables.
 
-`metric_values` gives four plain numbers of two arrays of features; KID is that of all pairs. `metric_estimates` takes
-what is known of two sets of images, statistics alone included, and gives every metric that they allow with its standard
-error and interval. The two agree to rounding where both give a value.
+`metric_values` gives four plain numbers of two arrays of features; KID is that of all pairs.
+`metric_estimates` takes what is known of two sets of images, statistics alone included, and gives
+every metric that they allow with its standard error and interval. The two agree to rounding where
+both give a value.
 """
 
 from dataclasses import asdict
@@ -14,7 +15,8 @@ from dg.evaluation.manifolds import neighbour_indicators, precision_recall
 from dg.evaluation.metrics import frechet_distance, inception_score, kernel_distance, statistics
 from dg.evaluation.uncertainty import kernel_distance_estimate
 
-# Metric: (its title, whether it needs every single feature). fd is called FID where the features are Inception's.
+# Metric: (its title, whether it needs every single feature). fd is called FID where the features
+# are Inception's.
 METRICS = {
     "fd": ("FD", False),
     "sfid": ("sFID", False),
@@ -29,7 +31,8 @@ NEIGHBOURS = ("precision", "recall", "density", "coverage")
 
 
 def metric_values(features: np.ndarray, features_ref: np.ndarray) -> dict[str, float]:
-    """Fréchet distance, KID, precision and recall of features [N, D] against features_ref [M, D], plain values.
+    """Fréchet distance, KID, precision and recall of features [N, D] against features_ref [M, D],
+    plain values.
 
     `metric_estimates` gives their uncertainty as well.
     """
@@ -51,19 +54,21 @@ def available(generated: FeatureSet, reference: FeatureSet) -> list[str]:
 
 def metric_estimates(generated: FeatureSet, reference: FeatureSet, metrics=None) -> dict[str, dict]:
     """Every metric with its uncertainty,
-    {metric: {"value", "standard_error", "low", "high"}}; the last three (95% interval) only where they are valid.
+    {metric: {"value", "standard_error", "low", "high"}}; the last three (95% interval) only where
+    they are valid.
 
-    metrics  names from METRICS; default: all that the sets allow. ValueError for one that they do not.
+    metrics  names from METRICS; default: all that the sets allow. ValueError for one that they do
+             not.
 
-    The Fréchet distance of a single set has no interval (see `dg.evaluation.uncertainty`). The Inception Score has the
-    sd over its ten splits instead, as is customary, and no interval.
+    The Fréchet distance of a single set has no interval (see `dg.evaluation.uncertainty`). The
+    Inception Score has the sd over its ten splits instead, as is customary, and no interval.
     """
     possible = available(generated, reference)
     metrics = possible if metrics is None else list(metrics)
     if missing := [name for name in metrics if name not in possible]:
         raise ValueError(
-            f"{', '.join(missing)}: not possible for {generated.name} against {reference.name} in these "
-            f"features; possible: {', '.join(possible)}"
+            f"{', '.join(missing)}: not possible for {generated.name} against {reference.name} in "
+            f"these features; possible: {', '.join(possible)}"
         )
     table = {}
     if "fd" in metrics:

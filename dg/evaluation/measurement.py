@@ -24,12 +24,14 @@ class Measurement:
     """What to measure and how; each process computes its share of the batches.
 
     extractor    makes the features (`dg.evaluation.features.load_extractor`)
-    metrics      names from `dg.evaluation.measure.METRICS`; None: all that images and reference allow
+    metrics      names from `dg.evaluation.measure.METRICS`; None: all that images and reference
+                 allow
     extrapolate  also extrapolate the distance to infinitely many images
     batch_size   images at once
     notify       takes one line on what is assumed or reduced
 
-    With several processes all call the same methods in the same order; the first one gets the results, the others None.
+    With several processes all call the same methods in the same order; the first one gets the
+    results, the others None.
 
         measurement = Measurement(load_extractor("inception"))
         reference = measurement.reference("cifar10")
@@ -64,7 +66,8 @@ class Measurement:
         self.keep_generated = extrapolate or self.keep_reference or "is" in names
 
     def sources(self, given: Sequence[str]) -> list[str]:
-        """The sets to measure: those given, and of a folder that holds several sets each of them."""
+        """The sets to measure: those given, and of a folder that holds several sets each of
+        them."""
         found = []
         for source in given:
             sets = sets_in(source)
@@ -187,7 +190,8 @@ class Measurement:
         return row
 
     def results(self, reference: FeatureSet, rows: dict[str, dict]) -> dict:
-        """The content of a results file, without its provenance: rows by source, and what they compare with."""
+        """The content of a results file, without its provenance: rows by source, and what they
+        compare with."""
         if len({row["num_images"] for row in rows.values()}) > 1:
             sizes = ", ".join(f"{row['num_images']} of {name}" for name, row in rows.items())
             self.notify(f"sets of different sizes, whose distances do not compare: {sizes}")

@@ -1,7 +1,9 @@
-"""Distances between two sets of image features: Frechet distance and kernel distance; and the inception score of one set.
+"""Distances between two sets of image features: Frechet distance and kernel distance; and the
+inception score of one set.
 
-Every function takes the generated set first and the reference (real) set second. Features are [N, D] arrays or tensors
-of any float type; all arithmetic is float64, on the device of the generated features.
+Every function takes the generated set first and the reference (real) set second. Features are [N,
+D] arrays or tensors of any float type; all arithmetic is float64, on the device of the generated
+features.
 """
 
 from itertools import pairwise
@@ -20,8 +22,9 @@ class FeatureStatistics:
     mean     [D]     float64
     scatter  [D, D]  float64, sum of the outer products of the features less their mean
 
-    Centred sums keep their digits where the mean is far larger than the spread; plain sums of outer products lose as
-    many as (mean / sd)^2 has. Several parts, also of other processes, join by `merge` (Chan, Golub, LeVeque 1979).
+    Centred sums keep their digits where the mean is far larger than the spread; plain sums of outer
+    products lose as many as (mean / sd)^2 has. Several parts, also of other processes, join by
+    `merge` (Chan, Golub, LeVeque 1979).
     """
 
     def __init__(self):
@@ -30,7 +33,8 @@ class FeatureStatistics:
         self.scatter = None
 
     def update(self, features):
-        """Count features [N, D]. ValueError for another width than before, or for NaN and infinite values."""
+        """Count features [N, D]. ValueError for another width than before, or for NaN and infinite
+        values."""
         for x in float64_blocks(self._fitting(matrix(features))):
             mean = x.mean(0)
             x -= mean
@@ -69,7 +73,8 @@ class FeatureStatistics:
         return x.to(self.mean.device)
 
     def _join(self, count, mean):
-        """Count `count` features that all equal `mean` [D], which is overwritten; their own scatter is for the caller."""
+        """Count `count` features that all equal `mean` [D], which is overwritten; their own scatter
+        is for the caller."""
         shift = mean.sub_(self.mean)
         self.scatter.addr_(shift, shift, alpha=self.num_x * count / (self.num_x + count))
         self.num_x += count
@@ -87,13 +92,16 @@ def statistics(features):
 
 
 def frechet_distance(mu, sigma, mu_ref, sigma_ref):
-    """Frechet distance |mu - mu_ref|^2 + Tr(sigma + sigma_ref - 2 (sigma sigma_ref)^(1/2)) of two Gaussians.
+    """Frechet distance |mu - mu_ref|^2 + Tr(sigma + sigma_ref - 2 (sigma sigma_ref)^(1/2)) of two
+    Gaussians.
 
     mu, mu_ref        [D]     means, of the generated and of the reference features
     sigma, sigma_ref  [D, D]  covariances, singular ones included
-    returns           float   0 for equal arguments up to rounding, which may leave it slightly negative
+    returns           float   0 for equal arguments up to rounding, which may leave it slightly
+                              negative
 
-    Heusel et al. 2017 (FID). ValueError for shapes that do not match and for arrays that are no mean or covariance.
+    Heusel et al. 2017 (FID). ValueError for shapes that do not match and for arrays that are no
+    mean or covariance.
     """
     mu, sigma = _moments(mu, sigma, "generated")
     mu_ref, sigma_ref = _moments(mu_ref, sigma_ref, "reference")
@@ -101,10 +109,11 @@ def frechet_distance(mu, sigma, mu_ref, sigma_ref):
         raise ValueError(
             f"generated statistics have {len(mu)} dimensions, reference statistics {len(mu_ref)}"
         )
-    # With factors sigma = A A^T, sigma_ref = B B^T the eigenvalues of sigma sigma_ref are the squared singular values
-    # of A^T B, so the trace of the root is their sum. Singular values carry an error of eps; eigenvalues of the product
-    # carry the same error but are rooted afterwards, which leaves sqrt(eps) for each singular direction (and takes
-    # complex arithmetic, because the product is not symmetric).
+    # With factors sigma = A A^T, sigma_ref = B B^T the eigenvalues of sigma sigma_ref are the
+    # squared singular values of A^T B, so the trace of the root is their sum. Singular values carry
+    # an error of eps; eigenvalues of the product carry the same error but are rooted afterwards,
+    # which leaves sqrt(eps) for each singular direction (and takes complex arithmetic, because the
+    # product is not symmetric).
     trace_root = scipy.linalg.svdvals(_factor(sigma).T @ _factor(sigma_ref)).sum()
     difference = mu - mu_ref
     return float(difference @ difference + np.trace(sigma) + np.trace(sigma_ref) - 2 * trace_root)
@@ -116,18 +125,21 @@ def feature_distance(features, features_ref) -> float:
 
 
 def polynomial_kernel(x, y):
-    """Kernel matrix (x.y / D + 1)^3, [N, M], of float64 x [N, D] and y [M, D]; the kernel of KID."""
+    """Kernel matrix (x.y / D + 1)^3, [N, M], of float64 x [N, D] and y [M, D]; the kernel of
+    KID."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def kernel_distance(features, features_ref, num_subsets=100, subset_size=1000, seed=0):
-    """Kernel distance (KID): squared MMD under the polynomial kernel (x.y / D + 1)^3, unbiased, so it may be negative.
+    """Kernel distance (KID): squared MMD under the polynomial kernel (x.y / D + 1)^3, unbiased, so
+    it may be negative.
 
     features      [N, D]  generated
     features_ref  [M, D]  reference
     returns       float   mean of `kernel_distance_subsets`, which also tells the spread
 
-    Binkowski et al. 2018, Demystifying MMD GANs. ValueError for fewer than 2 features or unequal dimensions.
+    Binkowski et al. 2018, Demystifying MMD GANs. ValueError for fewer than 2 features or unequal
+    dimensions.
     """
     return float(
         kernel_distance_subsets(features, features_ref, num_subsets, subset_size, seed).mean()
@@ -135,11 +147,13 @@ def kernel_distance(features, features_ref, num_subsets=100, subset_size=1000, s
 
 
 def kernel_distance_subsets(features, features_ref, num_subsets=100, subset_size=1000, seed=0):
-    """The estimates that `kernel_distance` averages, one per pair of random subsets, float64 numpy [num_subsets].
+    """The estimates that `kernel_distance` averages, one per pair of random subsets, float64 numpy
+    [num_subsets].
 
-    A set no larger than `subset_size` is used whole; if both are, there is a single estimate, from all the data. Each
-    estimate is unbiased. Their standard deviation is that of one subset's estimate (what papers print behind KID), not
-    the standard error of the mean: the subsets overlap. `dg.evaluation.kernel_distance_estimate` has a standard error.
+    A set no larger than `subset_size` is used whole; if both are, there is a single estimate, from
+    all the data. Each estimate is unbiased. Their standard deviation is that of one subset's
+    estimate (what papers print behind KID), not the standard error of the mean: the subsets
+    overlap. `dg.evaluation.kernel_distance_estimate` has a standard error.
     """
     x, y = pair(features, features_ref, at_least=2)
     if num_subsets < 1 or subset_size < 2:
@@ -158,14 +172,17 @@ def kernel_distance_subsets(features, features_ref, num_subsets=100, subset_size
 
 
 def inception_score(logits, splits=10, seed=0):
-    """Inception score exp(E KL(p(class | image) || p(class))): mean and sd (denominator `splits`) over the splits.
+    """Inception score exp(E KL(p(class | image) || p(class))): mean and sd (denominator `splits`)
+    over the splits.
 
     logits   [N, K]  before the softmax; logarithms of probabilities are as good
-    splits           the images, shuffled by `seed`, are cut into so many sets, and p(class) is the mean over one set
+    splits           the images, shuffled by `seed`, are cut into so many sets, and p(class) is the
+                     mean over one set
     returns          (mean, sd), floats; the mean is from 1 to K
 
-    Salimans et al. 2016, Improved Techniques for Training GANs, section 4. It knows no reference images, and it grows
-    with the number of images in a split: compare only at equal N and splits. ValueError for fewer images than splits.
+    Salimans et al. 2016, Improved Techniques for Training GANs, section 4. It knows no reference
+    images, and it grows with the number of images in a split: compare only at equal N and splits.
+    ValueError for fewer images than splits.
     """
     x = matrix(logits, "logits")
     if not 1 <= splits <= len(x):
@@ -178,7 +195,7 @@ def inception_score(logits, splits=10, seed=0):
     return float(np.mean(scores)), float(np.std(scores))
 
 
-# Frechet distance -----------------------------------------------------------------------------------------------------
+# Frechet distance ---------------------------------------------------------------------------------
 
 
 def _moments(mu, sigma, name):
@@ -195,13 +212,14 @@ def _moments(mu, sigma, name):
 
 
 def _factor(sigma):
-    """A [D, rank] with A A^T = sigma. Directions whose variance is below the error of the eigenvalues are left out."""
+    """A [D, rank] with A A^T = sigma. Directions whose variance is below the error of the
+    eigenvalues are left out."""
     values, vectors = scipy.linalg.eigh(sigma)
     kept = values > len(sigma) * np.finfo(np.float64).eps * np.abs(values).max(initial=0)
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
-# Kernel distance and inception score ----------------------------------------------------------------------------------
+# Kernel distance and inception score --------------------------------------------------------------
 
 
 def _subset(x, size, rng):
@@ -215,7 +233,8 @@ def _subset(x, size, rng):
 
 
 def _mmd2(x, y):
-    """Unbiased estimate of the squared MMD from x [m, D] and y [n, D]: no point is compared with itself."""
+    """Unbiased estimate of the squared MMD from x [m, D] and y [n, D]: no point is compared with
+    itself."""
     kernel_xx, kernel_yy, kernel_xy = (polynomial_kernel(a, b) for a, b in ((x, x), (y, y), (x, y)))
     m, n = len(x), len(y)
     within_x = (kernel_xx.sum() - kernel_xx.trace()) / (m * (m - 1))
@@ -224,7 +243,8 @@ def _mmd2(x, y):
 
 
 def _class_information(logits):
-    """Mean KL divergence of p(class | image) from its mean over the images, in nats: H(mean p) - mean H(p)."""
+    """Mean KL divergence of p(class | image) from its mean over the images, in nats: H(mean p) -
+    mean H(p)."""
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
     mean_p = p.mean(0)

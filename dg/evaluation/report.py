@@ -210,7 +210,8 @@ def _data_uri(path):
         raise ValueError(f"{path} is not a PNG, JPEG or GIF picture")
     if not path.is_file():
         raise ValueError(f"the picture {path} does not exist")
-    return f"data:{PICTURE_TYPES[path.suffix.lower()]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"data:{PICTURE_TYPES[path.suffix.lower()]};base64,{content}"
 
 
 # Markdown -----------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
-"""Do repeated measurements differ from a number or from each other? Student's t tests, and how many repetitions it takes.
+"""Do repeated measurements differ from a number or from each other? Student's t tests, and how many
+repetitions it takes.
 
-`values` are independent repetitions of one measurement: FIDs of disjoint seed ranges, or of one seed range under several
-trained discriminators. The tests assume nearly normal values, which holds for FIDs of thousands of images. A test speaks
-about what was repeated: FIDs that share a discriminator say nothing about training another one.
+`values` are independent repetitions of one measurement: FIDs of disjoint seed ranges, or of one
+seed range under several trained discriminators. The tests assume nearly normal values, which holds
+for FIDs of thousands of images. A test speaks about what was repeated: FIDs that share a
+discriminator say nothing about training another one.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ DESIGNS = ("one-sample", "paired", "two-sample")
 
 @dataclass(frozen=True)
 class TTest:
-    """Result of a t test of the mean difference (first less second, or values less reference) against 0.
+    """Result of a t test of the mean difference (first less second, or values less reference)
+    against 0.
 
     test        "one-sample", "paired" or "Welch"
     t, df       statistic and degrees of freedom
@@ -51,14 +54,16 @@ def one_sample_t(values, reference: float) -> TTest:
 
 
 def one_sample_t_from_summary(mean: float, sd: float, n: int, reference: float) -> TTest:
-    """`one_sample_t` of n values of which only the mean and the sd (denominator n - 1) are known."""
+    """`one_sample_t` of n values of which only the mean and the sd (denominator n - 1) are
+    known."""
     mean, sd, reference = _number(mean, "mean"), _number(sd, "sd"), _number(reference, "reference")
     _require_spread(n, sd)
     return _one_sample("one-sample", mean - reference, sd, n, "Cohen's d")
 
 
 def paired_t(a, b) -> TTest:
-    """Do a [n] and b [n] have equal means, where a[i] and b[i] share their seeds? Effect size: Cohen's d_z.
+    """Do a [n] and b [n] have equal means, where a[i] and b[i] share their seeds? Effect size:
+    Cohen's d_z.
 
     The test of the differences a - b, whose sd the common seeds keep small.
     """
@@ -78,9 +83,11 @@ def paired_t(a, b) -> TTest:
 
 
 def welch_t(a, b) -> TTest:
-    """Do independent a [n] and b [m] have equal means, whatever their variances? Effect size: Hedges' g.
+    """Do independent a [n] and b [m] have equal means, whatever their variances? Effect size:
+    Hedges' g.
 
-    Welch 1947. Hedges' g is the difference over the pooled sd, times the exact correction for few values.
+    Welch 1947. Hedges' g is the difference over the pooled sd, times the exact correction for few
+    values.
     """
     a, b = _values(a, "a"), _values(b, "b")
     n, m = len(a), len(b)
@@ -111,7 +118,8 @@ def welch_t(a, b) -> TTest:
 def mean_interval(
     mean: float, standard_error: float, df: float, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Confidence interval (low, high) of an estimate whose error is distributed as t with df degrees of freedom."""
+    """Confidence interval (low, high) of an estimate whose error is distributed as t with df
+    degrees of freedom."""
     reach = float(stats.t.isf((1 - confidence) / 2, df)) * standard_error
     return float(mean - reach), float(mean + reach)
 
@@ -131,7 +139,8 @@ def power(
 def smallest_detectable_difference(
     sd: float, n: int, alpha: float = 0.05, power: float = 0.8, design: str = "one-sample"
 ) -> float:
-    """The difference of means that a two-sided t test at level `alpha` finds with probability `power`.
+    """The difference of means that a two-sided t test at level `alpha` finds with probability
+    `power`.
 
     Arguments as of the function `power`, which this inverts by the noncentral t distribution.
     """
@@ -145,7 +154,7 @@ def smallest_detectable_difference(
     return float(noncentrality * standard_error)
 
 
-# --------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _one_sample(test, difference, sd, n, effect_name):
@@ -174,9 +183,8 @@ def _test(test, difference, standard_error, df, effect, effect_name, n):
 
 def _power(noncentrality, df, alpha):
     critical = stats.t.isf(alpha / 2, df)
-    wrong_side = np.nan_to_num(
-        stats.nct.cdf(-critical, df, noncentrality)
-    )  # SciPy gives NaN for some below 1e-17
+    # SciPy gives NaN for some below 1e-17
+    wrong_side = np.nan_to_num(stats.nct.cdf(-critical, df, noncentrality))
     return float(stats.nct.sf(critical, df, noncentrality) + wrong_side)
 
 

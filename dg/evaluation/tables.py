@@ -16,8 +16,8 @@ def measurement_table(results: dict) -> str:
     extractor, reference = results["extractor"], results["reference"]
     weights = "" if extractor["published_weights"] is not False else ", NOT the published weights"
     lines = [
-        f"features: {extractor['name']} ({extractor['sha256'][:8]}{weights}); reference: {reference['source']} "
-        f"({reference['num_images'] or 'unknown number of'} images)"
+        f"features: {extractor['name']} ({extractor['sha256'][:8]}{weights}); reference: "
+        f"{reference['source']} ({reference['num_images'] or 'unknown number of'} images)"
     ]
     rows = results["images"]
     names = [name for name in METRICS if any(name in row["metrics"] for row in rows.values())]
@@ -50,7 +50,8 @@ def measurement_table(results: dict) -> str:
         )
     if infinite:
         lines.append(
-            f"{results['distance']}\N{INFINITY}: ± of the line through these images; over fresh ones it varies about "
+            f"{results['distance']}\N{INFINITY}: ± of the line through these images; over fresh "
+            "ones it varies about "
             "twice as much"
         )
     return "\n".join(lines)

@@ -11,7 +11,8 @@ from edm.guidance import Guidance, WrappedGuidance
 
 
 class TrajectoryRecorder(WrappedGuidance):
-    """Wraps a guidance (None: the network alone) and keeps the denoised image of every first-order stage.
+    """Wraps a guidance (None: the network alone) and keeps the denoised image of every first-order
+    stage.
 
     denoised  list of [N, C, H, W], one per step; sigmas  list of floats
     """

@@ -1,17 +1,22 @@
-"""How far a measured value may be off: repeats, standard errors and intervals (95%) that hold for each metric.
+"""How far a measured value may be off: repeats, standard errors and intervals (95%) that hold for
+each metric.
 
-Frechet distance. No bootstrap: images drawn with replacement repeat each other, which shrinks the covariance and leaves
-    only 63% of the images, and the distance has a bias of its own that grows as the number of images falls (as 1/n). The
-    resampled distances lie beside the measured one, not around it: 1,000 draws of N(0, I) in 16 dimensions measure
-    0.087 against N(0, I), their bootstrap values are 0.171 on average, and none is as low as the measured one.
-    Instead, repeat the measurement over disjoint seed ranges: `summarise_repeats`, `mean_estimate`. All repeats share
-    the bias of their n; `fid_infinity` extrapolates it away.
-Kernel distance. Unbiased at every n and a mean over pairs, so the jackknife holds: `kernel_distance_estimate`.
-Precision, recall, density, coverage. No bootstrap either: a repeated point has a neighbour at distance 0, so the radii of
-    the manifold collapse. `NeighbourIndicators.estimates` holds the manifolds fixed and takes each sample's indicator as
-    the draw. Such an interval is conditional: precision and density vary over generated images given the reference
-    manifold, recall and coverage over reference images given the manifolds. It leaves out that the manifolds vary too:
-    between normal samples of 500 in 8 dimensions these standard errors are 0.6 to 0.9 of the sd over fresh samples.
+Frechet distance. No bootstrap: images drawn with replacement repeat each other, which shrinks the
+covariance and leaves
+    only 63% of the images, and the distance has a bias of its own that grows as the number of
+    images falls (as 1/n). The resampled distances lie beside the measured one, not around it: 1,000
+    draws of N(0, I) in 16 dimensions measure 0.087 against N(0, I), their bootstrap values are
+    0.171 on average, and none is as low as the measured one. Instead, repeat the measurement over
+    disjoint seed ranges: `summarise_repeats`, `mean_estimate`. All repeats share the bias of their
+    n; `fid_infinity` extrapolates it away.
+Kernel distance. Unbiased at every n and a mean over pairs, so the jackknife holds:
+`kernel_distance_estimate`. Precision, recall, density, coverage. No bootstrap either: a repeated
+point has a neighbour at distance 0, so the radii of
+    the manifold collapse. `NeighbourIndicators.estimates` holds the manifolds fixed and takes each
+    sample's indicator as the draw. Such an interval is conditional: precision and density vary over
+    generated images given the reference manifold, recall and coverage over reference images given
+    the manifolds. It leaves out that the manifolds vary too: between normal samples of 500 in 8
+    dimensions these standard errors are 0.6 to 0.9 of the sd over fresh samples.
 """
 
 from dataclasses import dataclass
@@ -29,7 +34,8 @@ Z95 = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its standard error (the sd of the value, were it measured again) and its 95% interval."""
+    """A value, its standard error (the sd of the value, were it measured again) and its 95%
+    interval."""
 
     value: float
     standard_error: float
@@ -39,9 +45,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class KernelDistanceEstimate(Estimate):
-    """Kernel distance; `generated` and `reference` are the shares of the standard error, which add up in squares.
+    """Kernel distance; `generated` and `reference` are the shares of the standard error, which add
+    up in squares.
 
-    Two generators measured against one reference set differ by their `generated` shares only, nearly.
+    Two generators measured against one reference set differ by their `generated` shares only,
+    nearly.
     """
 
     generated: float
@@ -50,7 +58,8 @@ class KernelDistanceEstimate(Estimate):
 
 @dataclass(frozen=True)
 class FidInfinity:
-    """Line value = intercept + slope / size through Frechet distances of subsets; the intercept is the distance at n -> inf.
+    """Line value = intercept + slope / size through Frechet distances of subsets; the intercept is
+    the distance at n -> inf.
 
     standard_error  of the intercept, from the residuals of the line
     """
@@ -68,9 +77,11 @@ class FidInfinity:
 
 
 def summarise_repeats(values) -> dict:
-    """Mean, sd (denominator n - 1; 0 for a single value), n, minimum and values of one measurement over disjoint seeds.
+    """Mean, sd (denominator n - 1; 0 for a single value), n, minimum and values of one measurement
+    over disjoint seeds.
 
-    The minimum is the best of n draws and falls with n: published tables that print it compare only at equal n.
+    The minimum is the best of n draws and falls with n: published tables that print it compare only
+    at equal n.
     """
     values = [float(value) for value in values]
     if not values:
@@ -116,7 +127,8 @@ def mean_estimate(values) -> Estimate:
 
 
 def proportion_estimate(indicators) -> Estimate:
-    """Share of ones among independent indicators [n], with Wilson's interval, which holds at shares of 0 and 1 as well."""
+    """Share of ones among independent indicators [n], with Wilson's interval, which holds at shares
+    of 0 and 1 as well."""
     x = np.asarray(indicators, dtype=np.float64)
     if x.ndim != 1 or not len(x):
         raise ValueError(f"an interval needs a list of indicators, got shape {list(x.shape)}")
@@ -138,12 +150,14 @@ def kernel_distance_estimate(
 
     features      [N, D]  generated
     features_ref  [M, D]  reference
-    part_size     sets beyond this size, shuffled by `seed`, are cut into equally many disjoint parts, and the value is
-                  the mean over the parts: every image counts once, and time grows like part_size * (N + M) * D
+    part_size     sets beyond this size, shuffled by `seed`, are cut into equally many disjoint
+                  parts, and the value is the mean over the parts: every image counts once, and time
+                  grows like part_size * (N + M) * D
 
-    Leaving out one image at a time costs nothing beyond the row sums of the kernel matrices (two-sample jackknife of a
-    U-statistic, Arvesen 1969). Where the two sets have the same distribution the standard error is too large, by up to
-    sqrt(2), and an interval errs on the safe side. ValueError for fewer than 3 images, or parts of fewer than 3.
+    Leaving out one image at a time costs nothing beyond the row sums of the kernel matrices
+    (two-sample jackknife of a U-statistic, Arvesen 1969). Where the two sets have the same
+    distribution the standard error is too large, by up to sqrt(2), and an interval errs on the safe
+    side. ValueError for fewer than 3 images, or parts of fewer than 3.
     """
     x, y = pair(features, features_ref, at_least=3)
     if part_size < 3:
@@ -151,7 +165,8 @@ def kernel_distance_estimate(
     num_parts = -(-max(len(x), len(y)) // part_size)
     if min(len(x), len(y)) < 3 * num_parts:
         raise ValueError(
-            f"cannot cut {len(x)} generated and {len(y)} reference features into {num_parts} parts of at least "
+            f"cannot cut {len(x)} generated and {len(y)} reference features into {num_parts} parts "
+            "of at least "
             "3; raise part_size"
         )
     rng = np.random.default_rng(seed)
@@ -170,13 +185,15 @@ def fid_infinity(features, mu_ref, sigma_ref, num_points=15, seed=0) -> FidInfin
 
     features   [N, D]  generated, N at least 4 D
     mu_ref     [D]     reference statistics; sigma_ref [D, D]
-    num_points         sizes from max(N / 10, 2 D) to N, each with a subset of its own, drawn without replacement
+    num_points         sizes from max(N / 10, 2 D) to N, each with a subset of its own, drawn
+                       without replacement
 
-    Chong & Forsyth 2020, Effectively Unbiased FID: at large n the bias is proportional to 1/n, so the least-squares line
-    in 1/n is read off at 0. Fewer than 2 D images have (nearly) singular covariances, where that does not hold yet. The
-    bias of the reference statistics remains. The standard error is that of the line through this set of images, whose
-    subsets overlap; over fresh sets of images the intercept varies by about twice as much. ValueError for too few images
-    or points.
+    Chong & Forsyth 2020, Effectively Unbiased FID: at large n the bias is proportional to 1/n, so
+    the least-squares line in 1/n is read off at 0. Fewer than 2 D images have (nearly) singular
+    covariances, where that does not hold yet. The bias of the reference statistics remains. The
+    standard error is that of the line through this set of images, whose subsets overlap; over fresh
+    sets of images the intercept varies by about twice as much. ValueError for too few images or
+    points.
     """
     x = matrix(features, "generated features")
     count, dim = x.shape
@@ -184,7 +201,8 @@ def fid_infinity(features, mu_ref, sigma_ref, num_points=15, seed=0) -> FidInfin
         raise ValueError(f"{num_points} points make no line with an error; give at least 3")
     if count < 4 * dim:
         raise ValueError(
-            f"FID-infinity of {dim}-dimensional features needs at least {4 * dim} images, got {count}"
+            f"FID-infinity of {dim}-dimensional features needs at least {4 * dim} images, got "
+            f"{count}"
         )
     rng = np.random.default_rng(seed)
     sizes = np.linspace(max(count // 10, 2 * dim), count, num_points).astype(int)
@@ -202,7 +220,7 @@ def fid_infinity(features, mu_ref, sigma_ref, num_points=15, seed=0) -> FidInfin
     return FidInfinity(sizes, values, float(intercept), float(slope), float(error))
 
 
-# Jackknife --------------------------------------------------------------------------------------------------------------
+# Jackknife ----------------------------------------------------------------------------------------
 
 
 def _parts(x, num_parts, rng):
@@ -212,11 +230,11 @@ def _parts(x, num_parts, rng):
 
 
 def _jackknife_mmd2(x, y):
-    """Unbiased squared MMD of x [m, D] and y [n, D], and its jackknife variances over x and over y."""
+    """Unbiased squared MMD of x [m, D] and y [n, D], and its jackknife variances over x and over
+    y."""
     m, n = len(x), len(y)
-    rows_x, rows_y = (
-        _kernel_sums(a, a)[0] - (a.square().mean(1) + 1) ** 3 for a in (x, y)
-    )  # less the diagonal
+    # less the diagonal
+    rows_x, rows_y = (_kernel_sums(a, a)[0] - (a.square().mean(1) + 1) ** 3 for a in (x, y))
     cross_x, cross_y = _kernel_sums(x, y)
     within_x, within_y, between = (
         rows_x.sum() / (m * (m - 1)),
@@ -225,7 +243,8 @@ def _jackknife_mmd2(x, y):
     )
 
     def variance(rows, cross, size, other):
-        # A sum over pairs loses twice the row of the image that is left out, a sum across the sets loses its row.
+        # A sum over pairs loses twice the row of the image that is left out, a sum across the sets
+        # loses its row.
         without = (rows.sum() - 2 * rows) / ((size - 1) * (size - 2)) - 2 * (
             cross.sum() - cross
         ) / ((size - 1) * other)

@@ -1,5 +1,5 @@
-"""Evidence worth keeping: the small files of a result, copied to docs/results/NAME, and the README's
-tables, filled from there so that they cannot drift."""
+"""Evidence worth keeping: the small files of a result, copied to docs/results/NAME, and the
+README's tables, filled from there so that they cannot drift."""
 
 import re
 import shutil

@@ -1,4 +1,5 @@
-"""Stable Diffusion's autoencoder (Rombach et al. 2022), whose latents DiT diffuses, through diffusers."""
+"""Stable Diffusion's autoencoder (Rombach et al. 2022), whose latents DiT diffuses, through
+diffusers."""
 
 import re
 from pathlib import Path
@@ -23,14 +24,14 @@ STABLE_DIFFUSION = dict(
     sample_size=256,
     scaling_factor=0.18215,
 )
-PIXELS_AT_ONCE = (
-    8 * 32 * 32
-)  # of latents; the decoder's largest activations have 64 KiB for each, 256 channels of 8x8 pixels
+# of latents; the decoder's largest activations have 64 KiB for each, 256 channels of 8x8 pixels
+PIXELS_AT_ONCE = 8 * 32 * 32
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def load_vae(path, device="cpu") -> nn.Module:
-    """A frozen `AutoencoderKL`, float32, in evaluation mode; its `config.scaling_factor` makes latents of unit variance.
+    """A frozen `AutoencoderKL`, float32, in evaluation mode; its `config.scaling_factor` makes
+    latents of unit variance.
 
     path  a folder of diffusers, or a file of weights alone that fits `STABLE_DIFFUSION`
 
@@ -52,7 +53,8 @@ def load_vae(path, device="cpu") -> nn.Module:
 
 
 def _present_name(name: str) -> str:
-    """What diffusers calls a tensor today; it called those of attention otherwise when these files were made."""
+    """What diffusers calls a tensor today; it called those of attention otherwise when these files
+    were made."""
     return re.sub(
         r"(?<=\.attentions\.0\.)\w+(?=\.\w+$)",
         lambda match: FORMER_NAMES.get(match[0], match[0]),
@@ -62,7 +64,8 @@ def _present_name(name: str) -> str:
 
 @torch.no_grad()
 def decode(vae: nn.Module, latents: Tensor) -> Tensor:
-    """Images [N, 3, 8R, 8R], float32, nominally in [-1, 1], of latents [N, 4, R, R]; a few at a time, to save memory."""
+    """Images [N, 3, 8R, 8R], float32, nominally in [-1, 1], of latents [N, 4, R, R]; a few at a
+    time, to save memory."""
     latents = latents.to(vae.dtype) / vae.config.scaling_factor
     at_once = max(1, PIXELS_AT_ONCE // latents[0, 0].numel())
     with torch.autocast(latents.device.type, enabled=False):  # in float16 the decoder overflows

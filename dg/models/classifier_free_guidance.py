@@ -1,10 +1,13 @@
-"""Classifier-free guidance of a class-conditional network as in DiT, with a scale that may change on the way.
+"""Classifier-free guidance of a class-conditional network as in DiT, with a scale that may change
+on the way.
 
-Ho & Salimans 2022; Peebles & Xie 2023 (DiT). Kim et al. 2023 sample DiT-XL/2-G++ with scale 1.25 at t > 200 and 3.0 below:
+Ho & Salimans 2022; Peebles & Xie 2023 (DiT). Kim et al. 2023 sample DiT-XL/2-G++ with scale 1.25 at
+t > 200 and 3.0 below:
 
     model = ClassifierFreeGuidance(dit, branched_scale(1.25, 3.0, 200))
     steer = dg.cond_fn(discriminator, time_min=100 / 999)
-    create_diffusion(respacing="250").p_sample_loop(model, noise, cond_fn=steer, clip_denoised=False, model_kwargs={"y": y})
+    create_diffusion(respacing="250").p_sample_loop(model, noise, cond_fn=steer,
+    clip_denoised=False, model_kwargs={"y": y})
 """
 
 from collections.abc import Callable
@@ -16,12 +19,13 @@ from torch import Tensor
 class ClassifierFreeGuidance:
     """`model(x, t, y)` whose first channels are led away from the unconditional prediction.
 
-    model       called once per step with x, t and y of twice the batch, and of the batch where the scale is 1 for all of
-                it; gives [N or 2N, C or 2C, H, W]
+    model       called once per step with x, t and y of twice the batch, and of the batch where the
+                scale is 1 for all of it; gives [N or 2N, C or 2C, H, W]
     scale       1 is no guidance; a number, or a function of the timesteps t [N] -> [N]
     null_class  the class number that stands for none
-    channels    how many of the first channels are guided. DiT guides 3 of 4 latent channels, a leftover from RGB images,
-                and its published numbers are made so; the fourth one and the learned variance stay conditional
+    channels    how many of the first channels are guided. DiT guides 3 of 4 latent channels, a
+                leftover from RGB images, and its published numbers are made so; the fourth one and
+                the learned variance stay conditional
     """
 
     def __init__(

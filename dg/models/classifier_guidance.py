@@ -1,14 +1,17 @@
-"""Classifier guidance of discrete diffusion: a classifier of noisy images leads samples to their class.
+"""Classifier guidance of discrete diffusion: a classifier of noisy images leads samples to their
+class.
 
-Dhariwal & Nichol 2021, section 4: algorithm 1 adds the gradient to the mean of an ancestral step, algorithm 2 to the score
-in a DDIM step. `GaussianDiffusion` does both with a `cond_fn`; here are such functions. ADM-G at 250 steps:
+Dhariwal & Nichol 2021, section 4: algorithm 1 adds the gradient to the mean of an ancestral step,
+algorithm 2 to the score in a DDIM step. `GaussianDiffusion` does both with a `cond_fn`; here are
+such functions. ADM-G at 250 steps:
 
     steer = classifier_gradient(load_encoder("256x256_classifier.pt"), scale=1.0)
-    create_diffusion("linear", 1000, "250").p_sample_loop(unet, noise, cond_fn=steer, model_kwargs={"y": y})
+    create_diffusion("linear", 1000, "250").p_sample_loop(unet, noise, cond_fn=steer,
+    model_kwargs={"y": y})
 
-ADM-G++ adds a discriminator's gradient, `sum_of(steer, dg.cond_fn(discriminator))`. Its features are those of the same
-classifier, 512 channels of 8x8 at 256 pixels: there is nothing else to train, and one on images shrunk to 64 pixels would
-not see the fine detail that distinguishes good samples.
+ADM-G++ adds a discriminator's gradient, `sum_of(steer, dg.cond_fn(discriminator))`. Its features
+are those of the same classifier, 512 channels of 8x8 at 256 pixels: there is nothing else to train,
+and one on images shrunk to 64 pixels would not see the fine detail that distinguishes good samples.
 """
 
 from collections.abc import Callable
@@ -22,9 +25,10 @@ from dg.adapters import LAST_TIMESTEP
 def classifier_gradient(classifier: nn.Module, scale: float = 1.0) -> Callable:
     """A `cond_fn(x, t, y)`: scale * grad_x log p(y | x, t), like x; freezes the classifier.
 
-    classifier  an `EncoderUNetModel`, or what is called as one: noisy images float32 and time in [0, 1] -> logits
-    scale       above 1 sharpens p(y | x), for better samples of fewer kinds; published: 1 at 64 and 256 pixels, 0.5 at 128,
-                4 at 512, and 10 with the unconditional model of 256 pixels
+    classifier  an `EncoderUNetModel`, or what is called as one: noisy images float32 and time in
+                [0, 1] -> logits
+    scale       above 1 sharpens p(y | x), for better samples of fewer kinds; published: 1 at 64 and
+                256 pixels, 0.5 at 128, 4 at 512, and 10 with the unconditional model of 256 pixels
 
     x  [N, C, H, W]  noisy images at VP scale
     t  [N]           original timesteps 0..999, which the classifier gets back to the last bit
@@ -44,7 +48,8 @@ def classifier_gradient(classifier: nn.Module, scale: float = 1.0) -> Callable:
             logits = classifier(leaf, t.to(torch.float64) / LAST_TIMESTEP)  # [N, classes]
             if y.max() >= logits.shape[1]:
                 raise ValueError(
-                    f"class {int(y.max())}, but the classifier knows {logits.shape[1]} classes, counted from 0: "
+                    f"class {int(y.max())}, but the classifier knows {logits.shape[1]} classes, "
+                    "counted from 0: "
                     "use another classifier"
                 )
             log_p = logits.log_softmax(dim=1).gather(1, y[:, None])  # [N, 1]
@@ -55,7 +60,8 @@ def classifier_gradient(classifier: nn.Module, scale: float = 1.0) -> Callable:
 
 
 def check_classifier(classifier: nn.Module, model: nn.Module) -> None:
-    """ValueError unless the classifier knows the images and classes of a model; one without classes takes any of them."""
+    """ValueError unless the classifier knows the images and classes of a model; one without classes
+    takes any of them."""
     knows = classifier.in_channels, classifier.image_size, classifier.out_channels
     makes = model.img_channels, model.img_resolution, model.label_dim or classifier.out_channels
     if knows != makes:
@@ -63,12 +69,14 @@ def check_classifier(classifier: nn.Module, model: nn.Module) -> None:
             "{} channels, {} pixels and {} classes".format(*values) for values in (knows, makes)
         )
         raise ValueError(
-            f"the classifier knows {', but the network makes '.join(described)}; use another classifier"
+            f"the classifier knows {', but the network makes '.join(described)}; use another "
+            "classifier"
         )
 
 
 def sum_of(*cond_fns: Callable) -> Callable:
-    """The `cond_fn` whose gradient is the sum of those of others, for classifier and discriminator guidance at once."""
+    """The `cond_fn` whose gradient is the sum of those of others, for classifier and discriminator
+    guidance at once."""
 
     def gradient(x: Tensor, t: Tensor, **kwargs) -> Tensor:
         return sum(cond_fn(x, t, **kwargs) for cond_fn in cond_fns)

@@ -1,4 +1,5 @@
-"""A discrete diffusion model as one thing: ADM's U-Net and the process that it was trained on, in memory and on disk."""
+"""A discrete diffusion model as one thing: ADM's U-Net and the process that it was trained on, in
+memory and on disk."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,10 +17,11 @@ from guided_diffusion.presets import UNET_SCHEDULES, published_unet
 FORMAT = "ddpm-network"
 ADM_SAMPLING = dict(method="ancestral", num_steps=250)  # Dhariwal & Nichol 2021
 PUBLISHED_STEPS = 1000  # of the processes of all published ADMs
+# by channels out for one channel in; Dhariwal & Nichol 2021
 PIXEL_VARIANCES = {
     1: "fixed_large",
     2: "learned_range",
-}  # by channels out for one channel in; Dhariwal & Nichol 2021
+}
 
 
 class DDPM(DiscreteDiffusion, nn.Module):
@@ -66,18 +68,21 @@ class DDPM(DiscreteDiffusion, nn.Module):
         return DDPM(**self.init_kwargs, net=self.net, **parts).train(self.training)
 
     def respaced(self, spec=None) -> GaussianDiffusion:
-        """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes them; None: on all."""
+        """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes
+        them; None: on all."""
         return create_diffusion(**self.init_kwargs["process"], respacing=spec)
 
 
 def save_ddpm(file, model: DDPM) -> None:
-    """Write a model as safetensors, its settings in the metadata. `file`: a path or a binary file object."""
+    """Write a model as safetensors, its settings in the metadata. `file`: a path or a binary file
+    object."""
     tensors = {f"net.{name}": tensor for name, tensor in model.net.state_dict().items()}
     write_safetensors(file, tensors, FORMAT, model.init_kwargs)
 
 
 def load_ddpm(path, device="cpu") -> DDPM:
-    """A frozen model in evaluation mode. ValueError with one line that names the file and what is wrong."""
+    """A frozen model in evaluation mode. ValueError with one line that names the file and what is
+    wrong."""
     config, tensors = read_safetensors(path, FORMAT, "process", "network")
     try:
         with torch.device("meta"):
@@ -97,7 +102,8 @@ def load_adm(
     notify: Callable[[str], None] = lambda line: None,
     **overrides,
 ) -> DDPM:
-    """A frozen U-Net of guided-diffusion's or improved-diffusion's in evaluation mode, as `load_unet` reads it.
+    """A frozen U-Net of guided-diffusion's or improved-diffusion's in evaluation mode, as
+    `load_unet` reads it.
 
     It is sampled as published: ancestrally, in 250 steps.
 
@@ -108,7 +114,8 @@ def load_adm(
     notify             called with one line on what was taken
     overrides          settings of `UNetModel` that win over those that the tensors show
 
-    The variance is learned where the network has twice the channels of the images, and the forward step's otherwise.
+    The variance is learned where the network has twice the channels of the images, and the forward
+    step's otherwise.
     """
     process = {"noise_schedule": noise_schedule, "diffusion_steps": diffusion_steps}
     untold = [name for name, value in process.items() if value is None]
@@ -125,7 +132,8 @@ def load_adm(
     ratio = network.pop("out_channels") / net.in_channels
     if ratio not in PIXEL_VARIANCES:
         raise ValueError(
-            f"{name}: {net.in_channels} channels in and {net.out_channels} out; a diffusion model has as many out, "
+            f"{name}: {net.in_channels} channels in and {net.out_channels} out; a diffusion model "
+            "has as many out, "
             "or twice as many where it learns variances"
         )
     process = dict(

@@ -1,4 +1,5 @@
-"""Networks of diffusers, an optional dependency, from files: nothing is fetched, nothing in them is executed or left out."""
+"""Networks of diffusers, an optional dependency, from files: nothing is fetched, nothing in them is
+executed or left out."""
 
 from inspect import signature
 from math import isclose
@@ -14,7 +15,8 @@ from guided_diffusion.loading import bare_state, check_tensors, read_file
 
 # Schedules of noise that are supported, by diffusers' names.
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
-# What a scheduler of diffusers is unless it says otherwise; another value of the last three is another process.
+# What a scheduler of diffusers is unless it says otherwise; another value of the last three is
+# another process.
 SCHEDULER = dict(
     num_train_timesteps=1000,
     beta_schedule="linear",
@@ -33,7 +35,8 @@ def is_folder(path) -> bool:
 
 
 def read_folder(path) -> tuple[dict, dict[str, Tensor]]:
-    """(settings, tensors) of a model that diffusers has saved. ValueError of one line for anything else."""
+    """(settings, tensors) of a model that diffusers has saved. ValueError of one line for anything
+    else."""
     config = read_json(Path(path) / "config.json")
     for name in WEIGHTS:
         if (Path(path) / name).is_file():
@@ -44,7 +47,8 @@ def read_folder(path) -> tuple[dict, dict[str, Tensor]]:
 
 
 def read_scheduler(folder: Path) -> dict | None:
-    """The process that a folder's network was trained on: schedule and num_steps of `create_diffusion`.
+    """The process that a folder's network was trained on: schedule and num_steps of
+    `create_diffusion`.
 
     None where there is no scheduler_config.json beside the network, in scheduler/ or with it.
     ValueError of one line for a process that is not supported.
@@ -74,7 +78,8 @@ def read_scheduler(folder: Path) -> dict | None:
 
 
 def read_weights(path) -> dict[str, Tensor]:
-    """Finite tensors by name, from safetensors or a `torch.save`d state dict. ValueError of one line for anything else."""
+    """Finite tensors by name, from safetensors or a `torch.save`d state dict. ValueError of one
+    line for anything else."""
     try:
         return dict(
             check_tensors(
@@ -92,15 +97,18 @@ def read_weights(path) -> dict[str, Tensor]:
 
 
 def create(kind: str, config: dict, path) -> nn.Module:
-    """A diffusers model of class `kind` without memory for its weights; settings that it does not know are left out.
+    """A diffusers model of class `kind` without memory for its weights; settings that it does not
+    know are left out.
 
-    ValueError of one line, which names `path`, without diffusers or where the settings describe no such model.
+    ValueError of one line, which names `path`, without diffusers or where the settings describe no
+    such model.
     """
     try:
         import diffusers
     except ImportError:
         raise ValueError(
-            f"{path}: needs diffusers, which is not installed: pip install -r requirements-imagenet.txt"
+            f"{path}: needs diffusers, which is not installed: pip install -r "
+            "requirements-imagenet.txt"
         ) from None
     cls = getattr(diffusers, kind)
     known = signature(cls.__init__).parameters

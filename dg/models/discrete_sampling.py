@@ -1,10 +1,12 @@
 """Sampling of discrete diffusion models: `dg.sampling` with `DDPMSampling` in place of `Sampling`.
 
     draw_images(ddpm, seeds, DDPMSampling("ddim", num_steps=50), guidance)
-    generate(dit, store, DDPMSampling("ancestral", 250, clip_denoised=False, LT_cfg=1.25, ST_cfg=3.0), guidance)
+    generate(dit, store, DDPMSampling("ancestral", 250, clip_denoised=False, LT_cfg=1.25,
+    ST_cfg=3.0), guidance)
 
-Three kinds of guidance may be combined: a `Guidance` of `edm`, such as a discriminator's; classifier-free guidance of a
-network that knows a class for none; and a classifier's. The gradients of the first and the last are summed.
+Three kinds of guidance may be combined: a `Guidance` of `edm`, such as a discriminator's;
+classifier-free guidance of a network that knows a class for none; and a classifier's. The gradients
+of the first and the last are summed.
 
 A model is a `dg.models.discrete_diffusion.DiscreteDiffusion`.
 """
@@ -33,7 +35,8 @@ FIRST_TIME = 1e-5  # of the discriminator's training
 
 @dataclass(frozen=True)
 class DDPMSampling:
-    """How to sample a discrete diffusion model. None leaves a value to the sampler. Impossible values: ValueError."""
+    """How to sample a discrete diffusion model. None leaves a value to the sampler. Impossible
+    values: ValueError."""
 
     method: str = "ddim"  # Song et al. 2021, or "ancestral", Ho et al. 2020
     num_steps: int | None = None  # evenly spaced ones of the process; None: all
@@ -42,7 +45,9 @@ class DDPMSampling:
         True  # clip predicted clean images to [-1, 1]; unclipped samples leave the range
     )
     LT_cfg: float | None = (
-        None  # scale of classifier-free guidance at t > branch_time; 1, as None, is none and costs nothing
+        # scale of classifier-free guidance at t > branch_time; 1, as None, is none and costs
+        # nothing
+        None
     )
     ST_cfg: float | None = None  # and at t <= branch_time
     branch_time: int | None = None
@@ -66,7 +71,8 @@ class DDPMSampling:
             and self.ST_cfg is None
         ):
             raise ValueError(
-                "branch_time and cfg_channels are of classifier-free guidance; give LT_cfg and ST_cfg too"
+                "branch_time and cfg_channels are of classifier-free guidance; give LT_cfg and "
+                "ST_cfg too"
             )
         if self.cfg_channels is not None and self.cfg_channels < 1:
             raise ValueError(f"cfg_channels is {self.cfg_channels}; give at least 1")
@@ -99,13 +105,16 @@ def ddpm_sampler(
     classifier_scale: float = 0.0,
     dg_time: str = "level",
 ) -> Tensor:
-    """Draw what the model diffuses from noise; takes what `edm.edm_sampler` takes, and the values of `DDPMSampling`.
+    """Draw what the model diffuses from noise; takes what `edm.edm_sampler` takes, and the values
+    of `DDPMSampling`.
 
     latents       [N, C, H, W]  standard normal
-    class_labels  [N, K]        one-hot; None for an unconditional network, unless a classifier leads it to classes
+    class_labels  [N, K]        one-hot; None for an unconditional network, unless a classifier
+                                leads it to classes
     randn_like                  source of the noise; called once per step, also where none is added
-    guidance                    see `as_cond_fn`; its gradient and the classifier's enter by the mean ("ancestral"; Dhariwal
-                                & Nichol 2021, algorithm 1) or by the score ("ddim"; algorithm 2)
+    guidance                    see `as_cond_fn`; its gradient and the classifier's enter by the
+                                mean ("ancestral"; Dhariwal & Nichol 2021, algorithm 1) or by the
+                                score ("ddim"; algorithm 2)
     returns       [N, C, H, W]  float64, images nominally in [-1, 1]
 
     ValueError for guidance that the model has no class or no classifier for.
@@ -145,8 +154,8 @@ def check_guidance(
     """ValueError unless the model has what such guidance needs."""
     if not {LT_cfg, ST_cfg} <= {None, 1} and model.null_class is None:
         raise ValueError(
-            "classifier-free guidance needs a network that was trained without classes too, as DiT is; leave its "
-            "scales out"
+            "classifier-free guidance needs a network that was trained without classes too, as DiT "
+            "is; leave its scales out"
         )
     if classifier_scale:
         if model.classifier is None:
@@ -169,25 +178,29 @@ def as_cond_fn(
     dg_time: str = "level",
     network: Callable | None = None,
 ) -> Callable:
-    """What a guidance of denoisers adds to the score of x_t: a `cond_fn(x, t)` for the samplers of `diffusion`.
+    """What a guidance of denoisers adds to the score of x_t: a `cond_fn(x, t)` for the samplers of
+    `diffusion`.
 
     class_labels  [N, K]  one-hot, passed on to the guidance
-    dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of the linear VP schedule,
-                  as in the authors' code for DiT
+    dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of
+                  the linear VP schedule, as in the authors' code for DiT
     network       called as network(x, t, **kwargs) of the sampler; only a guidance that depends on
                   the network's own denoised image needs it, and evaluates it once more
 
-    x_t / sqrt(alpha_bar) is at EDM scale with sigma^2 = (1 - alpha_bar) / alpha_bar, so the same discriminator serves every
-    schedule. There the score's share of a correction of the denoised image is
-    correction / sigma^2 (Karras et al. 2022, Eq. 3), here it is that over sqrt(alpha_bar) by the chain rule.
+    x_t / sqrt(alpha_bar) is at EDM scale with sigma^2 = (1 - alpha_bar) / alpha_bar, so the same
+    discriminator serves every schedule. There the score's share of a correction of the denoised
+    image is correction / sigma^2 (Karras et al. 2022, Eq. 3), here it is that over sqrt(alpha_bar)
+    by the chain rule.
 
-    The level of step t of the linear schedule is that of time 0.10061 at t = 100, where "step" says 0.10010, and of 1.0034
-    at t = 999, beyond the window's end at 1. Networks see it only in the embedding of 999 times the time, which it moves by
-    0.5 to 3.4; a head with random weights then gives gradients that differ by 12% (t = 150) to 61% (t = 900), a trained one,
-    smooth in time, by less. The authors train on levels, so "level" is what their heads mean; "step" is what they ran.
+    The level of step t of the linear schedule is that of time 0.10061 at t = 100, where "step" says
+    0.10010, and of 1.0034 at t = 999, beyond the window's end at 1. Networks see it only in the
+    embedding of 999 times the time, which it moves by 0.5 to 3.4; a head with random weights then
+    gives gradients that differ by 12% (t = 150) to 61% (t = 900), a trained one, smooth in time, by
+    less. The authors train on levels, so "level" is what their heads mean; "step" is what they ran.
 
-    Every step is of first order, so the weight of the first order counts, and 1 is exact for an exact log ratio.
-    ValueError for boosting, whose churn has no place here, and where the network is missing.
+    Every step is of first order, so the weight of the first order counts, and 1 is exact for an
+    exact log ratio. ValueError for boosting, whose churn has no place here, and where the network
+    is missing.
     """
     if guidance.needs_step:
         raise ValueError(
@@ -200,8 +213,8 @@ def as_cond_fn(
         )
     if dg_time == "step" and not _is_published(diffusion):
         raise ValueError(
-            "dg_time 'step' takes t / 999 of the linear schedule of 1000 steps, but this process is "
-            "another one; take 'level'"
+            "dg_time 'step' takes t / 999 of the linear schedule of 1000 steps, but this process "
+            "is another one; take 'level'"
         )
     timesteps, alpha_bars = diffusion.schedule.timestep_map, diffusion.schedule.alphas_cumprod
 

@@ -1,8 +1,9 @@
 """DiT (Peebles & Xie 2023): a transformer that diffuses the latents of images, built on diffusers.
 
-Two settings of diffusers are put back to those of the original code, by which all published weights were trained: the
-frequencies of the timestep embedding, 10000^(-i / 128) and not 10000^(-i / 127), and the epsilon of the second
-normalisation, 1e-6 and not 1e-5. With both, the converted network is the original one to rounding.
+Two settings of diffusers are put back to those of the original code, by which all published weights
+were trained: the frequencies of the timestep embedding, 10000^(-i / 128) and not 10000^(-i / 127),
+and the epsilon of the second normalisation, 1e-6 and not 1e-5. With both, the converted network is
+the original one to rounding.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,23 +39,27 @@ __all__ = [
     "load_vae",
 ]
 
-# How the published samples are drawn; with this scale of classifier-free guidance DiT's best FID, 2.27, was measured.
+# How the published samples are drawn; with this scale of classifier-free guidance DiT's best FID,
+# 2.27, was measured.
 PUBLISHED_SAMPLING = dict(
     method="ancestral", num_steps=250, clip_denoised=False, LT_cfg=1.5, ST_cfg=1.5
 )
 # Attention heads of the published sizes, by width and depth: DiT-XL, L, B, S.
 HEADS = {(1152, 28): 16, (1024, 24): 16, (768, 12): 12, (384, 12): 6}
 PROCESS = dict(schedule="linear", num_steps=1000)  # the one of the original code
-# VP time from which Kim et al. 2023 guide it, above timestep 100: between those of 100 and 101 by t / 999 and by noise level.
+# VP time from which Kim et al. 2023 guide it, above timestep 100: between those of 100 and 101 by t
+# / 999 and by noise level.
 DG_TIME_MIN = 0.101
 
 
 class LatentDiffusion(DiscreteDiffusion, nn.Module):
-    """A frozen class-conditional transformer and the process of its latents, with learned variances.
+    """A frozen class-conditional transformer and the process of its latents, with learned
+    variances.
 
     transformer  DiTTransformer2DModel of diffusers; its last class number stands for no class
     process      schedule and num_steps as of `create_diffusion`; None: `PROCESS`, as published
-    vae          as `dg.models.autoencoder.load_vae` gives it; None: latents can be drawn, but not decoded
+    vae          as `dg.models.autoencoder.load_vae` gives it; None: latents can be drawn, but not
+                 decoded
     classifier   as in `DiscreteDiffusion`, of latents
 
     Latents have img_resolution pixels and img_channels channels.
@@ -97,11 +102,13 @@ class LatentDiffusion(DiscreteDiffusion, nn.Module):
         return super().describe() | vae
 
     def respaced(self, spec=None) -> GaussianDiffusion:
-        """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes them; None: on all."""
+        """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes
+        them; None: on all."""
         return create_diffusion(**self.process, respacing=spec)
 
     def to_images(self, latents: Tensor) -> Tensor:
-        """Images [N, 3, 8R, 8R], float32, nominally in [-1, 1], of latents [N, C, R, R]. ValueError without a VAE."""
+        """Images [N, 3, 8R, 8R], float32, nominally in [-1, 1], of latents [N, C, R, R]. ValueError
+        without a VAE."""
         if self.vae is None:
             raise ValueError("latents cannot be decoded without an autoencoder; give its file")
         return decode(self.vae, latents)
@@ -115,7 +122,8 @@ class Network(nn.Module):
         self.transformer = transformer
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """x [N, C, R, R], t [N] in 0..999, y [N] classes -> [N, 2C, R, R], float32: noise and range of the variance."""
+        """x [N, C, R, R], t [N] in 0..999, y [N] classes -> [N, 2C, R, R], float32: noise and range
+        of the variance."""
         return self.transformer(x.to(self.transformer.dtype), timestep=t, class_labels=y).sample
 
 
@@ -127,12 +135,16 @@ def load_dit(
     diffusion_steps: int | None = None,
     notify: Callable[[str], None] = lambda line: None,
 ) -> LatentDiffusion:
-    """The frozen model, float32, in evaluation mode, without a VAE; nothing in the file is executed.
+    """The frozen model, float32, in evaluation mode, without a VAE; nothing in the file is
+    executed.
 
-    path       an original file such as DiT-XL-2-256x256.pt, bare or in a training's checkpoint; or a folder of diffusers,
-               itself or below it as transformer/, with scheduler/scheduler_config.json beside that
-    num_heads  of an original file, whose tensors do not show it; None: of the published sizes, `HEADS`
-    noise_schedule, diffusion_steps  None: as the folder's scheduler says, else those of the original code
+    path       an original file such as DiT-XL-2-256x256.pt, bare or in a training's checkpoint; or
+               a folder of diffusers, itself or below it as transformer/, with
+               scheduler/scheduler_config.json beside that
+    num_heads  of an original file, whose tensors do not show it; None: of the published sizes,
+               `HEADS`
+    noise_schedule, diffusion_steps  None: as the folder's scheduler says, else those of the
+                                     original code
     notify     called with one line on what was taken
 
     ValueError with one line that names the file and what is wrong, or what to install.
@@ -160,7 +172,8 @@ def _in_words(process: Mapping) -> str:
 
 
 def folder_in(path) -> Path | None:
-    """The folder of diffusers that a path is, or that it holds as transformer/; None for anything else."""
+    """The folder of diffusers that a path is, or that it holds as transformer/; None for anything
+    else."""
     return next(
         (folder for folder in (Path(path), Path(path) / "transformer") if is_folder(folder)), None
     )
@@ -201,7 +214,8 @@ def _from_original(path: Path, num_heads: int | None) -> nn.Module:
 
 
 def _settings(state: Mapping[str, Tensor], num_heads: int | None, path: Path) -> dict:
-    """Arguments of DiTTransformer2DModel, all but the heads read off the shapes of an original file."""
+    """Arguments of DiTTransformer2DModel, all but the heads read off the shapes of an original
+    file."""
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     width, channels, patch, _ = _shape(state, "x_embedder.proj.weight", 4)
     tokens = _shape(state, "pos_embed", 3)[1]
@@ -232,8 +246,8 @@ def _shape(state: Mapping[str, Tensor], name: str, ndim: int) -> tuple[int, ...]
     return tuple(state[name].shape)
 
 
-# Layers of the original and those of diffusers: outside of the blocks, in every block, and, shared by the original, copied
-# into every block of diffusers.
+# Layers of the original and those of diffusers: outside of the blocks, in every block, and, shared
+# by the original, copied into every block of diffusers.
 OUTER = {
     "x_embedder.proj": "pos_embed.proj",
     "final_layer.linear": "proj_out_2",
@@ -254,7 +268,8 @@ SHARED = {
 
 
 def _layout(depth: int) -> dict[str, list[str]]:
-    """Layers of the original -> those of diffusers that take its tensors, each a third of the rows of `qkv`, or all."""
+    """Layers of the original -> those of diffusers that take its tensors, each a third of the rows
+    of `qkv`, or all."""
     blocks = [f"transformer_blocks.{i}." for i in range(depth)]
     layout = {old: [new] for old, new in OUTER.items()}
     layout |= {old: [f"{block}norm1.emb.{new}" for block in blocks] for old, new in SHARED.items()}
@@ -266,7 +281,8 @@ def _layout(depth: int) -> dict[str, list[str]]:
 
 
 def _converted(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The tensors under diffusers' names. ValueError naming the first that is missing, misfit or left over."""
+    """The tensors under diffusers' names. ValueError naming the first that is missing, misfit or
+    left over."""
     shapes = shapes_of(model.state_dict())
     names = {
         f"{old}.{kind}": [f"{name}.{kind}" for name in new]
@@ -289,7 +305,8 @@ def _converted(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tenso
 
 
 def _as_trained(transformer: nn.Module) -> nn.Module:
-    """The frequencies of the original, and one embedding for all blocks where they hold the same one."""
+    """The frequencies of the original, and one embedding for all blocks where they hold the same
+    one."""
     first = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks:
         pairs = zip(block.norm1.emb.parameters(), first.parameters(), strict=True)

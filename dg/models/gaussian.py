@@ -1,4 +1,5 @@
-"""A model in closed form: images with independent Gaussian pixels, their exact denoiser and density."""
+"""A model in closed form: images with independent Gaussian pixels, their exact denoiser and
+density."""
 
 import numpy as np
 import torch

@@ -12,10 +12,11 @@ from edm.checkpoint import network_file
 from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
 
 LOADERS = {ddpm.FORMAT: ddpm.load_ddpm, vae.FORMAT: vae.load_vae}
+# of torch.save, now and before 1.6
 TORCH_FILES = (
     b"PK\x03\x04",
     b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
-)  # of torch.save, now and before 1.6
+)
 
 
 SETTINGS = (
@@ -33,8 +34,8 @@ def load_model(
 ) -> nn.Module:
     """A frozen EDM score network, diffusion model or VAE, as the file itself says.
 
-    path      a file of this project, or a folder with its network.safetensors; an NVIDIA .pkl; a file of
-              guided-diffusion's or DiT's; a folder of diffusers with a DiT
+    path      a file of this project, or a folder with its network.safetensors; an NVIDIA .pkl; a
+              file of guided-diffusion's or DiT's; a folder of diffusers with a DiT
     notify    called with one line on what was taken for settings that the file does not tell
     settings  those of `SETTINGS` that the tensors of a published file do not tell; None is none
 
@@ -60,7 +61,8 @@ def _load_published(path, device, notify, settings: dict) -> nn.Module:
     if any(name.startswith("output_blocks.") for name in names):
         return ddpm.load_adm(path, device, notify=notify, **settings)
     raise ValueError(
-        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT; give that of a diffusion model"
+        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT; give that of a diffusion "
+        "model"
     )
 
 
@@ -76,7 +78,8 @@ def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
 
 
 def _names(path, notify) -> list[str]:
-    """The names of the tensors in a torch.save'd state dict, which are not read as far as possible."""
+    """The names of the tensors in a torch.save'd state dict, which are not read as far as
+    possible."""
     try:
         content = read_file(path, mmap=True)
     except ValueError as error:

@@ -1,6 +1,8 @@
-"""A convolutional variational autoencoder, whose likelihood bound compares with diffusion models' (Kingma & Welling 2014).
+"""A convolutional variational autoencoder, whose likelihood bound compares with diffusion models'
+(Kingma & Welling 2014).
 
-Pixels are discretised logistics over 256 levels, so its bits per dimension are on the scale of `dg.evaluation.bounds`.
+Pixels are discretised logistics over 256 levels, so its bits per dimension are on the scale of
+`dg.evaluation.bounds`.
 """
 
 import math
@@ -41,7 +43,8 @@ class Block(nn.Module):
 class VAE(GenerativeModel, nn.Module):
     """Normal latents, a normal posterior with diagonal covariance, logistic pixels.
 
-    img_resolution, img_channels  of the images; the resolution can be halved once per level but the last
+    img_resolution, img_channels  of the images; the resolution can be halved once per level but the
+                                  last
     width         channels of the first level, a multiple of 8
     channel_mult  width of each level relative to that
     latent_dim    numbers that stand for an image, at most as many as it has
@@ -76,12 +79,14 @@ class VAE(GenerativeModel, nn.Module):
         widths, halvings = [width * mult for mult in channel_mult], len(channel_mult) - 1
         if not widths or width < 8 or width % 8 or img_resolution % 2**halvings:
             raise ValueError(
-                f"width {width} and levels {tuple(channel_mult)} do not fit {img_resolution} pixels; give a "
+                f"width {width} and levels {tuple(channel_mult)} do not fit {img_resolution} "
+                "pixels; give a "
                 "multiple of 8, and no more levels than the pixels can be halved for"
             )
         if not 0 < latent_dim <= img_channels * img_resolution**2:
             raise ValueError(
-                f"latent_dim is {latent_dim}; give 1 to {img_channels * img_resolution**2}, the numbers of an image"
+                f"latent_dim is {latent_dim}; give 1 to {img_channels * img_resolution**2}, the "
+                "numbers of an image"
             )
         size = img_resolution // 2**halvings
         bottom = [widths[-1], size, size]
@@ -129,7 +134,8 @@ class VAE(GenerativeModel, nn.Module):
         return mean, log_variance
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, log scale) of the logistic pixels of z [N, latent_dim], [N, C, R, R] float32 each."""
+        """(mean, log scale) of the logistic pixels of z [N, latent_dim], [N, C, R, R] float32
+        each."""
         mean, log_scale = self.decoder(z).float().chunk(2, dim=1)
         return mean, log_scale.clamp(min=MIN_LOG_SCALE)
 
@@ -139,7 +145,8 @@ class VAE(GenerativeModel, nn.Module):
 
 
 def elbo(model, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """(-log p(x | z), divergence of q(z | x) from the prior) in nats, [N] each; they add up to the negative ELBO.
+    """(-log p(x | z), divergence of q(z | x) from the prior) in nats, [N] each; they add up to the
+    negative ELBO.
 
     model  a `VAE`, or anything with its `encode` and `reconstruction`
     x      [N, C, R, R]     8-bit images on [-1, 1]
@@ -153,7 +160,8 @@ def elbo(model, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 def importance_bound(model, x: Tensor, noise: Tensor) -> Tensor:
     """Bound of Burda et al. 2016 on -log p(x) in nats, [N]: tighter with K, in expectation.
 
-    noise  [N, K, latent_dim]  standard normal; K = 1 is the ELBO with its divergence estimated from the draw
+    noise  [N, K, latent_dim]  standard normal; K = 1 is the ELBO with its divergence estimated from
+                               the draw
     """
     mean, log_variance = model.encode(x)
     log_weights = []
@@ -165,12 +173,14 @@ def importance_bound(model, x: Tensor, noise: Tensor) -> Tensor:
 
 
 def save_vae(file, model: VAE) -> None:
-    """Write a model as safetensors, its settings in the metadata. `file`: a path or a binary file object."""
+    """Write a model as safetensors, its settings in the metadata. `file`: a path or a binary file
+    object."""
     write_safetensors(file, model.state_dict(), FORMAT, model.init_kwargs)
 
 
 def load_vae(path, device="cpu") -> VAE:
-    """A frozen model in evaluation mode. ValueError with one line that names the file and what is wrong."""
+    """A frozen model in evaluation mode. ValueError with one line that names the file and what is
+    wrong."""
     config, tensors = read_safetensors(path, FORMAT, "img_resolution", "img_channels")
     try:
         with torch.device("meta"):

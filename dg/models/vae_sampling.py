@@ -15,10 +15,12 @@ SAMPLES = ("mean", "draw")
 
 @dataclass(frozen=True)
 class VAESampling:
-    """How to draw from a VAE, in place of `dg.sampling.Sampling`: generate(model, store, VAESampling()).
+    """How to draw from a VAE, in place of `dg.sampling.Sampling`: generate(model, store,
+    VAESampling()).
 
-    sample  of each pixel's logistic the "mean", a smooth image as is usually shown, or a "draw", which is what the
-            likelihood speaks of and carries its noise; distances between sets of images differ, so say which it was
+    sample  of each pixel's logistic the "mean", a smooth image as is usually shown, or a "draw",
+            which is what the likelihood speaks of and carries its noise; distances between sets of
+            images differ, so say which it was
     """
 
     sample: str = "mean"
@@ -48,7 +50,8 @@ def vae_sampler(
     guidance=None,
     sample: str = "mean",
 ) -> Tensor:
-    """Images from noise; takes what `edm.edm_sampler` takes, of which a VAE has no use for classes and guidance.
+    """Images from noise; takes what `edm.edm_sampler` takes, of which a VAE has no use for classes
+    and guidance.
 
     model    a `dg.models.vae.VAE`
     latents  [N, C, R, R]  standard normal; the first `latent_dim` numbers of each image are used
@@ -68,15 +71,17 @@ def vae_sampler(
 def interpolate(
     model: nn.Module, first: np.ndarray, last: np.ndarray, num_images: int = 9
 ) -> np.ndarray:
-    """uint8 [num_images, R, R, C] from one image to another, uint8 [R, R, C] each: means of pixels along the great circle
-    between the means of their posteriors (Shoemake 1985); the ends are the reconstructions. `model` is a `dg.models.vae.VAE`."""
+    """uint8 [num_images, R, R, C] from one image to another, uint8 [R, R, C] each: means of pixels
+    along the great circle between the means of their posteriors (Shoemake 1985); the ends are the
+    reconstructions. `model` is a `dg.models.vae.VAE`."""
     device = next(model.parameters()).device
     ends, _ = model.encode(to_float(np.stack([first, last])).to(device))
     return to_uint8(model.decode(slerp(*ends, torch.linspace(0, 1, num_images, device=device)))[0])
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """[K, D] from a [D] at share 0 to b [D] at share 1, the angle proportional to share [K]; straight where they are parallel."""
+    """[K, D] from a [D] at share 0 to b [D] at share 1, the angle proportional to share [K];
+    straight where they are parallel."""
     angle = torch.arccos(F.cosine_similarity(a, b, dim=0).clamp(-1, 1))
     share = share[:, None]
     if angle.sin() < 1e-4:

@@ -35,7 +35,8 @@ def input_file(name):
 
 
 def computable(settings, device, asked):
-    """Settings of a training, in float32 where a preset asks for bfloat16 that the device is slow in.
+    """Settings of a training, in float32 where a preset asks for bfloat16 that the device is slow
+    in.
 
     device  a name, or None for the device that is taken by default
     asked   whether an option asks for the precision, which is then kept

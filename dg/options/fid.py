@@ -13,8 +13,8 @@ EXTRACTION = [
         default="inception",
         type=console.InputPath(),
         metavar="NAME|PATH",
-        help="inception, dinov2-vit-{s,b,l,g}-14, clip-vit-{b-32,l-14}, vgg16, pixels, or a classifier's file "
-        "from `pretrain.py features`.",
+        help="inception, dinov2-vit-{s,b,l,g}-14, clip-vit-{b-32,l-14}, vgg16, pixels, or a "
+        "classifier's file from `pretrain.py features`.",
     ),
     click.option(
         "--weights",

@@ -13,7 +13,8 @@ OPTIONS = [
         required=True,
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a published name.",
+        help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a "
+        "published name.",
     ),
     *NETWORK,
     click.option(
@@ -128,7 +129,8 @@ OPTIONS = [
         "cfg_scale",
         type=float,
         metavar="S",
-        help="Of DiT: scale of classifier-free guidance, for both that follow; 1 is none.  [default: 1.5]",
+        help="Of DiT: scale of classifier-free guidance, for both that follow; 1 is none.  "
+        "[default: 1.5]",
     ),
     click.option(
         "--LT_cfg",
@@ -145,7 +147,8 @@ OPTIONS = [
         "--vae",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Of DiT: what decodes its latents.  [default: the network folder's own, or sd-vae-ft-mse]",
+        help="Of DiT: what decodes its latents.  [default: the network folder's own, or "
+        "sd-vae-ft-mse]",
     ),
     click.option(
         "--classifier_scale",
@@ -157,7 +160,8 @@ OPTIONS = [
         "--classifier_ckpt",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Its classifier of noisy images.  [default: adm-64-classifier to adm-512-classifier by size]",
+        help="Its classifier of noisy images.  [default: adm-64-classifier to adm-512-classifier "
+        "by size]",
     ),
     click.option(
         "--sample",
@@ -178,8 +182,9 @@ OPTIONS = [
         multiple=True,
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Discriminator head; repeat it for an ensemble.  [default: with another option of guidance, the authors' "
-        "for CIFAR-10 in checkpoints/discriminator; else there is no guidance]",
+        help="Discriminator head; repeat it for an ensemble.  [default: with another option of "
+        "guidance, the authors' for CIFAR-10 in checkpoints/discriminator; else there is no "
+        "guidance]",
     ),
     click.option(
         "--member_weights",
@@ -191,8 +196,8 @@ OPTIONS = [
         "--pretrained_classifier_ckpt",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="ADM classifier under the discriminator, if it has one.  [default: checkpoints/ADM_classifier/"
-        "32x32_classifier.pt under the authors' discriminators]",
+        help="ADM classifier under the discriminator, if it has one.  [default: "
+        "checkpoints/ADM_classifier/32x32_classifier.pt under the authors' discriminators]",
     ),
     click.option(
         "--lora_checkpoint",
@@ -232,13 +237,15 @@ OPTIONS = [
         "--time_mid",
         "time_min",
         type=click.FloatRange(0, 1),
-        help="Start of the guided VP time window.  [default: 0.01; with DiT 0.101, timesteps above 100]",
+        help="Start of the guided VP time window.  [default: 0.01; with DiT 0.101, timesteps above "
+        "100]",
     ),
     click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window."),
     click.option(
         "--dg_time",
         type=click.Choice(["level", "step"]),
-        help="With a DDPM, ADM or DiT, the discriminator's time: by noise level, or the authors' t/999.  [default: level]",
+        help="With a DDPM, ADM or DiT, the discriminator's time: by noise level, or the authors' "
+        "t/999.  [default: level]",
     ),
     click.option(
         "--boosting",
@@ -259,7 +266,8 @@ OPTIONS = [
         "--dg_clip",
         "dg_clip",
         type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-        help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no clip]",
+        help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no "
+        "clip]",
     ),
     click.option(
         "--guide_network",
@@ -290,7 +298,8 @@ OPTIONS = [
         "compiled",
         **FLAG,
         default=False,
-        help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for many images.",
+        help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for "
+        "many images.",
     ),
     click.option(
         "--grid", **FLAG, default=True, help="Also write OUTDIR/grid.png with the first images."

@@ -89,7 +89,8 @@ def _discriminator_guidance(net, sampling, device, options):
 
 
 def is_asked_for():
-    """Whether any option of discriminator guidance is given; without one, this is EDM's generate.py."""
+    """Whether any option of discriminator guidance is given; without one, this is EDM's
+    generate.py."""
     return any(map(console.given, ("discriminator_ckpt", *GUIDANCE_OPTIONS)))
 
 
@@ -172,7 +173,8 @@ def _discriminator(net, sampling, device, options):
 
 
 def _lora_path(options):
-    """The LoRA's file; a rank of 0 or less switches it off, as in the published commands of the LoRA reproduction."""
+    """The LoRA's file; a rank of 0 or less switches it off, as in the published commands of the
+    LoRA reproduction."""
     path, rank = options["lora_checkpoint"], options["lora_rank"]
     if rank is not None and rank <= 0:
         return None

@@ -38,7 +38,8 @@ NETWORK = [
         "--rescale_timesteps",
         **FLAG,
         default=None,
-        help="Of bare weights: trained on timesteps scaled to 1000.  [default: unless there are 1000]",
+        help="Of bare weights: trained on timesteps scaled to 1000.  [default: unless there are "
+        "1000]",
     ),
 ]
 

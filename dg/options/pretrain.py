@@ -88,7 +88,8 @@ SCORE = [
     click.option(
         "--preset",
         type=click.Choice(list(SCORE_PRESETS)),
-        help="Network and training settings.  [default: digits; with --arch those of EDM's authors]",
+        help="Network and training settings.  [default: digits; with --arch those of EDM's "
+        "authors]",
     ),
     click.option("--cond", **FLAG, default=False, help="Class-conditional network."),
     click.option(
@@ -130,14 +131,16 @@ SCORE = [
     click.option(
         "--augment",
         type=click.FloatRange(0, 1),
-        help="Probability of EDM's augmentation, which does not leak into what is drawn.  [default: the preset's]",
+        help="Probability of EDM's augmentation, which does not leak into what is drawn.  "
+        "[default: the preset's]",
     ),
     click.option(
         "--snap",
         type=click.IntRange(min=0),
         default=0,
         metavar="KIMG",
-        help="Thousands of images from one OUTDIR/network-snapshot-KIMG.safetensors to the next; 0 = none.",
+        help="Thousands of images from one OUTDIR/network-snapshot-KIMG.safetensors to the next; 0 "
+        "= none.",
     ),
     click.option(
         "--tick",
@@ -241,7 +244,8 @@ LATENTS = [
         "--dtype",
         type=click.Choice(["float32", "float16"]),
         default="float32",
-        help="Precision of the shards. The last line compares what float16 rounds off with the posterior's spread.",
+        help="Precision of the shards. The last line compares what float16 rounds off with the "
+        "posterior's spread.",
     ),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of the draws."),
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),

@@ -62,7 +62,8 @@ OPTIONS = [
     click.option(
         "--extractor",
         type=click.Choice(["classifier", "score", "none"]),
-        help="What the head sees.  [default: classifier if its file is given, else score if a network is given]",
+        help="What the head sees.  [default: classifier if its file is given, else score if a "
+        "network is given]",
     ),
     click.option(
         "--pretrained_classifier_ckpt",

@@ -23,7 +23,8 @@ RISE = 0.25  # part of the steps over which the learning rate rises, as in MNIST
 def build_ddpm(
     data: ImageSet, network: dict, settings: DDPMTraining, conditional: bool = False
 ) -> DDPM:
-    """A model for the images of `data` with the noise of `settings`, its initial weights drawn from their seed.
+    """A model for the images of `data` with the noise of `settings`, its initial weights drawn from
+    their seed.
 
     network  arguments of `UNetModel` beyond size, channels and classes
     """
@@ -57,13 +58,16 @@ def train_ddpm(
     microbatch: int | None = None,
     observe: Callable[[DDPM], dict] | None = None,
 ) -> tuple[DDPM, list[dict]]:
-    """Train on `data`; returns (exponential moving average of the model, frozen; log of `loss` and its share `mse`).
+    """Train on `data`; returns (exponential moving average of the model, frozen; log of `loss` and
+    its share `mse`).
 
     network, conditional  as of `build_ddpm`
-    state_path, save_seconds, ranks, microbatch, observe  as of `dg.pretraining.score.train_score_network`
+    state_path, save_seconds, ranks, microbatch, observe  as of
+                                                          `dg.pretraining.score.train_score_network`
 
-    Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with `steps`, so a state goes
-    on to no other number of them. ValueError, before training, for what does not fit together.
+    Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with
+    `steps`, so a state goes on to no other number of them. ValueError, before training, for what
+    does not fit together.
     """
     s = settings
     model = build_ddpm(data, network, s, conditional).to(device)

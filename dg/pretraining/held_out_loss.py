@@ -1,4 +1,5 @@
-"""The loss of a model on fixed test images with the same noise every time, watched while it is trained.
+"""The loss of a model on fixed test images with the same noise every time, watched while it is
+trained.
 
 Each loss takes (settings of the training, model, images in [-1, 1], their classes, generator).
 """

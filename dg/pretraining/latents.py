@@ -26,7 +26,9 @@ class Encoding:
     """How to encode images."""
 
     resolution: int = 256  # of the crops that are encoded
-    flip: bool = False  # encode a mirrored copy of every image too: a mirrored latent is not the latent of a mirrored image
+    # encode a mirrored copy of every image too: a mirrored latent is not the latent of a mirrored
+    # image
+    flip: bool = False
     sample: bool = True  # a draw from the posterior, or its mean
     dtype: str = "float32"  # or "float16", half as large; see Made
     seed: int = 0  # of the draws
@@ -40,7 +42,8 @@ class Made(NamedTuple):
     """What `encode` has done.
 
     latents   number of them, of all processes together
-    rounding  root mean square of what float16 rounds off, of this process's latents; None where it has made none
+    rounding  root mean square of what float16 rounds off, of this process's latents; None where it
+              has made none
     spread    root mean square of the posterior's standard deviation, the yardstick for it
     """
 
@@ -52,7 +55,8 @@ class Made(NamedTuple):
 def latent_store(
     outdir, images: ImageStream, vae, settings: Encoding, batch_size: int, used: dict | None = None
 ) -> LatentStore:
-    """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE or settings.
+    """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE
+    or settings.
 
     used  of this run, as of `SampleStore`
     """
@@ -61,9 +65,8 @@ def latent_store(
         "vae": fingerprint(vae),
         "scale": vae.config.scaling_factor,
     } | asdict(settings)
-    number = len(images) * (
-        1 + described.pop("flip")
-    )  # mirrored copies follow, so they may be added later
+    # mirrored copies follow, so they may be added later
+    number = len(images) * (1 + described.pop("flip"))
     names = images.class_names
     return LatentStore(outdir, described, range(number), batch_size, class_names=names, used=used)
 
@@ -78,12 +81,15 @@ def encode(
     ranks: Ranks = SINGLE_PROCESS,
     notify: Callable[[str], None] = lambda line: None,
 ) -> Made:
-    """Fill the store with the batches it still lacks. Of several processes each takes the next one when it is free.
+    """Fill the store with the batches it still lacks. Of several processes each takes the next one
+    when it is free.
 
-    vae  as of `dg.models.autoencoder.load_vae`: its posterior's mean or a draw, times its scaling factor, is the latent
+    vae  as of `dg.models.autoencoder.load_vae`: its posterior's mean or a draw, times its scaling
+         factor, is the latent
 
-    Images are read while others are encoded. Where `progress` asks to end, by `Stopped`, all processes finish their batches
-    and pass it on. A latent depends on its image, its place in the set and the seed, and on its batch by rounding alone.
+    Images are read while others are encoded. Where `progress` asks to end, by `Stopped`, all
+    processes finish their batches and pass it on. A latent depends on its image, its place in the
+    set and the seed, and on its batch by rounding alone.
     """
     work = WorkList(ranks, store.pending() if ranks.first else [])
     bar = iter(
@@ -192,7 +198,8 @@ def _encoded(
 
 
 def _noise(shape, places: np.ndarray, mirrored: np.ndarray, seed: int) -> Tensor:
-    """Normal noise [N, C, h, w] that depends on an image's place, whether it is mirrored, and the seed."""
+    """Normal noise [N, C, h, w] that depends on an image's place, whether it is mirrored, and the
+    seed."""
     stages = ("mirrored latent" if flip else "latent" for flip in mirrored)
     return torch.stack(
         [

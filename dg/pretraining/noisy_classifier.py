@@ -1,7 +1,9 @@
-"""The noise-aware ADM classifier, the extractor of Kim et al. 2023, trained here where none is published.
+"""The noise-aware ADM classifier, the extractor of Kim et al. 2023, trained here where none is
+published.
 
-An encoder of `guided_diffusion` learns the classes of noisy images, or latents, at VP scale (Dhariwal & Nichol 2021,
-section 4); its middle-block features are what a discriminator's head then sees.
+An encoder of `guided_diffusion` learns the classes of noisy images, or latents, at VP scale
+(Dhariwal & Nichol 2021, section 4); its middle-block features are what a discriminator's head then
+sees.
 """
 
 from collections.abc import Callable
@@ -57,8 +59,9 @@ def train_noisy_classifier(
     ranks: Ranks = SINGLE_PROCESS,
     microbatch: int | None = None,
 ) -> tuple[EncoderUNetModel, list[dict]]:
-    """Train on labelled images or latents; returns (classifier in evaluation mode, log). ValueError without labels, and for
-    latents that are to be mirrored, which are not the latents of mirrored images.
+    """Train on labelled images or latents; returns (classifier in evaluation mode, log). ValueError
+    without labels, and for latents that are to be mirrored, which are not the latents of mirrored
+    images.
 
     state_path, save_seconds, ranks, microbatch  as of `dg.pretraining.score.train_score_network`
     """

@@ -1,4 +1,5 @@
-"""What `pretrain.py` trains by name: networks and how to train them. Plain data, which a script can list at once."""
+"""What `pretrain.py` trains by name: networks and how to train them. Plain data, which a script can
+list at once."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ AUGMENT_DIM = 9  # labels of EDM's augmentation, edm.AugmentPipe
 
 @dataclass(frozen=True)
 class ScoreTraining:
-    """How to train a score network; the number of images seen is steps * batch_size. Impossible values: ValueError."""
+    """How to train a score network; the number of images seen is steps * batch_size. Impossible
+    values: ValueError."""
 
     steps: int = 1000
     batch_size: int = 64
@@ -20,9 +22,8 @@ class ScoreTraining:
         0.05  # at most this part of the images seen so far counts; 0 = no such bound
     )
     adam_eps: float = 1e-8
-    P_mean: float = (
-        -1.2
-    )  # noise levels of EDM's preconditioning in training: ln(sigma) ~ N(P_mean, P_std^2)
+    # noise levels of EDM's preconditioning in training: ln(sigma) ~ N(P_mean, P_std^2)
+    P_mean: float = -1.2
     P_std: float = 1.2
     flip: bool = False  # mirror half of the images, which the network then draws too
     augment: float = (
@@ -34,7 +35,8 @@ class ScoreTraining:
     def __post_init__(self):
         if min(self.steps, self.batch_size) < 0 or self.batch_size < 1 or not self.lr > 0:
             raise ValueError(
-                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give positive numbers"
+                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give "
+                "positive numbers"
             )
         if not 0 <= self.augment <= 1:
             raise ValueError(f"augment is {self.augment}; a probability is from 0 to 1")
@@ -83,7 +85,8 @@ class DDPMTraining:
     def __post_init__(self):
         if min(self.steps, self.batch_size, self.num_steps) < 1 or not self.lr > 0:
             raise ValueError(
-                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}, {self.num_steps} steps "
+                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}, "
+                f"{self.num_steps} steps "
                 "of noise: give positive numbers"
             )
         _check_precision(self.precision)
@@ -104,7 +107,8 @@ class VAETraining:
     def __post_init__(self):
         if min(self.steps, self.batch_size) < 1 or not self.lr > 0:
             raise ValueError(
-                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give positive numbers"
+                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give "
+                "positive numbers"
             )
         _check_precision(self.precision)
 
@@ -114,7 +118,8 @@ def _check_precision(precision):
         raise ValueError(f"precision is {precision!r}; use {', '.join(PRECISIONS)}")
 
 
-# Kinds of U-Net under EDM's names (Karras et al. 2022, appendix F.2), and what they say of a network.
+# Kinds of U-Net under EDM's names (Karras et al. 2022, appendix F.2), and what they say of a
+# network.
 ARCHITECTURES = {
     "ddpmpp": dict(
         model_type="SongUNet",
@@ -136,7 +141,8 @@ ARCHITECTURES = {
 }
 PRECONDITIONING = {"edm": "EDMPrecond", "vp": "VPPrecond", "ve": "VEPrecond"}
 
-# EDM sums its loss over the pixels and here it is averaged: Adam's steps are the same with its eps divided by their number.
+# EDM sums its loss over the pixels and here it is averaged: Adam's steps are the same with its eps
+# divided by their number.
 EDM_CIFAR10 = ScoreTraining(
     steps=390_625,
     batch_size=512,
@@ -146,7 +152,8 @@ EDM_CIFAR10 = ScoreTraining(
     augment=0.12,
     adam_eps=1e-8 / 3072,
 )
-# Settings per data set: the network's arguments beyond resolution, channels and classes, and how to train it.
+# Settings per data set: the network's arguments beyond resolution, channels and classes, and how to
+# train it.
 SCORE_PRESETS = {
     "digits": (
         dict(
@@ -227,8 +234,8 @@ CLASSIFIER_PRESETS = {
         flip=True,
         precision="bfloat16",
     ),
-    # The authors' architecture for latents of ImageNet at 256 pixels; how to train it is this project's choice. With
-    # `pretrain.py latents --flip` the mirrored images are among them.
+    # The authors' architecture for latents of ImageNet at 256 pixels; how to train it is this
+    # project's choice. With `pretrain.py latents --flip` the mirrored images are among them.
     "imagenet-latent": NoisyClassifierTraining(
         model_channels=128,
         num_res_blocks=2,
@@ -240,9 +247,10 @@ CLASSIFIER_PRESETS = {
         precision="bfloat16",
     ),
 }
-# MNISTDiffusion (bot66): noise, loss, optimizer, batch, 100 epochs and average are its own, as are the widths 64, 128, 256 at
-# 28, 14 and 7 pixels; the blocks are ADM's, with attention at 7 pixels, in place of its ShuffleNet units without any. Its
-# average keeps 0.936 of itself every tenth step: half after 13,400 images.
+# MNISTDiffusion (bot66): noise, loss, optimizer, batch, 100 epochs and average are its own, as are
+# the widths 64, 128, 256 at 28, 14 and 7 pixels; the blocks are ADM's, with attention at 7 pixels,
+# in place of its ShuffleNet units without any. Its average keeps 0.936 of itself every tenth step:
+# half after 13,400 images.
 MNIST_DIFFUSION = DDPMTraining(steps=46_900, ema_halflife=13_400)
 MNIST_UNET = dict(
     model_channels=64,
@@ -293,8 +301,10 @@ def score_recipe(
 
     arch      a key of ARCHITECTURES: the kind of U-Net; widths and depth stay
     precond   a key of PRECONDITIONING
-    duration  millions of images in place of `steps`; without either, the preset's number of images is kept
-    changes   fields of ScoreTraining, and model_channels, channel_mult, dropout of the network; None changes nothing
+    duration  millions of images in place of `steps`; without either, the preset's number of images
+              is kept
+    changes   fields of ScoreTraining, and model_channels, channel_mult, dropout of the network;
+              None changes nothing
     """
     network, settings = SCORE_PRESETS[preset]
     changes = {name: value for name, value in changes.items() if value is not None}

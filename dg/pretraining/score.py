@@ -42,7 +42,8 @@ def build_score_network(
 ) -> edm.Preconditioner:
     """A network for the images of `data`, its initial weights drawn from `seed`.
 
-    network  arguments of the preconditioner and its U-Net; `precond` ("edm", "vp", "ve") chooses the class, default "edm"
+    network  arguments of the preconditioner and its U-Net; `precond` ("edm", "vp", "ve") chooses
+             the class, default "edm"
     """
     if conditional and data.labels is None:
         raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
@@ -73,14 +74,17 @@ def train_score_network(
 
     state_path    the training state is kept there, and log.jsonl and snapshots beside it
     save_seconds  how often, besides at the end
-    snap          thousands of images from one snapshot of the average to the next, network-snapshot-KKKKKK.safetensors; 0 = none
+    snap          thousands of images from one snapshot of the average to the next,
+                  network-snapshot-KKKKKK.safetensors; 0 = none
     ranks         processes that share every batch; all call this alike and get the same result
     microbatch    images that a process computes at once; None: all of its part
-    observe       given the average now and then; what it returns joins the log, such as {"test_loss": ...}
+    observe       given the average now and then; what it returns joins the log, such as
+                  {"test_loss": ...}
 
-    A run that finds a state goes on from it and ends with the same weights as one that was never interrupted; one with
-    more steps trains on. How many processes there are and how large micro-batches are changes results by rounding only
-    (and dropout's masks with the micro-batches). ValueError, before training, for what does not fit together.
+    A run that finds a state goes on from it and ends with the same weights as one that was never
+    interrupted; one with more steps trains on. How many processes there are and how large
+    micro-batches are changes results by rounding only (and dropout's masks with the micro-batches).
+    ValueError, before training, for what does not fit together.
     """
     device = next(net.parameters()).device
     _check(net, data, settings, state_path, snap)
@@ -147,8 +151,8 @@ def _check(net, data: ImageSet, settings: ScoreTraining, state_path, snap: int) 
         )
     if (data.resolution, data.channels) != (net.img_resolution, net.img_channels):
         raise ValueError(
-            f"{data.name}: {data.resolution} pixels and {data.channels} channels, but the network takes "
-            f"{net.img_resolution} and {net.img_channels}"
+            f"{data.name}: {data.resolution} pixels and {data.channels} channels, but the network "
+            f"takes {net.img_resolution} and {net.img_channels}"
         )
     if net.label_dim and (data.labels is None or data.num_classes > net.label_dim):
         raise ValueError(
@@ -157,8 +161,9 @@ def _check(net, data: ImageSet, settings: ScoreTraining, state_path, snap: int) 
     augment_dim = net.init_kwargs.get("augment_dim", 0)
     if settings.augment and augment_dim != edm.AugmentPipe.dim:
         raise ValueError(
-            f"the network has augment_dim {augment_dim}, but augmentation takes {edm.AugmentPipe.dim}; "
-            f"build it with augment_dim={edm.AugmentPipe.dim}, or leave augmentation out"
+            f"the network has augment_dim {augment_dim}, but augmentation takes "
+            f"{edm.AugmentPipe.dim}; build it with augment_dim={edm.AugmentPipe.dim}, or leave "
+            "augmentation out"
         )
     if snap and state_path is None:
         raise ValueError("snapshots are written beside the state; give state_path")

@@ -18,7 +18,8 @@ from dg.runtime.randomness import seeded, step_generator
 
 
 def build_vae(data: ImageSet, network: dict, seed: int) -> VAE:
-    """A model for the images of `data`, its initial weights drawn from `seed`; `network`: arguments of `VAE` beyond them."""
+    """A model for the images of `data`, its initial weights drawn from `seed`; `network`: arguments
+    of `VAE` beyond them."""
     with seeded(seed):
         return VAE(data.resolution, data.channels, **network)
 
@@ -35,12 +36,14 @@ def train_vae(
     microbatch: int | None = None,
     observe: Callable[[VAE], dict] | None = None,
 ) -> tuple[VAE, list[dict]]:
-    """Train on `data`; returns (model, frozen; log of `loss`, the negative ELBO, and its part `kl`, both in bits/dim).
+    """Train on `data`; returns (model, frozen; log of `loss`, the negative ELBO, and its part `kl`,
+    both in bits/dim).
 
-    state_path, save_seconds, ranks, microbatch, observe  as of `dg.pretraining.score.train_score_network`
+    state_path, save_seconds, ranks, microbatch, observe  as of
+                                                          `dg.pretraining.score.train_score_network`
 
-    Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with `steps`, so a state goes
-    on to no other number of them.
+    Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with
+    `steps`, so a state goes on to no other number of them.
     """
     s = settings
     model = build_vae(data, network, s.seed).to(device)

@@ -1,1 +1,2 @@
-"""What every command needs beside the method: atomic files, image data sets, resumable sample stores, downloads."""
+"""What every command needs beside the method: atomic files, image data sets, resumable sample
+stores, downloads."""

@@ -1,4 +1,5 @@
-"""The public files that are known by a short name: addresses, licences, and SHA-256 where one is known."""
+"""The public files that are known by a short name: addresses, licences, and SHA-256 where one is
+known."""
 
 from dataclasses import dataclass
 
@@ -69,7 +70,8 @@ def _catalogue():
 
 
 def _edm():
-    """Networks and statistics of EDM: (short name, suffix, address, licence), as of all that follow."""
+    """Networks and statistics of EDM: (short name, suffix, address, licence), as of all that
+    follow."""
     names = ["cifar10-32x32-uncond", "cifar10-32x32-cond", "ffhq-64x64-uncond"]
     names += ["afhqv2-64x64-uncond"]
     networks = [f"edm-{name}-{kind}" for name in names for kind in ("vp", "ve")]

@@ -1,7 +1,8 @@
-"""How the scripts talk: options shared between them, progress bars, one line for an error, exit codes.
+"""How the scripts talk: options shared between them, progress bars, one line for an error, exit
+codes.
 
-Exit codes: 0 done, or ended in good order on SIGTERM (see `stoppable`); 2 the command or its input was wrong; 1 anything
-else; 130 ended by Ctrl-C, in good order or at once; 143 terminated at once.
+Exit codes: 0 done, or ended in good order on SIGTERM (see `stoppable`); 2 the command or its input
+was wrong; 1 anything else; 130 ended by Ctrl-C, in good order or at once; 143 terminated at once.
 """
 
 import os
@@ -83,7 +84,8 @@ def option(name: str):
 class InputPath(click.ParamType):
     """A path, name or URL; an absolute path that is not there is looked for in the current folder.
 
-    The authors' code puts the current folder in front of every path, and the commands they publish count on it.
+    The authors' code puts the current folder in front of every path, and the commands they publish
+    count on it.
     """
 
     name = "path"
@@ -99,7 +101,8 @@ class InputPath(click.ParamType):
 
 
 class OutputPath(click.ParamType):
-    """A file or folder to write; `~` is the user's home, also where the shell leaves it alone: `--outdir=~/x`."""
+    """A file or folder to write; `~` is the user's home, also where the shell leaves it alone:
+    `--outdir=~/x`."""
 
     name = "path"
 
@@ -158,7 +161,8 @@ class SeedRange(click.ParamType):
 
 
 def progress(iterable, **kwargs):
-    """tqdm on standard error, or a plain line every 30 s where that is no terminal; nothing where there is nothing to do."""
+    """tqdm on standard error, or a plain line every 30 s where that is no terminal; nothing where
+    there is nothing to do."""
     if not sys.stderr.isatty():
         return plain_lines(iterable, notify, PLAIN_SECONDS, **kwargs)
     from tqdm import tqdm
@@ -172,11 +176,14 @@ PLAIN_SECONDS = 30  # between two lines
 
 
 def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progress:
-    """A progress whose loop ends in good order on SIGTERM and Ctrl-C: the item in work is finished, then `Stopped` is raised.
+    """A progress whose loop ends in good order on SIGTERM and Ctrl-C: the item in work is finished,
+    then `Stopped` is raised.
 
-    agree  of processes that work in step: whether any of them has been asked (`Ranks.any`), so that all end together
+    agree  of processes that work in step: whether any of them has been asked (`Ranks.any`), so that
+           all end together
 
-    A second signal ends at once. One that is ignored, as Ctrl-C is by jobs in the background, stays ignored.
+    A second signal ends at once. One that is ignored, as Ctrl-C is by jobs in the background, stays
+    ignored.
     """
 
     def iterate(iterable, **kwargs):
@@ -228,7 +235,8 @@ def notify(line: str) -> None:
 
 @contextmanager
 def as_notice(what: str):
-    """A failure within, to write what is no more than an extra, is told in one line and forgiven."""
+    """A failure within, to write what is no more than an extra, is told in one line and
+    forgiven."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -236,7 +244,8 @@ def as_notice(what: str):
 
 
 def pick_device(name: str | None, rank: int = 0):
-    """The device to compute on: the one asked for, else this rank's GPU if there is one. ValueError if it is not there."""
+    """The device to compute on: the one asked for, else this rank's GPU if there is one. ValueError
+    if it is not there."""
     import torch
 
     if name is None:
@@ -260,14 +269,16 @@ def compute_exactly() -> None:
 
 
 def allow_tf32() -> None:
-    """Let GPUs round the factors of matrix products and convolutions to TF32, as the authors' code for ImageNet does."""
+    """Let GPUs round the factors of matrix products and convolutions to TF32, as the authors' code
+    for ImageNet does."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def keep_memory() -> None:
-    """Let glibc keep the memory of freed tensors: the pages of large ones would be asked for anew by every operation."""
+    """Let glibc keep the memory of freed tensors: the pages of large ones would be asked for anew
+    by every operation."""
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -280,7 +291,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def run(command: click.Command, resumes: bool = True) -> None:
-    """Run a script's command and leave with its exit code; a user sees one line for whatever he can mend.
+    """Run a script's command and leave with its exit code; a user sees one line for whatever he can
+    mend.
 
     resumes  whether the command goes on where it was interrupted
     """
@@ -327,7 +339,8 @@ def _leave(message: str, code: int) -> None:
 
 
 def _exit(code: int) -> None:
-    """Of several processes each ends at once: a thread of gloo that outlives the interpreter would abort it now and then."""
+    """Of several processes each ends at once: a thread of gloo that outlives the interpreter would
+    abort it now and then."""
     if not _of_several():
         sys.exit(code)
     sys.stdout.flush()

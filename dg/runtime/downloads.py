@@ -1,4 +1,5 @@
-"""Files by path, short name or URL: fetched once into the cache folder, continued where broken off, checked."""
+"""Files by path, short name or URL: fetched once into the cache folder, continued where broken off,
+checked."""
 
 import contextlib
 import difflib
@@ -18,14 +19,17 @@ PIECE = 1 << 20  # bytes between two steps of the progress bar
 
 
 def resolve(name, progress=silent, notify=None, suffix=None):
-    """Return the Path of a local file for a path (as given), a short name of the catalogue, or an http(s) URL.
+    """Return the Path of a local file for a path (as given), a short name of the catalogue, or an
+    http(s) URL.
 
     progress  called like tqdm(pieces, desc=, total=, initial=, unit="MiB") around a download
-    notify    called with one line: the file's licence before a download, and its SHA-256 if nobody has published one
+    notify    called with one line: the file's licence before a download, and its SHA-256 if nobody
+              has published one
     suffix    of the files that fit, such as ".npz": no others are suggested for an unknown name
 
-    A file that has no published SHA-256 is trusted at its first use, and must not change afterwards. Whatever goes
-    wrong is a ValueError of one line that says which file to get from where and where to put it.
+    A file that has no published SHA-256 is trusted at its first use, and must not change
+    afterwards. Whatever goes wrong is a ValueError of one line that says which file to get from
+    where and where to put it.
     """
     name = os.fspath(name)
     if os.path.exists(name):
@@ -48,9 +52,8 @@ def _find(name, suffix=None):
             return source
     url = urlsplit(name)
     if url.scheme in ("http", "https") and url.netloc:
-        path = PurePosixPath(
-            unquote(url.path)
-        )  # the hash keeps apart what different servers call the same
+        # the hash keeps apart what different servers call the same
+        path = PurePosixPath(unquote(url.path))
         tag = hashlib.sha256(name.encode()).hexdigest()[:8]
         page = f"{url.scheme}://{url.netloc}"
         return Source(f"{path.stem or 'download'}-{tag}{path.suffix}", name, f"unknown, see {page}")
@@ -74,7 +77,8 @@ def _likely(name, suffix):
 
 @contextlib.contextmanager
 def _locked(target):
-    """Let one process at a time fetch a file, where the file system can lock; without, the hashes still guard."""
+    """Let one process at a time fetch a file, where the file system can lock; without, the hashes
+    still guard."""
     with open(target.with_name(f".{target.name}.lock"), "ab") as file:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
@@ -95,8 +99,8 @@ def _accept(path, target, source, notify):
             "" if source.sha256 else f", or delete {record} first if its publisher has changed it"
         )
         raise ValueError(
-            f"{target.name} from {source.url} has SHA-256 {found}, not {wanted}; it was set aside as {rejected}; "
-            f"run again to fetch it anew{hint}"
+            f"{target.name} from {source.url} has SHA-256 {found}, not {wanted}; it was set aside "
+            f"as {rejected}; run again to fetch it anew{hint}"
         )
     if wanted is None:
         write_json(record, {"url": source.url, "sha256": found, "bytes": path.stat().st_size})
@@ -124,8 +128,8 @@ def _fetch_url(source, target, progress):
                 have := _fetched(target)
             ) <= before:  # as long as every connection brings something, go on
                 raise ValueError(
-                    f"cannot download {source.url} ({reason}, {have} bytes so far); run again to continue, "
-                    f"or get the file from there and save it as {target}"
+                    f"cannot download {source.url} ({reason}, {have} bytes so far); run again to "
+                    f"continue, or get the file from there and save it as {target}"
                 ) from error
         except OSError as error:
             raise ValueError(
@@ -147,9 +151,8 @@ def _connect(url, target, progress):
         total = int(response.headers.get("Content-Length", 0))
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         tag = hashlib.sha256(f"{version} {total}".encode()).hexdigest()[:8]
-        part = target.with_name(
-            f"{target.name}.{tag}.part"
-        )  # a changed file never continues an older one
+        # a changed file never continues an older one
+        part = target.with_name(f"{target.name}.{tag}.part")
         have = part.stat().st_size if part.exists() else 0
         if not 0 < have <= total:
             return _receive(response, part, 0, total, progress)
@@ -186,7 +189,8 @@ def _receive(response, part, have, total, progress):
 
 
 def _fetch_drive(source, target, progress):
-    """Fetch the Google Drive folder with gdown and return its one wanted file, under a temporary name."""
+    """Fetch the Google Drive folder with gdown and return its one wanted file, under a temporary
+    name."""
     part = target.with_name(f"{target.name}.part")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:

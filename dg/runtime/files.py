@@ -15,17 +15,17 @@ from pathlib import Path
 
 HOST = platform.node().replace(".", "-") or "localhost"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FOREIGN_TEMPORARY_SECONDS = (
-    24 * 3600
-)  # another machine's process cannot be looked up, so its temporaries go by age
+# another machine's process cannot be looked up, so its temporaries go by age
+FOREIGN_TEMPORARY_SECONDS = 24 * 3600
 
 
 @contextmanager
 def atomic_write(path):
     """Yield a binary file that takes the name `path` only once everything in it is on the disk.
 
-    The temporary stands in the same folder, so the final rename cannot cross file systems. On any failure it is removed
-    and an older file of that name stays as it was. A full disk, or a place that cannot be written, is a ValueError.
+    The temporary stands in the same folder, so the final rename cannot cross file systems. On any
+    failure it is removed and an older file of that name stays as it was. A full disk, or a place
+    that cannot be written, is a ValueError.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{_owner()}.tmp")
@@ -42,9 +42,8 @@ def atomic_write(path):
             raise ValueError(
                 f"cannot write {path}: {error.strerror}; free some space and run again"
             ) from error
-        if isinstance(error, OSError) and error.filename == str(
-            temporary
-        ):  # could not be opened, or not renamed
+        # could not be opened, or not renamed
+        if isinstance(error, OSError) and error.filename == str(temporary):
             raise ValueError(
                 f"cannot write {path}: {error.strerror}; choose another place"
             ) from error
@@ -52,7 +51,8 @@ def atomic_write(path):
 
 
 def _owner():
-    """Name the writing process in a temporary's name, so that `remove_stale_temporaries` can ask whether it lives."""
+    """Name the writing process in a temporary's name, so that `remove_stale_temporaries` can ask
+    whether it lives."""
     return f"{HOST}.{os.getpid()}-{secrets.token_hex(4)}"
 
 
@@ -78,7 +78,8 @@ def read_json(path):
 
 
 def plain(obj):
-    """Reduce `obj` to what JSON can hold: dataclasses, tuples, paths, numpy scalars and arrays; inf and nan become strings."""
+    """Reduce `obj` to what JSON can hold: dataclasses, tuples, paths, numpy scalars and arrays; inf
+    and nan become strings."""
     if dataclasses.is_dataclass(obj):
         obj = dataclasses.asdict(obj)
     if isinstance(obj, dict):
@@ -95,7 +96,8 @@ def plain(obj):
 
 
 def settings_hash(obj):
-    """Return 12 hex digits that depend on the values in `obj` only, not on the order of its keys."""
+    """Return 12 hex digits that depend on the values in `obj` only, not on the order of its
+    keys."""
     canonical = json.dumps(plain(obj), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:12]
 
@@ -121,7 +123,8 @@ def content_of(source) -> list:
 
 
 def writable_folder(path):
-    """Create the folder `path` if need be and return it as a Path; a ValueError when it cannot be written."""
+    """Create the folder `path` if need be and return it as a Path; a ValueError when it cannot be
+    written."""
     path = Path(path)
     probe = path / f".probe.{_owner()}.tmp"
     try:
@@ -138,7 +141,8 @@ def writable_folder(path):
 
 
 def writable_file(path):
-    """Create the folder of a file that is to be written, and return the file's Path; a ValueError when that cannot be."""
+    """Create the folder of a file that is to be written, and return the file's Path; a ValueError
+    when that cannot be."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give the name of a file")
@@ -150,7 +154,8 @@ def writable_file(path):
 
 
 def cache_folder():
-    """Return the folder of downloads and data sets: DG_CACHE_DIR, or ~/.cache/discriminator-guidance."""
+    """Return the folder of downloads and data sets: DG_CACHE_DIR, or
+    ~/.cache/discriminator-guidance."""
     try:
         return writable_folder(
             Path(os.environ.get("DG_CACHE_DIR") or "~/.cache/discriminator-guidance").expanduser()
@@ -174,7 +179,8 @@ def name_user() -> None:
 
 
 def remove_stale_temporaries(folder):
-    """Remove what killed writers left in `folder` (not below it), never the temporary of a process that still runs."""
+    """Remove what killed writers left in `folder` (not below it), never the temporary of a process
+    that still runs."""
     for path in Path(folder).glob(".*.tmp"):
         parts = path.name.rsplit(".", 3)  # ".name", host, "pid-token", "tmp"
         pid = parts[2].split("-")[0] if len(parts) == 4 else ""

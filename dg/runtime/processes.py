@@ -1,4 +1,5 @@
-"""One process or many: what torchrun tells a script, and the little that processes must agree on."""
+"""One process or many: what torchrun tells a script, and the little that processes must agree
+on."""
 
 import os
 import secrets
@@ -15,7 +16,8 @@ CLOSED = 2**40  # what closing adds to the counter of a `WorkList`: more than an
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` of them. Where another one has gone, all that waits for it is an OSError of one line."""
+    """This process among `world` of them. Where another one has gone, all that waits for it is an
+    OSError of one line."""
 
     rank: int = 0
     world: int = 1
@@ -40,7 +42,8 @@ class Ranks:
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """What is done within is done by the first process before the others: it may have to download."""
+        """What is done within is done by the first process before the others: it may have to
+        download."""
         if not self.first:
             self.barrier()
         yield
@@ -48,7 +51,8 @@ class Ranks:
             self.barrier()
 
     def sum_(self, tensors: list) -> None:
-        """Replace every tensor by its sum over the processes, the same bits in all of them; one message for all tensors."""
+        """Replace every tensor by its sum over the processes, the same bits in all of them; one
+        message for all tensors."""
         if self.world == 1:
             return
         import torch.distributed
@@ -72,7 +76,8 @@ class Ranks:
         return bool(number)
 
     def gather(self, item) -> list | None:
-        """Every process's `item`, in the order of ranks, at the first process; None at the others."""
+        """Every process's `item`, in the order of ranks, at the first process; None at the
+        others."""
         if self.world == 1:
             return [item]
         import torch.distributed
@@ -98,9 +103,11 @@ SINGLE_PROCESS = Ranks()
 
 
 class WorkList:
-    """Items that the processes of a run take one by one, each item whoever is free first: a slow one does not hold the others.
+    """Items that the processes of a run take one by one, each item whoever is free first: a slow
+    one does not hold the others.
 
-    All processes make the list alike, and the `items` of the first one count. Iterating takes: (place in the list, item).
+    All processes make the list alike, and the `items` of the first one count. Iterating takes:
+    (place in the list, item).
     """
 
     def __init__(self, ranks: Ranks, items: list):
@@ -117,7 +124,8 @@ class WorkList:
         self._add(CLOSED)
 
     def done(self, mine: int) -> bool:
-        """Whether all items have been done, `mine` of them by this process; all processes meet here."""
+        """Whether all items have been done, `mine` of them by this process; all processes meet
+        here."""
         import torch
 
         number = torch.tensor([mine])
@@ -146,7 +154,8 @@ def _all_there() -> Iterator[None]:
 def process_group(on_gpus: bool = False) -> Iterator[Ranks]:
     """The processes that torchrun started, joined by gloo; a single process joins nothing.
 
-    What they exchange lies in the memory of CPUs; with `on_gpus`, tensors on GPUs (gradients) go by nccl.
+    What they exchange lies in the memory of CPUs; with `on_gpus`, tensors on GPUs (gradients) go by
+    nccl.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -187,7 +196,8 @@ def one_thread(device) -> Iterator[None]:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Nothing on standard output within, not from C++ either: gloo greets there, where results belong."""
+    """Nothing on standard output within, not from C++ either: gloo greets there, where results
+    belong."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -1,16 +1,17 @@
-"""Progress without a terminal: libraries wrap their loops in a callable that a script may replace by tqdm."""
+"""Progress without a terminal: libraries wrap their loops in a callable that a script may replace
+by tqdm."""
 
 import time
 from collections.abc import Callable, Iterable
 from operator import length_hint
 
-Progress = Callable[
-    ..., Iterable
-]  # called like tqdm(iterable, desc=..., total=..., initial=..., unit=...)
+# called like tqdm(iterable, desc=..., total=..., initial=..., unit=...)
+Progress = Callable[..., Iterable]
 
 
 class Stopped(BaseException):
-    """Raised by a script's progress between two items where it was asked to end: the loop saves what it has and passes it on.
+    """Raised by a script's progress between two items where it was asked to end: the loop saves
+    what it has and passes it on.
 
     No Exception, so that nothing on the way takes it for an error.
     """
@@ -30,7 +31,8 @@ def plain_lines(
     initial: int = 0,
     unit: str = "it",
 ) -> Iterable:
-    """The items, and every so many seconds a line: what is done, how long it took, how long the rest will take."""
+    """The items, and every so many seconds a line: what is done, how long it took, how long the
+    rest will take."""
     total = total or length_hint(iterable)
     start = told = time.monotonic()
     for done, item in enumerate(iterable, start=initial + 1):

@@ -15,7 +15,8 @@ def save_state(path, state: dict) -> None:
 
 
 def load_state(path) -> dict | None:
-    """What `save_state` wrote, on the CPU; None if there is no such file, ValueError if it is damaged."""
+    """What `save_state` wrote, on the CPU; None if there is no such file, ValueError if it is
+    damaged."""
     if not Path(path).exists():
         return None
     try:

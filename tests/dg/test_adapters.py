@@ -76,7 +76,8 @@ def test_cond_fn_on_latents():
 
 
 def test_cond_fn_in_a_discrete_sampler_reaches_the_true_mean():
-    """Ancestral sampling of N(0.3, 0.6^2) with the exact ratio to N(0, 0.5^2); the error falls with the step size."""
+    """Ancestral sampling of N(0.3, 0.6^2) with the exact ratio to N(0, 0.5^2); the error falls with
+    the step size."""
 
     class ExactAtVP:
         def at_vp(self, x, time, y):
@@ -93,9 +94,8 @@ def test_cond_fn_in_a_discrete_sampler_reaches_the_true_mean():
         ratio = ExactAtVP()
         ratio.alpha_bar = (1 - betas).cumprod(0)
         used = torch.linspace(0, 999, num_steps).round().long()
-        x = torch.zeros(
-            1, 1, 1, 1, dtype=torch.float64
-        )  # the mean follows the mean: no noise needed for it
+        # the mean follows the mean: no noise needed for it
+        x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
         for position in range(num_steps - 1, -1, -1):
             t = used[position]
             bar = ratio.alpha_bar[t]
@@ -159,7 +159,8 @@ def test_labels_reach_the_network_and_the_guidance():
 
 
 def alphas(name):
-    """[1000] of the processes in use: of DDPM and DiT, of Nichol & Dhariwal, of Stable Diffusion."""
+    """[1000] of the processes in use: of DDPM and DiT, of Nichol & Dhariwal, of Stable
+    Diffusion."""
     betas = {
         "linear": linear_betas(1000),
         "cosine": cosine_betas(1000),

@@ -1,4 +1,5 @@
-"""Discriminators: extractors against closed forms, heads on disk, and what may not be put together."""
+"""Discriminators: extractors against closed forms, heads on disk, and what may not be put
+together."""
 
 import math
 
@@ -56,7 +57,8 @@ def classifier(salt="", image_size=8, channel_mult=(1,)):
 
 @pytest.fixture
 def files(tmp_path):
-    """What a discriminator may stand on: keyword arguments of load_discriminator, and those of build_discriminator."""
+    """What a discriminator may stand on: keyword arguments of load_discriminator, and those of
+    build_discriminator."""
     torch.save(classifier().state_dict(), tmp_path / "classifier.pt")
     return dict(net=network(), classifier_path=tmp_path / "classifier.pt")
 
@@ -91,9 +93,8 @@ def test_pixels_are_seen_at_vp_scale_and_time():
     features, tau = PixelExtractor()(x, sigma)
     scale = 1 / (1 + sigma**2).sqrt()
     torch.testing.assert_close(features, (scale.reshape(-1, 1, 1, 1) * x).float())
-    torch.testing.assert_close(
-        vp.integral_beta(tau), (1 + sigma**2).log()
-    )  # the definition of the time
+    # the definition of the time
+    torch.testing.assert_close(vp.integral_beta(tau), (1 + sigma**2).log())
     one, time = PixelExtractor()(x, sigma[1])
     assert time.shape == () and torch.equal(one[1], features[1]) and features.dtype == torch.float32
 
@@ -216,9 +217,8 @@ def test_an_untrained_head_on_a_score_network_guides_nowhere():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_conditional_head_uses_the_label_and_another_does_not(kind, files):
-    files["net"] = network(
-        label_dim=0
-    )  # so that the label reaches the logit through the head alone
+    # so that the label reaches the logit through the head alone
+    files["net"] = network(label_dim=0)
     x, sigma, labels = noisy()
     other = labels.roll(1, dims=1)
     for conditional in (True, False):
@@ -442,11 +442,12 @@ def test_a_score_head_is_shaped_by_its_arguments():
     torch.testing.assert_close(shared, head(features, emb[:1].expand(3, -1), condition=labels))
 
 
-# Latents ------------------------------------------------------------------------------------------------------------------
+# Latents ------------------------------------------------------------------------------------------
 
 
 def test_the_authors_latent_files(tmp_path):
-    """32x32_classifier.pt and discriminator_7.pt of their ImageNet code, with synthetic weights; golden case b."""
+    """32x32_classifier.pt and discriminator_7.pt of their ImageNet code, with synthetic weights;
+    golden case b."""
     arrays, config = golden_fill.load("b_imagenet_latent_stack")
     encoder = golden_fill.fill(
         create_classifier(**config["classifier_kwargs"], channel_mult=config["channel_mult_32"]),
@@ -476,7 +477,8 @@ def test_the_authors_latent_files(tmp_path):
 
 
 def test_a_head_for_latents_of_the_published_classifier(tmp_path):
-    """3,248,385 parameters in the layout of discriminator_7.pt, on features of the 20,832,488 of the classifier."""
+    """3,248,385 parameters in the layout of discriminator_7.pt, on features of the 20,832,488 of
+    the classifier."""
     classifier = create_classifier(image_size=32, in_channels=4, channel_mult=(1, 2, 3))
     torch.save(classifier.state_dict(), tmp_path / "32x32_classifier.pt")
     data = LatentSet(np.zeros([4, 4, 32, 32], np.float16), np.array([0, 1, 2, 999]), "latents")

@@ -1,4 +1,5 @@
-"""Guidance: the exact-ratio oracle first, then reference vectors computed with the authors' code, then each rule alone."""
+"""Guidance: the exact-ratio oracle first, then reference vectors computed with the authors' code,
+then each rule alone."""
 
 import math
 
@@ -20,7 +21,8 @@ DATA, MODEL = GaussianDenoiser(0.0, 0.5), GaussianDenoiser(0.3, 0.6)
 
 
 class ExactRatio:
-    """The discriminator that is right: log N(x; data, sigma) - log N(x; model, sigma), summed over pixels."""
+    """The discriminator that is right: log N(x; data, sigma) - log N(x; model, sigma), summed over
+    pixels."""
 
     def __call__(self, x, sigma, class_labels=None):
         def log_density(net):
@@ -97,10 +99,11 @@ def test_zero_weights_change_no_bit(net):
 
 
 def test_window_acts_per_sample():
+    # tau about 0.001, 0.26, 0.83
     x, sigma = (
         latents(3),
         torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64),
-    )  # tau about 0.001, 0.26, 0.83
+    )
     windowed = guidance((1, 1), time_min=0.01, time_max=0.5)
     windowed.begin(x)
     correction = windowed.correction(x, sigma)
@@ -194,7 +197,8 @@ def test_log_ratio_and_gradient(case):
     labels = torch.from_numpy(arrays["class_labels"]) if "class_labels" in arrays.files else None
     for k, sigma in enumerate(torch.from_numpy(arrays["sigma"])):
         if not arrays["active"][k]:
-            continue  # inactive as a whole batch there, per sample here: test_window_acts_per_sample
+            # inactive as a whole batch there, per sample here: test_window_acts_per_sample
+            continue
         x = torch.from_numpy(arrays["image"]) + sigma.reshape(-1, 1, 1, 1) * torch.from_numpy(
             arrays["noise"]
         )
@@ -263,7 +267,8 @@ def test_shared_encoder_pass_equals_two_passes(case):
 
 
 def test_correction_carries_a_gradient_where_one_is_asked_for():
-    """Linear in x for two Gaussians, so its slope is known; without a gradient the same bits come out."""
+    """Linear in x for two Gaussians, so its slope is known; without a gradient the same bits come
+    out."""
     x, sigma = latents(4), torch.tensor([0.5, 1.0, 2.0, 40.0], dtype=torch.float64)
     steered = guidance((1.5, 0), time_max=0.8)  # the last one is outside
     leaf = x.clone().requires_grad_()

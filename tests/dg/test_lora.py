@@ -1,4 +1,5 @@
-"""LoRA: nothing changes at first, the update is the formula's, and it survives files and merging."""
+"""LoRA: nothing changes at first, the update is the formula's, and it survives files and
+merging."""
 
 import copy
 
@@ -13,14 +14,16 @@ from dg.runtime.randomness import seeded
 from edm.checkpoint import write_safetensors
 from guided_diffusion import create_classifier, load_encoder
 
-FIRST = "input_blocks.1.0.in_layers.2"  # the first target of the encoder below: 32 -> 32 channels, 3 x 3
+# the first target of the encoder below: 32 -> 32 channels, 3 x 3
+FIRST = "input_blocks.1.0.in_layers.2"
+# its residual blocks, and their channels in and out
 BLOCKS = {
     "input_blocks.1.0": (32, 32),
     "input_blocks.2.0": (32, 32),
     "input_blocks.3.0": (32, 64),
     "middle_block.0": (64, 64),
     "middle_block.2": (64, 64),
-}  # its residual blocks, and their channels in and out
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,8 @@ def trained(encoder, rank=4, **kwargs):
 
 
 def loralib_file(path, rank=4, base=None):
-    """Write what the reproduction writes: A [3 rank, 3 in], B [3 out, 3 rank] per block; with `base` its weights too."""
+    """Write what the reproduction writes: A [3 rank, 3 in], B [3 out, 3 rank] per block; with
+    `base` its weights too."""
     generator = torch.Generator().manual_seed(3)
     state = {}
     for block, (fan_in, out) in BLOCKS.items():

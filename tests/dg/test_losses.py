@@ -1,4 +1,5 @@
-"""Losses: by hand where the gradient is known, through networks with attention, and on two Gaussians against the truth."""
+"""Losses: by hand where the gradient is known, through networks with attention, and on two
+Gaussians against the truth."""
 
 import json
 import math
@@ -104,7 +105,8 @@ class Cut(Extractor):
 
 @pytest.mark.parametrize("loss", ["matching", "sobolev"])
 def test_second_derivatives_through_attention(loss):
-    """The slope of the loss along a random direction of the head's weights, against finite differences."""
+    """The slope of the loss along a random direction of the head's weights, against finite
+    differences."""
     head = golden_fill.fill(
         create_classifier(
             image_size=8, in_channels=1, out_channels=1, classifier_width=64, classifier_depth=1
@@ -203,7 +205,8 @@ def quick():
     [("bce", 0.45, 0.60), ("matching", 0.30, 0.38), ("sobolev", 0.50, 0.60)],
 )
 def test_learned_ratio_and_gradient_against_the_truth(tmp_path, quick, loss, ratio, gradient):
-    """Relative errors in the mean over noise levels from 0.05 to 0.8, from 20,000 images of each kind."""
+    """Relative errors in the mean over noise levels from 0.05 to 0.8, from 20,000 images of each
+    kind."""
     errors = quick.errors(train_small(quick, 20_000, loss, tmp_path))
     assert np.mean(errors["ratio"]) < ratio and np.mean(errors["gradient"]) < gradient
 

@@ -88,9 +88,8 @@ def test_one_sample_at_a_deciding_level_makes_its_batch_exact():
     assert torch.equal(rounded[0], exact[0]) and not torch.equal(rounded[1], exact[1])
 
 
-@pytest.mark.parametrize(
-    "precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
-)  # slow on CPUs
+# slow on CPUs
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("case", "run"), [("e_dg_sampler_uncond", "first2"), ("e_dg_sampler_cond", "boost")]
 )

@@ -1,4 +1,5 @@
-"""From seeds to images: an image depends on its seed alone, and a store never mixes what was made differently."""
+"""From seeds to images: an image depends on its seed alone, and a store never mixes what was made
+differently."""
 
 import hashlib
 import threading
@@ -91,7 +92,8 @@ def test_images_do_not_depend_on_the_batch(guided):
 
 
 def test_every_seed_draws_its_latent_then_its_label_then_its_noise():
-    """Karras et al. 2022: one generator per seed, in this order; the same images as their script's."""
+    """Karras et al. 2022: one generator per seed, in this order; the same images as their
+    script's."""
     net, seeds = Linear(10), [5, 6]
     images, labels = draw_images(
         net, seeds, Sampling(num_steps=1, S_churn=1, sigma_max=80, S_noise=1.5)
@@ -310,7 +312,8 @@ def test_a_class_that_the_network_lacks_is_refused_before_any_image(tmp_path):
 
 
 def failing_at(number, error, drawn):
-    """`draw_images` that raises `error` at its call of this number; `drawn` gets the seeds of every call."""
+    """`draw_images` that raises `error` at its call of this number; `drawn` gets the seeds of every
+    call."""
 
     def draw(net, seeds, *rest):
         drawn.append(list(seeds))

@@ -1,4 +1,5 @@
-"""Training of discriminators: the authors' steps first, then resume, data, measures, recipes, and what is refused."""
+"""Training of discriminators: the authors' steps first, then resume, data, measures, recipes, and
+what is refused."""
 
 import json
 import math
@@ -89,7 +90,7 @@ def content(path):
     return json.loads(data[8:end]), data[end:]  # the header's order may differ
 
 
-# The authors' training, step by step ------------------------------------------------------------------------------------
+# The authors' training, step by step --------------------------------------------------------------
 
 
 def stack(config):
@@ -165,9 +166,10 @@ def _time(sigma):
 def test_cross_entropy_of_logits_is_the_authors_loss_of_probabilities():
     logits, targets = torch.linspace(-12, 12, 49), (torch.arange(49) % 2).float()
     ours = F.binary_cross_entropy_with_logits(logits, targets)
+    # 1 - p rounds
     torch.testing.assert_close(
         ours, F.binary_cross_entropy(logits.sigmoid(), targets), rtol=1e-3, atol=0
-    )  # 1 - p rounds
+    )
     close = logits.abs() < 5
     torch.testing.assert_close(
         F.binary_cross_entropy_with_logits(logits[close], targets[close]),
@@ -177,7 +179,7 @@ def test_cross_entropy_of_logits_is_the_authors_loss_of_probabilities():
     )
 
 
-# Interrupted and gone on with -------------------------------------------------------------------------------------------
+# Interrupted and gone on with ---------------------------------------------------------------------
 
 
 class Stop(Exception):
@@ -262,7 +264,7 @@ def test_global_random_numbers_are_neither_used_nor_changed(tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-# What is trained ---------------------------------------------------------------------------------------------------------
+# What is trained ----------------------------------------------------------------------------------
 
 
 def test_training_learns_and_keeps_the_best_and_the_last(tmp_path):
@@ -348,9 +350,8 @@ def test_batches_that_do_not_fit_into_memory_are_cut_and_the_log_says_so(tmp_pat
 
 
 def test_early_stopping(tmp_path):
-    settings = replace(
-        SHORT, epochs=40, patience=2, lr=1.0, ema_halflife=0
-    )  # a rate that soon overshoots
+    # a rate that soon overshoots
+    settings = replace(SHORT, epochs=40, patience=2, lr=1.0, ema_halflife=0)
     log = train(tmp_path, settings)
     assert len(log) < 40 and len(log) - best_entry(log)["epoch"] == 2
     assert train(tmp_path, settings, tiny()) == log
@@ -400,7 +401,7 @@ def test_tensorboard_is_optional(tmp_path, monkeypatch):
     )
 
 
-# Images and noise --------------------------------------------------------------------------------------------------------
+# Images and noise ---------------------------------------------------------------------------------
 
 
 def test_splits_are_disjoint_complete_and_fixed_by_the_seed():
@@ -424,9 +425,8 @@ def test_splits_are_disjoint_complete_and_fixed_by_the_seed():
 
 
 def test_balanced_batches_are_half_real_and_pass_over_the_larger_set():
-    split = split_sets(image_set(40), image_set(100), replace(SHORT, unequal=True))[
-        0
-    ]  # 32 real, 80 generated
+    # 32 real, 80 generated
+    split = split_sets(image_set(40), image_set(100), replace(SHORT, unequal=True))[0]
     order = epoch_order(split, SHORT, 0)
     assert order.shape == (10, 16) and ((order < 32).sum(dim=1) == 8).all()
     assert sorted(order[:, 8:].flatten().tolist()) == list(range(32, 112))
@@ -521,7 +521,7 @@ def test_sixty_four_pixels_train_at_the_time_they_are_sampled_at():
     torch.testing.assert_close(seen[0], vp.cosine_time(vp.from_sigma(batch.sigma)[0]))
 
 
-# Measures ----------------------------------------------------------------------------------------------------------------
+# Measures -----------------------------------------------------------------------------------------
 
 
 def test_measures_by_hand():
@@ -567,7 +567,7 @@ def test_evaluation_sees_the_same_noise_at_every_call_at_all_levels():
         ).max() < 0.15
 
 
-# Recipes -----------------------------------------------------------------------------------------------------------------
+# Recipes ------------------------------------------------------------------------------------------
 
 
 def test_the_authors_recipe_keeps_every_epoch_and_knows_no_best(tmp_path):
@@ -601,7 +601,7 @@ def test_published_recipes():
     assert [PRESETS[f"lora-{rank}"].lora_rank for rank in (16, 128)] == [16, 128]
 
 
-# A classifier, LoRA ------------------------------------------------------------------------------------------------------
+# A classifier, LoRA -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -664,7 +664,7 @@ def test_conditional_training_on_a_classifier(tmp_path, classifier_path):
     assert load_discriminator(classifier_path, tmp_path / "best.safetensors").conditional
 
 
-# Refusals ----------------------------------------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -746,7 +746,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, classifier_path):
         train(tmp_path, replace(SHORT, loss="matching"))
 
 
-# Published command lines -------------------------------------------------------------------------------------------------
+# Published command lines --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -770,7 +770,8 @@ def published(tmp_path, monkeypatch, classifier_path):
 
 
 def command(line):
-    """Run train.py with the arguments of a command line in this process; returns what it says, or the text of its error."""
+    """Run train.py with the arguments of a command line in this process; returns what it says, or
+    the text of its error."""
     from click.testing import CliRunner
 
     import train as script
@@ -781,10 +782,11 @@ def command(line):
 
 def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(published):
     said = command(
-        "--savedir=disc --gendir=/samples/cifar_cond_vanilla --datadir=/data/true_data_label.npz --epoch=1 "
-        "--cond=1 --img_resolution=8 --batch_size=16 --num_workers=4 --lr=3e-4 --wd=1e-7 --num_data=40 --device=cpu "
-        "--pretrained_classifier_ckpt=/checkpoints/ADM_classifier/32x32_classifier.pt --eval_images 20 "
-        "--width 64"
+        "--savedir=disc --gendir=/samples/cifar_cond_vanilla --datadir=/data/true_data_label.npz "
+        "--epoch=1 --cond=1 --img_resolution=8 --batch_size=16 --num_workers=4 --lr=3e-4 --wd=1e-7 "
+        "--num_data=40 --device=cpu "
+        "--pretrained_classifier_ckpt=/checkpoints/ADM_classifier/32x32_classifier.pt "
+        "--eval_images 20 --width 64"
     )
     assert (
         "taking data/true_data_label.npz in the current folder" in said
@@ -799,8 +801,9 @@ def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(publish
         "summary.json",
     }
     said = command(
-        "--sample_dir samples/cifar_cond_vanilla --data data/true_data_label.npz --save_dir lora --n_epochs 1 "
-        "--width 64 --eval_images 20 --lora_rank 2 --conditional 0 --batch_size 16 --split 0.5,0.25,0.25"
+        "--sample_dir samples/cifar_cond_vanilla --data data/true_data_label.npz --save_dir lora "
+        "--n_epochs 1 --width 64 --eval_images 20 --lora_rank 2 --conditional 0 --batch_size 16 "
+        "--split 0.5,0.25,0.25"
     )
     assert (published / "lora" / "lora_best.safetensors").exists() and "valid loss" in said
 
@@ -824,7 +827,8 @@ def test_parts_and_precision_of_a_command(options, microbatch, precision):
 
 
 def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
-    usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz --savedir disc --batch_size 16 "
+    usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz "
+    usual += "--savedir disc --batch_size 16 "
     for more, message in (
         ("--img_resolution 32", "images of 8 pixels, but --img_resolution is 32"),
         ("--split 0.5", "fractions"),

@@ -142,7 +142,8 @@ def test_the_published_recipe_for_latents():
 
 
 def test_the_published_recipe_on_a_latent_classifier(tmp_path):
-    """On 192 x 8 x 8 features: a classifier half as wide and half as deep stands in for the published one."""
+    """On 192 x 8 x 8 features: a classifier half as wide and half as deep stands in for the
+    published one."""
     encoder = fill(
         create_classifier(
             image_size=32,

@@ -17,9 +17,8 @@ def tensor(name):
 def test_maps_in_float64():
     tau, scale = vp.from_sigma(tensor("sigma"))
     for actual, name in ((tau, "tau"), (scale, "mean_vp"), (vp.std(tau), "std_vp")):
-        np.testing.assert_allclose(
-            actual, ARRAYS[f"{name}_f64"], rtol=1e-9
-        )  # log1p is the more accurate side
+        # log1p is the more accurate side
+        np.testing.assert_allclose(actual, ARRAYS[f"{name}_f64"], rtol=1e-9)
     t = tensor("t_grid")
     for actual, name in (
         (vp.mean(t), "marginal_mean"),

@@ -1,7 +1,9 @@
-"""Writes network pickles in the format of NVIDIA's EDM: the names, instructions and nesting of its persistence code.
+"""Writes network pickles in the format of NVIDIA's EDM: the names, instructions and nesting of its
+persistence code.
 
-The source that such files carry is here one that raises, and that first creates a file if asked to, so that a reader
-which executes it is caught. `python -m tests.edm.nvidia_writer NETWORK.safetensors OUT.pkl` writes a network trained here.
+The source that such files carry is here one that raises, and that first creates a file if asked to,
+so that a reader which executes it is caught. `python -m tests.edm.nvidia_writer NETWORK.safetensors
+OUT.pkl` writes a network trained here.
 """
 
 import copyreg
@@ -32,10 +34,12 @@ def write_network(
     """Write a module as the network `class_name(**init_kwargs)`.
 
     init_args  positional arguments of the constructor
-    torch1  keep parameters, buffers, modules and hooks in OrderedDicts as torch 1 does, instead of dicts
+    torch1  keep parameters, buffers, modules and hooks in OrderedDicts as torch 1 does, instead of
+            dicts
     numpy1  name numpy's scalars as numpy 1 does
     device  that the storages claim to come from
-    wrap    key of the network in the file's dict, beside the entries of a training snapshot; None = no dict
+    wrap    key of the network in the file's dict, beside the entries of a training snapshot; None =
+            no dict
     marker  path of a file that the embedded source creates when it is executed
     """
     stamp = "" if marker is None else f"open({str(marker)!r}, 'w').close()\n"
@@ -113,7 +117,8 @@ class Pickler(pickle.Pickler):
         return _reconstruct_persistent_obj, (meta,)
 
     def state(self, module: nn.Module) -> dict:
-        """The module's __dict__ as NVIDIA's classes would have it: tables, then plain attributes."""
+        """The module's __dict__ as NVIDIA's classes would have it: tables, then plain
+        attributes."""
         state = {}
         for name, value in vars(module).items():
             if isinstance(value, dict) and name.startswith("_"):
@@ -140,7 +145,8 @@ def scalar(dtype, data):
 
 
 def stand_in(module: str, function) -> ModuleType:
-    """A module that lets the pickler write `function` under a name of a package that is not installed."""
+    """A module that lets the pickler write `function` under a name of a package that is not
+    installed."""
     function.__module__ = module
     made = ModuleType(module)
     setattr(made, function.__name__, function)

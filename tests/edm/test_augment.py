@@ -63,7 +63,8 @@ def test_flips_are_exact():
 @pytest.mark.parametrize("size", [8, 28, 33])
 @pytest.mark.parametrize("quarter", [1, 2, 3])
 def test_quarter_turns(size, quarter):
-    """Rotation by a positive angle is counterclockwise to the eye, as that of the published pipe."""
+    """Rotation by a positive angle is counterclockwise to the eye, as that of the published
+    pipe."""
     image = blob(size=size, width=0.3)
     out, labels = transform(image, rotation=quarter * math.pi / 2)
     assert difference(out, torch.rot90(image, quarter, (2, 3))) < (0.06 if size == 8 else 0.01)

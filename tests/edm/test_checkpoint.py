@@ -1,4 +1,5 @@
-"""Checkpoints: a network comes back as it was written, from both formats; whatever is wrong with a file is one line."""
+"""Checkpoints: a network comes back as it was written, from both formats; whatever is wrong with a
+file is one line."""
 
 import io
 import json
@@ -52,7 +53,8 @@ def network(class_name="EDMPrecond", unet="ddpmpp", **changes):
 
 
 def images(net):
-    """What a network makes of fixed noise at a low and a high noise level, with labels and without."""
+    """What a network makes of fixed noise at a low and a high noise level, with labels and
+    without."""
     x = torch.randn(2, net.img_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.05, 20.0])
     return torch.stack([net(x, sigma, torch.eye(3)[[0, 2]]), net(x * 5, sigma.flip(0), None)])

@@ -36,9 +36,8 @@ def test_the_denoiser_that_knows_the_data_has_no_loss():
 
 @pytest.mark.parametrize("sigma_data", [0.5, 0.75])
 def test_the_weight_of_a_squared_error(sigma_data):
-    net = Recorder(
-        lambda x, sigma: torch.full_like(x, 1.3)
-    )  # off by one everywhere: the loss is the weight alone
+    # off by one everywhere: the loss is the weight alone
+    net = Recorder(lambda x, sigma: torch.full_like(x, 1.3))
     loss = edm.EDMLoss(sigma_data=sigma_data)(net, constant(0.3), generator=generator())
     sigma = net.calls[0][1].reshape(-1, 1, 1, 1)
     weight = 1 / sigma**2 + 1 / sigma_data**2
@@ -62,7 +61,8 @@ def test_the_images_are_perturbed_by_lognormal_noise_levels():
 
 @pytest.mark.parametrize("sd", [0.5, 0.2])
 def test_the_exact_denoiser_of_a_gaussian_reaches_the_posterior_variance(sd):
-    """The least possible loss: weight times sd^2 sigma^2 / (sd^2 + sigma^2), which is 1 where sd is sigma_data."""
+    """The least possible loss: weight times sd^2 sigma^2 / (sd^2 + sigma^2), which is 1 where sd is
+    sigma_data."""
     images = 0.1 + sd * torch.randn(8192, 1, 4, 4, generator=generator(1))
     net = Recorder(lambda x, sigma: (sd**2 * x + sigma**2 * 0.1) / (sd**2 + sigma**2))
     loss = edm.EDMLoss(sigma_data=0.5)(net, images, generator=generator())
@@ -79,7 +79,8 @@ def test_the_exact_denoiser_of_a_gaussian_reaches_the_posterior_variance(sd):
 )
 @pytest.mark.parametrize("sigma_data", [0.5, 0.75])
 def test_an_untrained_network_starts_at_unit_loss(sigma_data, model):
-    """Karras et al. 2022, appendix B.6: F = 0 leaves c_skip x, and the weight makes its error 1 at every noise level."""
+    """Karras et al. 2022, appendix B.6: F = 0 leaves c_skip x, and the weight makes its error 1 at
+    every noise level."""
     net = edm.EDMPrecond(
         4, 1, sigma_data=sigma_data, channel_mult=[1], num_blocks=1, attn_resolutions=[], **model
     )

@@ -20,7 +20,8 @@ FULL = ["a_full_cifar10_ddpmpp_uncond"]
 
 
 def build(config, arrays=None, gain=1.0, prefix=""):
-    """The network of a reference case, filled with its synthetic weights; `prefix` finds its buffers among the arrays."""
+    """The network of a reference case, filled with its synthetic weights; `prefix` finds its
+    buffers among the arrays."""
     net = getattr(edm, config["class_name"])(**config["kwargs"])
     golden_fill.fill(net, config.get("salt", ""), config.get("gain", gain))
     prefix += "buffer:model."

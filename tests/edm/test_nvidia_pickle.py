@@ -1,4 +1,5 @@
-"""The reader of NVIDIA's pickles: reads what their format holds, refuses everything else, executes nothing."""
+"""The reader of NVIDIA's pickles: reads what their format holds, refuses everything else, executes
+nothing."""
 
 import io
 import math
@@ -28,9 +29,10 @@ NAMES = {
     "numpy.dtype",
 }
 INSTRUCTIONS = """
-    PROTO FRAME EMPTY_DICT EMPTY_LIST EMPTY_TUPLE EMPTY_SET MEMOIZE BINGET LONG_BINGET SHORT_BINUNICODE BINUNICODE
-    BINBYTES SHORT_BINBYTES STACK_GLOBAL MARK BININT BININT1 BININT2 BINFLOAT NONE NEWTRUE NEWFALSE TUPLE
-    TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS REDUCE NEWOBJ BUILD STOP
+    PROTO FRAME EMPTY_DICT EMPTY_LIST EMPTY_TUPLE EMPTY_SET MEMOIZE BINGET LONG_BINGET
+    SHORT_BINUNICODE BINUNICODE BINBYTES SHORT_BINBYTES STACK_GLOBAL MARK BININT BININT1 BININT2
+    BINFLOAT NONE NEWTRUE NEWFALSE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS APPEND APPENDS REDUCE
+    NEWOBJ BUILD STOP
 """
 SONG = dict(
     img_resolution=8,
@@ -81,7 +83,8 @@ def toy(tmp_path):
 
 
 def refused(path, *words, data=None):
-    """Reading `path`, after writing `data` there, must fail as promised: one line, soon, without side effects."""
+    """Reading `path`, after writing `data` there, must fail as promised: one line, soon, without
+    side effects."""
     if data is not None:
         path.write_bytes(data)
     start = time.perf_counter()
@@ -251,7 +254,8 @@ def test_flipped_bytes_load_or_are_refused(toy):
             assert isinstance(record, NetworkRecord) and all(
                 t.isfinite().all() for t in record.state_dict.values()
             )
-            # Elsewhere a flip can turn one name into another, which only the network that takes the tensors can notice.
+            # Elsewhere a flip can turn one name into another, which only the network that takes the
+            # tensors can notice.
             assert list(record.state_dict) == expected or not any(
                 at in payload for payload in payloads
             )
@@ -283,7 +287,8 @@ def table(entries: dict[str, bytes]) -> bytes:
 def module(
     parameters=None, modules=None, class_name="EDMPrecond", init_kwargs=pickle.EMPTY_DICT
 ) -> bytes:
-    """Instructions for a persistent object; `parameters` and `modules` are instructions for dicts."""
+    """Instructions for a persistent object; `parameters` and `modules` are instructions for
+    dicts."""
     state = table(
         {
             "_parameters": parameters or pickle.EMPTY_DICT,
@@ -444,9 +449,8 @@ def test_refuses_allowed_names_with_hostile_arguments(toy):
         storage(storage_file()),
     ):
         refused(toy, data=with_weight(weight))
-    assert isinstance(
-        read_network_of(toy, with_weight(tensor())), NetworkRecord
-    )  # nothing was changed on the way
+    # nothing was changed on the way
+    assert isinstance(read_network_of(toy, with_weight(tensor())), NetworkRecord)
 
 
 def read_network_of(path, data: bytes) -> NetworkRecord:

@@ -1,4 +1,5 @@
-"""The encoder against reference vectors computed with the authors' code, and what must hold for any weights."""
+"""The encoder against reference vectors computed with the authors' code, and what must hold for any
+weights."""
 
 import numpy as np
 import pytest
@@ -77,9 +78,8 @@ def test_reference_vectors_of_the_latent_stack():
     logits = discriminator(features, time, condition=torch.from_numpy(arrays["labels"]))[:, 0]
     assert_near(features[:, ::4], arrays["features"], FORWARD)
     assert_near(logits.sigmoid(), arrays["prediction"], FORWARD)
-    assert (
-        np.abs(logits.detach().numpy() - arrays["log_ratio"]).max() <= 2e-5
-    )  # the clip is inactive here
+    # the clip is inactive here
+    assert np.abs(logits.detach().numpy() - arrays["log_ratio"]).max() <= 2e-5
     assert_near(torch.autograd.grad(logits.sum(), x)[0], arrays["grad"], GRADIENT)
     assert_near(classifier(x, time), arrays["logits_classifier"], FORWARD)
 
@@ -138,9 +138,8 @@ def test_every_variant_gives_logits_and_gradients(pool, use_scale_shift_norm, re
 
 def test_spatial_pool_reads_the_average_of_every_block():
     encoder = small(pool="spatial")
-    assert (
-        encoder.out[0].in_features == 32 + 32 + 32 + 64 + 64
-    )  # stem, block, downsampling, block, middle
+    # stem, block, downsampling, block, middle
+    assert encoder.out[0].in_features == 32 + 32 + 32 + 64 + 64
 
 
 def test_time_may_be_shared_and_of_any_precision():

@@ -1,4 +1,5 @@
-"""Discrete diffusion against reference vectors computed with the published code, and against Gaussian data."""
+"""Discrete diffusion against reference vectors computed with the published code, and against
+Gaussian data."""
 
 import numpy as np
 import pytest
@@ -104,11 +105,12 @@ def test_draws(case):
         close(values, f"{case}:{name}")
 
 
-# Gaussian data --------------------------------------------------------------------------------------------------------
+# Gaussian data ------------------------------------------------------------------------------------
 
 
 class ExactNetwork:
-    """The best prediction of the noise for images N(mean, sd^2), elementwise, at the steps of `create_diffusion(...)`.
+    """The best prediction of the noise for images N(mean, sd^2), elementwise, at the steps of
+    `create_diffusion(...)`.
 
     learned  give the true variance of p(x_{t-1} | x_t) too, for a process without respacing
     """
@@ -151,7 +153,8 @@ def noise(n=4, size=4):
 
 
 def test_ancestral_samples_have_the_moments_of_the_data():
-    """With the true variances twenty steps are exact but for the noise that the last one leaves out."""
+    """With the true variances twenty steps are exact but for the noise that the last one leaves
+    out."""
     diffusion = create_diffusion("cosine", 20, variance="learned")
     draw = edm.StackedRandomGenerator("cpu", range(4)).randn_like
     net = ExactNetwork(0.3, 0.2, "cosine", 20, learned=True)
@@ -195,7 +198,8 @@ def test_full_eta_is_ancestral_with_small_variance():
 
 
 def test_exact_ratio_makes_the_model_the_data():
-    """The log ratio's gradient is the difference of scores, so the guided flow is the data's to rounding."""
+    """The log ratio's gradient is the difference of scores, so the guided flow is the data's to
+    rounding."""
     data, model = ExactNetwork(0.0, 0.5), ExactNetwork(0.3, 0.6)
     diffusion = create_diffusion(respacing="ddim25", variance="fixed_small")
     kwargs = dict(clip_denoised=False)

@@ -43,7 +43,8 @@ def on_meta(settings):
 
 
 def assert_inferred(encoder, **expected):
-    """The settings inferred from the encoder's tensors rebuild its layout and equal the expected ones."""
+    """The settings inferred from the encoder's tensors rebuild its layout and equal the expected
+    ones."""
     shapes = shapes_of(encoder.state_dict())
     settings = infer_settings(shapes)
     assert list(shapes_of(on_meta(settings).state_dict()).items()) == list(shapes.items())
@@ -352,7 +353,8 @@ def changed_unet(**replacements):
     [
         (
             changed_unet(output_blocks__5__0__out_layers__3__bias=torch.ones(3)),
-            r"tensor 'output_blocks.5.0.out_layers.3.bias' does not fit: expected \(32,\), found \(3,\)",
+            r"tensor 'output_blocks.5.0.out_layers.3.bias' does not fit: expected \(32,\), found "
+            r"\(3,\)",
         ),
         (
             changed_unet(output_blocks__5__0__out_layers__3__bias=None),

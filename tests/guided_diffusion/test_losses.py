@@ -1,4 +1,5 @@
-"""The variational bound in closed form on Gaussian data, the decoder, and what the hybrid loss trains."""
+"""The variational bound in closed form on Gaussian data, the decoder, and what the hybrid loss
+trains."""
 
 import math
 
@@ -71,7 +72,8 @@ def test_the_true_reverse_process_has_the_likelihood_of_the_data(num_steps):
 
 
 def test_the_bound_closes_with_the_number_of_steps():
-    """With the forward step's variance, the upper end of the learned range; "fixed_*" keep a gap at the first steps."""
+    """With the forward step's variance, the upper end of the learned range; "fixed_*" keep a gap at
+    the first steps."""
     gaps = []
     for num_steps in (25, 100, 300):
         diffusion, network = (

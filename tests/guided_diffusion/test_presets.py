@@ -13,7 +13,8 @@ from guided_diffusion.layouts import infer_settings, shapes_of
 from guided_diffusion.presets import UNETS, published_unet
 from tests.golden_fill import GOLDEN, layouts
 
-# Of every file of guided-diffusion, from its own code: a digest of the tensors' names and shapes in order.
+# Of every file of guided-diffusion, from its own code: a digest of the tensors' names and shapes in
+# order.
 PUBLISHED = json.loads((GOLDEN / "unet_layouts.json").read_text())
 CLASSIFIER_DEPTHS = {64: 4, 128: 2, 256: 2, 512: 2}
 LAYOUTS = {

@@ -1,4 +1,5 @@
-"""Schedules and respacing against reference vectors computed with the published code, and against their definitions."""
+"""Schedules and respacing against reference vectors computed with the published code, and against
+their definitions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""The U-Net against outputs of the original and against EDM's reimplementation of it, and the published sizes."""
+"""The U-Net against outputs of the original and against EDM's reimplementation of it, and the
+published sizes."""
 
 import math
 
@@ -61,7 +62,8 @@ def test_reference_vectors(variant):
 
 @pytest.mark.parametrize("new_order", [False, True])
 def test_equals_the_adm_network_of_edm(new_order):
-    """The two differ in names, in where the class enters, and in the order of the rows of queries, keys and values."""
+    """The two differ in names, in where the class enters, and in the order of the rows of queries,
+    keys and values."""
     width, classes = 128, 10
     theirs = fill(
         edm.DhariwalUNet(
@@ -128,10 +130,11 @@ def test_equals_the_adm_network_of_edm(new_order):
     ):
         copy(target.norm, source.norm2)
         copy(target.proj_out, source.proj)
+        # their rows run through heads, channels of a head, then q, k, v
         for name in (
             "weight",
             "bias",
-        ):  # their rows run through heads, channels of a head, then q, k, v
+        ):
             rows = getattr(source.qkv, name).reshape(
                 source.num_heads, -1, 3, *getattr(source.qkv, name).shape[1:]
             )
@@ -259,9 +262,8 @@ def test_an_untrained_network_predicts_nothing():
 
 
 def test_up_blocks_repeat_pixels():
-    block = UpBlock(
-        32, 32, 8, use_scale_shift_norm=True, dropout=0.0
-    )  # its residual branch starts at zero
+    # its residual branch starts at zero
+    block = UpBlock(32, 32, 8, use_scale_shift_norm=True, dropout=0.0)
     x = torch.randn(1, 32, 2, 2)
     assert torch.equal(
         block(x, torch.zeros(1, 8)), x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)

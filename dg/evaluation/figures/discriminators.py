@@ -18,12 +18,15 @@ from dg.evaluation.figures.style import (
 
 
 def training_curves(path, log, best_step=None, title="Discriminator: real or generated?"):
-    """Loss and accuracy of a discriminator on training and validation data, with the chosen checkpoint and chance.
+    """Loss and accuracy of a discriminator on training and validation data, with the chosen
+    checkpoint and chance.
 
-    log        list of dicts with `step` and any of train_loss, valid_loss, train_accuracy, valid_accuracy
-               (losses in nats per image, accuracies in [0, 1]); None and missing values leave a gap; where all have
-               valid_levels, a third panel shows the AUC by noise level
-    best_step  step of the chosen checkpoint; default: the last entry's best_step, else the lowest valid_loss
+    log        list of dicts with `step` and any of train_loss, valid_loss, train_accuracy,
+               valid_accuracy (losses in nats per image, accuracies in [0, 1]); None and missing
+               values leave a gap; where all have valid_levels, a third panel shows the AUC by noise
+               level
+    best_step  step of the chosen checkpoint; default: the last entry's best_step, else the lowest
+               valid_loss
     """
     if not log:
         raise ValueError("the training log is empty: nothing to draw")
@@ -68,9 +71,8 @@ def training_curves(path, log, best_step=None, title="Discriminator: real or gen
             axes.set_ylabel(label)
         if best_step is not None:
             low, high = top.get_ylim()
-            top.set_ylim(
-                low, high + 0.16 * (high - low)
-            )  # room for the note above the chance level
+            # room for the note above the chance level
+            top.set_ylim(low, high + 0.16 * (high - low))
             note(top, best_step, f"chosen: step {best_step:,}")
         if top.get_legend_handles_labels()[1]:
             top.legend(
@@ -134,7 +136,8 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
     """Relative error of a learned log ratio and of its gradient by noise level, one line per loss.
 
     sigmas  [K]   noise levels, image units
-    errors  {panel title: {"ratio" or "gradient": {loss name: [K]}}}, root mean square, 1 = as wrong as zero
+    errors  {panel title: {"ratio" or "gradient": {loss name: [K]}}}, root mean square, 1 = as wrong
+            as zero
     """
     colours = dict(
         zip(
@@ -175,7 +178,8 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
 
 
 def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log ratio"):
-    """Learned over true log ratio of single noisy images: one row per loss, one column per noise level.
+    """Learned over true log ratio of single noisy images: one row per loss, one column per noise
+    level.
 
     truth    {noise level index: [n]}, learned  {loss: {noise level index: [n]}}, in nats
     """
@@ -194,15 +198,18 @@ def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log 
 
 
 def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by noise level"):
-    """Histograms of the log density ratio on real and on generated images, one panel per noise level.
+    """Histograms of the log density ratio on real and on generated images, one panel per noise
+    level.
 
     sigmas           [K]               noise levels, image units
     real, generated  K arrays each     log ratios in nats, of any length
-    The number in a panel is the AUC: the chance that a real image gets the larger ratio (0.5: indistinguishable).
+    The number in a panel is the AUC: the chance that a real image gets the larger ratio (0.5:
+    indistinguishable).
     """
     if not len(sigmas) == len(real) == len(generated):
         raise ValueError(
-            f"{len(sigmas)} noise levels, but {len(real)} real and {len(generated)} arrays of log ratios"
+            f"{len(sigmas)} noise levels, but {len(real)} real and {len(generated)} arrays of log "
+            "ratios"
         )
     rows = math.ceil(len(sigmas) / 2)
     with drawing(path, WIDTH, 1.0 + 2.1 * rows, title) as figure:

@@ -34,10 +34,12 @@ def distance_sweep(
     ylabel="Fréchet distance",
     title="Distance against guidance weight",
 ):
-    """A distance against a number that was varied, with error bars, the unguided model and the real-against-real floor.
+    """A distance against a number that was varied, with error bars, the unguided model and the
+    real-against-real floor.
 
     settings, mean, sd  [K]         sd over repetitions
-    baseline, floor     (mean, sd)  of the unguided model and of real against real images, None for none
+    baseline, floor     (mean, sd)  of the unguided model and of real against real images, None for
+                                    none
     chosen              the setting that was chosen, None for none
     """
     order = np.argsort(settings)
@@ -80,8 +82,10 @@ def metric_bars(
 ):
     """Bars of several systems, one panel per metric, with the real-against-real floor as a line.
 
-    metrics  {system: {metric: {"mean": float, "sd": float}}}, as in results.json; the system `floor` becomes the line
-    names    {metric: panel title}, which chooses and orders the metrics, such as {"fd": "FD (lower is better)"}
+    metrics  {system: {metric: {"mean": float, "sd": float}}}, as in results.json; the system
+             `floor` becomes the line
+    names    {metric: panel title}, which chooses and orders the metrics, such as {"fd": "FD (lower
+             is better)"}
     """
     systems = {
         metric: [name for name in metrics if name != floor and metric in metrics[name]]
@@ -130,10 +134,13 @@ def metric_bars(
 def precision_recall_scatter(
     path, systems, names=("precision", "recall"), floor="floor", title="Precision against recall"
 ):
-    """One point per system with its 95% interval in both directions; the upper right corner is best.
+    """One point per system with its 95% interval in both directions; the upper right corner is
+    best.
 
-    systems  {system: {metric: {"value", "low", "high"}}}  the system `floor` (real against real) is drawn green
-    names    of the metrics on the horizontal axis (faithful images) and on the vertical one (all kinds of images)
+    systems  {system: {metric: {"value", "low", "high"}}}  the system `floor` (real against real) is
+                                                           drawn green
+    names    of the metrics on the horizontal axis (faithful images) and on the vertical one (all
+             kinds of images)
     """
     across, up = names
     with drawing(path, WIDTH, 4.6, title) as figure:
@@ -171,19 +178,22 @@ def precision_recall_scatter(
 
 def _with_reach(estimate):
     value = estimate["value"]
+    # rounding may leave an end inside
     return (
         value,
         max(value - estimate["low"], 0),
         max(estimate["high"] - value, 0),
-    )  # rounding may leave an end inside
+    )
 
 
 def distance_against_size(
     path, curves, ylabel="Fréchet distance", title="Distance against number of images"
 ):
-    """Distances of subsets over 1 / n with the line whose intercept is the distance of infinitely many images.
+    """Distances of subsets over 1 / n with the line whose intercept is the distance of infinitely
+    many images.
 
-    curves  {system: {"sizes": [K], "values": [K], "intercept": float, "slope": float, "standard_error": float}}
+    curves  {system: {"sizes": [K], "values": [K], "intercept": float, "slope": float,
+            "standard_error": float}}
     """
     sizes = sorted({int(n) for curve in curves.values() for n in curve["sizes"]})
     shown = sorted({sizes[0], sizes[len(sizes) // 8], sizes[len(sizes) // 3], sizes[-1]})

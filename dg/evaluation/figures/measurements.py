@@ -12,9 +12,11 @@ from dg.evaluation.figures.distances import (
 
 
 def draw_measurements(folder: Path, results: dict) -> None:
-    """Draw `Measurement.results` into PNG files of a folder: bars, a scatter, lines against the number of images.
+    """Draw `Measurement.results` into PNG files of a folder: bars, a scatter, lines against the
+    number of images.
 
-    A series against the number in the sources' names is drawn as well, where they differ in one number.
+    A series against the number in the sources' names is drawn as well, where they differ in one
+    number.
     """
     distance = results["distance"]
     rows = _short_names(results["images"])
@@ -61,7 +63,8 @@ def draw_measurements(folder: Path, results: dict) -> None:
 
 
 def _mean_and_spread(value):
-    """For bars: mean and sd over sets, or the value and half of its 95% interval, where it has one."""
+    """For bars: mean and sd over sets, or the value and half of its 95% interval, where it has
+    one."""
     if "mean" in value:
         return value
     return {
@@ -80,7 +83,8 @@ def _short_names(rows):
 
 
 def _numbers_in(names):
-    """The number that names differ in, such as an epoch; None unless there is exactly one, and more than one name."""
+    """The number that names differ in, such as an epoch; None unless there is exactly one, and more
+    than one name."""
     found = [re.findall(r"\d+(?:\.\d+)?", name) for name in names]
     if len(names) < 2 or len({len(numbers) for numbers in found}) != 1:
         return None

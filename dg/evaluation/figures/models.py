@@ -4,9 +4,11 @@ from dg.evaluation.figures.style import GUIDED, MUTED, UNGUIDED, WIDTH, drawing
 
 
 def loss_curves(path, curves, title="Loss on training and on test images"):
-    """One panel per model: training loss as it was logged, test loss of the averaged network where it was looked at.
+    """One panel per model: training loss as it was logged, test loss of the averaged network where
+    it was looked at.
 
-    curves  {model: {"ylabel": str, "log": [{"step": int, "loss": float, "test_loss": float (some entries)}]}}
+    curves  {model: {"ylabel": str, "log": [{"step": int, "loss": float, "test_loss": float (some
+            entries)}]}}
     """
     with drawing(path, WIDTH, 0.8 + 2.3 * len(curves), title) as figure:
         panels = figure.subplots(len(curves), 1, squeeze=False).ravel()
@@ -32,10 +34,11 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
                 [entry["loss"] for entry in log[len(log) // 20 :]]
                 + [entry["test_loss"] for entry in looked]
             )
+            # the first steps would hide the rest
             low, high = (
                 values[0],
                 values[int(0.98 * (len(values) - 1))],
-            )  # the first steps would hide the rest
+            )
             if high > low:
                 axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
             axes.set_title(model)

@@ -38,8 +38,10 @@ def paired_grid(
     """Pairs from the same seeds, one pair per row, in panels side by side.
 
     before, after  uint8 [N, H, W, C]  C = 1 or 3, image i of both from the same seed
-    panels         {title: indices}    the rows of each panel, such as {"Most changed": [...], "Random": [...]}
-    difference     add a third column, after - before on grey, amplified by the factor in its heading
+    panels         {title: indices}    the rows of each panel, such as {"Most changed": [...],
+                                       "Random": [...]}
+    difference     add a third column, after - before on grey, amplified by the factor in its
+                   heading
     """
     before, after = _images(before, "before"), _images(after, "after")
     if before.shape != after.shape:
@@ -67,9 +69,8 @@ def paired_grid(
     cell = before.shape[2] * scale + GAP
     between = cell // 4
     width = sum(block.shape[1] for block in blocks.values()) + between * (len(blocks) - 1)
-    text = min(
-        width / 38, 1.6 * cell / max(map(len, headings))
-    )  # a share of the width: legible at any scale
+    # a share of the width: legible at any scale
+    text = min(width / 38, 1.6 * cell / max(map(len, headings)))
     with canvas(path, width, max(len(block) for block in blocks.values()), top=4.2 * text) as (
         picture,
         label,
@@ -92,7 +93,8 @@ def most_changed(before, after, count):
 def denoising_strips(
     path, strips, sigmas, row_labels=None, title="From noise to image", scale=None
 ):
-    """One row of images per sample along its sampling trajectory, the noise level above each column.
+    """One row of images per sample along its sampling trajectory, the noise level above each
+    column.
 
     strips      uint8 [R, T, H, W, C]  C = 1 or 3
     sigmas      [T]                    noise levels, image units (data in [-1, 1])
@@ -101,7 +103,8 @@ def denoising_strips(
     strips = np.asarray(strips)
     if strips.ndim != 5 or len(sigmas) != strips.shape[1]:
         raise ValueError(
-            f"strips must be [R, {len(sigmas)}, H, W, C] for {len(sigmas)} sigmas, got {strips.shape}"
+            f"strips must be [R, {len(sigmas)}, H, W, C] for {len(sigmas)} sigmas, got "
+            f"{strips.shape}"
         )
     if row_labels is not None and len(row_labels) != len(strips):
         raise ValueError(f"{len(strips)} rows of images, but {len(row_labels)} row labels")
@@ -160,7 +163,8 @@ def _scale(images, pixels):
 
 
 def _tile(images, columns, scale):
-    """Enlarged images uint8 [N, H, W, 3] on white, `columns` to a row; every cell ends in a gap of GAP pixels."""
+    """Enlarged images uint8 [N, H, W, 3] on white, `columns` to a row; every cell ends in a gap of
+    GAP pixels."""
     count, height, width, _ = images.shape
     rows, cell = math.ceil(count / columns), (height * scale + GAP, width * scale + GAP)
     canvas = np.full((rows * cell[0], columns * cell[1], 3), 255, dtype=np.uint8)

@@ -1,7 +1,8 @@
-"""The look that all figures share, and how a figure becomes a file: written completely or not at all.
+"""The look that all figures share, and how a figure becomes a file: written completely or not at
+all.
 
-One colour means one thing throughout: green is real data, orange the unguided model, blue the guided one. Curves are
-drawn narrow with large type, so that a phone shows them legibly.
+One colour means one thing throughout: green is real data, orange the unguided model, blue the
+guided one. Curves are drawn narrow with large type, so that a phone shows them legibly.
 """
 
 import math
@@ -46,7 +47,8 @@ SIGMA, TIMES = "\N{GREEK SMALL LETTER SIGMA}", "\N{MULTIPLICATION SIGN}"
 
 @contextmanager
 def drawing(path, width, height, title=None, dpi=DPI, layout="constrained"):
-    """Yield a matplotlib figure of the house style (inches) and write it as PNG. No pyplot: no global state."""
+    """Yield a matplotlib figure of the house style (inches) and write it as PNG. No pyplot: no
+    global state."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -61,7 +63,8 @@ def drawing(path, width, height, title=None, dpi=DPI, layout="constrained"):
 
 @contextmanager
 def canvas(path, width, height, top):
-    """Yield picture(array, x, y) and label(text, x, y, size), in pixels from the corner below a margin of `top`.
+    """Yield picture(array, x, y) and label(text, x, y, size), in pixels from the corner below a
+    margin of `top`.
 
     Pictures land on whole pixels and are not resampled, which axes would do.
     """
@@ -107,7 +110,8 @@ def note(axes, x, text):
 
 
 def mean_sd(mean, sd):
-    """A mean as far as its standard deviation lets it be known (0.19 and 0.2 are written so), else to four digits."""
+    """A mean as far as its standard deviation lets it be known (0.19 and 0.2 are written so), else
+    to four digits."""
     if not sd:
         return f"{mean:.4g}"
     digits = max(-math.floor(math.log10(sd / 2)), 0)

@@ -1,4 +1,5 @@
-"""Pictures of any size: the crop by hand, the order and labels of `load_images`, and no more in memory than is asked for."""
+"""Pictures of any size: the crop by hand, the order and labels of `load_images`, and no more in
+memory than is asked for."""
 
 import io
 import zipfile
@@ -44,7 +45,8 @@ def test_large_images_are_halved_by_averages():
 
 
 def test_halving_stops_below_twice_the_size():
-    """Steps of the crop one by one: 21 x 34 becomes 10 x 17, then 6 x 10 by cubic interpolation, then 6 x 6."""
+    """Steps of the crop one by one: 21 x 34 becomes 10 x 17, then 6 x 10 by cubic interpolation,
+    then 6 x 6."""
     picture = image(21, 34)
     halved = Image.fromarray(picture).resize((17, 10), Image.Resampling.BOX)
     scaled = np.asarray(halved.resize((10, 6), Image.Resampling.BICUBIC))

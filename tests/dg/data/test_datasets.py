@@ -53,9 +53,8 @@ def test_image_set():
     assert (len(images), images.resolution, images.channels, images.num_classes) == (12, 8, 3, 3)
     assert images.labels.dtype == np.int64
     first = images.take(1)
-    assert (
-        np.array_equal(first.images, RGB[:1]) and first.num_classes == 3
-    )  # a part knows the classes of the whole
+    # a part knows the classes of the whole
+    assert np.array_equal(first.images, RGB[:1]) and first.num_classes == 3
     assert np.array_equal(images.subset([5, 2]).labels, LABELS[[5, 2]])
     assert ImageSet(RGB, None, "set").num_classes == 0
     with pytest.raises(ValueError, match="13 images asked for, 12 found"):
@@ -87,7 +86,8 @@ def test_float_and_back():
     assert x.shape == (1, 1, 16, 16) and x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
     assert np.array_equal(to_uint8(x), levels)
     assert to_float(RGB)[3, 2, 1, 0] == pytest.approx(RGB[3, 1, 0, 2] / 127.5 - 1)
-    assert to_uint8(torch.tensor([-1.5, -1, -0.0001, 0, 1, 1.5]).reshape(1, 1, 1, 6)).ravel().tolist() == [
+    x = torch.tensor([-1.5, -1, -0.0001, 0, 1, 1.5])
+    assert to_uint8(x.reshape(1, 1, 1, 6)).ravel().tolist() == [
         0, 0, 127, 128, 255, 255,
     ]  # fmt: skip
     with pytest.raises(ValueError, match="NaN"):
@@ -139,7 +139,8 @@ def test_torchvision(tmp_path, monkeypatch):
     assert np.array_equal(load_images("cifar10:test").images, RGB)
     assert load_images("mnist", 5).images.shape == (5, 8, 8, 1)
     refused(
-        rf"no network.*get https://www.cs.toronto.edu/.*cifar-10-python.tar.gz and put it in {tmp_path}",
+        r"no network.*get https://www.cs.toronto.edu/.*cifar-10-python.tar.gz and put it in "
+        rf"{tmp_path}",
         "cifar10",
     )
 
@@ -354,7 +355,8 @@ def test_importing_datasets_loads_nothing_heavy():
 
 def test_pooling_averages_squares():
     images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    # 2.5 and 4.5 to even
     assert pooled(ImageSet(images, None, "x"), 2).images[0, :, :, 0].tolist() == [
         [2, 4],
         [10, 12],
-    ]  # 2.5 and 4.5 to even
+    ]

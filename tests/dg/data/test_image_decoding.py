@@ -1,4 +1,5 @@
-"""Formats, depths and orientations of image files: right pixels in all roles, and every conversion told."""
+"""Formats, depths and orientations of image files: right pixels in all roles, and every conversion
+told."""
 
 import io
 import struct

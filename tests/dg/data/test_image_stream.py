@@ -1,4 +1,5 @@
-"""Streams give the images of `load_images`, in its order, a part at a time, and refuse what it refuses."""
+"""Streams give the images of `load_images`, in its order, a part at a time, and refuse what it
+refuses."""
 
 import zipfile
 

@@ -1,4 +1,5 @@
-"""Sets of latents: what is read from shards and from the authors' single files, and what is refused."""
+"""Sets of latents: what is read from shards and from the authors' single files, and what is
+refused."""
 
 import numpy as np
 import pytest
@@ -123,9 +124,8 @@ def test_images_stay_images(tmp_path):
         assert isinstance(load_set(source), ImageSet)
     with pytest.raises(ValueError, match=r"holds no latents; write some with pretrain\.py latents"):
         load_latents(tmp_path)
-    with pytest.raises(
-        ValueError, match="float32, not uint8; convert them first"
-    ):  # images, of the wrong kind
+    # images, of the wrong kind
+    with pytest.raises(ValueError, match="float32, not uint8; convert them first"):
         np.savez(tmp_path / "samples_0.npz", samples=images.astype(np.float32))
         load_set(tmp_path)
 

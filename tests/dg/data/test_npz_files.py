@@ -1,4 +1,5 @@
-"""Arrays of all layouts mean the same in all roles; what cannot be known is asked for in one line."""
+"""Arrays of all layouts mean the same in all roles; what cannot be known is asked for in one
+line."""
 
 import pickle
 

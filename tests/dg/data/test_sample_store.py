@@ -114,13 +114,14 @@ def test_killed_while_writing(tmp_path, how):
         os.replace = kill_at_rename
         fill(SampleStore(folder, SETTINGS, range(40), 8, **how))
 
+    # the manifest, then image files and records take their names in turn
     for moment in (
         1,
         2,
         3,
         4,
         10,
-    ):  # the manifest, then image files and records take their names in turn
+    ):
         folder = tmp_path / str(moment)
         child = FORK.Process(target=run, args=(folder, moment))
         child.start()

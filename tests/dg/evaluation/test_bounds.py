@@ -1,4 +1,5 @@
-"""Bounds in bits/dim on one scale: terms add up, batches do not matter, and on Gaussians the closed form lies below."""
+"""Bounds in bits/dim on one scale: terms add up, batches do not matter, and on Gaussians the closed
+form lies below."""
 
 import math
 
@@ -27,10 +28,11 @@ class Denoiser(GaussianDenoiser):
     img_resolution = SIZE
 
 
+# nearly all of it in [-1, 1], where predictions are clipped to
 TRUE, OFF = (
     Denoiser(0.1, 0.2),
     Denoiser(0.2, 0.25),
-)  # nearly all of it in [-1, 1], where predictions are clipped to
+)
 
 
 class Ratio(ExactRatio):

@@ -1,4 +1,5 @@
-"""The feature classifier: learns, depends on its seed alone, comes back from its file, refuses what does not fit."""
+"""The feature classifier: learns, depends on its seed alone, comes back from its file, refuses what
+does not fit."""
 
 import math
 from dataclasses import replace
@@ -150,7 +151,8 @@ def test_images_and_labels_that_do_not_fit_are_refused(digits):
     model, _ = digits
     grey = np.zeros([2, 16, 16, 1], np.uint8)
     refused(
-        "big: images of 16 pixels and 1 channels; the feature classifier takes 8 pixels and 1 channels",
+        "big: images of 16 pixels and 1 channels; the feature classifier takes 8 pixels and 1 "
+        "channels",
         lambda: extract_features(model, ImageSet(grey, None, "big")),
     )
     refused(

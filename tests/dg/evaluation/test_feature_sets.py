@@ -1,4 +1,5 @@
-"""Features computed once: in any batches, by any number of processes, kept or streamed, written and read."""
+"""Features computed once: in any batches, by any number of processes, kept or streamed, written and
+read."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Likelihood: Gaussians in closed form first, then the guided flow, real networks, and what is refused."""
+"""Likelihood: Gaussians in closed form first, then the guided flow, real networks, and what is
+refused."""
 
 import math
 
@@ -68,9 +69,8 @@ def test_gaussians_have_their_own_density(net):
     errors = [error(net, x, num_steps=n).max().item() for n in (64, 128, 256, 512)]
     assert errors[-1] < 1e-3
     order = -np.polyfit(np.log([64, 128, 256, 512]), np.log(errors), 1)[0]
-    assert (
-        abs(order - 2) < 0.4
-    )  # the Gaussian at sigma_max in place of the true density leaves about 1e-4
+    # the Gaussian at sigma_max in place of the true density leaves about 1e-4
+    assert abs(order - 2) < 0.4
 
 
 def test_a_uniform_density_has_8_bits():
@@ -86,7 +86,8 @@ def test_a_uniform_density_has_8_bits():
 
 
 def test_bits_per_dim_of_bytes():
-    """Bytes drawn from a Gaussian: the mean is its entropy, and a model of one bit more spread says so."""
+    """Bytes drawn from a Gaussian: the mean is its entropy, and a model of one bit more spread says
+    so."""
     net = Gaussian(0.0, 0.2)
     images = (
         ((net.draw(64) + 1) * 127.5)
@@ -136,7 +137,7 @@ def test_gaussian_probes_are_unbiased():
     assert 0 < abs(difference.mean()) < 3 * difference.std() / math.sqrt(200)
 
 
-# Guidance -------------------------------------------------------------------------------------------------------------
+# Guidance -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kwargs", [dict(num_steps=32), dict(solver="rk45")])
@@ -210,7 +211,8 @@ def small_guidance(net, kind="score", clip=None):
 
 @pytest.mark.parametrize("kind, clip", [("score", None), ("none", None), ("none", 1e-5)])
 def test_trace_of_real_networks(kind, clip):
-    """Over an orthogonal basis Hutchinson's estimate is the trace; the brute force differentiates numerically."""
+    """Over an orthogonal basis Hutchinson's estimate is the trace; the brute force differentiates
+    numerically."""
     net = small_network()
     x, sigma = DATA.draw(1), torch.tensor(0.6, dtype=torch.float64)
     basis = torch.tensor(hadamard(SIZE**2), dtype=torch.float64).reshape(-1, 1, 1, SIZE, SIZE)

@@ -17,7 +17,8 @@ def line(*points):
 
 
 def test_hand_case_on_a_line():
-    # Nearest neighbours: real balls [-1, 1], [0, 2], [-1.5, 3.5] around 0, 1 and 3.5 have radii 1, 1, 2.5.
+    # Nearest neighbours: real balls [-1, 1], [0, 2], [-1.5, 3.5] around 0, 1 and 3.5 have radii 1,
+    # 1, 2.5.
     real, fake = line(0, 1, 3.5), line(0.5, 3, 9, 9.25)
     found = neighbour_indicators(fake, real, k=1, k_density=1)
     assert found.precision.tolist() == [True, True, False, False]
@@ -28,9 +29,8 @@ def test_hand_case_on_a_line():
         0.75,
         1,
     )
-    found = neighbour_indicators(
-        line(8.9, 9, 9.25), real, k=1, k_density=2
-    )  # k = 2: radii 3.5, 2.5, 3.5
+    # k = 2: radii 3.5, 2.5, 3.5
+    found = neighbour_indicators(line(8.9, 9, 9.25), real, k=1, k_density=2)
     assert found.recall.tolist() == found.coverage.tolist() == [
         False
     ] * 3 and found.density.tolist() == [0, 0, 0]
@@ -81,21 +81,22 @@ def test_precision_comes_first():
 
 def test_density_comes_first():
     real = gaussian(0, 500)
-    density, coverage = density_coverage(
-        gaussian(1, 500, scale=0.02), real
-    )  # collapsed into the densest place
+    # collapsed into the densest place
+    density, coverage = density_coverage(gaussian(1, 500, scale=0.02), real)
     assert density > 1.3 and coverage < 0.5
     density, coverage = density_coverage(gaussian(2, 500, scale=6), real)
     assert density < 0.05 and coverage < 0.3
 
 
 def test_equal_distributions_have_density_one_and_the_expected_coverage():
-    """A new point is nearer to a real one than its k-th of M - 1 neighbours with probability k / M (Naeem et al. 2020)."""
+    """A new point is nearer to a real one than its k-th of M - 1 neighbours with probability k / M
+    (Naeem et al. 2020)."""
     densities, coverages = np.transpose(
         [density_coverage(gaussian(2 * i, 100), gaussian(2 * i + 1, 100)) for i in range(100)]
     )
     assert densities.mean() == pytest.approx(1, abs=4 * densities.std() / 10)
-    # None of N points nearer than the k-th of M - 1: among N + M - 1 exchangeable distances the k nearest are real ones.
+    # None of N points nearer than the k-th of M - 1: among N + M - 1 exchangeable distances the k
+    # nearest are real ones.
     missed = np.prod([(99 - i) / (199 - i) for i in range(5)])
     assert coverages.mean() == pytest.approx(1 - missed, abs=4 * coverages.std() / 10)
 
@@ -114,7 +115,8 @@ def test_intervals_hold_the_manifolds_fixed():
         assert estimate.standard_error == pytest.approx(
             indicators.std() / np.sqrt(len(indicators)), rel=2e-3
         )
-    draws = []  # given the reference, precision varies over generated images as its standard error says
+    # given the reference, precision varies over generated images as its standard error says
+    draws = []
     for seed in range(60):
         draws.append(
             neighbour_indicators(gaussian(100 + seed, 400, mean=0.5), real).precision.mean()
@@ -127,10 +129,11 @@ def test_order_type_and_place_of_the_samples_do_not_matter():
     kept, expected = x.copy(), (precision_recall(x, y), density_coverage(x, y))
     p, q = x[::-1], y[np.random.default_rng(0).permutation(len(y))]
     x.flags.writeable = False
+    # rounding does not count here, because distances are centred
     far = (
         np.float64(x) + 1e5,
         np.float64(y) + 1e5,
-    )  # rounding does not count here, because distances are centred
+    )
     for a, b in (
         (p, q),
         (x.astype(np.float64), y),

@@ -40,9 +40,8 @@ def test_a_set_against_itself():
     x = gaussian(0)
     row = metric_values(x, x[::-1])
     assert abs(row["fd"]) < 1e-10 and (row["precision"], row["recall"]) == (1, 1)
-    assert (
-        -0.5 < row["kid"] <= 0
-    )  # unbiased: a point is never compared with itself within a set, but is across the two
+    # unbiased: a point is never compared with itself within a set, but is across the two
+    assert -0.5 < row["kid"] <= 0
 
 
 def test_a_shift_of_the_mean_is_its_square():

@@ -86,9 +86,8 @@ def test_statistics_keep_their_digits_where_the_mean_is_far_from_zero(monkeypatc
     streamed = FeatureStatistics()
     for start in range(0, 200, 30):
         streamed.update(features[start : start + 30] + 1e6)
-    assert (
-        np.abs(streamed.sigma - np.cov(features, rowvar=False)).max() < 1e-8
-    )  # plain sums are off by 2e-3
+    # plain sums are off by 2e-3
+    assert np.abs(streamed.sigma - np.cov(features, rowvar=False)).max() < 1e-8
     assert np.abs(streamed.mu - 1e6 - features.mean(0)).max() < 1e-9
 
 

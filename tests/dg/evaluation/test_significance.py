@@ -48,13 +48,15 @@ def test_tests_equal_scipy(n, m):
 
 
 def test_hedges_g_is_unbiased():
-    """The correction takes off what Cohen's d is too large by: 1 / 0.8 on average of 3 + 3 values."""
+    """The correction takes off what Cohen's d is too large by: 1 / 0.8 on average of 3 + 3
+    values."""
     effects = [welch_t(normal(2 * i, 3, 1), normal(2 * i + 1, 3)).effect for i in range(4000)]
     assert np.mean(effects) == pytest.approx(1, abs=3 * np.std(effects) / np.sqrt(4000))
 
 
-# Six discriminators of a reproduction of Discriminator Guidance, FIDs of mean 1.8433 and sd 0.01082, against EDM's 1.96:
-# published as t = -26.42, p < 0.0005. The rounded mean and sd leave -26.44 .. -26.40.
+# Six discriminators of a reproduction of Discriminator Guidance, FIDs of mean 1.8433 and sd
+# 0.01082, against EDM's 1.96: published as t = -26.42, p < 0.0005. The rounded mean and sd leave
+# -26.44 .. -26.40.
 
 
 def published(test):
@@ -113,7 +115,8 @@ def test_smallest_detectable_difference_inverts_power(design, n):
 
 
 def test_published_sample_sizes():
-    """Cohen 1988: d = 0.5 at alpha 0.05 and power 0.8 takes 34 values, or 64 in each of two sets."""
+    """Cohen 1988: d = 0.5 at alpha 0.05 and power 0.8 takes 34 values, or 64 in each of two
+    sets."""
     assert power(0.5, 1, 34) > 0.8 > power(0.5, 1, 33)
     assert power(0.5, 1, 64, design="two-sample") > 0.8 > power(0.5, 1, 63, design="two-sample")
     large = smallest_detectable_difference(1, 10**5) * np.sqrt(10**5)

@@ -1,4 +1,5 @@
-"""Standard errors and intervals against simulations with known answers; why FID has no bootstrap."""
+"""Standard errors and intervals against simulations with known answers; why FID has no
+bootstrap."""
 
 import json
 
@@ -51,7 +52,7 @@ def test_mean_and_proportion_equal_scipy():
         assert estimate.standard_error == pytest.approx(np.sqrt(ones * (40 - ones) / 40**3))
 
 
-# Kernel distance ------------------------------------------------------------------------------------------------------
+# Kernel distance ----------------------------------------------------------------------------------
 
 
 def test_jackknife_equals_leaving_out_one_image_at_a_time(monkeypatch):
@@ -73,7 +74,8 @@ def test_jackknife_equals_leaving_out_one_image_at_a_time(monkeypatch):
         assert got.high - got.low == pytest.approx(2 * 1.959964 * got.standard_error)
 
 
-# Without a difference the linear part of the error vanishes, and the jackknife counts the quadratic part twice.
+# Without a difference the linear part of the error vanishes, and the jackknife counts the quadratic
+# part twice.
 @pytest.mark.parametrize(
     "shift, part_size, ratio", [(0.3, 100, 1), (0.3, 50, 1), (1, 100, 1), (0, 100, np.sqrt(2))]
 )
@@ -116,7 +118,7 @@ def test_large_sets_are_cut_into_disjoint_parts():
     assert cut.standard_error == pytest.approx(whole.standard_error, rel=0.3)
 
 
-# Frechet distance -----------------------------------------------------------------------------------------------------
+# Frechet distance ---------------------------------------------------------------------------------
 
 
 def test_a_bootstrap_of_the_frechet_distance_would_lie_beside_the_value():

@@ -1,4 +1,5 @@
-"""The experiments on ImageNet from end to end: tiny models with random weights in the published formats."""
+"""The experiments on ImageNet from end to end: tiny models with random weights in the published
+formats."""
 
 import shutil
 from dataclasses import replace
@@ -131,9 +132,8 @@ BOTH = [pytest.param("imagenet-dit", marks=NEEDS_VAE), "imagenet-adm"]
 def test_from_published_files_to_a_table(name, files, tmp_path, monkeypatch):
     if name == "imagenet-dit":
         pytest.importorskip("diffusers")
-        monkeypatch.setattr(
-            "dg.experiments.imagenet.load_model", partial(load_dit, num_heads=2)
-        )  # which a file does not show
+        # which a file does not show
+        monkeypatch.setattr("dg.experiments.imagenet.load_model", partial(load_dit, num_heads=2))
     (tmp_path / "results").mkdir()
     outcome = run(
         experiment(name, files), tmp_path / "runs", tmp_path / "results", "python reproduce.py"

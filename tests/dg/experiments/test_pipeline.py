@@ -1,4 +1,5 @@
-"""Stages: made once, made again when anything they depend on changed, continued after an interruption."""
+"""Stages: made once, made again when anything they depend on changed, continued after an
+interruption."""
 
 import pytest
 

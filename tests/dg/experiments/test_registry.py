@@ -28,7 +28,8 @@ def test_every_section_of_a_study_is_known(setting):
 
 
 def test_names_come_without_torch():
-    code = "import sys, dg.experiments.registry, dg.options.reproduce; assert 'torch' not in sys.modules"
+    code = "import sys, dg.experiments.registry, dg.options.reproduce\n"
+    code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -46,9 +46,8 @@ def test_published_numbers_are_there(study, setting):
                 for row in published_rows()
                 if all(row.get(k) == v for k, v in system.published.items())
             ]
-            assert len(found) == 1 or "epoch" in system.published, (
-                system.title
-            )  # not every epoch has been published
+            # not every epoch has been published
+            assert len(found) == 1 or "epoch" in system.published, system.title
             assert all(
                 row["metric"] == "fid" and row["conditional"] == SETTINGS[setting].conditional
                 for row in found

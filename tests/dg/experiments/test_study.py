@@ -1,4 +1,5 @@
-"""Studies from end to end on tiny networks: complete reports, nothing done twice, and killed runs that end the same."""
+"""Studies from end to end on tiny networks: complete reports, nothing done twice, and killed runs
+that end the same."""
 
 import os
 import re
@@ -14,7 +15,8 @@ from dg.experiments.studies import STUDIES
 from dg.runtime.files import read_json
 from tests.scripts import ROOT, run, succeed
 
-SMOKE = "reproduce {study} --setting {setting} --profile smoke --runs {tmp}/runs --results {tmp}/results"
+SMOKE = "reproduce {study} --setting {setting} --profile smoke "
+SMOKE += "--runs {tmp}/runs --results {tmp}/results"
 
 
 def places(tmp_path, study, setting):
@@ -120,9 +122,11 @@ def test_what_is_wrong_is_one_line(tmp_path):
         "reproduce digits --setting mnist": "--setting means nothing for digits",
         "reproduce recipes --setting cifar10-jpeg --runs {tmp}/r --results {tmp}/s": "--data",
         "reproduce mnist-14 --samples 30 --seeds-per-set 20": "no multiple",
-        "reproduce mnist-14 --profile smoke --stage magic --runs {tmp}/r --results {tmp}/s": "no stage 'magic'",
+        "reproduce mnist-14 --profile smoke --stage magic --runs {tmp}/r --results "
+        "{tmp}/s": "no stage 'magic'",
         "reproduce mnist-14 --profile smoke --data x.npz": "embedded digits",
-        "reproduce mnist-14 --data {tmp}/none.npz --stage reference --runs {tmp}/r --results {tmp}/s": "none.npz",
+        "reproduce mnist-14 --data {tmp}/none.npz --stage reference --runs {tmp}/r --results "
+        "{tmp}/s": "none.npz",
     }.items():
         done = run(command, tmp=tmp_path)
         assert done.code == 2 and len(done.lines) == 1 and told in done.lines[0], done.err
@@ -130,7 +134,8 @@ def test_what_is_wrong_is_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_the_same(tmp_path):
-    """SIGKILL at different moments, until the study is done; then the results are those of a run that was left alone."""
+    """SIGKILL at different moments, until the study is done; then the results are those of a run
+    that was left alone."""
     command = [
         sys.executable,
         "reproduce.py",

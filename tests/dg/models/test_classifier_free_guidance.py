@@ -18,7 +18,8 @@ def network(x, t, y):
 
 @pytest.mark.parametrize("time", [150, 200, 201, 700])
 def test_reference_forward_passes(time):
-    """The reference holds both halves of a doubled batch; the second one, which it discards, is only half guided."""
+    """The reference holds both halves of a doubled batch; the second one, which it discards, is
+    only half guided."""
     arrays, config = golden_fill.load("h_dit_forward_with_dg")
     x, y = torch.from_numpy(arrays["x"])[:3], torch.from_numpy(arrays["y"])[:3]
     t = torch.full([3], time)

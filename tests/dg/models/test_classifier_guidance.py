@@ -1,4 +1,5 @@
-"""Classifier guidance: against outputs of the original, and on mixtures of Gaussians, where everything is known."""
+"""Classifier guidance: against outputs of the original, and on mixtures of Gaussians, where
+everything is known."""
 
 from types import SimpleNamespace
 
@@ -19,7 +20,8 @@ ALPHA_BARS = torch.from_numpy(create_diffusion().schedule.alphas_cumprod)
 
 
 class Bayes(nn.Module):
-    """p(y | x_t) of images [1, 2, 2] from N(MEANS[y], SD^2): linear in x_t. Keeps the times that it is given."""
+    """p(y | x_t) of images [1, 2, 2] from N(MEANS[y], SD^2): linear in x_t. Keeps the times that it
+    is given."""
 
     in_channels, image_size, out_channels = 1, 2, len(MEANS)
 
@@ -69,7 +71,8 @@ def test_the_gradient_in_closed_form():
 
 @pytest.mark.parametrize("sampler", ["p_sample_loop", "ddim_sample_loop"])
 def test_samples_of_a_mixture_go_to_their_class(sampler):
-    """With scale 1 they are those of N(MEANS[y], SD^2), up to the steps' size; without guidance they are of all classes."""
+    """With scale 1 they are those of N(MEANS[y], SD^2), up to the steps' size; without guidance
+    they are of all classes."""
     noise, y = normal(200), torch.arange(200) % 3
     diffusion = create_diffusion("linear", 1000, "250", variance="fixed_small")
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,5 @@
-"""DDPMs: built and kept as described, trained reproducibly, and measured by the same bound however they are batched."""
+"""DDPMs: built and kept as described, trained reproducibly, and measured by the same bound however
+they are batched."""
 
 import json
 from dataclasses import replace
@@ -413,9 +414,8 @@ def test_the_learning_rate_makes_one_cycle(monkeypatch):
 
     monkeypatch.setattr(torch.optim, "AdamW", Spy)
     trained(replace(QUICK, steps=40, lr=0.01))
-    assert (
-        max(rates) == rates[9] == pytest.approx(0.01) and rates[0] < 1e-3 and rates[-1] < 1e-5
-    )  # after a quarter
+    # after a quarter
+    assert max(rates) == rates[9] == pytest.approx(0.01) and rates[0] < 1e-3 and rates[-1] < 1e-5
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -431,7 +431,8 @@ def test_very_short_runs(steps):
 
 
 def test_the_loss_is_that_of_the_process(monkeypatch):
-    """Steps are uniform, noise is normal, images and labels stay together, and the variance is learned where asked for."""
+    """Steps are uniform, noise is normal, images and labels stay together, and the variance is
+    learned where asked for."""
     data, seen = image_set(), []
 
     def spy(diffusion, net, images, t, noise, kwargs):

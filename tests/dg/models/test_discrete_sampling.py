@@ -1,4 +1,5 @@
-"""DDPMs sampled from seeds, and guidance in them: on Gaussians in closed form, and one head for both kinds of sampler."""
+"""DDPMs sampled from seeds, and guidance in them: on Gaussians in closed form, and one head for
+both kinds of sampler."""
 
 from itertools import pairwise
 
@@ -160,7 +161,8 @@ def sampled(denoiser, steer=None, **kwargs):
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_exact_ratio_in_ddim_is_the_true_models_sampler(schedule, eta):
-    """However few the steps: the score is corrected, not the mean. Without its time window, which ends at sigma 152."""
+    """However few the steps: the score is corrected, not the mean. Without its time window, which
+    ends at sigma 152."""
     steer = guidance((1, 0))
     steer._in_window = lambda sigma, batch: torch.ones(batch, dtype=torch.bool)
     guided = sampled(MODEL, steer, method="ddim", num_steps=7, eta=eta, schedule=schedule)
@@ -171,7 +173,8 @@ def test_exact_ratio_in_ddim_is_the_true_models_sampler(schedule, eta):
 
 
 def mean_error(num_steps, schedule, variance, method="ancestral", **kwargs):
-    """Where the guided sampler carries the mean, from the mean of the true data; the mean follows the mean without noise."""
+    """Where the guided sampler carries the mean, from the mean of the true data; the mean follows
+    the mean without noise."""
     model = ExactDDPM(MODEL, schedule, variance)
     x = ddpm_sampler(
         model,
@@ -189,7 +192,8 @@ def mean_error(num_steps, schedule, variance, method="ancestral", **kwargs):
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_the_mean_comes_nearer_to_the_true_one_with_more_steps(schedule, variance):
-    """By the mean of the step the guidance is exact only for short steps: the error falls about like 1 / steps."""
+    """By the mean of the step the guidance is exact only for short steps: the error falls about
+    like 1 / steps."""
     unguided = MODEL.mean - DATA.mean
     errors = [mean_error(n, schedule, variance) for n in (10, 20, 50, 100, 250, 1000)]
     assert all(later < 0.7 * earlier for earlier, later in pairwise(errors)), errors
@@ -197,7 +201,8 @@ def test_the_mean_comes_nearer_to_the_true_one_with_more_steps(schedule, varianc
 
 
 def test_correction_and_score_agree_at_every_noise_level():
-    """as_cond_fn of the exact ratio is the difference of the scores of the two Gaussians at x_t, on a respaced process too."""
+    """as_cond_fn of the exact ratio is the difference of the scores of the two Gaussians at x_t, on
+    a respaced process too."""
     diffusion = create_diffusion("cosine", 1000, "13", variance="fixed_small")
     generator = torch.Generator().manual_seed(0)
     t = torch.from_numpy(diffusion.schedule.timestep_map[:-1])

@@ -1,4 +1,5 @@
-"""DiT and its autoencoder from files: against reference vectors of the original code, and what is refused."""
+"""DiT and its autoencoder from files: against reference vectors of the original code, and what is
+refused."""
 
 import argparse
 import copy
@@ -90,7 +91,8 @@ def test_an_average_saved_beside_the_trained_weights(original, tmp_path):
     ("below", "safe"), [("", True), ("transformer", True), ("transformer", False)]
 )
 def test_folders_of_diffusers_compute_the_same(original, tmp_path, below, safe):
-    """What diffusers has saved has the original weights, though diffusers itself computes something else with them."""
+    """What diffusers has saved has the original weights, though diffusers itself computes something
+    else with them."""
     arrays, (x, t, y) = inputs()
     model = load_dit(original, num_heads=2)
     for block in model.net.transformer.transformer_blocks:  # diffusers has one for each
@@ -344,9 +346,8 @@ def test_autoencoders_from_folders_and_bare_files_of_old_and_new_names(tmp_path,
 def test_stable_diffusions_autoencoder_has_its_published_size():
     vae = create("AutoencoderKL", STABLE_DIFFUSION, "sd-vae-ft-mse")
     assert sum(parameter.numel() for parameter in vae.parameters()) == 83_653_863
-    assert (
-        sum(4 * parameter.numel() for parameter in vae.parameters()) < 334_643_276 < 334_700_000
-    )  # the file, with its header
+    # the file, with its header
+    assert sum(4 * parameter.numel() for parameter in vae.parameters()) < 334_643_276 < 334_700_000
     assert vae.config.scaling_factor == 0.18215
 
 

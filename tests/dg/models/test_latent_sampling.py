@@ -1,4 +1,5 @@
-"""DiT sampled from seeds: every difference from diffusers' own pipeline one by one, and the pipeline itself without them."""
+"""DiT sampled from seeds: every difference from diffusers' own pipeline one by one, and the
+pipeline itself without them."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ STEPS = 10  # 0, 100, ..., 900, which diffusers calls "leading"
 
 @pytest.fixture(scope="module")
 def model():
-    """In float64, so that agreement is not hidden by rounding; 1000 classes, which diffusers' pipeline takes for granted."""
+    """In float64, so that agreement is not hidden by rounding; 1000 classes, which diffusers'
+    pipeline takes for granted."""
     return (
         LatentDiffusion(tiny_transformer(1000).double(), tiny_vae().double())
         .eval()
@@ -151,7 +153,8 @@ def test_without_the_differences_it_is_the_stock_pipeline(model, monkeypatch, me
     ],
 )
 def test_every_difference_alone_and_all_together(model, channels, learned, branched, guided):
-    """Three of four channels guided; the learned variance used; the scale switched at step 200; a discriminator's gradient."""
+    """Three of four channels guided; the learned variance used; the scale switched at step 200; a
+    discriminator's gradient."""
     head = discriminator()
     steer = DiscriminatorGuidance(head, (5.0, 0.0), time_min=DG_TIME_MIN) if guided else None
     above, below = (1.25, 3.0) if branched else (1.5, 1.5)

@@ -1,4 +1,5 @@
-"""Any model from its file: what is told by names of tensors, by metadata or by a folder, and what is refused."""
+"""Any model from its file: what is told by names of tensors, by metadata or by a folder, and what
+is refused."""
 
 import sys
 from unittest import mock

@@ -1,4 +1,5 @@
-"""The VAE: a likelihood that adds up to one, bounds that are bounds, and training that can be gone on with."""
+"""The VAE: a likelihood that adds up to one, bounds that are bounds, and training that can be gone
+on with."""
 
 import json
 import math
@@ -124,7 +125,8 @@ def test_with_the_true_posterior_every_bound_is_the_likelihood():
 
 
 def test_the_gap_of_the_elbo_is_the_divergence_of_the_posteriors():
-    """KL(N(m, c v) | N(m, v)) = (c - 1 - log c) / 2, and more draws close it from above, towards the likelihood."""
+    """KL(N(m, c v) | N(m, v)) = (c - 1 - log c) / 2, and more draws close it from above, towards
+    the likelihood."""
     model, (x, noise) = LinearGaussian(3.0), toy()
     exact = model.exact(x).mean().item()
     reconstruction, divergence = elbo(model, x, noise[:, 0])

@@ -17,7 +17,8 @@ def stepper(weight, batch_size=8, **kwargs):
 
 
 def values_of(weight, data, seen=None):
-    """Half the mean square distance of the weight to the data, whose gradient is their mean distance."""
+    """Half the mean square distance of the weight to the data, whose gradient is their mean
+    distance."""
 
     def values(part):
         if seen is not None:
@@ -176,7 +177,8 @@ def test_too_little_memory_for_one_image_is_one_line():
 
 
 def steps(path, count, stop=None, ranks=SINGLE_PROCESS, identity=None, **kwargs):
-    """A run whose loss is the number of the step, and the sum of these; stopped before step `stop`."""
+    """A run whose loss is the number of the step, and the sum of these; stopped before step
+    `stop`."""
     module, identity = torch.nn.Linear(1, 1, bias=False), identity or {}
     torch.nn.init.zeros_(module.weight)
     run = Run(path, identity, {"module": module}, ranks, **kwargs)

@@ -1,4 +1,5 @@
-"""Images to latents: what a latent depends on, and stores that are interrupted, extended, shared and damaged."""
+"""Images to latents: what a latent depends on, and stores that are interrupted, extended, shared
+and damaged."""
 
 from dataclasses import replace
 
@@ -101,9 +102,8 @@ def test_mirrored_copies_are_latents_of_mirrored_images_and_may_be_added(tmp_pat
         "flipping a latent is something else"
     )
     encoded(tmp_path / "later", vae, images, replace(settings, flip=False))
-    assert (
-        encoded(tmp_path / "later", vae, images, settings)[1].latents == 8
-    )  # and the image of the short last shard
+    # and the image of the short last shard
+    assert encoded(tmp_path / "later", vae, images, settings)[1].latents == 8
     assert contents(tmp_path / "later") == contents(tmp_path / "both")
     drawn, _ = encoded(tmp_path / "drawn", vae, images, replace(settings, sample=True))
     symmetric = of_array(

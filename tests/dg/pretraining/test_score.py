@@ -1,4 +1,5 @@
-"""Training of score networks: exactly resumable, reproducible from the seed alone, with the average that is promised."""
+"""Training of score networks: exactly resumable, reproducible from the seed alone, with the average
+that is promised."""
 
 import json
 from dataclasses import replace
@@ -186,7 +187,8 @@ def test_the_result_is_the_frozen_average_and_the_network_goes_on_living():
 
 
 def weights_after_each_step(settings):
-    """(the trained network's first weight before training and after each step, the average's at the end)."""
+    """(the trained network's first weight before training and after each step, the average's at the
+    end)."""
     net, seen = build_score_network(image_set(), SMALL, 0), []
 
     def spy(iterable, **kwargs):
@@ -212,7 +214,8 @@ def test_the_average_forgets_half_in_a_halflife():
 
 
 def test_early_on_the_average_is_as_young_as_the_run():
-    """The half-life is at most `ema_rampup` of the images seen: 2, 4, 6 of 4, 8, 12 and so on, until it is 10."""
+    """The half-life is at most `ema_rampup` of the images seen: 2, 4, 6 of 4, 8, 12 and so on,
+    until it is 10."""
     seen, average = weights_after_each_step(
         replace(QUICK, steps=8, ema_halflife=10, ema_rampup=0.5, lr=0.1)
     )
@@ -323,7 +326,8 @@ def test_a_loss_that_is_not_finite_is_one_line_and_is_not_saved(tmp_path):
 
 @pytest.mark.parametrize("network", [{}, {"precond": "vp"}, {"precond": "ve"}])
 def test_the_denoiser_of_a_gaussian_is_learned(network):
-    """Pixels N(0.2, 0.2^2), independent: the posterior mean is (sd^2 x + sigma^2 m) / (sd^2 + sigma^2)."""
+    """Pixels N(0.2, 0.2^2), independent: the posterior mean is (sd^2 x + sigma^2 m) / (sd^2 +
+    sigma^2)."""
     mean, sd = 0.2, 0.2
     rng = np.random.default_rng(0)
     pixels = np.clip(np.round((rng.normal(mean, sd, [4000, 4, 4, 1]) + 1) * 127.5), 0, 255).astype(

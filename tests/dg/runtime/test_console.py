@@ -37,9 +37,8 @@ def leave(work, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["somewhere/script.py"])
     with pytest.raises(SystemExit) as left:
         console.run(click.Command("script", callback=work))
-    return left.value.code, capsys.readouterr().err.lstrip(
-        "\n"
-    )  # click ends the line of an interrupt's ^C
+    # click ends the line of an interrupt's ^C
+    return left.value.code, capsys.readouterr().err.lstrip("\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

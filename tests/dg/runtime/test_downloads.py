@@ -15,7 +15,8 @@ CONTENT = np.random.RandomState(0).bytes(300_000)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One file, with ranges; the server's `plan` says after how many bytes each answer breaks off."""
+    """One file, with ranges; the server's `plan` says after how many bytes each answer breaks
+    off."""
 
     def do_GET(self):  # the name is http.server's
         server = self.server
@@ -142,7 +143,8 @@ def test_broken_connections_are_continued(cache, server):
 def test_a_download_goes_on_in_the_next_run(cache, server):
     server.plan = [100_000, 0, 0]
     refused(
-        r"100000 bytes so far\); run again to continue, or get the file from there and save it as .*a-",
+        r"100000 bytes so far\); run again to continue, or get the file from there and save it as "
+        r".*a-",
         server.url,
     )
     assert not list(cache.glob("*.pkl"))

@@ -30,9 +30,8 @@ def test_nothing_has_the_final_name_before_the_end(tmp_path):
         assert not path.exists()
     assert path.stat().st_size == 100_000
     path.with_name("b").touch()
-    assert (
-        path.stat().st_mode == path.with_name("b").stat().st_mode
-    )  # not the 0600 of a private temporary
+    # not the 0600 of a private temporary
+    assert path.stat().st_mode == path.with_name("b").stat().st_mode
 
 
 def test_full_disk_is_one_line_and_nothing_remains(tmp_path):
@@ -177,7 +176,8 @@ def test_writable_folder(tmp_path):
 def test_importing_files_loads_nothing_heavy():
     script = (
         "import sys, dg.runtime.files, dg.runtime.downloads, dg.data.sample_store\n"
-        "print({'torch', 'sklearn', 'torchvision', 'PIL', 'requests', 'gdown'} & set(sys.modules) or 'light')"
+        "print({'torch', 'sklearn', 'torchvision', 'PIL', 'requests', 'gdown'} & set(sys.modules) "
+        "or 'light')"
     )
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout

@@ -60,7 +60,8 @@ def together(task, world=2):
 
 
 def take_slowly(ranks):
-    """The second process is slow: it takes one item and holds it until the first has taken the others."""
+    """The second process is slow: it takes one item and holds it until the first has taken the
+    others."""
     work, taken = WorkList(ranks, list("abcdef") if ranks.first else None), []
     ranks.barrier()
     for place, item in work:
