@@ -68,8 +68,7 @@ def main(
         with ranks.main_process_first():
             notify = console.notify if ranks.first else unheard
             real, fake = load_set(data, notify), load_set(sample_dir, notify)
-        for line in doubts(real, fake, data, sample_dir) if ranks.first else ():
-            notify(line)
+        doubtful = doubts(real, fake, data, sample_dir) if ranks.first else ()
         with console.option("--num_data"):
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):
@@ -89,6 +88,8 @@ def main(
             settings.seed,
             device,
         )
+        for line in doubtful:
+            notify(line)
         progress = console.stoppable(console.progress if ranks.first else console.silent, ranks.any)
         log = train_discriminator(
             discriminator,

@@ -235,6 +235,17 @@ def test_files_of_different_seeds_are_one_set_and_folders_of_stores_are_several(
     assert list(outcome["images"]) == [str(tmp_path / "stores" / f"epoch{n}") for n in (9, 10)]
 
 
+def test_files_of_one_image_each_are_one_set(tmp_path):
+    """As reproduction B wrote them; their numbers do not make sets of them."""
+    (tmp_path / "one").mkdir()
+    images = np.repeat(load_images("digits").images[:20], 3, axis=3)
+    for number, image in enumerate(images):
+        np.savez(tmp_path / "one" / f"{number}.npz", samples=image)
+    command = "fid --images {tmp}/one --ref {tmp}/one --metrics fd " + PIXELS
+    (row,) = measured(command, tmp=tmp_path)["images"].values()
+    assert row["num_images"] == 20
+
+
 def test_numbers_that_mean_little_are_told(at, tmp_path):
     command = "fid --images digits:heldout --images {fake} --ref digits:heldout " + IN
     lines = succeed(command, **at).lines

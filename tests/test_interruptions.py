@@ -205,8 +205,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 ASKED = """
 import os, runpy, signal, sys
 import torch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would
-                                                          ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background
 number, *sys.argv = sys.argv[1:]
 step, steps = torch.optim.Adam.step, []
 

@@ -23,8 +23,7 @@ CLASSIFIER = "pretrain classifier --preset mnist --data digits:train --outdir {o
 # Runs a script that gets a signal in the middle of its seventh step.
 STOPPED = """
 import os, runpy, signal, sys, torch
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would
-                                                          ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background
 number, sys.argv = int(sys.argv[1]), sys.argv[2:]
 def stopping(optimizer):
     step, calls = optimizer.step, []

@@ -164,7 +164,10 @@ def test_images_without_tf32_are_others_on_gpus(at, monkeypatch, options, exact)
     for holder in holders:
         monkeypatch.setattr(holder, "allow_tf32", exact)
     monkeypatch.setattr(console, "pick_device", lambda *args: torch.device("cuda"))
-    monkeypatch.setattr("dg.models.loading.load_model", lambda path, device: load(path))
+    monkeypatch.setattr(
+        "dg.models.loading.load_model",
+        lambda path, device, *told, **more: load(path, "cpu", *told, **more),
+    )
     monkeypatch.setattr("dg.sampling.generate", lambda *args: GenerationResult(0, 0.0))
     succeed(GENERATE + "--seeds 0-3 --grid 0" + options, **at)
     assert [holder.allow_tf32 for holder in holders] == [not exact] * 2
@@ -239,8 +242,7 @@ def test_an_extended_run_equals_a_longer_one(at):
 # yet.
 STOPPED = """
 import os, runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background would
-                                                          ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background
 number, *sys.argv = sys.argv[1:]
 replace, shards = os.replace, []
 

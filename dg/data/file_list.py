@@ -14,7 +14,7 @@ from dg.runtime.files import one_line
 
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 # What sampling and dataset_tool.py write beside images.
-COMPANIONS = re.compile(r"(^|/)(dataset\.json|manifest\.json|shards/[^/]+\.json)$")
+COMPANIONS = re.compile(r"(^|/)(dataset\.json|manifest\.json|grid\.png|shards/[^/]+\.json)$")
 GRID = re.compile(r"(^|[/_-])grid\.png$")  # a picture of many samples is no sample
 
 

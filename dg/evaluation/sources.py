@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dg.data.npz_files import npz_keys, read_arrays
+from dg.data.array_files import array_names, kinds_in, read_arrays
+from dg.data.npz_files import NpzImages
 
 DIGITS = re.compile(r"(\d+)")
 PARTS = re.compile(r"part|shard|chunk|batch|rank|worker|piece", re.IGNORECASE)
@@ -26,7 +27,7 @@ def sets_in(source) -> list[str]:
     if not files:
         stores = [path for path in _in_order(folder.iterdir()) if _is_store(path)]
         return [str(path) for path in stores] if len(stores) > 1 else [os.fspath(source)]
-    if len(files) == 1:
+    if len(files) == 1 or _is_one_image(files[0]):
         return [os.fspath(source)]
     shared = _share_seeds(files)
     if shared is False:
@@ -53,9 +54,14 @@ def _is_store(folder):
     return (folder / "manifest.json").is_file() or any(folder.glob("samples_*.npz"))
 
 
+def _is_one_image(path):
+    """Whether a file holds a single image, so that it is no set by itself."""
+    return "images" in kinds_in(path) and len(NpzImages(path)) == 1
+
+
 def _share_seeds(files):
     """Whether a seed stands in more than one file; None where some file holds no seeds."""
-    if not all("seeds" in npz_keys(path) for path in files):
+    if not all("seeds" in array_names(path) for path in files):
         return None
     seeds = [np.unique(read_arrays(path, "seeds")[0]) for path in files]
     return len(np.unique(np.concatenate(seeds))) < sum(map(len, seeds))

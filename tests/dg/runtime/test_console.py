@@ -163,7 +163,7 @@ def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, c
         "images: 6/9 batch, 0:00:32 so far, about 0:00:48 left",
         "images: 8/9 batch, 0:01:04 so far, about 0:00:16 left",
     ]
-    assert list(console.progress(iter("ab"), desc="pieces")) == ["a", "b"]
+    assert list(console.progress((c for c in "ab"), desc="pieces")) == ["a", "b"]
     assert capsys.readouterr().err == "pieces: 2 it, 0:00:32 so far\n"
 
 
