@@ -60,7 +60,7 @@ def main():
 
 @main.command(
     help="""Train an EDM score network; writes OUTDIR/network.safetensors, the average of the
-    weights.
+weights.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch.
 Options that EDM's train.py has too are named as there; durations are in millions of images
@@ -111,7 +111,7 @@ def score(
 
 @main.command(
     help="""Train the noise-aware classifier (Dhariwal & Nichol 2021) whose features discriminators
-    take; writes
+take; writes
 OUTDIR/classifier.pt for --pretrained_classifier_ckpt of train.py and generate.py.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -143,7 +143,7 @@ def classifier(preset, test, **options):
 
 @main.command(
     help="""Train a DDPM (Ho et al. 2020) on ADM's U-Net; writes OUTDIR/network.safetensors, the
-    average of the
+average of the
 weights, for generate.py and `fid.py nll`.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -161,7 +161,7 @@ def ddpm(preset, cond, **options):
 
 @main.command(
     help="""Train a variational autoencoder with discretised logistic pixels; writes
-    OUTDIR/network.safetensors for
+OUTDIR/network.safetensors for
 generate.py and `fid.py nll`. Its loss is the negative ELBO in bits per dimension.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -273,7 +273,7 @@ def _heldout(source, images):
 
 @main.command(
     help="""Encode images into a VAE's latents, for train.py and `pretrain.py classifier`; writes
-    npz shards to OUTDIR.
+npz shards to OUTDIR.
 
 Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command
 again goes on where it stopped, and with --flip it adds the mirrored copies. Under torchrun the
