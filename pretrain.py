@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, used, version
+from dg.options.common import SETTINGS, computable, declared, precision_of, used, version
 from dg.options.pretrain import (
     CLASSIFIER,
     CONVERT,
@@ -230,18 +230,9 @@ def _train(
     return model
 
 
-def _precision(bf16, fp16):
-    """The precision that the two flags ask for; None where neither says."""
-    if bf16 and fp16:
-        raise click.UsageError("--bf16 and --fp16: give one of them.")
-    if bf16 is None and fp16 is None:
-        return None
-    return "bfloat16" if bf16 else "float16" if fp16 else "float32"
-
-
 def _settings(preset, options):
     """A preset's settings with what `options` say of them, which is taken out of these."""
-    options["precision"] = asked = _precision(options.pop("bf16"), options.pop("fp16"))
+    options["precision"] = asked = precision_of(options.pop("bf16"), options.pop("fp16"))
     names = [field.name for field in fields(preset) if field.name in options]
     changes = {name: options.pop(name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
