@@ -95,7 +95,7 @@ def score(
         model_channels=cbase,
         channel_mult=cres,
         ema_halflife=ema and round(ema * 1e6),
-        precision=_precision(bf16, fp16),
+        precision=precision_of(bf16, fp16),
         **changes,
     )
     settings = computable(settings, device, (bf16, fp16) != (None, None))

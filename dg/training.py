@@ -67,8 +67,7 @@ def train_discriminator(
     `last.safetensors` is the final one, `epoch_NNN.safetensors` every `keep_every`; `lora_*` beside
     them where an adapter is trained; `log.jsonl` one line per epoch; `summary.json` what the test
     images say. A run that was killed goes on where its state was saved and ends with the same
-    bytes; where `progress` asks to end, by `Stopped`, the state is saved first. Raises ValueError,
-    before training, for what does not fit.
+    bytes; where `progress` asks to end, the state is saved first. ValueError for what does not fit.
     """
     settings = settings if conditional is None else replace(settings, conditional=conditional)
     check_sets(real, fake, settings)
