@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, used, version
+from dg.options.common import SETTINGS, computable, declared, precision_of, used, version
 from dg.options.pretrain import (
     CLASSIFIER,
     CONVERT,
@@ -60,7 +60,7 @@ def main():
 
 @main.command(
     help="""Train an EDM score network; writes OUTDIR/network.safetensors, the average of the
-    weights.
+weights.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch.
 Options that EDM's train.py has too are named as there; durations are in millions of images
@@ -95,7 +95,7 @@ def score(
         model_channels=cbase,
         channel_mult=cres,
         ema_halflife=ema and round(ema * 1e6),
-        precision=_precision(bf16, fp16),
+        precision=precision_of(bf16, fp16),
         **changes,
     )
     settings = computable(settings, device, (bf16, fp16) != (None, None))
@@ -111,7 +111,7 @@ def score(
 
 @main.command(
     help="""Train the noise-aware classifier (Dhariwal & Nichol 2021) whose features discriminators
-    take; writes
+take; writes
 OUTDIR/classifier.pt for --pretrained_classifier_ckpt of train.py and generate.py.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -143,7 +143,7 @@ def classifier(preset, test, **options):
 
 @main.command(
     help="""Train a DDPM (Ho et al. 2020) on ADM's U-Net; writes OUTDIR/network.safetensors, the
-    average of the
+average of the
 weights, for generate.py and `fid.py nll`.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -161,7 +161,7 @@ def ddpm(preset, cond, **options):
 
 @main.command(
     help="""Train a variational autoencoder with discretised logistic pixels; writes
-    OUTDIR/network.safetensors for
+OUTDIR/network.safetensors for
 generate.py and `fid.py nll`. Its loss is the negative ELBO in bits per dimension.
 
 The same command again goes on where it stopped. Under torchrun the processes share every batch."""
@@ -230,18 +230,9 @@ def _train(
     return model
 
 
-def _precision(bf16, fp16):
-    """The precision that the two flags ask for; None where neither says."""
-    if bf16 and fp16:
-        raise click.UsageError("--bf16 and --fp16: give one of them.")
-    if bf16 is None and fp16 is None:
-        return None
-    return "bfloat16" if bf16 else "float16" if fp16 else "float32"
-
-
 def _settings(preset, options):
     """A preset's settings with what `options` say of them, which is taken out of these."""
-    options["precision"] = asked = _precision(options.pop("bf16"), options.pop("fp16"))
+    options["precision"] = asked = precision_of(options.pop("bf16"), options.pop("fp16"))
     names = [field.name for field in fields(preset) if field.name in options]
     changes = {name: options.pop(name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -273,7 +264,7 @@ def _heldout(source, images):
 
 @main.command(
     help="""Encode images into a VAE's latents, for train.py and `pretrain.py classifier`; writes
-    npz shards to OUTDIR.
+npz shards to OUTDIR.
 
 Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command
 again goes on where it stopped, and with --flip it adds the mirrored copies. Under torchrun the

@@ -54,23 +54,20 @@ def train_discriminator(
     tensorboard: bool = False,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> list[dict]:
-    """Train the only head of `discriminator` in place, keep checkpoints in `folder`, return the log
-    (a dict per epoch).
+    """Train the only head of `discriminator` in place; returns the log, a dict per epoch.
 
+    folder        of the checkpoints and the state
     conditional   overrides the settings'
     save_seconds  how often the state is saved, besides at the end
-    net           the score network, for the loss "matching"; default: the one under the
-                  discriminator
+    net           the score network of the loss "matching"; None: the one under the discriminator
     tensorboard   also write the log to folder/tensorboard
-    ranks         processes that share every batch; all call this alike and get the same result.
-                  Their number changes it by rounding only (and dropout's masks)
+    ranks         processes that share every batch, and get the same result up to rounding
 
     `best.safetensors` has the lowest validation loss (without validation images there is none),
     `last.safetensors` is the final one, `epoch_NNN.safetensors` every `keep_every`; `lora_*` beside
     them where an adapter is trained; `log.jsonl` one line per epoch; `summary.json` what the test
     images say. A run that was killed goes on where its state was saved and ends with the same
-    bytes; where `progress` asks to end, by `Stopped`, the state is saved first. Raises ValueError,
-    before training, for what does not fit.
+    bytes; where `progress` asks to end, the state is saved first. ValueError for what does not fit.
     """
     settings = settings if conditional is None else replace(settings, conditional=conditional)
     check_sets(real, fake, settings)

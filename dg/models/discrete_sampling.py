@@ -178,8 +178,7 @@ def as_cond_fn(
     dg_time: str = "level",
     network: Callable | None = None,
 ) -> Callable:
-    """What a guidance of denoisers adds to the score of x_t: a `cond_fn(x, t)` for the samplers of
-    `diffusion`.
+    """A `cond_fn(x, t)` for the samplers of `diffusion`: what a guidance adds to the score of x_t.
 
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of
