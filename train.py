@@ -72,10 +72,8 @@ def main(
         with console.option("--num_data"):
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):
-            raise ValueError(
-                f"{real.name}: {real.what} of {real.resolution} pixels, but --img_resolution is "
-                f"{img_resolution}"
-            )
+            found = f"{real.name} has {real.what} of {real.resolution} pixels"
+            raise click.UsageError(f"--img_resolution {img_resolution}: {found}.")
         check_sets(real, fake, settings)
         net = _network(network, device)
         discriminator = build_discriminator(
