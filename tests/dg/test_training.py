@@ -830,7 +830,7 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
     usual = "--gendir samples/cifar_cond_vanilla --datadir data/true_data_label.npz "
     usual += "--savedir disc --batch_size 16 "
     for more, message in (
-        ("--img_resolution 32", "images of 8 pixels, but --img_resolution is 32"),
+        ("--img_resolution 32", "has images of 8 pixels"),
         ("--split 0.5", "fractions"),
         ("--split a,b", "no list of numbers"),
         ("--loss matching", "--network"),
