@@ -183,7 +183,10 @@ def test_a_classifier_and_a_discriminator_learn_on_latents(tmp_path, latents, mo
     for command, message in (
         (learn + "--flip", "mirror none here, and encode mirrored copies"),
         (learn.replace("{fake}", "digits:train"), "holds images, but"),
-        (learn + "--img_resolution 256", "has latents of 8 pixels"),
+        (
+            learn + "--img_resolution 256",
+            f"--img_resolution 256: {places['real']} has latents of 8 pixels",
+        ),
         (classify + "--flip", "latents cannot be mirrored"),
         (
             "pretrain score --data {real} --outdir {out}/score --steps 1",
