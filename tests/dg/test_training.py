@@ -799,6 +799,7 @@ def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(publish
         "log.jsonl",
         "state.pt",
         "summary.json",
+        "training.json",
     }
     said = command(
         "--sample_dir samples/cifar_cond_vanilla --data data/true_data_label.npz --save_dir lora "
