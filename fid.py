@@ -20,10 +20,7 @@ Without a subcommand, `calc` is meant.
 """
 
 import json as json_module
-import shlex
-import sys
 import time
-from pathlib import Path
 
 import click
 
@@ -127,8 +124,7 @@ def _measurement(
 
     device = console.pick_device(device, ranks.rank)
     batch = batch or (16 if device.type == "cpu" else 64)  # on a CPU larger ones only take memory
-    progress = console.progress if ranks.first else console.silent
-    notify = console.notify if ranks.first else lambda line: None
+    progress, notify = console.shown_by(ranks)
     with console.option("--features" if weights is None else "--weights"):
         extractor = load_extractor(features, weights, device, unpublished_weights, progress, notify)
     return Measurement(
@@ -145,8 +141,7 @@ def _measurement(
 def _provenance(seconds, device):
     from dg.runtime.provenance import provenance
 
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    return provenance(command, seconds, device)
+    return provenance(console.command_line(), seconds, device)
 
 
 def _write(folder, outcome, plot):
@@ -208,7 +203,6 @@ MEANINGLESS = {
 @declared(NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
-    from dg.data.images import unheard
     from dg.evaluation.likelihood_estimators import likelihood_estimator
     from dg.runtime.downloads import resolve
     from dg.runtime.processes import process_group
@@ -220,16 +214,16 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
         path = resolve(network, console.progress, console.notify)
-        net = load(path, device, console.notify if ranks.first else (lambda line: None), settings)
+        progress, notify = console.shown_by(ranks)
+        net = load(path, device, notify, settings)
         estimator = likelihood_estimator(net, **flow)
         console.refuse(MEANINGLESS[estimator.model], f"a {estimator.model}")
-        images = load_images(data, notify=console.notify if ranks.first else unheard)
+        images = load_images(data, notify=notify)
         if num_samples is not None and seed is None:
             images = images.take(num_samples)
         elif num_samples is not None:
             images = random_subset(images, num_samples, seed)
         guidance = _guidance(net, device, **settings)
-        progress = console.progress if ranks.first else console.silent
         likelihood = estimator(images, guidance, batch_size=batch, ranks=ranks, progress=progress)
     if likelihood is None:
         return

@@ -100,7 +100,7 @@ def main(
             with console.option("--compile"):
                 guides = [] if guidance is None else guidance.networks()
                 compile_networks([*as_model(net).networks(), *guides])
-        progress = console.stoppable(console.progress if ranks.first else console.silent)
+        progress = console.stoppable(console.shown_by(ranks)[0])
         how = (device, progress, ranks, precision, console.notify)
         made = generate(net, store, sampling, guidance, class_idx, *how)
         if not ranks.first:

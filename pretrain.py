@@ -204,14 +204,12 @@ def _train(
 
     with process_group(on_gpus=True) as ranks:
         device, images = console.pick_device(device, ranks.rank), _images(data, ranks, latents)
-        folder = writable_folder(outdir)
+        folder, (progress, _) = writable_folder(outdir), console.shown_by(ranks)
         model, log = train(
             images,
             device=device,
             state_path=folder / "state.pt",
-            progress=console.stoppable(
-                console.progress if ranks.first else console.silent, ranks.any
-            ),
+            progress=console.stoppable(progress, ranks.any),
             save_seconds=save_seconds,
             ranks=ranks,
             microbatch=microbatch,
@@ -242,10 +240,9 @@ def _settings(preset, options):
 def _images(data, ranks, latents=False):
     """The training images, or latents if allowed."""
     from dg.data.datasets import load_images
-    from dg.data.images import unheard
     from dg.data.latents import load_set
 
-    notify = console.notify if ranks.first else unheard
+    _, notify = console.shown_by(ranks)
     with ranks.main_process_first():
         return load_set(data, notify) if latents else load_images(data, notify=notify)
 
@@ -272,7 +269,6 @@ processes share the images."""
 )
 @declared(LATENTS)
 def latents(data, vae, outdir, batch_size, device, **settings):
-    from dg.data.images import unheard
     from dg.data.reader import open_images
     from dg.models.dit import load_vae
     from dg.pretraining.latents import Encoding, encode, latent_store
@@ -283,10 +279,11 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
         vae = resolve(vae, console.progress, console.notify)
-        images = open_images(data, notify=console.notify if ranks.first else unheard)
+        progress, notify = console.shown_by(ranks)
+        images = open_images(data, notify=notify)
         vae = load_vae(vae, device)
         store = latent_store(outdir, images, vae, settings, batch_size, used())
-        progress = console.stoppable(console.progress if ranks.first else console.silent)
+        progress = console.stoppable(progress)
         made = encode(vae, images, store, settings, device, progress, ranks, console.notify)
         if not ranks.first:
             return

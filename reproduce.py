@@ -17,8 +17,6 @@ share their networks and samples. Stages that are done are not repeated; after a
 same command goes on.
 """
 
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +68,7 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
             "out."
         )
     common = dict(
-        command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=console.command_line(),
         device=console.pick_device(device),
         progress=console.progress,
         notify=console.notify,

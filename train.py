@@ -56,7 +56,6 @@ def main(
         raise click.UsageError("--loss matching needs --network.")
     if settings.lora_rank and extractor != "classifier":
         raise click.UsageError("--lora_rank adapts the classifier; give it, or --lora_rank 0.")
-    from dg.data.images import unheard
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
     from dg.runtime.processes import process_group
@@ -65,8 +64,8 @@ def main(
 
     with process_group(on_gpus=True) as ranks:
         device = console.pick_device(device, ranks.rank)
+        progress, notify = console.shown_by(ranks)
         with ranks.main_process_first():
-            notify = console.notify if ranks.first else unheard
             real, fake = load_set(data, notify), load_set(sample_dir, notify)
         doubtful = doubts(real, fake, data, sample_dir) if ranks.first else ()
         with console.option("--num_data"):
@@ -88,7 +87,7 @@ def main(
         )
         for line in doubtful:
             notify(line)
-        progress = console.stoppable(console.progress if ranks.first else console.silent, ranks.any)
+        progress = console.stoppable(progress, ranks.any)
         log = train_discriminator(
             discriminator,
             real,

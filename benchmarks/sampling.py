@@ -33,7 +33,8 @@ from dg.data.datasets import to_uint8
 from dg.data.sample_store import SampleStore
 from dg.guidance import DiscriminatorGuidance
 from dg.precision import compile_networks, fastest
-from dg.runtime.console import keep_memory, notify, pick_device, progress
+from dg.runtime.allocator import keep_memory
+from dg.runtime.console import notify, pick_device, progress
 from dg.runtime.downloads import resolve
 from dg.sampling import Sampling, draw_images
 

@@ -23,7 +23,8 @@ from benchmarks.original import original_training_steps
 from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak
 from dg.data.images import ImageSet
 from dg.recipes import PRESETS
-from dg.runtime.console import keep_memory, pick_device
+from dg.runtime.allocator import keep_memory
+from dg.runtime.console import pick_device
 from dg.training import Trainer
 from dg.training_data import noisy_batch, split_sets
 

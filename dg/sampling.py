@@ -19,7 +19,7 @@ from dg.models.generative_model import GenerativeModel, SamplingSettings
 from dg.precision import MixedPrecisionGuidance, autocast
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
-from dg.runtime.progress import Progress, Stopped, silent
+from dg.runtime.progress import Progress, Stopped, silent, unheard
 from edm.fingerprints import fingerprint
 
 ABLATION = ("solver", "discretization", "schedule", "scaling")
@@ -192,7 +192,7 @@ def generate(
     progress: Progress = silent,
     ranks: Ranks = SINGLE_PROCESS,
     precision: str = "float32",
-    notify: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = unheard,
 ) -> GenerationResult:
     """Fill the store with the batches it still lacks. Of several processes each takes the next one
     when it is free.

@@ -316,7 +316,7 @@ def test_libraries_do_not_know_the_command_line():
 # (file, attribute) that is asked for by name because it belongs to another project, whose versions
 # differ.
 ASKED_FOR = {
-    ("dg/runtime/console.py", "mallopt"),  # of the C library, if it is glibc
+    ("dg/runtime/allocator.py", "mallopt"),  # of the C library, if it is glibc
     # of numpy's and torch's values, neither of which is imported
     (
         "dg/runtime/files.py",

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dg.data.file_list import HIDDEN, Files
-from dg.data.images import unheard
 from dg.runtime.files import one_line
+from dg.runtime.progress import unheard
 
 SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "heldout")
 

@@ -185,7 +185,3 @@ def describe(array):
 def size(shape):
     """Say what an image of a shape (H, W, C) is, for messages."""
     return f"{shape[0]}x{shape[1]} {'grey' if shape[2] == 1 else 'RGB'}"
-
-
-def unheard(line: str) -> None:
-    """A `notify` that nobody listens to."""

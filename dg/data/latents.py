@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 
 from dg.data.array_files import latents_header, read_arrays
-from dg.data.images import ImageSet, LabelledSet, checked_labels, describe, unheard
+from dg.data.images import ImageSet, LabelledSet, checked_labels, describe
 from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
 from dg.runtime.files import read_json
+from dg.runtime.progress import unheard
 
 # Settings of a store that sets must share to be told apart fairly.
 ENCODING = ("vae", "resolution", "sample")

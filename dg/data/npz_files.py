@@ -12,7 +12,8 @@ from dg.data.array_files import (
     read_header,
 )
 from dg.data.image_stream import ImageStream
-from dg.data.images import checked_images, checked_labels, describe, size, unheard
+from dg.data.images import checked_images, checked_labels, describe, size
+from dg.runtime.progress import unheard
 
 # images, labels
 KEYS = (

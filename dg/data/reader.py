@@ -10,9 +10,10 @@ from dg.data.file_list import files_of_folder, files_of_zip
 from dg.data.image_files import ImageFiles
 from dg.data.image_folders import SPLIT_FOLDERS, as_text, split_folder
 from dg.data.image_stream import ImageStream, stream_of
-from dg.data.images import ImageSet, unheard
+from dg.data.images import ImageSet
 from dg.data.named_sets import SPLITS, load_named
 from dg.data.npz_files import NpzShards
+from dg.runtime.progress import unheard
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 

@@ -15,7 +15,7 @@ from dg.evaluation.metrics import FeatureStatistics
 from dg.runtime.files import atomic_write, one_line
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
-from dg.runtime.progress import Progress, silent
+from dg.runtime.progress import Progress, silent, unheard
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def collect(
     keep: bool = True,
     progress: Progress = silent,
     ranks: Ranks = SINGLE_PROCESS,
-    notify: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = unheard,
 ) -> FeatureSet | None:
     """Features of the images at `positions` of a stream; None at all processes but the first.
 

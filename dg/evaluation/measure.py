@@ -86,6 +86,3 @@ def metric_estimates(generated: FeatureSet, reference: FeatureSet, metrics=None)
         value, sd = inception_score(generated.logits)
         table["is"] = {"value": value, "sd_of_splits": sd}
     return table
-
-
-measure, evaluate = metric_values, metric_estimates  # their earlier names

@@ -15,7 +15,7 @@ from dg.evaluation.sources import sets_in
 from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
 from dg.runtime.downloads import resolve
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
-from dg.runtime.progress import Progress, silent
+from dg.runtime.progress import Progress, silent, unheard
 
 Part = tuple[ImageStream, np.ndarray]  # a stream and the positions of the images to measure
 
@@ -47,7 +47,7 @@ class Measurement:
         batch_size: int = 64,
         ranks: Ranks = SINGLE_PROCESS,
         progress: Progress = silent,
-        notify: Callable[[str], None] = lambda line: None,
+        notify: Callable[[str], None] = unheard,
     ):
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ValueError(f"{','.join(unknown)}: unknown; there are {', '.join(METRICS)}")

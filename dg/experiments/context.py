@@ -14,7 +14,7 @@ from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.models.loading import load_model
 from dg.runtime.downloads import resolve
 from dg.runtime.files import read_json
-from dg.runtime.progress import Progress, silent
+from dg.runtime.progress import Progress, silent, unheard
 from dg.sampling import fill_store
 
 ORDER_SEED = 0  # data files may be sorted by class
@@ -56,7 +56,7 @@ class Context:
     experiment: Experiment
     device: object = "cpu"
     progress: Progress = silent
-    notify: Callable[[str], None] = lambda line: None
+    notify: Callable[[str], None] = unheard
     loaded: dict[str, ImageSet] = field(default_factory=dict)
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from dg.experiments.costs import Cost
 from dg.runtime.clock import kept_clock
 from dg.runtime.files import read_json, settings_hash, write_json
+from dg.runtime.progress import unheard
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Stages:
     when it is interrupted is there when it is run again, so that it can go on from it.
     """
 
-    def __init__(self, folder, notify: Callable[[str], None] = lambda line: None):
+    def __init__(self, folder, notify: Callable[[str], None] = unheard):
         self.folder, self.notify = Path(folder), notify
         self.keys: dict[str, str] = {}
         self.seconds: dict[str, float] = {}

@@ -16,7 +16,7 @@ from dg.experiments.plan import plan, split_plan
 from dg.experiments.settings import CORE
 from dg.runtime.files import plain, read_json
 from dg.runtime.processes import one_thread
-from dg.runtime.progress import Progress, silent
+from dg.runtime.progress import Progress, silent, unheard
 from dg.runtime.provenance import provenance
 from dg.training import training_log
 
@@ -28,7 +28,7 @@ def run(
     command: str = "",
     device="cpu",
     progress: Progress = silent,
-    notify: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = unheard,
     only: str | None = None,
 ) -> dict | None:
     """Run what is not cached in `folder`; write results.json, pictures and report to `results`;

@@ -8,6 +8,7 @@ from torch import nn
 
 from dg.models.classifier_guidance import check_classifier
 from dg.models.discrete_diffusion import DiscreteDiffusion
+from dg.runtime.progress import unheard
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from guided_diffusion import GaussianDiffusion, UNetModel, create_diffusion, load_unet
 from guided_diffusion.layouts import infer_unet_settings, shapes_of
@@ -99,7 +100,7 @@ def load_adm(
     noise_schedule: str | None = None,
     diffusion_steps: int | None = None,
     rescale_timesteps: bool | None = None,
-    notify: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = unheard,
     **overrides,
 ) -> DDPM:
     """A frozen U-Net of guided-diffusion's or improved-diffusion's in evaluation mode, as

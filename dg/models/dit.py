@@ -17,6 +17,7 @@ from dg.models.autoencoder import decode, load_vae
 from dg.models.classifier_guidance import check_classifier
 from dg.models.diffusers_models import create, is_folder, read_folder, read_scheduler
 from dg.models.discrete_diffusion import DiscreteDiffusion
+from dg.runtime.progress import unheard
 from edm.checkpoint import load_strictly
 from edm.fingerprints import fingerprint
 from guided_diffusion import GaussianDiffusion, create_diffusion
@@ -133,7 +134,7 @@ def load_dit(
     num_heads: int | None = None,
     noise_schedule: str | None = None,
     diffusion_steps: int | None = None,
-    notify: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = unheard,
 ) -> LatentDiffusion:
     """The frozen model, float32, in evaluation mode, without a VAE; nothing in the file is
     executed.

@@ -8,6 +8,7 @@ from torch import nn
 
 import edm
 from dg.models import ddpm, dit, vae
+from dg.runtime.progress import unheard
 from edm.checkpoint import network_file
 from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
 
@@ -30,7 +31,7 @@ SETTINGS = (
 
 
 def load_model(
-    path, device="cpu", notify: Callable[[str], None] = lambda line: None, **settings
+    path, device="cpu", notify: Callable[[str], None] = unheard, **settings
 ) -> nn.Module:
     """A frozen EDM score network, diffusion model or VAE, as the file itself says.
 

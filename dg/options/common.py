@@ -1,11 +1,8 @@
 """What the declarations of all scripts share."""
 
 import platform
-import shlex
-import sys
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 
 import click
 
@@ -67,7 +64,7 @@ def used():
     }
     versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": console.command_line(),
         "paths": paths,
         "versions": {"discriminator-guidance": __version__, "python": platform.python_version()}
         | versions,

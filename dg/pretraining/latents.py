@@ -17,7 +17,7 @@ from dg.data.latents import LatentStore
 from dg.fingerprints import fingerprint
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
-from dg.runtime.progress import Progress, Stopped, silent
+from dg.runtime.progress import Progress, Stopped, silent, unheard
 from dg.runtime.randomness import step_generator
 
 
@@ -79,7 +79,7 @@ def encode(
     device="cpu",
     progress: Progress = silent,
     ranks: Ranks = SINGLE_PROCESS,
-    notify: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = unheard,
 ) -> Made:
     """Fill the store with the batches it still lacks. Of several processes each takes the next one
     when it is free.

@@ -7,6 +7,7 @@ was wrong; 1 anything else; 130 ended by Ctrl-C, in good order or at once; 143 t
 
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import click
 
+from dg.runtime.allocator import keep_memory
 from dg.runtime.files import name_user
-from dg.runtime.progress import Progress, Stopped, plain_lines, silent
+from dg.runtime.processes import Ranks
+from dg.runtime.progress import Progress, Stopped, plain_lines, silent, unheard
 
 __all__ = [
     "FLAG",
@@ -27,15 +30,16 @@ __all__ = [
     "SeedRange",
     "allow_tf32",
     "as_notice",
+    "command_line",
     "compute_exactly",
     "given",
-    "keep_memory",
     "notify",
     "option",
     "pick_device",
     "progress",
     "refuse",
     "run",
+    "shown_by",
     "silent",
     "speaks",
     "stoppable",
@@ -233,6 +237,16 @@ def notify(line: str) -> None:
     click.echo(line, err=True)
 
 
+def shown_by(ranks: Ranks) -> tuple[Progress, Callable[[str], None]]:
+    """(`progress`, `notify`) of this process: of several the first one speaks."""
+    return (progress, notify) if ranks.first else (silent, unheard)
+
+
+def command_line() -> str:
+    """The command as it was given, for the files that say how something was made."""
+    return shlex.join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+
+
 @contextmanager
 def as_notice(what: str):
     """A failure within, to write what is no more than an extra, is told in one line and
@@ -274,20 +288,6 @@ def allow_tf32() -> None:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-
-
-def keep_memory() -> None:
-    """Let glibc keep the memory of freed tensors: the pages of large ones would be asked for anew
-    by every operation."""
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def run(command: click.Command, resumes: bool = True) -> None:

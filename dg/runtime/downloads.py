@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from dg.runtime.catalogue import CATALOGUE, Source
 from dg.runtime.files import cache_folder, one_line, read_json, sha256_of, write_json
-from dg.runtime.progress import silent
+from dg.runtime.progress import silent, unheard
 
 TIMEOUT = (15, 60)  # seconds to connect, seconds without a byte
 PIECE = 1 << 20  # bytes between two steps of the progress bar
@@ -34,7 +34,7 @@ def resolve(name, progress=silent, notify=None, suffix=None):
     name = os.fspath(name)
     if os.path.exists(name):
         return Path(name)
-    notify = notify or (lambda line: None)
+    notify = notify or unheard
     source = _find(name, suffix)
     target = cache_folder() / source.name
     if not target.exists():

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import torch
 
+from dg.runtime.progress import unheard
+
 T = TypeVar("T")
 
 
@@ -12,7 +14,7 @@ def in_chunks(
     compute: Callable[[slice], T],
     count: int,
     most: int,
-    notify: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = unheard,
 ) -> tuple[list[T], int]:
     """(`compute(part)` of consecutive parts of `count` items, the most items of a part that fit).
 

@@ -22,6 +22,10 @@ def silent(iterable: Iterable, **kwargs) -> Iterable:
     return iterable
 
 
+def unheard(line: str) -> None:
+    """Says nothing; the default of every `notify` argument."""
+
+
 def plain_lines(
     iterable: Iterable,
     tell: Callable[[str], None],

@@ -146,12 +146,6 @@ def test_a_process_computes_on_the_gpu_of_its_place_on_its_machine(monkeypatch):
     assert console.pick_device(None, 6) == "cuda:1" and console.pick_device("cuda:3", 6) == "cuda:3"
 
 
-def test_memory_is_kept_where_there_is_a_way_and_nothing_else_happens(monkeypatch):
-    console.keep_memory()
-    monkeypatch.setattr(sys, "platform", "darwin")
-    console.keep_memory()
-
-
 def test_without_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, capsys):
     now = iter(range(0, 10_000, 16))
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
