@@ -1,7 +1,9 @@
 """From the bytes of an image file to 8-bit pixels, and what was converted on the way."""
 
 import io
+import re
 import struct
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -18,8 +20,9 @@ FORMATS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-warnings.filterwarnings("ignore", "Corrupt EXIF data")  # of Pillow, about pictures that it reads
-ORIENTATION, BITS = 0x0112, 0x0102  # tags of EXIF and TIFF
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is told by the notes below
+ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
+WHITE_IS_ZERO = 0  # a photometric interpretation
 TURNS = {  # by orientation, of pixels [H, W, C]
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -35,7 +38,9 @@ ROUNDED = "have 16 bits per channel, rounded to 8 (value / 257)"
 DARK = "have no 16-bit value above 4095; multiply them by 16 first if the data have 12 bits"
 OPAQUE = "have transparency, which is left out"
 FIRST = "have several frames, of which the first is taken"
-PRINTED = "are in CMYK, converted to RGB"
+CONVERTED = {mode: f"are in {mode}, converted to RGB" for mode in ("CMYK", "LAB")}
+# How Pillow unpacks 16 bits per channel to the upper 8, and how it would unpack the lower 8.
+OTHER_HALF = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def decode(content: bytes) -> tuple[np.ndarray, list[str]]:
@@ -43,19 +48,24 @@ def decode(content: bytes) -> tuple[np.ndarray, list[str]]:
 
     Grey stays grey, all else becomes RGB; transparency is left out. 16 bits per channel are rounded
     to 8. The picture is turned as its EXIF orientation says. Damage raises OSError, SyntaxError,
-    struct.error or others, depending on where it is.
+    struct.error or others, depending on where it is; ValueError for what would have to be guessed.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=list(FORMATS))
+    except UnidentifiedImageError:
+        raise ValueError("not an image, damaged, or of a kind that Pillow does not read") from None
+    with opened as image:
         mode, before = image.mode, _orientation(image)
         notes = [
             (TURNED, before in TURNS),
             (DAMAGED, before is None),
             (FIRST, _has_more_frames(image)),
-            (OPAQUE, "A" in mode or "transparency" in image.info),
-            (PRINTED, mode == "CMYK"),
+            (OPAQUE, mode in ("LA", "PA", "RGBA") or "transparency" in image.info),
+            (CONVERTED.get(mode), mode in CONVERTED),
         ]
+        deep_colour = image.format == "PPM" and mode == "RGB" and _most_of_ppm(image) > 255
         pixels = _deep_pixels(image, content)
         if pixels is None:
             pixels = np.asarray(image.convert("L" if mode in ("1", "L", "LA") else "RGB"))
@@ -63,6 +73,8 @@ def decode(content: bytes) -> tuple[np.ndarray, list[str]]:
     if pixels.dtype == np.uint16:
         notes += [(ROUNDED, True), (DARK, pixels.max() < 4096)]
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif deep_colour:  # Pillow has rounded them
+        notes += [(ROUNDED, True), (DARK, pixels.max() <= 16)]
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     pixels = TURNS[turn](pixels) if turn in TURNS else pixels
     return pixels, [note for note, applies in notes if applies]
@@ -87,16 +99,43 @@ def _has_more_frames(image):
     return True
 
 
+def _most_of_ppm(image):
+    """The value that stands for white in a PPM file."""
+    arguments = image.tile[0][3]
+    return arguments[-1] if isinstance(arguments, tuple) else 255
+
+
 def _deep_pixels(image, content):
     """uint16 [H, W] or [H, W, 3] of 16 bits per channel, None for 8; ValueError for others."""
     if image.format == "PNG" and content[24] == 16:
         return _deep_png(content)
+    tags = image.tag_v2 if image.format == "TIFF" else {}
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return np.asarray(image).astype(np.uint16)
-    bits = image.tag_v2.get(BITS, (8,)) if image.format == "TIFF" else (8,)
-    if image.mode[0] in "IF" or max(bits) > 8:  # conversion would clip it
+        pixels = np.asarray(image).astype(np.uint16)
+        return ~pixels if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else pixels
+    if image.mode in ("RGB", "RGBA") and set(tags.get(BITS, ())) == {16}:
+        return _deep_tiff(image, content)
+    if image.mode == "F":
+        raise ValueError("floating-point values, whose range is not told; convert it to 8 bits")
+    if image.mode[0] == "I" or max(tags.get(BITS, (8,))) > 8:  # conversion would clip it
         raise ValueError(f"more than 8 bits per channel ({image.mode}); convert it to 8 bits")
     return None
+
+
+def _deep_tiff(image, content):
+    """The same of a TIFF file, of which Pillow keeps the upper 8 bits alone, as of PNG."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=["TIFF"]) as again:
+        tiles = []
+        for codec, box, offset, (layout, *others) in again.tile:
+            found = re.fullmatch("(RGB[AX]?;16)([LBN])", layout)
+            if not found:
+                raise ValueError(f"16 bits per channel, laid out as {layout}; convert it to 8 bits")
+            tiles.append((codec, box, offset, (found[1] + OTHER_HALF[found[2]], *others)))
+        again.tile = tiles
+        upper, lower = (np.asarray(half).astype(np.uint16) for half in (image, again))
+    return (upper * 256 + lower)[..., :3]
 
 
 def _deep_png(content):

@@ -13,7 +13,13 @@ from dg.data.file_list import HIDDEN, Files
 from dg.runtime.files import one_line
 from dg.runtime.progress import unheard
 
-SPLIT_FOLDERS = ("train", "training", "test", "testing", "val", "valid", "validation", "heldout")
+# train, Test, val2017, training_set: what folders and files of splits are called.
+SPLIT = re.compile(
+    r"(train|training|test|testing|val|valid|validation|heldout|eval|dev)"
+    r"([_-]?(set|images|data|split|[0-9]+))*",
+    re.IGNORECASE,
+)
+SPLIT_OF_FILE = re.compile(rf"(?:.*[_-])?{SPLIT.pattern}", re.IGNORECASE)  # cifar10_test too
 
 
 class Arrangement(NamedTuple):
@@ -49,20 +55,34 @@ def split_folder(files: Files, names, split, notify):
     inside = [name.removeprefix(base) for name in names]
     beside = sorted({name.split("/")[0] for name in inside})
     folders = {name.split("/")[0] for name in inside if "/" in name}
-    splits = [name for name in beside if name in folders and name.lower() in SPLIT_FOLDERS]
+    splits = [name for name in beside if name in folders and SPLIT.fullmatch(name)]
     if len(splits) < 2:
         return ""
-    train = next((name for name in splits if name.lower() in ("train", "training")), None)
+    return base + training_split(files.path, beside, splits, ":", notify)
+
+
+def training_split(path, beside, splits, joint, notify):
+    """The one of the names `splits` that is meant for training, if nothing stands beside them.
+
+    joint  between the path and the name of a split, where that is to be given
+    """
+    kinds = {name: SPLIT_OF_FILE.fullmatch(stem(name))[1].lower() for name in splits}
+    train = [name for name, kind in kinds.items() if kind in ("train", "training")]
     others = [name for name in beside if name not in splits]
-    if train is None or others:
+    if len(train) != 1 or others:
         which = f" and {others[0]}" if others else ""
         raise ValueError(
-            f"{files.path} holds the splits {', '.join(splits)}{which}; name one, such as "
-            f"{files.path}:{train or splits[0]}"
+            f"{path} holds the splits {', '.join(splits)}{which}; name one, such as "
+            f"{path}{joint}{(train or splits)[0]}"
         )
-    rest = ", ".join(name for name in splits if name != train)
-    notify(f"{files.path}: the split {train} is taken; {rest} left out")
-    return base + train
+    rest = ", ".join(name for name in splits if name not in train)
+    notify(f"{path}: the split {train[0]} is taken; {rest} left out")
+    return train[0]
+
+
+def stem(name):
+    """The name of a file without folders and suffix."""
+    return os.path.splitext(name.split("/")[-1])[0]
 
 
 def arranged(files, names, notify):
@@ -127,19 +147,15 @@ def _check_distinct(path, names, seeds):
 
 
 def _numbers(names):
-    """{name: its number} where all files are named alike but for one number, else None."""
-    numbers, forms = {}, set()
-    for name in names:
-        match = re.fullmatch(r"(\D*)(\d+)(\D*)", os.path.splitext(name.split("/")[-1])[0])
-        if not match or len(forms | {match.groups()[::2]}) > 1:
-            return None
-        forms.add(match.groups()[::2])
-        numbers[name] = int(match[2])
-    return numbers
+    """{name: its numbers} where all files are named alike but for numbers, else None."""
+    parts = {name: re.split(r"(\d+)", stem(name)) for name in names}
+    if len({tuple(part[::2]) for part in parts.values()}) > 1:
+        return None
+    return {name: tuple(map(int, part[1::2])) for name, part in parts.items()}
 
 
 def by_number(path, names, notify, folders=None, seeds=None):
-    """The names in order: by seed; else by the number in which they differ; else as text.
+    """The names in order: by seed; else by the numbers in which they differ; else as text.
 
     folders  {name: class folder}; folders that are numbers come in the order of the numbers
     """
@@ -168,7 +184,7 @@ def _key(name, folders, numbers):
     if not folders and not numbers:
         return name
     rank = _rank(folders[name]) if folders else ()
-    return rank, name.rpartition("/")[0] + "/", numbers[name] if numbers else 0, name
+    return rank, name.rpartition("/")[0] + "/", numbers[name] if numbers else (), name
 
 
 def _rank(folder):
@@ -214,7 +230,7 @@ def _dataset_json(files, names, base):
         outside = next(name for name in sorted(names) if not name.startswith(folder))
         raise ValueError(
             f"{files.path}: {table_name} has no label for {outside}, which lies outside of its "
-            f"folder; give {files.path}/{folder.rstrip('/')}, or move the others away"
+            f"folder; move what is not in {folder.rstrip('/')} away"
         )
     where = f"{files.path}: {table_name}"
     try:

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
+MOST_CLASSES = 10**6  # memory grows with their number: labels become one-hot
+
 
 class LabelledSet:
     """What sets of images and sets of latents share.
@@ -126,6 +128,10 @@ def checked_labels(name, labels, count, num_classes=None, what="images"):
     if len(labels) != count:
         raise ValueError(
             f"{name}: {len(labels)} labels for {count} {what}; give one per {what[:-1]}"
+        )
+    if labels.max() >= MOST_CLASSES:
+        raise ValueError(
+            f"{name}: label {labels.max()} is larger than any number of classes; number them from 0"
         )
     if labels.min() < 0:
         raise ValueError(f"{name}: label {labels.min()} is negative; number the classes from 0")

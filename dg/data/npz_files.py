@@ -25,6 +25,7 @@ FROM_FLOAT = (
     "(127.5 * x + 128).clip(0, 255).astype('uint8') from [-1, 1], "
     "(255 * x + 0.5).astype('uint8') from [0, 1]"
 )
+STATISTICS = {"mu", "sigma", "mu_s", "sigma_s"}  # of a reference, of which its images are no part
 PIECE = 1024  # images that are read from a file at once
 
 
@@ -41,6 +42,7 @@ class NpzImages:
     num_classes  one-hot labels tell it, else the largest label + 1; 0 without labels
     seeds        int64 [N] or None
     left_out     the split that the file holds too, though none was asked for; '' for none
+    unread       names of arrays that are not read, though they may belong to the images
     array_shape  of the array in the file
     single       whether the array is one image, without an axis for several; None where that
                  cannot be known: [3, H, W] may be three grey images too
@@ -54,6 +56,8 @@ class NpzImages:
         both = {"train_images", "test_images"} <= {*keys}
         self.left_out = "test" if both and split is None else ""
         seed_key = "seeds" if key == "samples" and "seeds" in keys else None
+        splits = [name for name in keys if name.startswith(("train_", "test_"))] if both else []
+        self.unread = sorted({*keys} - {key, label_key, seed_key, *STATISTICS, *splits})
         labels, seeds = read_arrays(path, label_key, seed_key)
         header = read_header(path, key)
         self.path, self.key, self._start, self._file = path, key, header.start, None
@@ -108,6 +112,8 @@ class NpzShards(ImageStream):
         self._check_singles(name, notify)
         if left_out := next((part.left_out for part in self._shards if part.left_out), None):
             notify(f"{name}: the split train is taken; {left_out} left out")
+        if unread := sorted({name for part in self._shards for name in part.unread}):
+            notify(f"{name}: left out of its files: {', '.join(unread)}")
         self._starts = np.cumsum([0, *map(len, self._shards)])
         self._open_shard = self._shards[0]
         labels, seeds = [

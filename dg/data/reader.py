@@ -8,11 +8,12 @@ from dg.data.array_files import SUFFIXES as ARRAYS
 from dg.data.array_files import is_array_file, kinds_in
 from dg.data.file_list import files_of_folder, files_of_zip
 from dg.data.image_files import ImageFiles
-from dg.data.image_folders import SPLIT_FOLDERS, as_text, split_folder
+from dg.data.image_folders import SPLIT, SPLIT_OF_FILE, as_text, split_folder, stem, training_split
 from dg.data.image_stream import ImageStream, stream_of
 from dg.data.images import ImageSet
 from dg.data.named_sets import SPLITS, load_named
 from dg.data.npz_files import NpzShards
+from dg.data.sets import one_set
 from dg.runtime.progress import unheard
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth")
@@ -105,6 +106,7 @@ def npz_paths(source, notify=unheard) -> list[Path]:
 
 
 def _open_folder(path, split, notify):
+    one_set(path / (split or ""))
     if shards := _shards(path, split, notify):
         return NpzShards(path / (split or ""), shards, notify=notify)
     return ImageFiles(files_of_folder(path), split, notify)
@@ -122,6 +124,9 @@ def _shards(path, split, notify):
     if found and (folder := split_folder(files, found, None, notify)):
         files, start = files.below(folder), f"{folder}/"
         found = [name.removeprefix(start) for name in found if name.startswith(start)]
+    splits = [name for name in found if SPLIT_OF_FILE.fullmatch(stem(name))]
+    if len(splits) > 1:
+        found = [training_split(path, found, splits, "/", notify)]
     if found:
         files.tell_skipped(found, notify)
     return [files.path / name for name in as_text(files.path, found, notify)]
@@ -131,7 +136,7 @@ def _split_off(source, split=None):
     """(source, split) where a suffix of the source may give the split."""
     source = os.fspath(source)
     head, _, tail = source.rpartition(":")
-    if not head or tail not in SPLIT_FOLDERS or os.path.exists(source):
+    if not head or not SPLIT.fullmatch(tail) or os.path.exists(source):
         return source, split
     if split not in (None, tail):
         raise ValueError(f"{source}: the split {split!r} is asked for too; give one of them")

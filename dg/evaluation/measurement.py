@@ -1,5 +1,6 @@
 """Measure sets of images against a reference: features of both, and the metrics between them."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -8,10 +9,10 @@ import numpy as np
 
 from dg.data.image_stream import ImageStream
 from dg.data.reader import kinds_of, open_images
+from dg.data.sets import numbers_of_unknown_meaning, sets_in
 from dg.evaluation.feature_sets import FeatureSet, collect, load_features
 from dg.evaluation.features import Extractor
 from dg.evaluation.measure import METRICS, metric_estimates
-from dg.evaluation.sources import sets_in
 from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
 from dg.runtime.downloads import resolve
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
@@ -67,12 +68,20 @@ class Measurement:
 
     def sources(self, given: Sequence[str]) -> list[str]:
         """The sets to measure: those given, and of a folder that holds several sets each of
-        them."""
+        them. ValueError where it does not tell whether its folders are sets or classes."""
         found = []
         for source in given:
             sets = sets_in(source)
             if len(sets) > 1:
-                self.notify(f"{source} holds {len(sets)} sets, which are measured one by one")
+                others = sum(name[0] != "." for name in os.listdir(source)) - len(sets)
+                rest = f"; {others} others in it are left out" if others else ""
+                self.notify(f"{source} holds {len(sets)} sets, which are measured one by one{rest}")
+            elif names := numbers_of_unknown_meaning(source):
+                raise ValueError(
+                    f"{source} holds the folders {', '.join(names[:3])}, which may be sets or "
+                    "classes; give every set by itself, or say with a dataset.json of "
+                    '{"labels": null} that they are one set'
+                )
             found += sets
         return found
 
@@ -96,10 +105,6 @@ class Measurement:
                     f"{source} holds statistics of all its images; leave num_samples out"
                 )
             return [None]
-        if len(sets := sets_in(source)) > 1:
-            raise ValueError(
-                f"{source} holds {len(sets)} sets; give one of them, such as {sets[0]}"
-            )
         stream = open_images(source, notify=self.notify)
         self.extractor.check(stream.name, stream.shape)
         if num_sets > 1:

@@ -89,26 +89,73 @@ def test_16_bits_of_other_formats(tmp_path):
     checked(tmp_path / "pgm", ("0.pgm", pgm), expected, "have 16 bits")
 
 
-def deep_tiff(values):
-    """An uncompressed TIFF of 16 bits in three channels: values [H, W, 3]."""
-    height, width, _ = values.shape
-    data, entries = values.astype("<u2").tobytes(), []
-    place = 8 + len(data)
+def deep_tiff(values, order="<", deflated=False, alpha=2, photometric=2):
+    """A TIFF of 16 bits per channel: values [H, W, 1, 3 or 4].
+
+    order  "<" or ">", of bytes
+    alpha  what a fourth channel is: 0 unknown, 1 multiplied into the others, 2 not
+    """
+    height, width, channels = values.shape
+    data, entries = values.astype(f"{order}u2").tobytes(), []
+    data = zlib.compress(data) if deflated else data
+    place, deep = 8 + len(data), struct.pack(f"{order}{channels}H", *[16] * channels)
     for tag, kind, count, value in (
-        (256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, place), (259, 3, 1, 1),
-        (262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(data)),
-    ):  # fmt: skip
-        entries.append(struct.pack("<HHII", tag, kind, count, value))
-    tail = struct.pack("<HHH", 16, 16, 16) + struct.pack("<H", len(entries)) + b"".join(entries)
-    return b"II*\0" + struct.pack("<I", place + 6) + data + tail + b"\0" * 4
+        (256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, place if channels > 1 else 16),
+        (259, 3, 1, 8 if deflated else 1), (262, 3, 1, photometric), (273, 4, 1, 8),
+        (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(data)), (338, 3, 1, alpha),
+    )[: None if channels == 4 else -1]:  # fmt: skip
+        form = "HHIHH" if (kind, count) == (3, 1) else "HHII"
+        numbers = (value, 0) if form == "HHIHH" else (value,)
+        entries.append(struct.pack(order + form, tag, kind, count, *numbers))
+    start = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, place + len(deep))
+    return (
+        start + data + deep + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + b"\0" * 4
+    )
 
 
-def test_what_cannot_be_rounded_is_refused(tmp_path):
-    deep = deep_tiff(RNG.integers(0, 65536, [6, 6, 3]))
-    floats = saved(Image.fromarray(RNG.random([6, 6], dtype=np.float32)), "tiff")
-    for content in (deep, floats):
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("channels", "alpha"), [(3, 2), (4, 2), (4, 0)])
+def test_16_bits_of_colour_tiff(tmp_path, order, deflated, channels, alpha):
+    values = RNG.integers(0, 65536, [6, 6, channels])
+    expected = np.round(values[..., :3] / 257).astype(np.uint8)
+    content = deep_tiff(values, order, deflated, alpha)
+    told = ("have transparency",) if (channels, alpha) == (4, 2) else ()
+    checked(tmp_path, ("0.tif", content), expected, *told, "have 16 bits")
+
+
+def test_black_may_be_the_highest_value(tmp_path):
+    values = RNG.integers(0, 65536, [6, 6, 1])
+    expected = np.round((65535 - values) / 257).astype(np.uint8)
+    checked(tmp_path, ("0.tif", deep_tiff(values, photometric=0)), expected, "have 16 bits")
+
+
+@pytest.mark.parametrize(("most", "told"), [(65535, 1), (4095, 1), (255, 0), (15, 0)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_of_ppm_are_of_its_own_white(tmp_path, channels, most, told):
+    values = RNG.integers(0, most + 1, [6, 6, channels])
+    values[0, 0] = most
+    kind = {1: b"P5", 3: b"P6"}[channels]
+    content = kind + b" 6 6 %d\n" % most + values.astype(">u2" if most > 255 else "u1").tobytes()
+    expected = np.round(values / most * 255).astype(np.uint8)
+    checked(tmp_path, ("0.ppm", content), expected, *["have 16 bits"] * told)
+
+
+def test_12_bits_in_16_of_ppm_are_told(tmp_path):
+    values = RNG.integers(0, 4096, [6, 6, 3])
+    content = b"P6 6 6 65535\n" + values.astype(">u2").tobytes()
+    expected = np.round(values / 257).astype(np.uint8)
+    checked(tmp_path, ("0.ppm", content), expected, "have 16 bits", "have no 16-bit value")
+
+
+def test_what_would_have_to_be_guessed_is_refused(tmp_path):
+    for content, reason in (
+        (saved(Image.fromarray(RNG.random([6, 6], dtype=np.float32)), "tiff"), "floating-point"),
+        (deep_tiff(RNG.integers(0, 9, [6, 6, 4]), alpha=1), "16 bits per channel, laid out as"),
+        (saved(Image.fromarray(RNG.integers(0, 9, [6, 6], np.int32)), "tiff"), "more than 8 bits"),
+    ):
         (tmp_path / "0.tif").write_bytes(content)
-        with pytest.raises(ValueError, match=r"0\.tif cannot be read \(more than 8 bits"):
+        with pytest.raises(ValueError, match=rf"0\.tif cannot be read \({reason}"):
             load_images(tmp_path)
 
 
@@ -167,12 +214,14 @@ def test_other_conversions_are_told(tmp_path):
     checked(tmp_path, ("0.png", saved(alpha, "png")), RGB, "have transparency")
     pixels, notes = decode(saved(Image.new("CMYK", (6, 6)), "jpeg"))
     assert pixels.shape == (6, 6, 3) and notes == ["are in CMYK, converted to RGB"]
+    pixels, notes = decode(saved(Image.new("LAB", (6, 6)), "tiff"))
+    assert pixels.shape == (6, 6, 3) and notes == ["are in LAB, converted to RGB"]
 
 
 def test_formats_that_run_programs_are_not_opened(tmp_path):
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "0.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"0\.png cannot be read \(cannot identify"):
+    with pytest.raises(ValueError, match=r"0\.png cannot be read \(not an image"):
         load_images(tmp_path)
 
 

@@ -95,7 +95,7 @@ def test_labels_are_not_dropped_without_a_word(tmp_path, packed):
     folder = put(tmp_path / "c", ["set/0.png", "stray.png"])
     (folder / "set/dataset.json").write_text('{"labels": [["0.png", 3]]}')
     with pytest.raises(
-        ValueError, match=r"set/dataset.json has no label for stray\.png.*give .*set"
+        ValueError, match=r"set/dataset.json has no label for stray\.png.*move what is not in set"
     ):
         open_images(packed(folder))
 
@@ -117,12 +117,33 @@ def test_folders_of_splits_are_no_classes(tmp_path, packed):
             open_images(packed(folder))
 
 
+def test_folders_of_splits_go_by_several_names(tmp_path, packed):
+    for i, (train, test) in enumerate(
+        [
+            ("Train", "TEST"),
+            ("train2017", "val2017"),
+            ("training_set", "test_set"),
+            ("train", "dev"),
+        ]
+    ):
+        names = [f"{split}/{kind}/0.png" for split in (train, test) for kind in ("cat", "dog")]
+        folder = packed(put(tmp_path / str(i), names))
+        told = f"the split {train} is taken; {test} left out", "0 cat, 1 dog"
+        checked(folder, [0, 1], [0, 1], *told)
+        checked(f"{folder}:{test}", [2, 3], [0, 1], told[1])
+    folder = packed(put(tmp_path / "two", ["train1/0.png", "train2/0.png"]))
+    with pytest.raises(ValueError, match="holds the splits train1, train2; name one, such as"):
+        open_images(folder)
+
+
 def test_a_class_may_be_called_train(tmp_path):
     names = ["car/0.png", "plane/0.png", "train/0.png"]
     checked(put(tmp_path, names), range(3), range(3), "0 car, 1 plane, 2 train")
 
 
-@pytest.mark.parametrize("form", ["{}.png", "{}.jpg.png", "img_{}.png", "{}_x.png"])
+@pytest.mark.parametrize(
+    "form", ["{}.png", "{}.jpg.png", "img_{}.png", "{}_x.png", "v2_{}_64.png", "a ({}).png"]
+)
 @pytest.mark.parametrize("wrap", ["", "data/"])
 def test_numbers_without_leading_zeros_give_the_order(tmp_path, packed, form, wrap):
     names = [f"{wrap}{form.format(i)}" for i in (0, 2, 10)]
@@ -136,7 +157,7 @@ def test_numbers_without_leading_zeros_give_the_order(tmp_path, packed, form, wr
 
 
 def test_other_names_are_in_the_order_of_text(tmp_path):
-    names = ["a0.png", "a10.png", "b2.png", "n01_10.png", "n01_9.png"]
+    names = ["a0.png", "a10.png", "b2.png", "n01_10.png", "n01_9.jpg.png"]
     checked(put(tmp_path, names), range(5), None)
 
 

@@ -122,6 +122,8 @@ def test_floats_are_no_images(tmp_path, key, shape):
         (LABELS.astype(str).astype(object), "labels cannot be read .*; save it as numbers"),
         (LABELS / 2, "are not labels; give one integer per image"),
         (np.int64(3), "are not labels; give one integer per image"),
+        (LABELS + 10**9, "label 1000000... is larger than any number of classes"),
+        (LABELS.astype(np.uint64) + 2**63, "label 92233.* is larger than any number of classes"),
     ],
 )
 def test_labels_that_are_none(tmp_path, labels, match):
@@ -139,6 +141,28 @@ def test_the_split_that_is_assumed_is_told(tmp_path):
 # ---- names of files
 
 
+def test_arrays_that_are_not_read_are_told(tmp_path):
+    np.savez(tmp_path / "a.npz", images=IMAGES, y=LABELS, samples_of_test=IMAGES[:2])
+    checked(tmp_path / "a.npz", IMAGES, None, "left out of its files: samples_of_test, y")
+    np.savez(tmp_path / "b.npz", train_images=IMAGES, val_images=IMAGES[:2])
+    checked(tmp_path / "b.npz", IMAGES, None, "left out of its files: val_images")
+    np.savez(tmp_path / "c.npz", arr_0=IMAGES, mu=np.zeros(2), sigma=np.eye(2))
+    lines = []
+    load_images(tmp_path / "c.npz", notify=lines.append)
+    assert lines == []  # statistics of these images
+
+
+@pytest.mark.parametrize("form", ["{}.npz", "cifar10_{}.npz", "samples_{}.npz"])
+def test_files_of_splits_are_no_shards(tmp_path, form):
+    np.savez(tmp_path / form.format("train"), samples=IMAGES[:8])
+    np.savez(tmp_path / form.format("test"), samples=IMAGES[8:])
+    names = [form.format(split) for split in ("train", "test")]
+    skipped = "1 of 2 files skipped: 1 .npz"
+    checked(tmp_path, IMAGES[:8], None, f"split {names[0]} is taken; {names[1]} left", skipped)
+    np.savez(tmp_path / form.format("more"), samples=IMAGES[8:])
+    refused(tmp_path, rf"holds the splits .* and .*more.*; name one, such as .*/{names[0]}")
+
+
 def test_npy_files(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     checked(tmp_path / "a.npy", IMAGES, None)
@@ -146,7 +170,7 @@ def test_npy_files(tmp_path):
     checked(tmp_path / "by_columns.npy", IMAGES, None)
     (tmp_path / "b").mkdir()
     for i in range(3):
-        np.save(tmp_path / "b" / f"{i}.npy", IMAGES[4 * i : 4 * i + 4])
+        np.save(tmp_path / "b" / f"samples_{i}.npy", IMAGES[4 * i : 4 * i + 4])
     checked(tmp_path / "b", IMAGES, None)
     np.save(tmp_path / "c.npy", LATENTS)
     assert kinds_of(tmp_path / "c.npy") == {"latents"}
