@@ -16,6 +16,7 @@ Examples:
   python pretrain.py convert --network edm-cifar10-32x32-uncond-vp --out cifar10.safetensors
 """
 
+import sys
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -342,4 +343,4 @@ def convert(network, out):
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, resumes=sys.argv[1:2] not in (["features"], ["convert"]))

@@ -70,7 +70,7 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
     common = dict(
         command=console.command_line(),
         device=console.pick_device(device),
-        progress=console.progress,
+        progress=console.stoppable(console.progress),
         notify=console.notify,
     )
     job = _job(name, profile, dry_run, choices, common)

@@ -16,8 +16,12 @@ from .layouts import Shapes, infer_settings, infer_unet_settings, shapes_of, unt
 from .unet import UNetModel
 
 # Under which names training code keeps a state dict beside other things; averaged weights first.
-WRAPPERS = ("ema", "model_ema", "ema_model", "state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, AveragedModel; of torch.compile
+WRAPPERS = (
+    *("ema", "model_ema", "ema_model", "ema_state_dict", "params_ema"),
+    *("state_dict", "model_state_dict", "model", "net", "network", "unet", "params"),
+)
+# Of DistributedDataParallel and AveragedModel, of torch.compile, of modules that hold the network.
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 UNTOLD = {
     "image_size": "the size of the images",
     "num_heads": "the number of attention heads",
@@ -147,8 +151,8 @@ def _refusal(path: Path, text: str) -> str:
     """Why the reader took no such file, in our words."""
     if not (refused := re.search(r"GLOBAL (\S+)", text)):
         return "not a PyTorch file: download or save it again"
-    if refused[1].startswith("torch_utils.persistence."):
-        number = re.fullmatch(r"training-state-(\d+)\.pt", path.name)
+    number = re.fullmatch(r"training-state-(\d+)\.pt", path.name)
+    if number or refused[1].startswith("torch_utils.persistence."):
         beside = f"network-snapshot-{number[1] if number else '*'}.pkl"
         return f"is the state of EDM's training: give the network, {beside} beside it"
     return (

@@ -20,21 +20,30 @@ import torch
 from torch import Tensor, nn
 
 from dg.adapters import LAST_TIMESTEP
+from guided_diffusion import GaussianDiffusion
+
+STEPS = LAST_TIMESTEP + 1  # that classifiers know
 
 
-def classifier_gradient(classifier: nn.Module, scale: float = 1.0) -> Callable:
+def classifier_gradient(
+    classifier: nn.Module, scale: float = 1.0, time_scale: float = 1.0
+) -> Callable:
     """A `cond_fn(x, t, y)`: scale * grad_x log p(y | x, t), like x; freezes the classifier.
 
     classifier  an `EncoderUNetModel`, or what is called as one: noisy images float32 and time in
                 [0, 1] -> logits
     scale       above 1 sharpens p(y | x), for better samples of fewer kinds; published: 1 at 64 and
                 256 pixels, 0.5 at 128, 4 at 512, and 10 with the unconditional model of 256 pixels
+    time_scale  of the process: as in guided-diffusion, the classifier gets the timesteps that the
+                network gets, 1000 / T times those of a process of T steps which rescales them
 
     x  [N, C, H, W]  noisy images at VP scale
-    t  [N]           original timesteps 0..999, which the classifier gets back to the last bit
+    t  [N]           original timesteps; times time_scale they are in 0..999, which the classifier
+                     gets back to the last bit
     y  [N]           class numbers
 
-    ValueError without classes, and for a class or images that the classifier does not know.
+    ValueError without classes, and for a class, images or timesteps that the classifier does not
+    know.
     """
     classifier.eval().requires_grad_(False)
 
@@ -43,9 +52,15 @@ def classifier_gradient(classifier: nn.Module, scale: float = 1.0) -> Callable:
             raise ValueError(
                 "classifier guidance needs classes to lead to: pass class numbers y [N]"
             )
+        timesteps = t.to(torch.float64) * time_scale
+        if timesteps.max() >= STEPS:
+            raise ValueError(
+                f"timestep {timesteps.max():g}, but classifiers know 0 to {LAST_TIMESTEP}; give "
+                f"the time_scale {STEPS} / T of a process of T steps"
+            )
         with torch.enable_grad():
             leaf = x.detach().to(torch.float32).requires_grad_()
-            logits = classifier(leaf, t.to(torch.float64) / LAST_TIMESTEP)  # [N, classes]
+            logits = classifier(leaf, timesteps / LAST_TIMESTEP)  # [N, classes]
             if y.max() >= logits.shape[1]:
                 raise ValueError(
                     f"class {int(y.max())}, but the classifier knows {logits.shape[1]} classes, "
@@ -71,6 +86,16 @@ def check_classifier(classifier: nn.Module, model: nn.Module) -> None:
         raise ValueError(
             f"the classifier knows {', but the network makes '.join(described)}; use another "
             "classifier"
+        )
+
+
+def check_timesteps(diffusion: GaussianDiffusion) -> None:
+    """ValueError unless the network of a whole process gets the timesteps that classifiers know."""
+    steps, scale = diffusion.num_steps, diffusion.schedule.time_scale
+    if round(steps * scale) != STEPS:
+        raise ValueError(
+            f"classifiers know {STEPS} timesteps, but this process has {steps}, which its network "
+            "takes as they are; leave classifier guidance out"
         )
 
 

@@ -23,6 +23,13 @@ PIXEL_VARIANCES = {
     1: "fixed_large",
     2: "learned_range",
 }
+IN_WORDS = {
+    "epsilon": "the noise",
+    "x_start": "the image",
+    "fixed_large": "with the forward variance",
+    "fixed_small": "with the posterior variance",
+    "learned_range": "with learned variances",
+}
 
 
 class DDPM(DiscreteDiffusion, nn.Module):
@@ -100,6 +107,8 @@ def load_adm(
     noise_schedule: str | None = None,
     diffusion_steps: int | None = None,
     rescale_timesteps: bool | None = None,
+    predict_xstart: bool | None = None,
+    sigma_small: bool | None = None,
     notify: Callable[[str], None] = unheard,
     **overrides,
 ) -> DDPM:
@@ -112,11 +121,13 @@ def load_adm(
                        published file with the same tensors, MissingSettings where there is none
     rescale_timesteps  whether the network was trained on timesteps scaled to 0..1000; None: yes for
                        another number of steps, as improved-diffusion (Nichol & Dhariwal 2021) does
+    predict_xstart     whether the network predicts the image, and not the noise as published ones
+    sigma_small        whether a variance that is not learned is the posterior's, and not the
+                       forward step's
     notify             called with one line on what was taken
     overrides          settings of `UNetModel` that win over those that the tensors show
 
-    The variance is learned where the network has twice the channels of the images, and the forward
-    step's otherwise.
+    The variance is learned where the network has twice the channels of the images.
     """
     process = {"noise_schedule": noise_schedule, "diffusion_steps": diffusion_steps}
     untold = [name for name, value in process.items() if value is None]
@@ -137,11 +148,13 @@ def load_adm(
             "has as many out, "
             "or twice as many where it learns variances"
         )
+    if sigma_small and ratio == 2:
+        raise ValueError(f"{name}: its variances are learned; leave sigma_small out")
     process = dict(
         schedule=noise_schedule or UNET_SCHEDULES[published],
         num_steps=diffusion_steps or PUBLISHED_STEPS,
-        variance=PIXEL_VARIANCES[ratio],
-        mean="epsilon",
+        variance="fixed_small" if sigma_small else PIXEL_VARIANCES[ratio],
+        mean="x_start" if predict_xstart else "epsilon",
     )
     if rescale_timesteps is None:
         rescale_timesteps = process["num_steps"] != PUBLISHED_STEPS
@@ -158,8 +171,10 @@ def _taken(process: dict, network: dict, published: str | None) -> str:
     source = f"as of {published}, which has the same tensors" if published else "as given"
     count, width = network.get("num_heads"), network.get("num_head_channels", 64)
     heads = f"{count} heads" if count else f"heads of {width} channels"
+    heads += " in the new order" if network.get("use_new_attention_order") else ""
+    predicts = " ".join(IN_WORDS[process[key]] for key in ("mean", "variance"))
     scaled = ", scaled to 1000 for the network" if process.get("rescale_timesteps") else ""
     return (
         f"{network['image_size']} pixels, {heads}, {process['schedule']} schedule of "
-        f"{process['num_steps']} steps{scaled}, {source}"
+        f"{process['num_steps']} steps{scaled}, {source}; predicts {predicts}"
     )

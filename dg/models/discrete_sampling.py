@@ -22,7 +22,12 @@ from torch import Tensor
 from dg import vp
 from dg.adapters import LAST_TIMESTEP
 from dg.models.classifier_free_guidance import ClassifierFreeGuidance, branched_scale
-from dg.models.classifier_guidance import check_classifier, classifier_gradient, sum_of
+from dg.models.classifier_guidance import (
+    check_classifier,
+    check_timesteps,
+    classifier_gradient,
+    sum_of,
+)
 from edm.guidance import Guidance
 from edm.sampler import per_image
 from guided_diffusion import GaussianDiffusion
@@ -133,7 +138,8 @@ def ddpm_sampler(
         guidance.begin(x)
         gradients.append(as_cond_fn(guidance, diffusion, class_labels, dg_time, network))
     if classifier_scale:
-        gradients.append(classifier_gradient(model.classifier, classifier_scale))
+        time_scale = diffusion.schedule.time_scale
+        gradients.append(classifier_gradient(model.classifier, classifier_scale, time_scale))
     kwargs = dict(
         randn_like=randn_like,
         clip_denoised=clip_denoised,
@@ -161,6 +167,7 @@ def check_guidance(
         if model.classifier is None:
             raise ValueError("classifier guidance needs a classifier of noisy images; give one")
         check_classifier(model.classifier, model)
+        check_timesteps(model.respaced())
 
 
 def _is_published(diffusion: GaussianDiffusion) -> bool:

@@ -27,6 +27,9 @@ SETTINGS = (
     "noise_schedule",
     "diffusion_steps",
     "rescale_timesteps",
+    "use_new_attention_order",
+    "predict_xstart",
+    "sigma_small",
 )
 
 
@@ -61,9 +64,10 @@ def _load_published(path, device, notify, settings: dict) -> nn.Module:
         return _load_dit(path, device, notify, settings)
     if any(name.startswith("output_blocks.") for name in names):
         return ddpm.load_adm(path, device, notify=notify, **settings)
+    some = ", ".join(names[:3]) + (" and so on" if len(names) > 3 else "")
     raise ValueError(
-        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT; give that of a diffusion "
-        "model"
+        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT, but "
+        f"{some or 'no tensors'}; give the weights of a diffusion model"
     )
 
 

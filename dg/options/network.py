@@ -41,6 +41,24 @@ NETWORK = [
         help="Of bare weights: trained on timesteps scaled to 1000.  [default: unless there are "
         "1000]",
     ),
+    click.option(
+        "--use_new_attention_order",
+        **FLAG,
+        default=None,
+        help="Of a U-Net's bare weights: order of its heads.  [default: of the published network]",
+    ),
+    click.option(
+        "--predict_xstart",
+        **FLAG,
+        default=None,
+        help="Of a U-Net's bare weights: predicts the image, not the noise.",
+    ),
+    click.option(
+        "--sigma_small",
+        **FLAG,
+        default=None,
+        help="Of a U-Net's bare weights: variance of the posterior, not of the forward step.",
+    ),
 ]
 
 

@@ -112,8 +112,12 @@ class OutputPath(click.ParamType):
 
     def convert(self, value, param, ctx):
         found = _at_home(value)
-        if Path(found).parts[:1] == ("~",):
-            self.fail(f"{value}: your home folder is not known; write the path in full", param, ctx)
+        if str(found).startswith("~"):
+            self.fail(
+                f"{value}: that home folder is not known; write the path in full, or ./{value}",
+                param,
+                ctx,
+            )
         return found
 
 
@@ -187,11 +191,12 @@ def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progr
            all end together
 
     A second signal ends at once. One that is ignored, as Ctrl-C is by jobs in the background, stays
-    ignored.
+    ignored. One that arrives at the last item of a loop ends the next loop of this progress.
     """
 
+    _asked.clear()
+
     def iterate(iterable, **kwargs):
-        _asked.clear()
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         heeded = [number for number in before if before[number] is not signal.SIG_IGN]
         for number in heeded:

@@ -258,7 +258,7 @@ def test_what_no_tensor_and_no_published_file_shows_is_asked_for():
     model = load_adm(net.state_dict(), **given, notify=lines.append)
     assert lines == [
         "the state dict: 32 pixels, 4 heads, cosine schedule of 4000 steps, scaled to 1000 for the "
-        "network, as given"
+        "network, as given; predicts the noise with learned variances"
     ]
     assert model.img_resolution == 32 and model.respaced().num_steps == 4000
     x, seen = torch.randn(2, 3, 32, 32), []

@@ -312,7 +312,7 @@ def classifier(num_classes=3):
 
 @pytest.mark.parametrize("method", ["ddim", "ancestral"])
 def test_gradients_of_classifier_and_discriminator_add_up(method):
-    model = small(num_classes=3).with_classifier(classifier())
+    model = small(num_classes=3, num_steps=1000).with_classifier(classifier())
     sampling = DDPMSampling(method, 3, clip_denoised=False, classifier_scale=2.0)
     steer = guidance((1, 0))
     found, labels = draw_images(model, [0, 1], sampling, steer)
@@ -337,8 +337,33 @@ def test_gradients_of_classifier_and_discriminator_add_up(method):
         assert (found - other[0]).abs().max() > 1e-3
 
 
+def test_a_classifier_gets_the_timesteps_that_the_network_gets():
+    """As in guided-diffusion: of 4000 steps, trained on timesteps scaled to 1000, the classifier of
+    1000 steps sees the scaled ones. Others it does not know."""
+    seen, net = [], small(num_classes=3, num_steps=4000, rescale_timesteps=True)
+
+    class Listening(EncoderUNetModel):
+        def forward(self, x, time, **kwargs):
+            seen.append(999 * time[0].item())
+            return super().forward(x, time, **kwargs)
+
+    listening = classifier()
+    listening.__class__ = Listening
+    sampling = DDPMSampling("ancestral", 5, classifier_scale=1.0)
+    draw_images(net.with_classifier(listening), [0], sampling)
+    assert seen == pytest.approx([t / 4 for t in (3999, 2999, 2000, 1000, 0)], abs=1e-9)
+    for steps in (20, 4000):
+        model = small(num_classes=3, num_steps=steps).with_classifier(classifier())
+        with pytest.raises(ValueError, match=f"1000 timesteps, but this process has {steps}"):
+            draw_images(model, [0], sampling)
+    x, y = torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.int64)
+    gradient = classifier_gradient(classifier())
+    with pytest.raises(ValueError, match="timestep 1000, but classifiers know 0 to 999"):
+        gradient(x, torch.tensor([1000]), y)
+
+
 def test_a_classifier_leads_an_unconditional_network_to_classes():
-    model = small().with_classifier(classifier())
+    model = small(num_steps=1000).with_classifier(classifier())
     sampling = DDPMSampling("ancestral", 3, classifier_scale=5.0)
     images, labels = draw_images(model, range(8), sampling)
     other, same = draw_images(model, range(8), sampling, class_idx=1)
