@@ -24,7 +24,7 @@ import time
 
 import click
 
-from dg.options.common import SETTINGS, declared, version
+from dg.options.common import SETTINGS, declared, head_file, input_file, used, version
 from dg.options.fid import CALC, NLL, REF
 from dg.options.network import load
 from dg.runtime import console
@@ -72,7 +72,7 @@ def calc(
     from dg.runtime.files import writable_folder
     from dg.runtime.processes import process_group
 
-    metrics = metrics and [name.strip().lower() for name in metrics.split(",")]
+    metrics = metrics and [name.strip().lower() for name in metrics.strip(",").split(",")]
     metrics = metrics and ["fd" if name == "fid" else name for name in metrics]
     if unknown := [name for name in metrics or () if name not in METRICS]:
         raise click.UsageError(
@@ -175,7 +175,7 @@ def ref(data, dest, num_samples, keep_features, **extraction):
             raise ValueError(f"{data} holds statistics already; give the images themselves")
         found = measurement.collect(*part, keep=keep_features)
         if ranks.first:
-            save_features(dest, found)
+            save_features(dest, found, used())
             console.notify(
                 f"{dest}: {found.num_images} images, {len(found.mu)} features of "
                 f"{measurement.extractor.name}"
@@ -265,9 +265,9 @@ def _guidance(
     from dg.checkpoints import load_discriminator
     from dg.guidance import DiscriminatorGuidance
 
-    discriminator = load_discriminator(
-        pretrained_classifier_ckpt, list(discriminator_ckpt), net, device=device
-    )
+    heads = [head_file(name) for name in discriminator_ckpt]
+    classifier = input_file(pretrained_classifier_ckpt)
+    discriminator = load_discriminator(classifier, heads, net, device=device)
     return DiscriminatorGuidance(discriminator, (w1, w2), time_min, time_max)
 
 

@@ -219,14 +219,17 @@ def _train(
             return None
     with atomic_write(folder / name) as file:
         save(file, model)
-    record = {"data": images.name, "settings": asdict(settings)} | described(model)
-    record["used"] = used()
-    if images.class_names:
-        record["class_names"] = list(images.class_names)
-    write_json(folder / "training.json", record)
+    write_json(folder / "training.json", _record(images, settings) | described(model))
     size, told = sum(p.numel() for p in model.parameters()), told.format(**log[-1])
     console.notify(f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}")
     return model
+
+
+def _record(images, settings):
+    """What training.json says of the data, the settings and the command."""
+    names = {"class_names": list(images.class_names)} if images.class_names else {}
+    data = {"data": images.name, "fingerprint": images.fingerprint()}
+    return data | {"settings": asdict(settings), "used": used()} | names
 
 
 def _settings(preset, options):
@@ -311,12 +314,14 @@ def features(data, outdir, test, epochs, seed):
         save_classifier,
         train_classifier,
     )
-    from dg.runtime.files import writable_folder
+    from dg.runtime.files import writable_folder, write_json
 
     images, folder = load_images(data, notify=console.notify), writable_folder(outdir)
     heldout = _heldout(test, images)
-    model = train_classifier(images, ClassifierTraining(epochs=epochs, seed=seed), console.progress)
+    settings = ClassifierTraining(epochs=epochs, seed=seed)
+    model = train_classifier(images, settings, console.progress)
     save_classifier(Path(folder) / "classifier.safetensors", model)
+    write_json(folder / "training.json", _record(images, settings))
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""
     console.notify(
         f"{folder / 'classifier.safetensors'}: names {accuracy(model, images):.4f} of "

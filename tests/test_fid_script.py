@@ -207,6 +207,28 @@ def test_a_folder_of_several_sets_is_a_row_for_each_of_them(tmp_path, seeds):
     assert row["metrics"]["fd"] == pytest.approx(metrics(alone, tmp_path / "alone.npz")["fd"])
 
 
+def test_folders_of_pictures_named_by_what_is_counted_are_a_row_each(tmp_path):
+    images = load_images("digits").images
+    for name in ("a/epoch5", "a/epoch10", "b/5", "b/10"):
+        (tmp_path / name).mkdir(parents=True)
+        for number, image in enumerate(images[:4]):
+            Image.fromarray(image[..., 0]).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "a" / "notes.txt").touch()
+    command = "fid --images {tmp}/%s --ref digits --metrics fd " + PIXELS
+    done = succeed(command % "a" + "--json", tmp=tmp_path)
+    rows = json.loads(done.out)["images"]
+    assert list(rows) == [str(tmp_path / "a" / name) for name in ("epoch5", "epoch10")]
+    assert [row["num_images"] for row in rows.values()] == [4, 4]
+    assert done.lines[0] == (
+        f"{tmp_path / 'a'} holds 2 sets, which are measured one by one; 1 others in it are left out"
+    )
+    done = run(command % "b", tmp=tmp_path)
+    assert done.code == 2 and len(done.lines) == 1
+    assert "holds the folders 5, 10, which may be sets or classes" in done.lines[0]
+    (tmp_path / "b" / "dataset.json").write_text('{"labels": null}')
+    assert metrics(measured(command % "b", tmp=tmp_path), tmp_path / "b")["fd"]["value"] > 0
+
+
 def test_a_folder_whose_files_do_not_tell_what_they_are_is_asked_about(tmp_path):
     images = load_images("digits").images[:40]
     for folder, names in {"parts": ("part0", "part1"), "words": ("before", "after")}.items():
@@ -246,6 +268,21 @@ def test_files_of_one_image_each_are_one_set(tmp_path):
     assert row["num_images"] == 20
 
 
+def test_what_a_reference_lacks_is_told(at, tmp_path):
+    images = load_images("digits").images
+    np.savez(tmp_path / "few.npz", samples=images[:5])
+    np.savez(tmp_path / "named.npz", mean=np.zeros(64), cov=np.eye(64))
+    np.savez(tmp_path / "nan.npz", mu=np.full(64, np.nan), sigma=np.eye(64))
+    for images, ref, told in (
+        ("{tmp}/few.npz", "digits", r"few\.npz against digits: .*; give more images, or choose"),
+        ("digits", "{tmp}/named.npz", "statistics under 'mu' and 'sigma'"),
+        ("digits", "{tmp}/nan.npz", r"nan\.npz: mu or sigma holds NaN or infinity; get or make"),
+        ("digits", "{tmp}/named", r"named does not exist; give .*named\.npz"),
+    ):
+        done = run(f"fid --images {images} --ref {ref} " + PIXELS, tmp=tmp_path)
+        assert done.code == 2 and len(done.lines) == 1 and re.search(told, done.lines[0])
+
+
 def test_numbers_that_mean_little_are_told(at, tmp_path):
     command = "fid --images digits:heldout --images {fake} --ref digits:heldout " + IN
     lines = succeed(command, **at).lines
@@ -254,6 +291,11 @@ def test_numbers_that_mean_little_are_told(at, tmp_path):
     assert any(
         f"do not compare: 360 of digits:heldout, 12 of {at['fake']}" in line for line in lines
     )
+    lines = succeed("fid --images digits --images digits --ref {fake} " + PIXELS, **at).lines
+    assert lines[0] == "what is given twice is measured once" and lines[1:] == [
+        f"the reference {at['fake']}: 12 images for 64 features; a distance of fewer images than "
+        "features says little"
+    ]
     reference = "fid ref --data digits --dest {tmp}/x.npz --features pixels"
     assert "KID, precision and recall will be missing" in succeed(reference, **at).lines[-1]
     assert not any(

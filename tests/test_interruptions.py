@@ -273,6 +273,19 @@ def test_a_signal_saves_a_training_and_ends_in_good_order(command, number, code,
     assert weights(at["out"]) == weights(at["tmp"] / "undisturbed") != {}
 
 
+def test_a_signal_ends_an_experiment_in_good_order(at):
+    command = "reproduce digits --profile smoke --runs {out} --results {tmp}/results"
+    done = run_apart(command, ["-c", ASKED, str(int(signal.SIGINT))], **at)
+    assert done.code == 130 and len(list(at["out"].glob("*/score-*/state.pt"))) == 1
+    assert done.lines[-1].startswith("reproduce.py: stopped in good order; the same command again")
+
+
+def test_what_begins_anew_does_not_say_that_it_goes_on(at):
+    command = "pretrain features --data digits:train --outdir {out}"
+    done = run_apart(command, ["-c", ASKED, str(int(signal.SIGINT))], **at)
+    assert done.code == 130 and done.lines == ["pretrain.py: interrupted; give the command again"]
+
+
 def test_two_processes_train_what_one_trains(at):
     command = HEAD.replace("--epoch 12", "--epoch 2")
     succeed(command, **at)

@@ -343,8 +343,10 @@ def test_a_run_says_what_it_used(at):
 
 
 def test_trainings_say_what_they_used(at):
-    for name, data in (("score", "--data"), ("head", "--sample_dir")):
+    for name, data in (("score", "--data"), ("head", "--sample_dir"), ("features", "--data")):
         record = json.loads((at["made"] / name / "training.json").read_text())
+        found = record if name != "head" else record["data"]
+        assert re.fullmatch("[0-9a-f]{16}", found["fingerprint"])
         assert record["used"]["command"].startswith("python ") and record["settings"]
         assert {"torch", "numpy", "python"} <= set(record["used"]["versions"])
         assert record["used"]["paths"][data] in ("digits:train", str(at["fake"]))
@@ -360,6 +362,21 @@ def test_the_home_folder_is_the_users(at, monkeypatch):
     assert (at["tmp"] / "stats" / "x.npz").exists() and not (at["tmp"] / "~").exists()
     succeed("pretrain convert --network=~/net.safetensors --out=~/new/net.safetensors", **at)
     assert (at["tmp"] / "new" / "net.safetensors").read_bytes() == at["net"].read_bytes()
+    done = run("generate --network {net} --outdir=~nobody-of-that-name/x --seeds 0-0", **at)
+    assert done.code == 2 and "that home folder is not known" in done.lines[0]
+    assert not list(at["tmp"].glob("~*"))
+
+
+def test_folders_stand_for_what_trainings_have_written_to_them(at):
+    command = GENERATE + "--seeds 0-3 --discriminator_ckpt "
+    succeed(command + "{head}", **at | {"out": at["tmp"] / "file"})
+    done = succeed(command + "{made}/head", **at)
+    head = f"{at['made'] / 'head'}: the discriminator best.safetensors in it is taken"
+    assert head in done.lines and contents(at["out"]) == contents(at["tmp"] / "file")
+    images = "fid --images {fake} --ref digits --metrics fd --features "
+    assert succeed(images + "{made}/features", **at).out == succeed(images + "{features}", **at).out
+    done = run("generate --network {made} --outdir {tmp}/none --seeds 0-0", **at)
+    assert f"{at['made']}: a folder without network.safetensors; give" in done.lines[-1]
 
 
 # ---- train.py, and generate.py with what it made

@@ -244,7 +244,10 @@ def _image_keys(path, keys, split):
         raise ValueError(
             f"{path} holds reference statistics (mu, sigma), not images; give the images themselves"
         )
-    raise ValueError(f"{path} holds {held}; save the images under the key 'samples' or 'images'")
+    raise ValueError(
+        f"{path} holds {held}; save images under the key 'samples' or 'images', statistics under "
+        "'mu' and 'sigma'"
+    )
 
 
 def _channels_last(path, images):

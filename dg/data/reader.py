@@ -61,10 +61,16 @@ def _what_to_do(path):
         return (
             f"{path} is neither an npz file nor a zip nor a folder; give the folder that holds it"
         )
-    others = (path.with_name(path.name + suffix) for suffix in (*ARRAYS, ".zip"))
-    if other := next((other for other in others if other.is_file()), None):
+    if other := with_suffix(path):
         return f"{path} does not exist; give {other}"
     return f"{path} does not exist; give an npz, a zip, a folder, or one of {', '.join(SPLITS)}"
+
+
+def with_suffix(source) -> Path | None:
+    """The file that a path means which lacks its suffix; None where there is no such file."""
+    path = Path(source)
+    others = (path.with_name(path.name + suffix) for suffix in (*ARRAYS, ".zip"))
+    return None if path.exists() else next((other for other in others if other.is_file()), None)
 
 
 def load_images(source, num_images=None, split=None, notify=unheard) -> ImageSet:

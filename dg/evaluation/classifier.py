@@ -20,6 +20,7 @@ from dg.runtime.randomness import seeded, step_generator
 from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 
 FORMAT = "feature-classifier"
+NAME_IN_FOLDER = "classifier.safetensors"  # of what a training has written
 ARGUMENTS = ("img_resolution", "img_channels", "num_classes", "width", "feature_dim")
 
 
@@ -169,10 +170,18 @@ def save_classifier(path, model: FeatureClassifier) -> None:
         write_safetensors(file, model.state_dict(), FORMAT, model.config)
 
 
+def classifier_file(path) -> Path:
+    """The file of a classifier: a folder's classifier.safetensors where there is one, else the path
+    itself."""
+    inside = Path(path) / NAME_IN_FOLDER
+    return inside if inside.is_file() else Path(path)
+
+
 def load_classifier(path) -> FeatureClassifier:
-    """A frozen classifier from `save_classifier`; ValueError if the file is missing, damaged or of
-    another kind."""
-    if not Path(path).is_file():
+    """A frozen classifier from `save_classifier`, a folder standing for its classifier.safetensors;
+    ValueError if the file is missing, damaged or of another kind."""
+    path = classifier_file(path)
+    if not path.is_file():
         raise ValueError(
             f"{path}: no such classifier; train one with `python pretrain.py features`"
         )

@@ -130,9 +130,9 @@ def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
     return joined
 
 
-def save_features(path, features: FeatureSet) -> None:
+def save_features(path, features: FeatureSet, used: dict | None = None) -> None:
     """Write statistics (EDM's keys `mu` and `sigma`, ADM's `mu_s` and `sigma_s`), and the features
-    where they are kept."""
+    where they are kept; in `about` what made them, and what was `used`."""
     arrays = {"mu": features.mu, "sigma": features.sigma}
     if features.spatial:
         arrays |= {"mu_s": features.spatial[0], "sigma_s": features.spatial[1]}
@@ -142,6 +142,7 @@ def save_features(path, features: FeatureSet) -> None:
         if (value := getattr(features, name)) is not None
     }
     about = features.describe() | {"extractor": features.extractor}
+    about |= {"used": used} if used else {}
     with atomic_write(path) as file:
         np.savez(file, about=json.dumps(about), **arrays)
 
@@ -169,6 +170,8 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
             f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need "
             "[D] and [D, D]"
         )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{path}: mu or sigma holds NaN or infinity; get or make the file again")
     made_by = about.get("extractor")
     if (
         extractor is not None

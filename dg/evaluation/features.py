@@ -254,8 +254,9 @@ def _load_classifier(path, device) -> Extractor:
             "classifier from "
             "`python pretrain.py features`"
         )
-    from dg.evaluation.classifier import load_classifier
+    from dg.evaluation.classifier import classifier_file, load_classifier
 
+    path = classifier_file(path)
     model = load_classifier(path)
     return Extractor(
         "classifier",

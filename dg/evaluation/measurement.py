@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from dg.data.image_stream import ImageStream
-from dg.data.reader import kinds_of, open_images
+from dg.data.reader import kinds_of, open_images, with_suffix
 from dg.data.sets import numbers_of_unknown_meaning, sets_in
 from dg.evaluation.feature_sets import FeatureSet, collect, load_features
 from dg.evaluation.features import Extractor
@@ -17,6 +17,8 @@ from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
 from dg.runtime.downloads import resolve
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent, unheard
+
+FEW = 16  # images; some metrics are not defined for so few
 
 Part = tuple[ImageStream, np.ndarray]  # a stream and the positions of the images to measure
 
@@ -69,8 +71,10 @@ class Measurement:
     def sources(self, given: Sequence[str]) -> list[str]:
         """The sets to measure: those given, and of a folder that holds several sets each of
         them. ValueError where it does not tell whether its folders are sets or classes."""
-        found = []
-        for source in given:
+        found, sources = [], list(dict.fromkeys(given))
+        if len(sources) < len(given):
+            self.notify("what is given twice is measured once")
+        for source in sources:
             sets = sets_in(source)
             if len(sets) > 1:
                 others = sum(name[0] != "." for name in os.listdir(source)) - len(sets)
@@ -117,6 +121,8 @@ class Measurement:
     def reference(self, source) -> FeatureSet | None:
         """Features of the reference, or its statistics; of ADM's reference files both."""
         if not kinds_of(source):
+            if other := with_suffix(source):
+                raise ValueError(f"{source} does not exist; give {other}")
             source = str(resolve(source, self.progress, self.notify, suffix=".npz"))
         kinds = kinds_of(source)
         if "statistics" not in kinds:
@@ -173,7 +179,7 @@ class Measurement:
             )
             if self.ranks.first:
                 _check_same_features(source, part, found, reference)
-                tables.append(metric_estimates(found, reference, self.metrics))
+                tables.append(self._estimates(source, found, reference))
                 fingerprints.append(found.fingerprint)
         if not self.ranks.first:
             return None
@@ -194,17 +200,27 @@ class Measurement:
             }
         return row
 
+    def _estimates(self, source, found: FeatureSet, reference: FeatureSet) -> dict:
+        try:
+            return metric_estimates(found, reference, self.metrics)
+        except ValueError as error:
+            few = min(found.num_images or np.inf, reference.num_images or np.inf) < FEW
+            advice = "; give more images, or choose the metric fd" if few else ""
+            raise ValueError(f"{source} against {reference.name}: {error}{advice}") from error
+
     def results(self, reference: FeatureSet, rows: dict[str, dict]) -> dict:
         """The content of a results file, without its provenance: rows by source, and what they
         compare with."""
         if len({row["num_images"] for row in rows.values()}) > 1:
             sizes = ", ".join(f"{row['num_images']} of {name}" for name, row in rows.items())
             self.notify(f"sets of different sizes, whose distances do not compare: {sizes}")
-        for source, row in rows.items():
-            if "fd" in row["metrics"] and (row["num_images"] or np.inf) < len(reference.mu):
+        measured = {name: row["num_images"] for name, row in rows.items() if "fd" in row["metrics"]}
+        known = measured | {f"the reference {reference.name}": measured and reference.num_images}
+        for source, count in known.items():
+            if count and count < len(reference.mu):
                 self.notify(
-                    f"{source}: {row['num_images']} images for {len(reference.mu)} features; a "
-                    "distance of fewer images than features says little"
+                    f"{source}: {count} images for {len(reference.mu)} features; a distance of "
+                    "fewer images than features says little"
                 )
         return {
             "distance": self.extractor.metric.upper(),

@@ -1,6 +1,7 @@
 """Networks of diffusers, an optional dependency, from files: nothing is fetched, nothing in them is
 executed or left out."""
 
+import re
 from inspect import signature
 from math import isclose
 from pathlib import Path
@@ -15,8 +16,9 @@ from guided_diffusion.loading import bare_state, check_tensors, read_file
 
 # Schedules of noise that are supported, by diffusers' names.
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
-# What a scheduler of diffusers is unless it says otherwise; another value of the last three is
-# another process.
+# What a scheduler of diffusers is unless it says otherwise; another value of the last four is
+# another process, and so are schedulers of other names.
+OTHER_PROCESS = re.compile("Flow|EDM|CMStochastic|Sde|Karras")
 SCHEDULER = dict(
     num_train_timesteps=1000,
     beta_schedule="linear",
@@ -25,6 +27,7 @@ SCHEDULER = dict(
     trained_betas=None,
     prediction_type="epsilon",
     rescale_betas_zero_snr=False,
+    use_flow_sigmas=False,
 )
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
@@ -63,16 +66,20 @@ def read_scheduler(folder: Path) -> dict | None:
         raise ValueError(f"{file}: describes no scheduler; get the whole folder again")
     config = {name: said.get(name, value) for name, value in SCHEDULER.items()}
     name, steps = config["beta_schedule"], config["num_train_timesteps"]
+    if OTHER_PROCESS.search(kind := str(said.get("_class_name"))):
+        raise ValueError(f"{file}: the process of a {kind} is not supported, only DDPM's is")
     if name not in SCHEDULES:
         raise ValueError(f"{file}: the schedule {name!r} is not supported, {list(SCHEDULES)} are")
-    if not isinstance(steps, int) or steps < 1:
+    if type(steps) is not int or steps < 1:
         raise ValueError(f"{file}: num_train_timesteps is {steps}; get the whole folder again")
     supported = {key: SCHEDULER[key] for key in list(SCHEDULER)[4:]}
     if name == "linear":  # scaled with the number of steps, as `linear_betas` has them
         supported |= dict(beta_start=0.1 / steps, beta_end=20 / steps)
     for key, value in supported.items():
         found = config[key]
-        if found != value and not (isinstance(value, float) and isclose(found, value)):
+        numbers = isinstance(value, float) and isinstance(found, float | int)
+        if found != value and not (numbers and isclose(found, value)):
+            found = found if len(str(found)) < 40 else type(found).__name__
             raise ValueError(f"{file}: {key} {found} is not supported, only {value} is")
     return dict(schedule=SCHEDULES[name], num_steps=steps)
 

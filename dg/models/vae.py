@@ -79,9 +79,9 @@ class VAE(GenerativeModel, nn.Module):
         widths, halvings = [width * mult for mult in channel_mult], len(channel_mult) - 1
         if not widths or width < 8 or width % 8 or img_resolution % 2**halvings:
             raise ValueError(
-                f"width {width} and levels {tuple(channel_mult)} do not fit {img_resolution} "
-                "pixels; give a "
-                "multiple of 8, and no more levels than the pixels can be halved for"
+                f"images of {img_resolution} pixels do not fit a width of {width} and "
+                f"{len(channel_mult)} levels: the pixels are to be halved {halvings} times, the "
+                "width a multiple of 8"
             )
         if not 0 < latent_dim <= img_channels * img_resolution**2:
             raise ValueError(

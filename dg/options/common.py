@@ -31,6 +31,19 @@ def input_file(name):
     return name and resolve(name, console.progress, console.notify)
 
 
+def head_file(name):
+    """The file of a discriminator; of a folder that train.py has written its best head, or the last
+    where it has kept no images to tell."""
+    from dg.checkpoints import trained_head
+
+    path = input_file(name)
+    if not path.is_dir() or not trained_head(path).is_file():
+        return path
+    if console.speaks():
+        console.notify(f"{name}: the discriminator {trained_head(path).name} in it is taken")
+    return trained_head(path)
+
+
 def computable(settings, device, asked):
     """Settings of a training, in float32 where a preset asks for bfloat16 that the device is slow
     in.

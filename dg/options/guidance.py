@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import input_file
+from dg.options.common import head_file, input_file
 from dg.runtime import console
 
 # Where the authors' code expects its files for CIFAR-10; of discriminators by --cond.
@@ -152,7 +152,7 @@ def _discriminator(net, sampling, device, options):
     from dg.checkpoints import MissingLoRA, load_discriminator
     from dg.sampling import as_model
 
-    heads = [input_file(path) for path in options["discriminator_ckpt"]]
+    heads = [head_file(path) for path in options["discriminator_ckpt"]]
     try:
         discriminator = load_discriminator(
             input_file(options["pretrained_classifier_ckpt"]),

@@ -1,5 +1,6 @@
 """Files that are complete or absent, JSON, hashes, and the folders they stand in."""
 
+import atexit
 import dataclasses
 import errno
 import getpass
@@ -9,6 +10,8 @@ import math
 import os
 import platform
 import secrets
+import shutil
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -170,12 +173,19 @@ def cache_folder():
 def name_user() -> None:
     """Let a user without an entry in the system's list go by a number, as in many containers.
 
-    torch asks for a name, to call a folder after, when optimizers or compilers are made.
+    torch asks for a name, to call a folder after, when optimizers or compilers are made; matplotlib
+    for a home, of which it needs no more than a folder that ends with the process.
     """
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        if "MPLCONFIGDIR" not in os.environ:
+            os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="matplotlib-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def remove_stale_temporaries(folder):

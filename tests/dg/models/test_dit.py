@@ -278,6 +278,12 @@ def test_the_scheduler_of_a_folder_decides(tmp_path, below):
         dict(rescale_betas_zero_snr=True),
         dict(trained_betas=[0.1, 0.2]),
         dict(num_train_timesteps="many"),
+        dict(num_train_timesteps=True),
+        dict(beta_start=None),
+        dict(beta_end="0.02"),
+        dict(use_flow_sigmas=True),
+        dict(_class_name="FlowMatchEulerDiscreteScheduler"),
+        dict(_class_name="EDMEulerScheduler"),
     ],
     ids=str,
 )

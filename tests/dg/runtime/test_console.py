@@ -59,6 +59,17 @@ def test_a_signal_at_the_last_item_ends_nothing(number):
             terminate(number)
 
 
+def test_a_signal_at_the_last_item_ends_the_next_loop():
+    loops, done = console.stoppable(silent), []
+    with pytest.raises(Stopped):
+        for outer in loops(range(3)):
+            for item in loops(range(2)):
+                done.append((outer, item))
+                if done == [(0, 0), (0, 1)]:
+                    terminate(signal.SIGTERM)
+    assert done == [(0, 0), (0, 1)]
+
+
 @pytest.mark.parametrize("second", SIGNALS)
 @pytest.mark.parametrize("first", SIGNALS)
 def test_a_second_signal_ends_at_once(first, second):

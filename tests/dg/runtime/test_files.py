@@ -202,5 +202,18 @@ def test_a_user_without_a_name_goes_by_a_number(monkeypatch):
     assert getpass.getuser() == f"uid-{os.getuid()}"
 
 
+def test_figures_need_no_home_folder(monkeypatch):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("LOGNAME", "somebody")
+    monkeypatch.setenv("MPLCONFIGDIR", "given")
+    files.name_user()
+    assert os.environ["MPLCONFIGDIR"] == "given"
+    monkeypatch.delenv("MPLCONFIGDIR")
+    files.name_user()
+    folder = os.environ["MPLCONFIGDIR"]
+    assert os.access(folder, os.W_OK) and not os.listdir(folder)
+
+
 def unknown(uid):
     raise KeyError(f"getpwuid(): uid not found: {uid}")
