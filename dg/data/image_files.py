@@ -17,10 +17,11 @@ CHUNK = 8  # images per task
 class ImageFiles(ImageStream):
     """The images among Files; all but `crops` want them of one size and colour.
 
-    split  a sub-folder; None: where there are several folders of splits, `train`
+    split        a sub-folder; None: where there are several folders of splits, `train`
+    class_names  of labels that no class folders give
     """
 
-    def __init__(self, files, split, notify):
+    def __init__(self, files, split, notify, class_names=None):
         images = files.images()
         if images and (folder := split_folder(files, images, split, notify)):
             if "dataset.json" in files.names:
@@ -33,7 +34,8 @@ class ImageFiles(ImageStream):
                 "npz shards; give another folder"
             )
         files.tell_skipped(images, notify)
-        names, seeds, labels, class_names = arranged(files, images, notify)
+        names, seeds, labels, of_folders = arranged(files, images, notify)
+        class_names = of_folders or (None if labels is None else class_names)
         classes = 0 if labels is None else int(labels.max()) + 1
         super().__init__(files.path, len(names), labels, seeds, classes, names, class_names)
         self._source, self._notify = files, notify

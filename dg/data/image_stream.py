@@ -21,7 +21,7 @@ class ImageStream(ABC):
     seeds        int64 [N], None where the source does not tell them
     num_classes  0 for an unlabelled set
     files        names of the files they are in, for the fingerprint
-    class_names  by label, where class folders gave the labels, else None
+    class_names  by label, of class folders or of the manifest of samples, else None
 
     A subclass says how images are read: `shape` and `fetch`, and where that is not all of the work,
     `decode` and `read`. Images that cannot be read are a ValueError of one line.

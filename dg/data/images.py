@@ -57,7 +57,8 @@ class ImageSet(LabelledSet):
     name         str                 where they came from; error messages begin with it
     num_classes  int                 largest label + 1 unless given (a subset keeps it); 0 for an
                                      unlabelled set
-    class_names  tuple of str        by label, where class folders gave the labels, else None
+    class_names  tuple of str        by label, of class folders or of the manifest of samples, or
+                                     None
     """
 
     images: np.ndarray

@@ -107,7 +107,7 @@ class NpzImages:
 class NpzShards(ImageStream):
     """The images of npz files: by seed where all files have seeds, else in the order of `paths`."""
 
-    def __init__(self, name, paths, split=None, notify=unheard):
+    def __init__(self, name, paths, split=None, notify=unheard, class_names=None):
         self._shards = [NpzImages(path, split) for path in paths]
         self._check_singles(name, notify)
         if left_out := next((part.left_out for part in self._shards if part.left_out), None):
@@ -136,6 +136,7 @@ class NpzShards(ImageStream):
             np.concatenate(seeds)[self._order] if by_seed else None,
             max(part.num_classes for part in self._shards),
             [path.name for path in paths],
+            None if labels[0] is None else class_names,
         )
 
     @cached_property

@@ -14,6 +14,7 @@ from dg.data.images import ImageSet
 from dg.data.named_sets import SPLITS, load_named
 from dg.data.npz_files import NpzShards
 from dg.data.sets import one_set
+from dg.runtime.files import read_json
 from dg.runtime.progress import unheard
 
 PICKLES = (".pkl", ".pickle", ".pt", ".pth")
@@ -113,9 +114,20 @@ def npz_paths(source, notify=unheard) -> list[Path]:
 
 def _open_folder(path, split, notify):
     one_set(path / (split or ""))
+    names = _class_names(path)
     if shards := _shards(path, split, notify):
-        return NpzShards(path / (split or ""), shards, notify=notify)
-    return ImageFiles(files_of_folder(path), split, notify)
+        return NpzShards(path / (split or ""), shards, notify=notify, class_names=names)
+    return ImageFiles(files_of_folder(path), split, notify, names)
+
+
+def _class_names(folder):
+    """Names of classes by label, where the manifest of a store of samples tells them, else None."""
+    manifest = folder / "manifest.json"
+    try:
+        names = read_json(manifest)["class names"] if manifest.is_file() else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return tuple(names) if isinstance(names, list) else None
 
 
 def _shards(path, split, notify):

@@ -311,3 +311,14 @@ def test_names_of_classes_are_kept_and_hinder_no_older_store(tmp_path):
     for _ in range(2):
         assert json.loads((tmp_path / "manifest.json").read_text())["class names"] == ["cat", "dog"]
         SampleStore(tmp_path, {"network": "abc"}, range(2), 2)
+
+
+@pytest.mark.parametrize("save_type", ["npz", "png"])
+def test_readers_know_the_classes_of_a_store(tmp_path, save_type):
+    names = ("cat", "dog", "owl")
+    for where, known in (("a", names), ("b", None)):
+        store = SampleStore(tmp_path / where, {}, range(6), 3, save_type, class_names=known)
+        fill(store)
+        assert store.load().class_names == known and store.load().labels is not None
+    fill(SampleStore(tmp_path / "c", {}, range(6), 3, save_type, class_names=names), None, False)
+    assert load_images(tmp_path / "c").class_names is None
