@@ -42,11 +42,7 @@ from dg.pretraining.presets import (
 from dg.runtime import console
 
 # whose defaults --arch brings
-EDM_PRESETS = {
-    "ddpmpp": "cifar10-edm",
-    "ncsnpp": "cifar10-edm",
-    "adm": "imagenet64-edm",
-}
+EDM_PRESETS = {"ddpmpp": "cifar10-edm", "ncsnpp": "cifar10-edm", "adm": "imagenet64-edm"}
 
 
 @click.group(

@@ -26,8 +26,8 @@ def load_network(path, device="cpu") -> Preconditioner:
     """
     path = network_file(path)
     if not path.is_file():
-        fact = f"a folder without {NAME_IN_FOLDER}" if path.is_dir() else "no such network file"
-        raise ValueError(f"{path}: {fact}; give a .safetensors or .pkl file")
+        folder = f" (a folder without {NAME_IN_FOLDER})" if path.is_dir() else ""
+        raise ValueError(f"{path}: no such network file{folder}; give a .safetensors or .pkl file")
     with open(path, "rb") as file:
         head = file.read(9)
     if head[8:9] == b"{":

@@ -376,7 +376,10 @@ def test_folders_stand_for_what_trainings_have_written_to_them(at):
     images = "fid --images {fake} --ref digits --metrics fd --features "
     assert succeed(images + "{made}/features", **at).out == succeed(images + "{features}", **at).out
     done = run("generate --network {made} --outdir {tmp}/none --seeds 0-0", **at)
-    assert f"{at['made']}: a folder without network.safetensors; give" in done.lines[-1]
+    assert (
+        f"{at['made']}: no such network file (a folder without network.safetensors)"
+        in done.lines[-1]
+    )
 
 
 # ---- train.py, and generate.py with what it made

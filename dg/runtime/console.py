@@ -113,11 +113,8 @@ class OutputPath(click.ParamType):
     def convert(self, value, param, ctx):
         found = _at_home(value)
         if str(found).startswith("~"):
-            self.fail(
-                f"{value}: that home folder is not known; write the path in full, or ./{value}",
-                param,
-                ctx,
-            )
+            told = "that home folder is not known; write the path in full, or with ./ before it"
+            self.fail(f"{value}: {told}", param, ctx)
         return found
 
 

@@ -277,6 +277,22 @@ def test_what_no_tensor_and_no_published_file_shows_is_asked_for():
     assert len({fingerprint(one) for one in (model, raw)}) == 2, "what images depend on"
     short = load_adm(net.state_dict(), **given | dict(diffusion_steps=100))
     assert short.sampling().num_steps == 100
+    other = load_adm(
+        net.state_dict(), **given, predict_xstart=True, use_new_attention_order=True,
+        notify=lines.append,
+    )  # fmt: skip
+    assert "4 heads in the new order" in lines[1] and "predicts the image with learned" in lines[1]
+    assert (other.net(x, seen[0]) - net(x, seen[0])).abs().max() > 1e-3
+    found = other.respaced("4000").p_mean_variance(lambda x, t: net(x, t), x, torch.tensor([0, 5]))
+    torch.testing.assert_close(
+        found.pred_xstart, net(x, torch.tensor([0, 1.25]))[:, :3].clamp(-1, 1), check_dtype=False
+    )
+    with pytest.raises(ValueError, match="its variances are learned; leave sigma_small out"):
+        load_adm(net.state_dict(), **given, sigma_small=True)
+    plain = golden_fill.fill(UNetModel(**recipe, out_channels=3), gain=0.6)
+    for small, variance in ((None, "fixed_large"), (True, "fixed_small")):
+        model = load_adm(plain.state_dict(), **given, sigma_small=small)
+        assert model.init_kwargs["process"]["variance"] == variance
     with pytest.raises(ValueError, match="64 channels do not split into 5 attention heads"):
         load_adm(net.state_dict(), **given | dict(num_heads=5))
 
