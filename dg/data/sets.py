@@ -9,7 +9,7 @@ import numpy as np
 from dg.data.array_files import SUFFIXES as ARRAYS
 from dg.data.array_files import array_names, kinds_in, read_arrays
 from dg.data.image_decoding import SUFFIXES as IMAGES
-from dg.data.image_folders import SPLIT_OF_FILE
+from dg.data.image_folders import SPLIT, SPLIT_OF_FILE
 from dg.data.npz_files import NpzImages
 
 DIGITS = re.compile(r"(\d+)")
@@ -27,9 +27,9 @@ def sets_in(source) -> list[str]:
 
     Files are sets where a number in their names tells them apart (epoch5.npz, epoch10.npz), or
     where they share seeds. They come in the order of that number. Shards samples_*.npz, and files
-    whose seeds differ, are parts of one set, and so are files of splits. Sub-folders are sets where
-    they are stores of samples, or are called after what is counted: epoch5, epoch10. ValueError
-    where files do not tell.
+    whose seeds differ, are parts of one set, and so are files and folders of splits and folders
+    that are called parts. Other sub-folders are sets where they are stores of samples, or are
+    called after what is counted: epoch5, epoch10. ValueError where files do not tell.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -113,7 +113,8 @@ def _folders_are_sets(entries):
     folders = [path for path in entries if path.is_dir()]
     stores = [path for path in folders if _is_store(path)]
     if len(stores) > 1:
-        return stores
+        one = all(PARTS.search(path.name) or SPLIT.fullmatch(path.name) for path in stores)
+        return None if one else stores
     series = [path for path in folders if SERIES.search(path.name)]
     return series if len(series) > 1 and _are_numbered(series) else None
 

@@ -424,6 +424,9 @@ CHECKPOINTS = {
     "model": lambda net: {"model": prefixed("module.")(net), "epoch": 3, "opt": {"state": {}}},
     "state_dict": lambda net: {"state_dict": net.state_dict(), "args": argparse.Namespace(lr=1e-4)},
     "ema, averaged": lambda net: {"ema": averaged(net), "n": 3},
+    "module that holds it": lambda net: {"state_dict": prefixed("model.")(net), "epoch": 3},
+    "long names": lambda net: {"model_state_dict": {}, "ema_state_dict": net.state_dict()},
+    "its network": lambda net: {"net": prefixed("module.")(net), "step": 5},
 }
 
 

@@ -55,6 +55,17 @@ def test_one_set_stays_one(tmp_path):
     assert sets_in("digits") == ["digits"]
 
 
+def test_folders_of_stores(tmp_path):
+    for kind, names in {"a": ("x", "y"), "b": ("part-0", "part-1"), "c": ("train", "test")}.items():
+        for start, name in enumerate(names):
+            put(tmp_path / kind / name, f"samples_{start}.npz")
+    assert sets_in(tmp_path / "a") == [str(tmp_path / "a" / name) for name in "xy"]
+    assert len(load_images(tmp_path / "b")) == 2 * len(IMAGES)
+    lines = []
+    assert len(load_images(tmp_path / "c", notify=lines.append)) == len(IMAGES)
+    assert "the split train is taken; test left out" in lines[0]
+
+
 def test_pictures_beside_files_that_do_not_tell_are_meant(tmp_path):
     put(tmp_path, "a.npz", "b.npz")
     with pytest.raises(ValueError, match=r"2 npz files, a.npz, b.npz .* sets or parts of one"):
