@@ -324,21 +324,20 @@ def features(data, outdir, test, epochs, seed):
 
 
 @main.command(
-    help="Write any score network that can be read, such as an NVIDIA .pkl, as a .safetensors file."
+    help="Write any network that can be read, such as an NVIDIA .pkl or the .pt file of a "
+    "classifier, as a .safetensors file."
 )
 @declared(CONVERT)
-def convert(network, out):
-    import edm
+def convert(network, out, fp16):
+    from dg.models.conversion import convert
     from dg.runtime.downloads import resolve
     from dg.runtime.files import atomic_write, writable_file
 
     out = writable_file(out)
-    net = edm.load_network(resolve(network, console.progress, console.notify))
+    path = resolve(network, console.progress, console.notify)
     with atomic_write(out) as file:
-        edm.save_network(file, net)
-    console.notify(
-        f"{out}: {type(net).__name__}, {sum(p.numel() for p in net.parameters()):,} parameters"
-    )
+        size = convert(path, file, half=fp16)
+    console.notify(f"{out}: {size:,} weights{' in float16' if fp16 else ''}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dg.runtime.catalogue import CATALOGUE
 from dg.runtime.downloads import resolve
 from dg.runtime.files import sha256_of
+from dg.runtime.pretrained import pretrained_file
 from dg.runtime.progress import silent
 
 # Name: (module and class of torch_fidelity, its feature, the catalogue's file). DINOv2 is fetched
@@ -159,7 +160,7 @@ def load_extractor(
     progress=silent,
     notify=None,
 ) -> Extractor:
-    """The extractor of that name, or this project's classifier at that path.
+    """The extractor of that name, or this project's classifier at that path or of that name.
 
     weights              path of the weights' file instead of the download
     unpublished_weights  accept weights that are not the published ones; refused otherwise, where
@@ -169,7 +170,7 @@ def load_extractor(
     `weights_only` first and only what came out is handed on. ValueError of one line for whatever is
     missing or wrong.
     """
-    device = torch.device(device)
+    device, name = torch.device(device), str(pretrained_file(name) or name)
     if name not in FIDELITY:
         if name == "pixels" and weights is None:
             return Extractor(name, "none", None, None, _Pixels(), device)

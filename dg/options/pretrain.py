@@ -287,4 +287,10 @@ CONVERT = [
         metavar="PATH",
         help="The .safetensors file to write.",
     ),
+    click.option(
+        "--fp16",
+        **FLAG,
+        default=False,
+        help="Round the weights to float16: half the size. They are read back as float32.",
+    ),
 ]

@@ -152,6 +152,8 @@ EDM_CIFAR10 = ScoreTraining(
     augment=0.12,
     adam_eps=1e-8 / 3072,
 )
+SMALL_UNET = dict(model_type="SongUNet", num_blocks=1, dropout=0.0)
+SHIPPED = ScoreTraining(steps=64_000, ema_halflife=100_000)
 # Settings per data set: the network's arguments beyond resolution, channels and classes, and how to
 # train it.
 SCORE_PRESETS = {
@@ -193,6 +195,22 @@ SCORE_PRESETS = {
             precision="bfloat16",
         ),
     ),
+    # The networks in pretrained/: the largest that two CPU cores train to convergence in hours.
+    "mnist-14": (
+        SMALL_UNET
+        | dict(model_channels=16, channel_mult=[1, 2], attn_resolutions=[7], sigma_data=0.55),
+        SHIPPED,
+    ),
+    "mnist-28": (
+        SMALL_UNET
+        | dict(model_channels=8, channel_mult=[1, 2, 4], attn_resolutions=[7], sigma_data=0.6),
+        SHIPPED,
+    ),
+    "cifar10-16": (
+        SMALL_UNET
+        | dict(model_channels=16, channel_mult=[1, 2, 4], attn_resolutions=[8], sigma_data=0.5),
+        replace(SHIPPED, lr=1e-3, flip=True),
+    ),
     # The published settings of Karras et al. 2022, tables 7 and 8 and their code.
     "cifar10-edm": (
         ARCHITECTURES["ddpmpp"] | dict(model_channels=128, channel_mult=[2, 2, 2], dropout=0.13),
@@ -213,6 +231,16 @@ SCORE_PRESETS = {
     ),
 }
 CLASSIFIER_PRESETS = {
+    # The noise-aware classifiers in pretrained/.
+    "mnist-14": NoisyClassifierTraining(
+        channel_mult=(1, 2), attention_resolutions=(7,), steps=2500, batch_size=64
+    ),
+    "mnist-28": NoisyClassifierTraining(
+        channel_mult=(1, 2, 2), attention_resolutions=(7,), steps=2000, batch_size=64
+    ),
+    "cifar10-16": NoisyClassifierTraining(
+        channel_mult=(1, 2, 2), attention_resolutions=(8,), steps=4000, batch_size=64, flip=True
+    ),
     "mnist": NoisyClassifierTraining(attention_resolutions=(7,), steps=1500, batch_size=64),
     "cifar10-small": NoisyClassifierTraining(
         model_channels=64,
