@@ -4,9 +4,10 @@ each by the name of its file, without a download."""
 from collections.abc import Sequence
 from pathlib import Path
 
-from dg.runtime.files import sha256_of
+from dg.runtime.files import read_json, sha256_of
 
 FOLDER = Path(__file__).resolve().parents[2] / "pretrained"
+CURVES = "curves.json"  # written by benchmarks.convergence
 HASHES = "SHA256SUMS"  # as sha256sum writes and checks them
 
 
@@ -36,6 +37,13 @@ def classifier_of(heads: Sequence[str]) -> str | None:
         return None
     partners = {f"{head.removesuffix('-disc')}-noisy-classifier" for head in heads}
     return partners.pop() if len(partners) == 1 else None
+
+
+def training_curve(name: str) -> list[dict]:
+    """Distances of a network along its training, by the number of images seen: `points` of its
+    entry in curves.json; none where it has no entry."""
+    path = FOLDER / CURVES
+    return read_json(path).get(name, {}).get("points", []) if path.is_file() else []
 
 
 def _hashes() -> dict[str, str]:
