@@ -8,7 +8,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 import edm
+import edm.checkpoint
+from dg.data.datasets import to_uint8
 from dg.models.loading import first_bytes, is_torch_file
+from dg.sampling import Sampling, draw_images
 from edm.checkpoint import kind_of, write_safetensors
 from guided_diffusion.loading import bare_state, check_tensors, read_file
 
@@ -30,6 +33,25 @@ def convert(source, file, half: bool = False) -> int:
         tensors = {name: _rounded(source, name, tensor) for name, tensor in tensors.items()}
     write_safetensors(file, tensors, kind, config)
     return sum(tensor.numel() for tensor in tensors.values())
+
+
+def is_score_network(path) -> bool:
+    """Whether a safetensors file holds a score network."""
+    with safe_open(str(path), framework="pt") as file:
+        return kind_of(file.metadata() or {}) == edm.checkpoint.FORMAT
+
+
+def share_within(first, second, levels: int = 2, seeds: int = 64) -> float:
+    """Share of the pixel values of two networks' images, by EDM's default sampler from the same
+    seeds, that differ by at most so many levels of 255.
+
+    first, second  files of score networks
+    """
+    drawn = []
+    for path in (first, second):
+        images, _ = draw_images(edm.load_network(path), range(seeds), Sampling())
+        drawn.append(to_uint8(images).astype(int))
+    return float((abs(drawn[0] - drawn[1]) <= levels).mean())
 
 
 def _content(path: Path) -> tuple[str, dict, dict[str, Tensor]]:

@@ -5,7 +5,7 @@ import torch
 from safetensors import safe_open
 
 import edm
-from dg.models.conversion import convert
+from dg.models.conversion import convert, is_score_network, share_within
 from guided_diffusion import load_encoder
 from tests.golden_fill import fill
 from tests.guided_diffusion.test_loading import small
@@ -32,6 +32,13 @@ def test_rounded_weights_are_the_nearest_float16(net, tmp_path):
     for name, tensor in rounded.items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, kept[name].half().float())
+
+
+def test_images_of_rounded_weights_are_compared(net, tmp_path):
+    convert(net, tmp_path / "out.safetensors", half=True)
+    assert share_within(net, net, levels=0, seeds=2) == 1
+    assert share_within(net, tmp_path / "out.safetensors", seeds=2) > 0.99
+    assert is_score_network(net)
 
 
 def test_the_state_of_a_classifier_is_read_from_safetensors(tmp_path):
