@@ -22,22 +22,17 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, precision_of, used, version
-from dg.options.pretrain import (
-    CLASSIFIER,
-    CONVERT,
-    DDPM,
-    FEATURES,
-    LATENTS,
-    SCORE,
-    VAE,
+from dg.options.common import (
+    SETTINGS,
+    computable,
+    declared,
+    input_file,
+    precision_of,
+    used,
+    version,
 )
-from dg.pretraining.presets import (
-    CLASSIFIER_PRESETS,
-    DDPM_PRESETS,
-    VAE_PRESETS,
-    score_recipe,
-)
+from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SCORE, VAE
+from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
 
 # whose defaults --arch brings
@@ -77,6 +72,7 @@ def score(
     duration,
     ema,
     snap,
+    transfer,
     ignored,
     data,
     outdir,
@@ -99,11 +95,16 @@ def score(
         **changes,
     )
     settings = computable(settings, device, (bf16, fp16) != (None, None))
+    if transfer:
+        console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "a network that goes on")
     import edm
     from dg.pretraining.score import build_score_network, train_score_network
 
     def train(images, device, **job):
-        net = build_score_network(images, network, settings.seed, cond).to(device)
+        if transfer:
+            net = edm.load_network(input_file(transfer), device).requires_grad_(True)
+        else:
+            net = build_score_network(images, network, settings.seed, cond).to(device)
         return train_score_network(net, images, settings, snap=snap, **job)
 
     _train(train, edm.save_network, settings, data, outdir, device, save_seconds, microbatch)
@@ -339,11 +340,8 @@ def convert(network, out, fp16):
         size = convert(path, file, half=fp16)
     console.notify(f"{out}: {size:,} weights{' in float16' if fp16 else ''}")
     if fp16 and is_score_network(out):
-        share = share_within(path, out)
-        console.notify(
-            f"images of 64 seeds: {100 * share:.2f}% of values within 2 levels of 255 of those of "
-            f"{path.name}{'' if share >= 0.999 else '; keep the file without --fp16'}"
-        )
+        share = f"{100 * share_within(path, out):.2f}% of values within 2 levels of 255"
+        console.notify(f"images of 64 seeds: {share} of those of {path.name}")
 
 
 if __name__ == "__main__":

@@ -135,6 +135,12 @@ SCORE = [
         "[default: the preset's]",
     ),
     click.option(
+        "--transfer",
+        type=console.InputPath(),
+        metavar="PATH|URL|NAME",
+        help="Go on with the weights of this network, in place of random ones.",
+    ),
+    click.option(
         "--snap",
         type=click.IntRange(min=0),
         default=0,
