@@ -11,6 +11,8 @@ Examples:
   python fid.py --images epoch-10 --images epoch-20 --images epoch-30 --ref cifar10 --plot --outdir measured
   # statistics of your own data
   python fid.py ref --data my-images --dest my-images.npz
+  # do generated images lie nearer to the training images than unseen images do?
+  python fid.py --images out --ref cifar10:test --train cifar10:train --metrics authenticity,memorised
   # in the features of a small classifier, where Inception says nothing
   python fid.py --images runs/by-hand/guided --ref digits --features runs/by-hand/features/classifier.safetensors
   # bits per dimension of a network on test images
@@ -58,6 +60,7 @@ def main():
 def calc(
     images,
     ref,
+    train,
     num_samples,
     seed,
     sets,
@@ -68,16 +71,10 @@ def calc(
     plot,
     **extraction,
 ):
-    from dg.evaluation.measure import METRICS
     from dg.runtime.files import writable_folder
     from dg.runtime.processes import process_group
 
-    metrics = metrics and [name.strip().lower() for name in metrics.strip(",").split(",")]
-    metrics = metrics and ["fd" if name == "fid" else name for name in metrics]
-    if unknown := [name for name in metrics or () if name not in METRICS]:
-        raise click.UsageError(
-            f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}."
-        )
+    metrics = metrics and _metrics(metrics, train)
     if sets > 1 and (num_samples is None or seed is not None):
         raise click.UsageError(
             "--sets needs --num_samples, the size of each set, and takes no --seed."
@@ -91,18 +88,23 @@ def calc(
         jobs = {}
         for source in measurement.sources(images):  # refused before any work
             jobs[source] = measurement.open(source, num_samples, seed, sets)
+        with console.option("--train"):
+            train = train and measurement.find(train)
         reference = measurement.reference(ref)
+        with console.option("--train"):
+            training = train and measurement.training(train, reference)
         for source, parts in jobs.items():
             with console.option("--fid_infinity"):
                 measurement.check_extrapolation(source, parts, reference)
-            measurement.check(source, parts, reference)
+            measurement.check(source, parts, reference, training)
         rows = {
-            source: measurement.measure(source, parts, reference) for source, parts in jobs.items()
+            source: measurement.measure(source, parts, reference, training)
+            for source, parts in jobs.items()
         }
         if not ranks.first:
             return
     seconds = {"measure": time.perf_counter() - start}
-    outcome = measurement.results(reference, rows) | _provenance(
+    outcome = measurement.results(reference, rows, training) | _provenance(
         seconds, measurement.extractor.device
     )
     if as_json:
@@ -113,6 +115,30 @@ def calc(
         click.echo(measurement_table(outcome))
     if folder is not None:
         _write(folder, outcome, plot)
+
+
+def _metrics(listed, train):
+    """Names from METRICS, as the option lists them."""
+    from dg.evaluation.measure import METRICS
+    from dg.evaluation.memorisation import MEMORISATION
+
+    names = [name.strip().lower() for name in listed.strip(",").split(",")]
+    names = ["fd" if name == "fid" else name for name in names]
+    if unknown := [name for name in names if name not in METRICS]:
+        raise click.UsageError(
+            f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}."
+        )
+    of_training = [name for name in names if name in MEMORISATION]
+    if of_training and train is None:
+        raise click.UsageError(
+            f"--metrics {','.join(of_training)} needs --train, the training images."
+        )
+    if train is not None and not of_training:
+        raise click.UsageError(
+            f"--train serves {' and '.join(MEMORISATION)}; name them in --metrics, or leave "
+            "--train out."
+        )
+    return names
 
 
 def _measurement(

@@ -23,22 +23,17 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, precision_of, used, version
-from dg.options.pretrain import (
-    CLASSIFIER,
-    CONVERT,
-    DDPM,
-    FEATURES,
-    LATENTS,
-    SCORE,
-    VAE,
+from dg.options.common import (
+    SETTINGS,
+    computable,
+    declared,
+    input_file,
+    precision_of,
+    used,
+    version,
 )
-from dg.pretraining.presets import (
-    CLASSIFIER_PRESETS,
-    DDPM_PRESETS,
-    VAE_PRESETS,
-    score_recipe,
-)
+from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SCORE, VAE
+from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
 
 # whose defaults --arch brings
@@ -74,6 +69,7 @@ def score(
     duration,
     ema,
     snap,
+    transfer,
     ignored,
     data,
     outdir,
@@ -96,11 +92,16 @@ def score(
         **changes,
     )
     settings = computable(settings, device, (bf16, fp16) != (None, None))
+    if transfer:
+        console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "a network that goes on")
     import edm
     from dg.pretraining.score import build_score_network, train_score_network
 
     def train(images, device, **job):
-        net = build_score_network(images, network, settings.seed, cond).to(device)
+        if transfer:
+            net = edm.load_network(input_file(transfer), device).requires_grad_(True)
+        else:
+            net = build_score_network(images, network, settings.seed, cond).to(device)
         return train_score_network(net, images, settings, snap=snap, **job)
 
     _train(train, edm.save_network, settings, data, outdir, device, save_seconds, microbatch)
@@ -326,21 +327,23 @@ def features(data, outdir, test, epochs, seed):
 
 
 @main.command(
-    help="Write any score network that can be read, such as an NVIDIA .pkl, as a .safetensors file."
+    help="Write any network that can be read, such as an NVIDIA .pkl or the .pt file of a "
+    "classifier, as a .safetensors file."
 )
 @declared(CONVERT)
-def convert(network, out):
-    import edm
+def convert(network, out, fp16):
+    from dg.models.conversion import convert, is_score_network, share_within
     from dg.runtime.downloads import resolve
     from dg.runtime.files import atomic_write, writable_file
 
     out = writable_file(out)
-    net = edm.load_network(resolve(network, console.progress, console.notify))
+    path = resolve(network, console.progress, console.notify)
     with atomic_write(out) as file:
-        edm.save_network(file, net)
-    console.notify(
-        f"{out}: {type(net).__name__}, {sum(p.numel() for p in net.parameters()):,} parameters"
-    )
+        size = convert(path, file, half=fp16)
+    console.notify(f"{out}: {size:,} weights{' in float16' if fp16 else ''}")
+    if fp16 and is_score_network(out):
+        share = f"{100 * share_within(path, out):.2f}% of values within 2 levels of 255"
+        console.notify(f"images of 64 seeds: {share} of those of {path.name}")
 
 
 if __name__ == "__main__":

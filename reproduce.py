@@ -2,7 +2,8 @@
 
 \b
 Examples:
-  python reproduce.py                          # digits: minutes on a CPU, nothing to download
+  python reproduce.py                          # the quickstart: minutes on a CPU, nothing to download
+  python reproduce.py --from-scratch           # the same with every network trained anew: hours
   python reproduce.py cifar10-uncond           # the published table beside the measured one
   python reproduce.py cifar10-uncond --dry-run # what it would cost
   python reproduce.py ensemble --setting mnist-14 --data mnist.npz   # on a CPU
@@ -56,7 +57,7 @@ RATES = {
 
 
 @click.command(help=__doc__, context_settings=shared.SETTINGS)
-@click.argument("name", default="digits", metavar="[NAME]")
+@click.argument("name", default=registry.QUICKSTART, metavar="[NAME]")
 @shared.declared(OPTIONS)
 @shared.version
 def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, **choices):
@@ -95,6 +96,8 @@ def _job(name, profile, dry_run, choices, common) -> Job:
     """What the name and the options ask for; options that mean nothing for it are refused."""
     if name not in registry.IMAGENET:
         console.refuse(["shard"], name)
+    if name in (*registry.IMAGENET, registry.TWO_GAUSSIANS):
+        console.refuse(["from_scratch"], name)
     if name in registry.IMAGENET:
         console.refuse(["setting", "seeds_per_set", "profile"], name)
         return _imagenet(name, choices, common)
@@ -155,6 +158,9 @@ def _study_in_setting(name, profile, dry_run, choices, common):
         if data is not None:
             raise click.UsageError("--profile smoke uses the embedded digits; leave --data out.")
         chosen = smoke(chosen)
+    if choices["from_scratch"]:
+        with console.option("--from-scratch"):
+            chosen = chosen.from_scratch()
     chosen = _sized(chosen, choices)
     target = setting_name if name == "recipes" else f"{name}-{setting_name}"
     return Experiment(target, chosen, build(name, chosen), data, name, setting_name)
@@ -168,9 +174,12 @@ def _comparison(name, profile, dry_run, choices, common):
 
     console.refuse(["setting"], name)
     data, gpu = choices["data"], common["device"].type == "cuda"
-    if name == "digits" and data is not None:
-        raise click.UsageError(f"--data {data}: {name} uses the embedded digits; leave it out.")
     setting = _sized(comparisons.setting_of(name, profile, gpu), choices)
+    if choices["from_scratch"]:
+        with console.option("--from-scratch"):
+            setting = setting.from_scratch()
+    elif name in ("quickstart", "digits") and data is not None:
+        raise click.UsageError(f"--data {data}: {name} uses {setting.data}; leave it out.")
     if data is None and not dry_run:
         setting = comparisons.with_available_data(setting, common["notify"])
     study = comparisons.STUDIES[name](setting)

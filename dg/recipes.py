@@ -3,7 +3,7 @@ can list at once."""
 
 from dataclasses import dataclass, replace
 
-from dg.pretraining.presets import PRECISIONS
+from dg.pretraining.settings import PRECISIONS
 
 CHOICES = {
     "batches": ("balanced", "mixed"),

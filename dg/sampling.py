@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -193,9 +194,13 @@ def generate(
     ranks: Ranks = SINGLE_PROCESS,
     precision: str = "float32",
     notify: Callable[[str], None] = unheard,
+    at_once: int = 1,
 ) -> GenerationResult:
     """Fill the store with the batches it still lacks. Of several processes each takes the next one
     when it is free.
+
+    at_once  batches in work at a time, each in a thread of its own: for CPUs, where a small network
+             gains little from several threads on one batch
 
     A batch is saved while the next is drawn. One that does not fit into a GPU's memory is drawn in
     halves, of which `notify` tells; images are the same up to rounding. Where `progress` asks to
@@ -207,26 +212,33 @@ def generate(
     total = sum(len(store.batches()[index]) for index in work.items)
     bar = iter(progress(range(batches), desc="images", unit="batch", total=batches))
     shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
-    with ThreadPoolExecutor(max_workers=1) as thread:
+
+    def draw(index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        nonlocal most
+        images, classes, most = _drawn_in_chunks(
+            lambda seeds: draw_images(net, seeds, sampling, guidance, class_idx, device, precision),
+            store.batches()[index],
+            most,
+            notify,
+        )
+        return images, classes
+
+    def show(number: int) -> None:
+        nonlocal shown
         try:
-            next(bar, None)
-            for place, index in work:
-                images, classes, most = _drawn_in_chunks(
-                    lambda seeds: draw_images(
-                        net, seeds, sampling, guidance, class_idx, device, precision
-                    ),
-                    store.batches()[index],
-                    most,
-                    notify,
-                )
-                if saving is not None:
-                    saving.result()
-                saving, mine = thread.submit(store.write, index, images, classes), mine + 1
-                for _ in range(shown, place + 1):
-                    next(bar, None)
-                shown = place + 1
-        except Stopped:
+            for _ in range(shown, number):
+                next(bar, None)
+        except Stopped:  # what is in work is still finished and saved
             work.close()
+        shown = number
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        show(1)
+        for place, index, batch in _in_flight(work, draw, at_once):
+            if saving is not None:
+                saving.result()
+            saving, mine = thread.submit(store.write, index, *batch), mine + 1
+            show(place + 2)
         if saving is not None:
             saving.result()
     seconds = time.perf_counter() - start if total else 0.0
@@ -238,6 +250,20 @@ def generate(
     if ranks.first:
         store.finish()
     return GenerationResult(total, seconds)
+
+
+def _in_flight(work: WorkList, compute: Callable, at_once: int) -> Iterator[tuple]:
+    """Yield (place, item, what `compute` makes of it) of a list's items, `at_once` in work at a
+    time."""
+    with ThreadPoolExecutor(at_once) as threads:
+        waiting: deque = deque()
+        for place, item in work:
+            waiting.append((place, item, threads.submit(compute, item)))
+            if len(waiting) == at_once:
+                place, item, found = waiting.popleft()
+                yield place, item, found.result()
+        for place, item, found in waiting:
+            yield place, item, found.result()
 
 
 def fill_store(

@@ -76,15 +76,20 @@ def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) ->
 def save_network(file, net: Preconditioner) -> None:
     """Write a network as safetensors, its class and arguments in the metadata. `file`: a path or a
     binary file object."""
-    config = {"class_name": type(net).__name__, "init_kwargs": net.init_kwargs}
-    write_safetensors(file, net.state_dict(), FORMAT, config)
+    write_safetensors(file, net.state_dict(), FORMAT, config_of(net))
 
 
-def write_safetensors(file, tensors: dict, format: str, config: dict) -> None:
-    """Tensors by name, with a JSON `config` under the name `format` in the metadata, to a path or
-    binary file object."""
+def config_of(net: Preconditioner) -> dict:
+    """Its class and arguments, with which `build_network` builds it again."""
+    return {"class_name": type(net).__name__, "init_kwargs": net.init_kwargs}
+
+
+def write_safetensors(file, tensors: dict, kind: str, config: dict) -> None:
+    """Tensors by name, with a JSON `config` and its `kind` in the metadata, to a path or binary
+    file object. The metadata also says `format: pt`, as Hugging Face's loaders demand."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = _ordered(save(tensors, metadata={"format": format, "config": json.dumps(config)}))
+    metadata = {"format": "pt", "kind": kind, "config": json.dumps(config)}
+    data = _ordered(save(tensors, metadata))
     if hasattr(file, "write"):
         file.write(data)
     else:
@@ -101,7 +106,12 @@ def _ordered(data: bytes) -> bytes:
     return data[:8] + text.ljust(size) + data[8 + size :]
 
 
-def read_safetensors(path, format: str, *keys: str) -> tuple[dict, dict]:
+def kind_of(metadata: dict) -> str | None:
+    """What a file of this project says it is; the first version's files say it as `format`."""
+    return metadata.get("kind", metadata.get("format"))
+
+
+def read_safetensors(path, kind: str, *keys: str) -> tuple[dict, dict]:
     """(config, tensors) of a file that `write_safetensors` wrote, whose config has `keys`.
 
     ValueError if the file is damaged or of another kind.
@@ -109,11 +119,8 @@ def read_safetensors(path, format: str, *keys: str) -> tuple[dict, dict]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != format:
-                found = metadata.get("format", "no format")
-                raise ValueError(
-                    f"{path}: is not a file of format {format} (its metadata says {found})"
-                )
+            if (found := kind_of(metadata)) != kind:
+                raise ValueError(f"{path}: is no {kind} (its metadata says {found or 'nothing'})")
             config = json.loads(metadata["config"])
             if not isinstance(config, dict) or not set(keys) <= set(config):
                 raise ValueError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .encoder import EncoderUNetModel
@@ -118,7 +119,8 @@ def load_network(
 
 
 def read_file(path: str | Path, mmap: bool = False) -> object:
-    """What a `torch.save`d file holds: tensors, plain containers, the Namespace of a command line.
+    """What a `torch.save`d file holds: tensors, plain containers, the Namespace of a command line;
+    or the tensors of a safetensors file.
 
     mmap  leave the tensors on the disk where the format allows it
 
@@ -128,6 +130,8 @@ def read_file(path: str | Path, mmap: bool = False) -> object:
     if not path.is_file():
         raise ValueError("no such file: check the path or download it first")
     try:
+        if _is_safetensors(path):
+            return load_file(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             warnings.simplefilter("ignore")  # the reader remarks on the pickle protocol
             return torch.load(
@@ -139,6 +143,12 @@ def read_file(path: str | Path, mmap: bool = False) -> object:
         raise ValueError(f"cannot be read ({error.strerror}): check its permissions") from None
     except Exception:  # a damaged file can fail anywhere inside the reader
         raise ValueError("damaged or truncated: download or save it again") from None
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a JSON header follows its length."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _is_zip(path: Path) -> bool:

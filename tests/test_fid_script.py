@@ -138,6 +138,83 @@ def test_statistics_serve_as_reference_and_as_images(at, digits, tmp_path):
     assert abs(both["fd"]["value"]) < 1e-6
 
 
+def test_kept_features_of_the_images_serve_metrics_by_name(at, digits, tmp_path):
+    places = {**at, "digits": digits, "tmp": tmp_path}
+    succeed("fid ref --data {digits} --dest {tmp}/kept.npz --keep_features " + PIXELS, **places)
+    command = "--ref digits:heldout --metrics kid,recall " + PIXELS
+    kept = measured("fid --images {tmp}/kept.npz " + command, **places)
+    direct = measured("fid --images {digits} " + command, **places)
+    assert metrics(kept, tmp_path / "kept.npz") == metrics(direct, digits)
+
+
+def test_random_vgg_in_the_whole_path(at, tmp_path):
+    features = " --features random-vgg "
+    reference = "fid ref --data digits:heldout --dest {tmp}/vgg.npz --num_samples 70" + features
+    assert "70 images, 64 features of random-vgg" in succeed(reference, **at).err
+    command = "fid --images {fake} --ref {tmp}/vgg.npz "
+    done = succeed(command + "--outdir {out}" + features, **at)
+    assert done.out.startswith("features: random-vgg (589dc667); reference: ")
+    assert any("12 images for 64 features" in line for line in done.lines)
+    written = json.loads((at["out"] / "results.json").read_text())
+    assert written["distance"] == "FD" and written["extractor"]["sha256"].startswith("589dc667")
+    assert np.isfinite(metrics(written, at["fake"])["fd"]["value"])
+    done = run(command + PIXELS, **at)
+    assert done.code == 2 and "statistics of the extractor random-vgg (589dc667)" in done.lines[-1]
+
+
+def test_training_images_add_authenticity_and_memorised(at, digits, tmp_path):
+    command = "--ref digits:heldout --train digits:train " + PIXELS
+    copies = load_images("digits:train").images[:100]
+    np.savez(tmp_path / "copies.npz", samples=copies)
+    done = succeed(
+        "fid --images {tmp}/copies.npz --images digits:heldout --outdir {out} --plot " + command,
+        **at,
+    )
+    assert "; training images: digits:train (1437 images)" in done.out.splitlines()[0]
+    assert done.out.splitlines()[1].split()[-2:] == ["authenticity", "memorised"]
+    assert "1 copies" in done.out.splitlines()[-1]
+    written = json.loads((at["out"] / "results.json").read_text())
+    assert written["training"]["source"] == "digits:train"
+    found = metrics(written, tmp_path / "copies.npz")
+    assert found["authenticity"]["value"] == 0 and found["memorised"]["value"] == 1
+    assert found["memorised"]["low"] < 1 and found["authenticity"]["high"] > 0
+    assert metrics(written, "digits:heldout")["memorised"]["value"] == 0.5
+    plain = measured("fid --images {tmp}/copies.npz --ref digits:heldout " + PIXELS, **at)
+    assert "training" not in plain
+    assert metrics(plain, tmp_path / "copies.npz") == {
+        name: value for name, value in found.items() if name not in ("authenticity", "memorised")
+    }
+
+
+def test_training_statistics_with_features_are_as_good_as_images(at, digits, tmp_path):
+    places = {**at, "digits": digits, "tmp": tmp_path}
+    kept = "fid ref --data digits:train --dest {tmp}/train.npz --keep_features " + PIXELS
+    succeed(kept, **places)
+    command = "fid --images {digits} --ref digits:heldout --metrics authenticity,memorised "
+    images = measured(command + "--train digits:train " + PIXELS, **places)
+    statistics = measured(command + "--train {tmp}/train.npz " + PIXELS, **places)
+    found = metrics(images, digits)
+    assert set(found) == {"authenticity", "memorised"}
+    assert metrics(statistics, digits) == found
+    sets = measured(
+        command + "--num_samples 300 --sets 3 --train {tmp}/train.npz " + PIXELS, **places
+    )
+    assert metrics(sets, digits)["memorised"]["n"] == 3
+    # authenticity asks nothing of the reference, which may be the training set's statistics
+    alone = "fid --images {digits} --ref {tmp}/plain.npz --train {tmp}/train.npz "
+    succeed(kept.replace("train.npz", "plain.npz").replace("--keep_features", ""), **places)
+    outcome = measured(alone + "--metrics fd,authenticity " + PIXELS, **places)
+    assert metrics(outcome, digits)["authenticity"] == found["authenticity"]
+
+
+def test_reference_images_that_are_training_images_are_told(at):
+    command = "fid --images {fake} --ref digits --train digits:train --metrics memorised " + PIXELS
+    assert any(
+        "1437 of the 1797 reference images of digits are training images of digits:train" in line
+        for line in succeed(command, **at).lines
+    )
+
+
 def test_adm_reference_files_give_statistics_and_images(at, tmp_path):
     images = load_images("digits").images[:100]
     values = images.reshape(100, -1) / 127.5 - 1
@@ -354,7 +431,9 @@ def test_published_spellings_of_options(at, digits, tmp_path):
 
 
 def test_two_processes_measure_what_one_measures(at, digits):
-    command = "fid --images {digits} --ref digits:heldout --batch 16 --json " + IN
+    command = (
+        "fid --images {digits} --ref digits:heldout --train digits:train --batch 16 --json " + IN
+    )
     processes = start_together(command, {**at, "digits": digits}, stdout=subprocess.PIPE)
     texts = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
@@ -477,6 +556,39 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
         (
             "fid --images {fake} --ref digits --fid_infinity " + PIXELS,
             "12 images; the extrapolation needs 256",
+        ),
+        ("fid --images {fake} --ref digits --features random-vgg --weights {tmp}/text.pth", "text"),
+        (
+            "fid --images {fake} --ref digits --metrics fd,memorised " + IN,
+            "--metrics memorised needs --train",
+        ),
+        (
+            "fid --images {fake} --ref digits --train digits:train --metrics fd " + IN,
+            "--train serves authenticity and memorised",
+        ),
+        (
+            "fid --images {fake} --ref digits --train digitz " + IN,
+            "--train: digitz does not exist",
+        ),
+        (
+            "fid --images {fake} --ref digits --train digits " + IN,
+            "--train: all of the 1797 reference images of digits are training images",
+        ),
+        (
+            "fid --images {fake} --ref digits --train {tmp}/pixels.npz " + PIXELS,
+            "statistics alone; authenticity, memorised need the features of every training image",
+        ),
+        (
+            "fid --images {fake} --ref digits --train {tmp}/colour.npz " + PIXELS,
+            "colour.npz: 192 feature dimensions, but digits has 64",
+        ),
+        (
+            "fid --images {fake} --ref {tmp}/pixels.npz --train digits:train " + PIXELS,
+            "memorised need the reference images; authenticity does not",
+        ),
+        (
+            "fid --images {tmp}/pixels.npz --ref digits:heldout --train digits:train " + PIXELS,
+            "pixels.npz: statistics alone; authenticity, memorised needs the images",
         ),
         ("fid --images {fake} --ref digitz " + IN, "digitz does not exist"),
         ("fid --images {tmp}/none --ref digits " + IN, "none does not exist"),

@@ -281,3 +281,13 @@ def test_bfloat16_of_a_preset_is_float32_on_a_cpu_without_it(
 
 def precision_in(folder):
     return json.loads((folder / "training.json").read_text())["settings"]["precision"]
+
+
+def test_a_transferred_network_goes_on_from_its_weights(at):
+    once = "pretrain score --data digits:train --batch_size 8 --steps 1 --lr 1e-9 --outdir {out}"
+    succeed(once + " --transfer {net}", **at)
+    before, after = (edm.load_network(path) for path in (at["net"], at["out"]))
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        assert torch.allclose(old, new, atol=1e-6)
+    refused = run(once + " --transfer {net} --cbase 8", **at)
+    assert refused.code == 2 and "--cbase means nothing for a network that goes on" in refused.err

@@ -2,13 +2,19 @@
 
 import contextlib
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from dg.data.images import ImageSet
+from dg.data.images import ImageSet, pooled
 from dg.runtime.files import cache_folder, one_line
 
-SPLITS = {"digits": ("train", "heldout"), "cifar10": ("train", "test"), "mnist": ("train", "test")}
+SPLITS = {"digits": ("train", "heldout")} | dict.fromkeys(
+    ("cifar10", "mnist", "mnist-14", "mnist-small", "mnist-small-14"), ("train", "test")
+)
+HALVED = "-14"  # of a name: the images averaged over squares of 2 x 2 pixels
+EMBEDDED = Path(__file__).with_name("mnist_small")
 TORCHVISION = {  # class, its files, where they belong in the cache folder
     "cifar10": ("CIFAR10", "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "."),
     "mnist": (
@@ -24,7 +30,13 @@ def load_named(name, split=None):
     an unknown split."""
     if split not in (None, *SPLITS[name]):
         raise ValueError(f"{name} has no split {split!r}; it has {' and '.join(SPLITS[name])}")
-    return _load_digits(split) if name == "digits" else _load_torchvision(name, split or "train")
+    if name == "digits":
+        return _load_digits(split)
+    split = split or "train"
+    if name.endswith(HALVED):
+        halved = pooled(load_named(name.removesuffix(HALVED), split), 2)
+        return replace(halved, name=f"{name}:{split}")
+    return _load_embedded(split) if name == "mnist-small" else _load_torchvision(name, split)
 
 
 def _load_digits(split):
@@ -46,6 +58,12 @@ def _load_digits(split):
     heldout = np.zeros(len(digits), dtype=bool)
     heldout[by_class[::5]] = True
     return digits.subset(heldout if split == "heldout" else ~heldout)
+
+
+def _load_embedded(split):
+    """10,000 images of MNIST in random order: of its training images, or all test images."""
+    with np.load(EMBEDDED / f"{split}.npz") as file:
+        return ImageSet(file["images"], file["labels"], f"mnist-small:{split}")
 
 
 def _load_torchvision(name, split):

@@ -23,9 +23,9 @@ PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 def open_images(source, split=None, notify: Callable[[str], None] = unheard) -> ImageStream:
     """The images of `source`, listed in their order with labels, and read only as they are wanted.
 
-    source  `digits`, `cifar10`, `mnist` (./digits for a folder of that name), or the path of an npz
-            or npy file, a folder of such shards, or a folder or zip of images: named by seed, in
-            class folders, or with EDM's dataset.json
+    source  a name in `SPLITS` (./digits for a folder of that name), or the path of an npz or npy
+            file, a folder of such shards, or a folder or zip of images: named by seed, in class
+            folders, or with EDM's dataset.json
     split   'train', 'test', 'val' or 'heldout', also as a suffix: `digits:heldout`, `cifar10:test`,
             `mnist.npz:test`. A folder or zip has the split that is a sub-folder of that name.
             Default: all of `digits`, 'train' of others that have splits.

@@ -40,17 +40,20 @@ def matrix(features, name: str = "features") -> Tensor:
     return x
 
 
-def pair(features, features_ref, at_least: int) -> tuple[Tensor, Tensor]:
+def pair(
+    features, features_ref, at_least: int, names=("generated", "reference")
+) -> tuple[Tensor, Tensor]:
     """Generated features [N, D] and reference features [M, D] on one device, `at_least` so many of
-    each."""
-    x, y = matrix(features, "generated features"), matrix(features_ref, "reference features")
+    each; `names` of the two for errors."""
+    first, second = names
+    x, y = matrix(features, f"{first} features"), matrix(features_ref, f"{second} features")
     if x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"generated features have {x.shape[1]} dimensions, reference features {y.shape[1]}"
+            f"{first} features have {x.shape[1]} dimensions, {second} features {y.shape[1]}"
         )
     if min(len(x), len(y)) < at_least:
         raise ValueError(
-            f"need at least {at_least} generated and {at_least} reference features, got {len(x)} "
+            f"need at least {at_least} {first} and {at_least} {second} features, got {len(x)} "
             f"and {len(y)}"
         )
     return x, y.to(x.device)
@@ -65,3 +68,26 @@ def row_blocks(x: Tensor, width: int) -> Iterator[slice]:
 def float64_blocks(x: Tensor) -> Iterator[Tensor]:
     """New float64 tensors [rows, D] which together are x [N, D]."""
     return (x[rows].to(torch.float64, copy=True) for rows in row_blocks(x, x.shape[1]))
+
+
+def center_of(x: Tensor) -> Tensor:
+    """Mean [D] of x [N, D] in float64."""
+    return sum(block.sum(0) for block in float64_blocks(x)) / len(x)
+
+
+def distance2_blocks(x: Tensor, y: Tensor, center: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (slice of rows of x, squared distances [rows, len(y)] in float64), a bounded block at a
+    time.
+
+    Subtracting `center` [D] leaves the distances and shrinks the rounding of |x|^2 - 2 x.y + |y|^2.
+    """
+    y = y.to(torch.float64, copy=True).sub_(center)
+    norm_y = torch.einsum("nd,nd->n", y, y)
+    for rows in row_blocks(x, max(len(y), x.shape[1])):
+        block = x[rows].double() - center
+        norm = torch.einsum("nd,nd->n", block, block)
+        # [rows, M]
+        yield (
+            rows,
+            (block @ y.T).mul_(-2).add_(norm[:, None]).add_(norm_y).clamp_(min=0),
+        )

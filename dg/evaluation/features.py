@@ -1,5 +1,5 @@
-"""Feature extractors of images: Inception and others of torch-fidelity, and this project's small
-classifiers.
+"""Feature extractors of images: Inception and others of torch-fidelity, a random VGG, pixels, and
+this project's small classifiers.
 
 An extractor takes a batch of uint8 images and gives named arrays: `features` [N, D] for the
 distances, and where it has them `logits` [N, K] for the Inception Score and `spatial` [N, S] for
@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dg.evaluation.random_vgg import SHA256 as RANDOM_VGG_SHA256
+from dg.evaluation.random_vgg import RandomVGG
 from dg.runtime.catalogue import CATALOGUE
 from dg.runtime.downloads import resolve
 from dg.runtime.files import sha256_of
+from dg.runtime.pretrained import pretrained_file
 from dg.runtime.progress import silent
 
 # Name: (module and class of torch_fidelity, its feature, the catalogue's file). DINOv2 is fetched
@@ -42,6 +45,7 @@ FIDELITY = {
         for size in "sblg"
     },
 }
+FILELESS = ("random-vgg", "pixels")
 MOST_PIXELS = 4096  # as features; their covariance grows with the square
 
 
@@ -49,8 +53,8 @@ MOST_PIXELS = 4096  # as features; their covariance grows with the square
 class Extractor:
     """A frozen network that turns images into features.
 
-    name       `inception` and so on, `pixels`, or `classifier`
-    sha256     of the file of its weights
+    name       `inception` and so on, `random-vgg`, `pixels`, or `classifier`
+    sha256     of the file of its weights; of `random-vgg` of the weights themselves
     published  whether those are the weights that published numbers were computed with, None where
                nobody can tell
     channels   1 or 3; grey images are repeated to 3 as EDM does; None for any
@@ -159,7 +163,7 @@ def load_extractor(
     progress=silent,
     notify=None,
 ) -> Extractor:
-    """The extractor of that name, or this project's classifier at that path.
+    """The extractor of that name, or this project's classifier at that path or of that name.
 
     weights              path of the weights' file instead of the download
     unpublished_weights  accept weights that are not the published ones; refused otherwise, where
@@ -169,10 +173,15 @@ def load_extractor(
     `weights_only` first and only what came out is handed on. ValueError of one line for whatever is
     missing or wrong.
     """
-    device = torch.device(device)
+    device, name = torch.device(device), str(pretrained_file(name) or name)
     if name not in FIDELITY:
-        if name == "pixels" and weights is None:
+        if name in FILELESS and weights is not None:
+            raise ValueError(f"{name} has no file of weights; leave the weights {weights} out")
+        if name == "pixels":
             return Extractor(name, "none", None, None, _Pixels(), device)
+        if name == "random-vgg":
+            network = RandomVGG().eval().requires_grad_(False).to(device)
+            return Extractor(name, RANDOM_VGG_SHA256, None, 3, network, device)
         if weights is not None:
             raise ValueError(
                 f"{name} is itself the file of its weights; leave the weights {weights} out"
@@ -250,9 +259,8 @@ def _load_classifier(path, device) -> Extractor:
         )
     if not Path(path).exists() and not Path(path).suffix:
         raise ValueError(
-            f"{path}: no such extractor; there are {', '.join(FIDELITY)}, pixels, or the path of a "
-            "classifier from "
-            "`python pretrain.py features`"
+            f"{path}: no such extractor; there are {', '.join((*FIDELITY, *FILELESS))}, or the "
+            "path of a classifier from `python pretrain.py features`"
         )
     from dg.evaluation.classifier import classifier_file, load_classifier
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dg.evaluation.feature_matrices import float64_blocks, pair, row_blocks
+from dg.evaluation.feature_matrices import center_of, distance2_blocks, pair
 from dg.evaluation.uncertainty import Estimate, mean_estimate, proportion_estimate
 
 
@@ -61,14 +61,14 @@ def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourI
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     x, y = pair(features, features_ref, at_least=max(k, k_density) + 1)
-    center = sum(block.sum(0) for block in float64_blocks(y)) / len(y)
+    center = center_of(y)
     (radius_x,), (radius_y, radius_y_density) = (
         _radii2(x, center, [k]),
         _radii2(y, center, [k, k_density]),
     )
     precision, density = [], []
     recall, coverage = (torch.zeros(len(y), dtype=torch.bool, device=y.device) for _ in range(2))
-    for rows, distance2 in _distance2_blocks(x, y, center):
+    for rows, distance2 in distance2_blocks(x, y, center):
         precision.append((distance2 <= radius_y).any(1))
         recall |= (distance2 <= radius_x[rows, None]).any(0)
         inside = distance2 <= radius_y_density
@@ -107,30 +107,12 @@ def density_coverage(features, features_ref, k=5):
     return float(found.density.mean()), float(found.coverage.mean())
 
 
-def _distance2_blocks(x, y, center):
-    """Yield (slice of rows of x, squared distances [rows, len(y)] in float64), a bounded block at a
-    time.
-
-    Subtracting `center` [D] leaves the distances and shrinks the rounding of |x|^2 - 2 x.y + |y|^2.
-    """
-    y = y.to(torch.float64, copy=True).sub_(center)
-    norm_y = torch.einsum("nd,nd->n", y, y)
-    for rows in row_blocks(x, max(len(y), x.shape[1])):
-        block = x[rows].double() - center
-        norm = torch.einsum("nd,nd->n", block, block)
-        # [rows, M]
-        yield (
-            rows,
-            (block @ y.T).mul_(-2).add_(norm[:, None]).add_(norm_y).clamp_(min=0),
-        )
-
-
 def _radii2(x, center, ks):
     """Squared distance of each point of x [N, D] to its k-th nearest neighbour, [N] for each k."""
     nearest = torch.cat(
         [
             block.topk(max(ks) + 1, largest=False).values  # ascending; the nearest of all is itself
-            for _, block in _distance2_blocks(x, x, center)
+            for _, block in distance2_blocks(x, x, center)
         ]
     )
     return [nearest[:, k] for k in ks]

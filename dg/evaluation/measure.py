@@ -12,6 +12,7 @@ import numpy as np
 
 from dg.evaluation.feature_sets import FeatureSet
 from dg.evaluation.manifolds import neighbour_indicators, precision_recall
+from dg.evaluation.memorisation import MEMORISATION, memorisation_estimates
 from dg.evaluation.metrics import frechet_distance, inception_score, kernel_distance, statistics
 from dg.evaluation.uncertainty import kernel_distance_estimate
 
@@ -25,6 +26,8 @@ METRICS = {
     "recall": ("recall", True),
     "density": ("density", True),
     "coverage": ("coverage", True),
+    "authenticity": ("authenticity", True),
+    "memorised": ("memorised", True),
     "is": ("IS", False),
 }
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
@@ -45,25 +48,40 @@ def metric_values(features: np.ndarray, features_ref: np.ndarray) -> dict[str, f
     }
 
 
-def available(generated: FeatureSet, reference: FeatureSet) -> list[str]:
-    """The metrics that two sets allow, in the order of METRICS."""
-    has = {"sfid": generated.spatial and reference.spatial, "is": generated.logits is not None}
+def available(
+    generated: FeatureSet, reference: FeatureSet, training: FeatureSet | None = None
+) -> list[str]:
+    """The metrics that the sets allow, in the order of METRICS."""
     both = generated.features is not None and reference.features is not None
+    seen = training is not None and training.features is not None
+    has = {
+        "sfid": generated.spatial and reference.spatial,
+        "is": generated.logits is not None,
+        "authenticity": seen and generated.features is not None,
+        "memorised": seen and both,
+    }
     return [name for name, (_, single) in METRICS.items() if has.get(name, both or not single)]
 
 
-def metric_estimates(generated: FeatureSet, reference: FeatureSet, metrics=None) -> dict[str, dict]:
+def metric_estimates(
+    generated: FeatureSet,
+    reference: FeatureSet,
+    metrics=None,
+    training: FeatureSet | None = None,
+) -> dict[str, dict]:
     """Every metric with its uncertainty,
     {metric: {"value", "standard_error", "low", "high"}}; the last three (95% interval) only where
     they are valid.
 
-    metrics  names from METRICS; default: all that the sets allow. ValueError for one that they do
-             not.
+    metrics   names from METRICS; default: all that the sets allow. ValueError for one that they do
+              not.
+    training  what the generator was trained on, for authenticity and memorised; the reference is
+              then what it has not seen
 
     The Fréchet distance of a single set has no interval (see `dg.evaluation.uncertainty`). The
     Inception Score has the sd over its ten splits instead, as is customary, and no interval.
     """
-    possible = available(generated, reference)
+    possible = available(generated, reference, training)
     metrics = possible if metrics is None else list(metrics)
     if missing := [name for name in metrics if name not in possible]:
         raise ValueError(
@@ -81,6 +99,10 @@ def metric_estimates(generated: FeatureSet, reference: FeatureSet, metrics=None)
         table["kid"] = asdict(kernel_distance_estimate(generated.features, reference.features))
     if wanted := [name for name in NEIGHBOURS if name in metrics]:
         estimates = neighbour_indicators(generated.features, reference.features).estimates()
+        table |= {name: asdict(estimates[name]) for name in wanted}
+    if wanted := [name for name in MEMORISATION if name in metrics]:
+        arrays = (generated.features, reference.features, training.features)
+        estimates = memorisation_estimates(*arrays, wanted)
         table |= {name: asdict(estimates[name]) for name in wanted}
     if "is" in metrics:
         value, sd = inception_score(generated.logits)

@@ -7,12 +7,14 @@ from functools import partial
 
 import numpy as np
 
+from dg.data.array_files import array_names
 from dg.data.image_stream import ImageStream
 from dg.data.reader import kinds_of, open_images, with_suffix
 from dg.data.sets import numbers_of_unknown_meaning, sets_in
 from dg.evaluation.feature_sets import FeatureSet, collect, load_features
 from dg.evaluation.features import Extractor
 from dg.evaluation.measure import METRICS, metric_estimates
+from dg.evaluation.memorisation import MEMORISATION, count_known
 from dg.evaluation.uncertainty import fid_infinity, summarise_repeats
 from dg.runtime.downloads import resolve
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
@@ -118,12 +120,18 @@ class Measurement:
             for index in range(num_sets)
         ]
 
+    def find(self, source) -> str:
+        """A reference or training set as it is given, or the file of a published name or URL.
+        ValueError where there is none."""
+        if kinds_of(source):
+            return source
+        if other := with_suffix(source):
+            raise ValueError(f"{source} does not exist; give {other}")
+        return str(resolve(source, self.progress, self.notify, suffix=".npz"))
+
     def reference(self, source) -> FeatureSet | None:
         """Features of the reference, or its statistics; of ADM's reference files both."""
-        if not kinds_of(source):
-            if other := with_suffix(source):
-                raise ValueError(f"{source} does not exist; give {other}")
-            source = str(resolve(source, self.progress, self.notify, suffix=".npz"))
+        source = self.find(source)
         kinds = kinds_of(source)
         if "statistics" not in kinds:
             return self.collect(*self.open(source)[0], keep=self.keep_reference)
@@ -139,17 +147,56 @@ class Measurement:
             found = collected and replace(found, features=collected.features)
         return found
 
-    def check(self, source, parts: list[Part | None], reference: FeatureSet | None) -> None:
+    def training(self, source, reference: FeatureSet | None) -> FeatureSet | None:
+        """Features of the training images, for authenticity and memorised.
+
+        ValueError where they do not fit the reference, or hold all of its images, which memorised
+        takes for unseen ones; of a part of them `notify` is told.
+        """
+        found = self.reference(source)
+        if found is None or reference is None:
+            return found  # not the first process
+        asked = [name for name in self.metrics or () if name in MEMORISATION] or MEMORISATION
+        if found.features is None:
+            raise ValueError(
+                f"{found.name}: statistics alone; {', '.join(asked)} need the features of every "
+                "training image (keep_features stores them)"
+            )
+        _check_same_features(found.name, None, found, reference)
+        if "memorised" in asked and reference.features is not None:
+            known, count = count_known(reference.features, found.features), len(reference.features)
+            about = f"of the {count} reference images of {reference.name} are training images"
+            if known == count:
+                raise ValueError(
+                    f"all {about} of {found.name}; memorised needs a reference of unseen images"
+                )
+            if known:
+                self.notify(
+                    f"{known} {about} of {found.name}; memorised, which takes them for unseen, is "
+                    "too low"
+                )
+        return found
+
+    def check(
+        self,
+        source,
+        parts: list[Part | None],
+        reference: FeatureSet | None,
+        training: FeatureSet | None = None,
+    ) -> None:
         """ValueError for what cannot be measured, before any feature of `source` is computed."""
         if reference is None:
             return  # not the first process, which finds the same
-        single = ", ".join(name for name in self.metrics or () if METRICS[name][1])
-        if single and reference.features is None:
+        asked = self.metrics or (MEMORISATION if training is not None else ())
+        single = [name for name in asked if METRICS[name][1]]
+        of_both = ", ".join(name for name in single if name != "authenticity")
+        if of_both and reference.features is None:
+            other = "" if training is None else "; authenticity does not"
             raise ValueError(
-                f"{reference.name}: statistics alone; {single} need the reference images"
+                f"{reference.name}: statistics alone; {of_both} need the reference images{other}"
             )
-        if parts[0] is None and single:
-            raise ValueError(f"{source}: statistics alone; {single} needs the images")
+        if single and parts[0] is None and "features" not in array_names(source):
+            raise ValueError(f"{source}: statistics alone; {', '.join(single)} needs the images")
 
     def check_extrapolation(
         self, source, parts: list[Part | None], reference: FeatureSet | None
@@ -167,7 +214,11 @@ class Measurement:
             )
 
     def measure(
-        self, source, parts: list[Part | None], reference: FeatureSet | None
+        self,
+        source,
+        parts: list[Part | None],
+        reference: FeatureSet | None,
+        training: FeatureSet | None = None,
     ) -> dict | None:
         """One row of the results: what is known of one source of images, over all of its sets."""
         tables, fingerprints, found = [], [], None
@@ -179,7 +230,7 @@ class Measurement:
             )
             if self.ranks.first:
                 _check_same_features(source, part, found, reference)
-                tables.append(self._estimates(source, found, reference))
+                tables.append(self._estimates(source, found, reference, training))
                 fingerprints.append(found.fingerprint)
         if not self.ranks.first:
             return None
@@ -200,15 +251,17 @@ class Measurement:
             }
         return row
 
-    def _estimates(self, source, found: FeatureSet, reference: FeatureSet) -> dict:
+    def _estimates(self, source, found: FeatureSet, reference: FeatureSet, training) -> dict:
         try:
-            return metric_estimates(found, reference, self.metrics)
+            return metric_estimates(found, reference, self.metrics, training)
         except ValueError as error:
             few = min(found.num_images or np.inf, reference.num_images or np.inf) < FEW
             advice = "; give more images, or choose the metric fd" if few else ""
             raise ValueError(f"{source} against {reference.name}: {error}{advice}") from error
 
-    def results(self, reference: FeatureSet, rows: dict[str, dict]) -> dict:
+    def results(
+        self, reference: FeatureSet, rows: dict[str, dict], training: FeatureSet | None = None
+    ) -> dict:
         """The content of a results file, without its provenance: rows by source, and what they
         compare with."""
         if len({row["num_images"] for row in rows.values()}) > 1:
@@ -226,6 +279,7 @@ class Measurement:
             "distance": self.extractor.metric.upper(),
             "extractor": self.extractor.describe(),
             "reference": reference.describe(),
+            **({} if training is None else {"training": training.describe()}),
             "images": rows,
         }
 

@@ -17,6 +17,8 @@ point has a neighbour at distance 0, so the radii of
     generated images given the reference manifold, recall and coverage over reference images given
     the manifolds. It leaves out that the manifolds vary too: between normal samples of 500 in 8
     dimensions these standard errors are 0.6 to 0.9 of the sd over fresh samples.
+Authenticity, memorised. Given the training images they are a share and a Mann-Whitney statistic:
+    `proportion_estimate`, `mann_whitney_estimate`.
 """
 
 from dataclasses import dataclass
@@ -133,14 +135,44 @@ def proportion_estimate(indicators) -> Estimate:
     if x.ndim != 1 or not len(x):
         raise ValueError(f"an interval needs a list of indicators, got shape {list(x.shape)}")
     n, share = len(x), float(x.mean())
+    return Estimate(share, float(np.sqrt(share * (1 - share) / n)), *_wilson(share, n))
+
+
+def mann_whitney_estimate(values, values_ref) -> Estimate:
+    """Probability that a random one of `values` [N] is smaller than a random one of `values_ref`
+    [M], ties half.
+
+    The standard error takes both sets as independent draws (DeLong et al. 1988). The interval is
+    Wilson's for as many independent pairs as give that standard error; at 0 and 1, where it
+    vanishes, for as many as the smaller set has. ValueError for fewer than 2 values.
+    """
+    x, y = (np.sort(np.asarray(a, dtype=np.float64)) for a in (values, values_ref))
+    if x.ndim != 1 or y.ndim != 1 or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"an interval needs two lists of at least 2 values, got shapes {list(x.shape)} and "
+            f"{list(y.shape)}"
+        )
+    below_x, below_y = _twice_below(y, x), _twice_below(x, y)  # [N], [M]
+    value = float(below_y.sum() / (2 * len(x) * len(y)))
+    variances = (below_x / (2 * len(y))).var(ddof=1), (below_y / (2 * len(x))).var(ddof=1)
+    variance = float(variances[0] / len(x) + variances[1] / len(y))
+    if 0 < value < 1:
+        pairs = value * (1 - value) / variance if variance else np.inf
+    else:
+        pairs = min(len(x), len(y))
+    return Estimate(value, float(np.sqrt(variance)), *_wilson(value, pairs))
+
+
+def _twice_below(values, points):
+    """Twice the number of the sorted `values` below each of the points, ties half."""
+    return sum(np.searchsorted(values, points, side) for side in ("left", "right"))
+
+
+def _wilson(share, n):
+    """Wilson's 95% interval of a share of n independent draws."""
     middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     reach = Z95 / (1 + Z95**2 / n) * np.sqrt(share * (1 - share) / n + (Z95 / (2 * n)) ** 2)
-    return Estimate(
-        share,
-        float(np.sqrt(share * (1 - share) / n)),
-        max(0.0, middle - reach),
-        min(1.0, middle + reach),
-    )
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def kernel_distance_estimate(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from dg.data.datasets import load_images
 from dg.evaluation.classifier import ClassifierTraining
+from dg.experiments.quickstart import QUICKSTART, QUICKSTART_SMOKE, quickstart
 from dg.experiments.settings import CORE, Model, Setting, tiny
 from dg.experiments.study import Head, Study, System, Training
 from dg.models.discrete_sampling import DDPMSampling
@@ -220,11 +221,13 @@ def _deviations(setting: Setting) -> tuple[str, ...]:
     )
 
 
-STUDIES = {"digits": digits, "mnist": mnist, "mnist-cond": mnist}
+STUDIES = {"quickstart": quickstart, "digits": digits, "mnist": mnist, "mnist-cond": mnist}
 
 
 def setting_of(name: str, profile: str = "full", gpu: bool = False) -> Setting:
     """The setting of an experiment: "full" for a GPU or a CPU, or "smoke"."""
+    if name == "quickstart":
+        return QUICKSTART if profile == "full" else QUICKSTART_SMOKE
     if name == "digits":
         return DIGITS if profile == "full" else DIGITS_SMOKE
     setting = MNIST_SMOKE if profile == "smoke" else MNIST_GPU if gpu else MNIST_CPU

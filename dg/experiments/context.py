@@ -1,10 +1,12 @@
 """What the stages of an experiment share: images, networks, guidances, how samples are drawn."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
@@ -62,6 +64,11 @@ class Context:
     @property
     def setting(self) -> Setting:
         return self.experiment.setting
+
+    @property
+    def cores(self) -> int:
+        """Batches of images that are drawn at a time."""
+        return os.cpu_count() or 1 if torch.device(self.device).type == "cpu" else 1
 
     @property
     def study(self) -> Study:
@@ -145,5 +152,5 @@ class Context:
     def sample(self, path, net, sampling, first_seed: int, count: int, guidance=None) -> None:
         """Fill the store at `path` with the images of consecutive seeds."""
         seeds, size = range(first_seed, first_seed + count), self.setting.batch_size
-        run = dict(device=self.device, progress=self.progress)
+        run = dict(device=self.device, progress=self.progress, at_once=self.cores)
         fill_store(path, net, sampling, seeds, size, guidance, **run)

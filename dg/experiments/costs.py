@@ -29,7 +29,7 @@ def generation_cost(
     """Of generating `images` images."""
     evaluations = images * setting.models[model].num_evaluations(num_steps)
     hours = _hours(setting, model, evaluations) * (GUIDED_STEP if guided else 1)
-    channels = 1 if setting.data in ("mnist", "digits") else 3
+    channels = 1 if (setting.data or "").startswith(("mnist", "digits")) else 3
     return Cost(images, evaluations, hours, images * channels * _resolution(setting) ** 2)
 
 
@@ -49,7 +49,7 @@ def model_cost(setting, name: str = "score") -> Cost:
     """Of a model: its download, or its training with three evaluations a step."""
     model = setting.models[name]
     if model.published:
-        return Cost(bytes=223_000_000)
+        return Cost() if model.training else Cost(bytes=223_000_000)
     _, settings = model.training
     before = setting.models[model.continues].training[1].steps if model.continues else 0
     evaluations = 3 * (settings.steps - before) * settings.batch_size
@@ -61,13 +61,14 @@ def _hours(setting, model: str, evaluations: int) -> float:
 
 
 def _resolution(setting) -> int:
-    return {"mnist": 28, "digits": 8}.get(setting.data, 32) // setting.pool
+    sizes = {"mnist": 28, "mnist-small": 28, "mnist-14": 14, "mnist-small-14": 14, "digits": 8}
+    return sizes.get(setting.data, 32) // setting.pool
 
 
 def _relative_size(setting, name: str) -> float:
     """Work of one evaluation relative to the CIFAR-10 network, by squared width and pixels."""
     pixels, model = _resolution(setting) ** 2 / REFERENCE_PIXELS, setting.models[name]
-    if model.published:
+    if model.training is None:
         return pixels
     network, _ = model.training
     width = network.get("model_channels", network.get("width", 128))

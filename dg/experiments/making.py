@@ -6,9 +6,9 @@ import torch
 
 from dg.data.datasets import load_images
 from dg.discriminator import build_discriminator
-from dg.evaluation.classifier import extract_features, load_classifier
-from dg.evaluation.metrics import feature_distance
+from dg.evaluation.metrics import frechet_distance
 from dg.experiments.context import Context, Paths
+from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
 from dg.experiments.study import System, Training
 from dg.pretraining.held_out_loss import watched
@@ -81,15 +81,15 @@ def make_discriminator(context: Context, path, paths: Paths, training: Training)
 
 def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
     """The weight whose selection set is nearest to the real training images."""
-    s, table = context.setting, {}
-    model = load_classifier(paths["reference"] / "classifier.safetensors")
-    reference = extract_features(model, context.images("train"))
+    s, table, meter = context.setting, {}, Meter(context, paths)
+    reference = meter.features(context.images("train"))
     net, sampling = context.model(paths, system.model), context.sampling(system)
     for weight in (0.0, *s.candidates):
         guidance = context.guidance(paths, net, system, (weight, 0.0)) if weight else None
         folder = path / f"w{weight:g}"
         context.sample(folder, net, sampling, s.selection_seed, s.num_selection, guidance)
-        table[weight] = feature_distance(extract_features(model, load_images(folder)), reference)
+        found = meter.features(load_images(folder))
+        table[weight] = frechet_distance(found.mu, found.sigma, reference.mu, reference.sigma)
     chosen = min(s.candidates, key=table.get)
     fd = [[weight, value] for weight, value in table.items()]
     write_json(path / "weights.json", {"chosen": chosen, "fd": fd})

@@ -1,6 +1,7 @@
 """Stages that measure: features of real images, distances to them, likelihood of test images."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ def make_reference(context: Context, path, paths: Paths) -> None:
     if "fid" in s.metrics and (inception := meter.inception()):
         found_inception = replace(meter.collect(real, inception), features=None, logits=None)
         save_features(path / "inception.npz", found_inception)
+    if "fd_random_vgg" in s.metrics and not s.other_reference:
+        other = replace(meter.collect(real, meter.random_vgg()), features=None)
+        save_features(path / "random-vgg.npz", other)
     about |= {"num_reference": found.num_images, "feature_dim": len(found.mu)}
     write_json(path / "about.json", meter.extractor.describe() | about)
 
@@ -64,6 +68,18 @@ class Meter:
         if not weights.exists():
             return None
         return load_extractor("inception", weights, self.context.device)
+
+    @cache  # noqa: B019
+    def random_vgg(self) -> Extractor:
+        """The extractor that nobody has trained."""
+        return load_extractor("random-vgg", device=self.context.device)
+
+    def other_distance(self, images: ImageSet) -> float:
+        """Fréchet distance in the features of random VGG."""
+        name, extractor = self.setting.other_reference, self.random_vgg()
+        path = self.context.resolve(name) if name else self.folder / "random-vgg.npz"
+        real, seen = load_features(path, extractor), self.collect(images, extractor)
+        return frechet_distance(seen.mu, seen.sigma, real.mu, real.sigma)
 
     def collect(self, images: ImageSet, extractor: Extractor) -> FeatureSet:
         """Features with running sums, whatever the number of images."""
@@ -97,6 +113,8 @@ class Meter:
                 row[name] = feature_distance(found.features, heldout)
             elif name == "fd_pixels":
                 row[name] = feature_distance(pixels(images), pixels(context.reference_images()))
+            elif name == "fd_random_vgg":
+                row[name] = self.other_distance(images)
             elif name == "agreement" and images.labels is not None:
                 told = classifiers.predict(classifier, images)
                 row[name] = float((told == images.labels).mean())
@@ -140,6 +158,9 @@ def measure_floor(context: Context, path, paths: Paths) -> None:
         parts = [other.subset(slice(end - size, end)) for end in ends]
         reference = meter.reference()
         rows = [meter.compare(meter.features(part), reference) for part in parts]
+        if "fd_random_vgg" in s.metrics:
+            for row, part in zip(rows, parts, strict=True):
+                row["fd_random_vgg"] = meter.other_distance(part)
     write_json(path / "metrics.json", {"rows": rows, "num_images": size})
 
 

@@ -26,6 +26,7 @@ def plan(context: Context) -> list[Stage]:
     real = {"features": s.features, "num_features": s.num_features, "streamed": s.streamed}
     real |= {"reference": s.reference, "split": s.reference_split, "num": s.num_reference}
     real |= {"training": plain(s.feature_training), "fid": "fid" in s.metrics} | data
+    real |= {"random_vgg": "fd_random_vgg" in s.metrics and not s.other_reference}
     stages.append(Stage("reference", real, [], partial(measuring.make_reference, context)))
     stages += _trainings(context, data)
     for name, system in study.systems.items():

@@ -47,12 +47,13 @@ def block(results: dict) -> str:
     text += f". Features: {results['extractor']['name']}. "
     if results["selection"]:
         compared = results["comparison"][tables.pairs(results)["unguided"]]
-        fd, heldout, kid = (
-            f"{100 * (compared[metric]['ratio'] - 1):+.0f}%"
-            for metric in ("fd", "fd_heldout", "kid")
-        )
-        text += f"Guidance of weight {results['selection']['chosen']:g} changes FD by {fd}, "
-        text += f"FD held out by {heldout} and KID by {kid}. "
+        changes = [
+            f"{tables.TITLES[metric]} by {100 * (compared[metric]['ratio'] - 1):+.0f}%"
+            for metric in ("fd", "fd_heldout", "fd_random_vgg", "kid")
+            if metric in compared
+        ]
+        text += f"Guidance of weight {results['selection']['chosen']:g} changes "
+        text += f"{', '.join(changes[:-1])} and {changes[-1]}. "
     text += f"[Report](docs/results/{name}/report.md)."
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows]]
     return "\n".join([*lines, "", text])

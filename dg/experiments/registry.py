@@ -13,7 +13,9 @@ SETTINGS = (
     "mnist",
     "mnist-14",
 )
-COMPARISONS = ("digits", "mnist", "mnist-cond")  # a study with its own setting, in `comparisons`
+QUICKSTART = "quickstart"
+# Studies with a setting of their own, in `comparisons`.
+COMPARISONS = (QUICKSTART, "digits", "mnist", "mnist-cond")
 IMAGENET = ("imagenet-dit", "imagenet-adm")
 TWO_GAUSSIANS = "two-gaussians"
 EXPERIMENTS = (*COMPARISONS, TWO_GAUSSIANS, *IMAGENET)

@@ -82,7 +82,8 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
     metrics["floor"] = summarise(floor["rows"])
     extractor = read_json(paths["reference"] / "about.json")
     if extractor["name"] == "classifier":
-        extractor["name"] = f"small classifier trained on the training images of {data}"
+        where = data if setting.features == "classifier" else setting.features
+        extractor["name"] = f"small classifier trained on the training images of {where}"
     names = list(dict.fromkeys((*CORE, *setting.metrics)))
 
     def compared(*systems):

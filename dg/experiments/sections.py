@@ -70,7 +70,7 @@ def _likelihood_caption(outcome: dict) -> str:
         "bits/dim: probability-flow likelihood of test images, ± one standard error; guided, of "
         "the corrected flow with the mean of the two weights at both stages, without boosting. "
     )
-    if outcome["settings"]["models"]["score"]["published"]:
+    if not outcome["settings"]["models"]["score"]["training"]:
         known = ", ".join(
             f"{row['system']} {row['value']:g} ({row['source']})"
             for row in published_rows()

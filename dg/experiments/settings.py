@@ -25,7 +25,7 @@ class Model:
 
     kind       "edm", "ddpm" or "vae"
     training   arguments of the network, and how it is trained
-    published  name in `dg.runtime.catalogue`, in place of a training
+    published  name of a published network, or of one in pretrained/, in place of a training
     continues  the model whose training this one goes on with
     """
 
@@ -49,21 +49,22 @@ class Model:
 class Setting:
     """What a study needs besides its question.
 
-    A published network, classifier, head or statistics is named as in `dg.runtime.catalogue`; where
-    it is None, it is trained (or computed) here.
+    A published network, classifier, head or statistics is named as in `dg.runtime.catalogue` or in
+    pretrained/; where it is None, it is trained (or computed) here.
 
     order     of the images: "own", each split shuffled by a generator of its own; "shared", both
               splits one after the other by one generator; "file", as they come
     streamed  statistics of features as running sums over batches; False: of all features at once,
               in float64
-    metrics   besides the usual four also "fd_heldout", "fd_pixels", "fid" (if Inception is in the
-              cache), "agreement"
+    metrics   besides the usual four also "fd_heldout", "fd_pixels", "fd_random_vgg", "fid" (if
+              Inception is in the cache), "agreement"
     decimals  of metrics in tables, where the sd is not to say how many
     recipes   discriminators of this setting alone, by name
     """
 
     title: str
     data: str | None  # None: has to be given
+    scratch_data: str | None = None  # in its place where networks in pretrained/ are trained anew
     pool: int = 1  # images are averaged over squares of so many pixels
     order: str = "own"
     conditional: bool = False
@@ -73,11 +74,12 @@ class Setting:
     classifier: str | None = None
     noisy_classifier: NoisyClassifierTraining = CLASSIFIER_PRESETS["cifar10"]
     released: str | None = None  # the authors' trained head
-    features: str = "classifier"  # "inception", "pixels", or a classifier trained here
+    features: str = "classifier"  # trained here; or "inception", "pixels", a name in pretrained/
     feature_training: ClassifierTraining = ClassifierTraining()
     num_features: int | None = None  # training images of that classifier, None for all
     streamed: bool = True
     reference: str | None = None  # published statistics; None: of the real images
+    other_reference: str | None = None  # the same in the features of random VGG
     reference_split: str = "test"  # or "train", "all"
     num_reference: int | None = None  # real images, None for all
     metrics: tuple[str, ...] = CORE
@@ -112,8 +114,16 @@ class Setting:
 
     @property
     def published_network(self) -> bool:
-        """Whether the score network is a published one."""
-        return self.models["score"].published is not None
+        """Whether the score network is one of others."""
+        return self.models["score"].training is None
+
+    def from_scratch(self) -> "Setting":
+        """The same with everything trained here. ValueError where there are networks of others."""
+        if any(model.training is None for model in self.models.values()):
+            raise ValueError(f"{self.title}: its networks are published ones, trained elsewhere")
+        models = {name: replace(model, published=None) for name, model in self.models.items()}
+        trained = dict(models=models, classifier=None, features="classifier", other_reference=None)
+        return replace(self, data=self.scratch_data or self.data, **trained)
 
 
 def _table(conditional: bool) -> dict:

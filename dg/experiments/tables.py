@@ -13,6 +13,7 @@ TITLES = {
     "precision": "precision",
     "recall": "recall",
     "fd_pixels": "FD in pixels",
+    "fd_random_vgg": "FD random VGG",
     "nll": "bits/dim",
 }
 COSTS = ["parameters", "training", "evaluations", "s / 1,000 images"]

@@ -9,7 +9,7 @@ from torch import nn
 import edm
 from dg.models import ddpm, dit, vae
 from dg.runtime.progress import unheard
-from edm.checkpoint import network_file
+from edm.checkpoint import kind_of, network_file
 from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
 
 LOADERS = {ddpm.FORMAT: ddpm.load_ddpm, vae.FORMAT: vae.load_vae}
@@ -51,7 +51,7 @@ def load_model(
     path = network_file(path)
     if dit.folder_in(path):
         return _load_dit(path, device, notify, settings)
-    if _first_bytes(path).startswith(TORCH_FILES):
+    if is_torch_file(path):
         return _load_published(path, device, notify, settings)
     _refuse(path, settings, ())
     return LOADERS.get(_format(path), edm.load_network)(path, device)
@@ -95,7 +95,13 @@ def _names(path, notify) -> list[str]:
     return [str(name) for name in state] if isinstance(state, Mapping) else []
 
 
-def _first_bytes(path, number: int = 16) -> bytes:
+def is_torch_file(path) -> bool:
+    """Whether torch.save has written it."""
+    return first_bytes(path).startswith(TORCH_FILES)
+
+
+def first_bytes(path, number: int = 16) -> bytes:
+    """The first bytes of a file, none where there is no file."""
     if not Path(path).is_file():
         return b""
     with open(path, "rb") as file:
@@ -103,13 +109,13 @@ def _first_bytes(path, number: int = 16) -> bytes:
 
 
 def _format(path) -> str | None:
-    """The format name in the header of a safetensors file; None for any other file."""
+    """What the header of a safetensors file says it is; None for any other file."""
     if not Path(path).is_file():
         return None
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = file.read(min(size, 1 << 24))
     try:
-        return str(json.loads(header)["__metadata__"]["format"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return kind_of(json.loads(header)["__metadata__"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -13,8 +13,9 @@ EXTRACTION = [
         default="inception",
         type=console.InputPath(),
         metavar="NAME|PATH",
-        help="inception, dinov2-vit-{s,b,l,g}-14, clip-vit-{b-32,l-14}, vgg16, pixels, or a "
-        "classifier's file from `pretrain.py features`.",
+        help="inception, dinov2-vit-{s,b,l,g}-14, clip-vit-{b-32,l-14}, vgg16, random-vgg "
+        "(64 features of fixed random weights), pixels, or a classifier's file from `pretrain.py "
+        "features`.",
     ),
     click.option(
         "--weights",
@@ -52,6 +53,13 @@ CALC = [
         type=console.InputPath(),
         metavar="PATH|NAME|URL",
         help="Reference images, or statistics as npz.",
+    ),
+    click.option(
+        "--train",
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Training images of the generator, or their statistics with features: adds "
+        "authenticity and memorised, for which --ref is unseen images.",
     ),
     click.option(
         "--num_samples",

@@ -8,6 +8,7 @@ import click
 
 from dg.options.common import head_file, input_file
 from dg.runtime import console
+from dg.runtime.pretrained import classifier_of
 
 # Where the authors' code expects its files for CIFAR-10; of discriminators by --cond.
 CLASSIFIER = Path("checkpoints/ADM_classifier/32x32_classifier.pt")
@@ -111,6 +112,8 @@ def _published(net, options):
     wanted = {}
     if not heads:
         wanted["discriminator_ckpt"] = DISCRIMINATORS[cond]
+    if not classifier and (partner := classifier_of(heads)):
+        return {"pretrained_classifier_ckpt": partner}
     bare = all(Path(head).suffix == ".pt" for head in heads)  # the authors' form of a head
     if not classifier and bare and (not heads or (on_cifar and CLASSIFIER.exists())):
         wanted["pretrained_classifier_ckpt"] = CLASSIFIER

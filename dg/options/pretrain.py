@@ -135,6 +135,12 @@ SCORE = [
         "[default: the preset's]",
     ),
     click.option(
+        "--transfer",
+        type=console.InputPath(),
+        metavar="PATH|URL|NAME",
+        help="Go on with the weights of this network, in place of random ones.",
+    ),
+    click.option(
         "--snap",
         type=click.IntRange(min=0),
         default=0,
@@ -286,5 +292,11 @@ CONVERT = [
         type=console.OutputPath(),
         metavar="PATH",
         help="The .safetensors file to write.",
+    ),
+    click.option(
+        "--fp16",
+        **FLAG,
+        default=False,
+        help="Round the weights to float16: half the size. They are read back as float32.",
     ),
 ]

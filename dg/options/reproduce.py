@@ -54,6 +54,11 @@ OPTIONS = [
         metavar="PATH",
         help="Data set of the experiment, where it is not embedded or downloaded.",
     ),
+    click.option(
+        "--from-scratch",
+        is_flag=True,
+        help="Train every network anew, in place of those in pretrained/: hours on a CPU.",
+    ),
     click.option("--runs", default="runs", metavar="DIR", help="Where intermediate files stay."),
     click.option(
         "--results",

@@ -2,121 +2,16 @@
 list at once."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+from dg.pretraining.settings import (
+    DDPMTraining,
+    NoisyClassifierTraining,
+    ScoreTraining,
+    VAETraining,
+)
+
 AUGMENT_DIM = 9  # labels of EDM's augmentation, edm.AugmentPipe
-
-
-@dataclass(frozen=True)
-class ScoreTraining:
-    """How to train a score network; the number of images seen is steps * batch_size. Impossible
-    values: ValueError."""
-
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 2e-3  # of Adam
-    warmup: int = 3200  # images over which the learning rate rises linearly
-    ema_halflife: int = 5000  # images in which the weight of an old network halves
-    ema_rampup: float = (
-        0.05  # at most this part of the images seen so far counts; 0 = no such bound
-    )
-    adam_eps: float = 1e-8
-    # noise levels of EDM's preconditioning in training: ln(sigma) ~ N(P_mean, P_std^2)
-    P_mean: float = -1.2
-    P_std: float = 1.2
-    flip: bool = False  # mirror half of the images, which the network then draws too
-    augment: float = (
-        0.0  # probability of EDM's augmentation, which the network is told of and does not draw
-    )
-    precision: str = "float32"  # or "bfloat16", "float16", by autocast
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.steps, self.batch_size) < 0 or self.batch_size < 1 or not self.lr > 0:
-            raise ValueError(
-                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give "
-                "positive numbers"
-            )
-        if not 0 <= self.augment <= 1:
-            raise ValueError(f"augment is {self.augment}; a probability is from 0 to 1")
-        _check_precision(self.precision)
-
-
-@dataclass(frozen=True)
-class NoisyClassifierTraining:
-    """How to build and train the noise-aware classifier."""
-
-    model_channels: int = 32  # a multiple of 32
-    num_res_blocks: int = 1
-    channel_mult: tuple[int, ...] = (1, 2, 4)
-    attention_resolutions: tuple[int, ...] = (7, 8)
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 1e-3  # highest value of a one-cycle schedule
-    time_min: float = 1e-3  # times are uniform in [time_min, 1]
-    flip: bool = False  # mirror half of the images
-    precision: str = "float32"  # or "bfloat16", "float16", by autocast
-    seed: int = 0
-
-    def __post_init__(self):
-        _check_precision(self.precision)
-
-
-@dataclass(frozen=True)
-class DDPMTraining:
-    """The noise process of a DDPM and how to train its network. Impossible values: ValueError."""
-
-    schedule: str = "cosine"  # of the noise, or "linear"
-    num_steps: int = 1000  # T, of the process; `steps` are the optimizer's
-    variance: str = "fixed_small"  # of the reverse steps: see guided_diffusion.GaussianDiffusion
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 1e-3  # highest value of AdamW's one-cycle schedule
-    weight_decay: float = 0.01
-    ema_halflife: int = 10_000  # images in which the weight of an old network halves
-    ema_rampup: float = (
-        0.05  # at most this part of the images seen so far counts; 0 = no such bound
-    )
-    flip: bool = False  # mirror half of the images, which the network then draws too
-    precision: str = "float32"  # or "bfloat16", "float16", by autocast
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.steps, self.batch_size, self.num_steps) < 1 or not self.lr > 0:
-            raise ValueError(
-                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}, "
-                f"{self.num_steps} steps "
-                "of noise: give positive numbers"
-            )
-        _check_precision(self.precision)
-
-
-@dataclass(frozen=True)
-class VAETraining:
-    """How to train a VAE. Impossible values: ValueError."""
-
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 1e-3  # highest value of AdamW's one-cycle schedule
-    weight_decay: float = 0.01
-    flip: bool = False  # mirror half of the images, which the model then draws too
-    precision: str = "float32"  # or "bfloat16", "float16", by autocast
-    seed: int = 0
-
-    def __post_init__(self):
-        if min(self.steps, self.batch_size) < 1 or not self.lr > 0:
-            raise ValueError(
-                f"{self.steps} steps of {self.batch_size} images at learning rate {self.lr}: give "
-                "positive numbers"
-            )
-        _check_precision(self.precision)
-
-
-def _check_precision(precision):
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; use {', '.join(PRECISIONS)}")
-
 
 # Kinds of U-Net under EDM's names (Karras et al. 2022, appendix F.2), and what they say of a
 # network.
@@ -152,6 +47,8 @@ EDM_CIFAR10 = ScoreTraining(
     augment=0.12,
     adam_eps=1e-8 / 3072,
 )
+SMALL_UNET = dict(model_type="SongUNet", num_blocks=1, dropout=0.0)
+SHIPPED = ScoreTraining(steps=64_000, ema_halflife=100_000)
 # Settings per data set: the network's arguments beyond resolution, channels and classes, and how to
 # train it.
 SCORE_PRESETS = {
@@ -193,6 +90,22 @@ SCORE_PRESETS = {
             precision="bfloat16",
         ),
     ),
+    # The networks in pretrained/: the largest that two CPU cores train to convergence in hours.
+    "mnist-14": (
+        SMALL_UNET
+        | dict(model_channels=16, channel_mult=[1, 2], attn_resolutions=[7], sigma_data=0.55),
+        SHIPPED,
+    ),
+    "mnist-28": (
+        SMALL_UNET
+        | dict(model_channels=8, channel_mult=[1, 2, 4], attn_resolutions=[7], sigma_data=0.6),
+        SHIPPED,
+    ),
+    "cifar10-16": (
+        SMALL_UNET
+        | dict(model_channels=16, channel_mult=[1, 2, 4], attn_resolutions=[8], sigma_data=0.5),
+        replace(SHIPPED, lr=1e-3, flip=True),
+    ),
     # The published settings of Karras et al. 2022, tables 7 and 8 and their code.
     "cifar10-edm": (
         ARCHITECTURES["ddpmpp"] | dict(model_channels=128, channel_mult=[2, 2, 2], dropout=0.13),
@@ -213,6 +126,16 @@ SCORE_PRESETS = {
     ),
 }
 CLASSIFIER_PRESETS = {
+    # The noise-aware classifiers in pretrained/.
+    "mnist-14": NoisyClassifierTraining(
+        channel_mult=(1, 2), attention_resolutions=(7,), steps=2500, batch_size=64
+    ),
+    "mnist-28": NoisyClassifierTraining(
+        channel_mult=(1, 2, 2), attention_resolutions=(7,), steps=2000, batch_size=64
+    ),
+    "cifar10-16": NoisyClassifierTraining(
+        channel_mult=(1, 2, 2), attention_resolutions=(8,), steps=4000, batch_size=64, flip=True
+    ),
     "mnist": NoisyClassifierTraining(attention_resolutions=(7,), steps=1500, batch_size=64),
     "cifar10-small": NoisyClassifierTraining(
         model_channels=64,

@@ -9,6 +9,7 @@ import torch
 
 import edm
 from dg.data.datasets import ImageSet
+from dg.fingerprints import fingerprint
 from dg.pretraining.batches import RandomBatch
 from dg.pretraining.engine import Run, Stepper, Values, update_average
 from dg.pretraining.presets import PRECONDITIONING, SCORE_PRESETS, ScoreTraining, score_recipe
@@ -70,7 +71,8 @@ def train_score_network(
     microbatch: int | None = None,
     observe: Callable[[edm.Preconditioner], dict] | None = None,
 ) -> tuple[edm.Preconditioner, list[dict]]:
-    """Train `net` on `data` and return (its exponential moving average, frozen; loss log).
+    """Train `net`, from the weights that it has, on `data`, and return (its exponential moving
+    average, frozen; loss log).
 
     state_path    the training state is kept there, and log.jsonl and snapshots beside it
     save_seconds  how often, besides at the end
@@ -99,6 +101,7 @@ def train_score_network(
         "settings": plain(asdict(replace(settings, steps=0))),
         "network": plain(net.init_kwargs),
         "images": data.fingerprint(),
+        "start": fingerprint(net),
     }
     holders = dict(net=net, ema=ema, optimizer=optimizer, scaler=stepper.scaler)
     run = Run(state_path, identity, holders, ranks, observe and (lambda step: observe(ema)))

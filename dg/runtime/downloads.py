@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from dg.runtime.catalogue import CATALOGUE, Source
 from dg.runtime.files import cache_folder, one_line, read_json, sha256_of, write_json
+from dg.runtime.pretrained import pretrained_file, pretrained_names
 from dg.runtime.progress import silent, unheard
 
 TIMEOUT = (15, 60)  # seconds to connect, seconds without a byte
@@ -19,8 +20,8 @@ PIECE = 1 << 20  # bytes between two steps of the progress bar
 
 
 def resolve(name, progress=silent, notify=None, suffix=None):
-    """Return the Path of a local file for a path (as given), a short name of the catalogue, or an
-    http(s) URL.
+    """Return the Path of a local file for a path (as given), the name of a file in pretrained/, a
+    short name of the catalogue, or an http(s) URL.
 
     progress  called like tqdm(pieces, desc=, total=, initial=, unit="MiB") around a download
     notify    called with one line: the file's licence before a download, and its SHA-256 if nobody
@@ -34,6 +35,8 @@ def resolve(name, progress=silent, notify=None, suffix=None):
     name = os.fspath(name)
     if os.path.exists(name):
         return Path(name)
+    if found := pretrained_file(name):
+        return found
     notify = notify or unheard
     source = _find(name, suffix)
     target = cache_folder() / source.name
@@ -69,10 +72,11 @@ def _find(name, suffix=None):
 def _likely(name, suffix):
     """(the name to compare, short names of the catalogue whose files are of that suffix)"""
     suffixes = {short: PurePosixPath(source.name).suffix for short, source in CATALOGUE.items()}
+    suffixes |= {short: PurePosixPath(file).suffix for short, file in pretrained_names().items()}
     path = PurePosixPath(name)
     if path.suffix in suffixes.values():
         name, suffix = path.stem, suffix or path.suffix
-    return name, [short for short in CATALOGUE if suffix in (None, suffixes[short])]
+    return name, [short for short in suffixes if suffix in (None, suffixes[short])]
 
 
 @contextlib.contextmanager

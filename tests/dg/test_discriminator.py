@@ -381,7 +381,7 @@ def test_files_that_are_no_heads_are_refused(heads, files, tmp_path):
     refused("no such discriminator", tmp_path / "absent.safetensors", **files)
     refused("no such discriminator", tmp_path, **files)
     edm.save_network(tmp_path / "net.safetensors", files["net"])
-    refused("not a file of format discriminator-head", tmp_path / "net.safetensors", **files)
+    refused("is no discriminator-head", tmp_path / "net.safetensors", **files)
     (tmp_path / "notes.txt").write_text("# notes")
     refused("not a PyTorch file", tmp_path / "notes.txt", **files)
     data = heads["score"].read_bytes()

@@ -271,7 +271,7 @@ def of_another_network(path, pristine):
         (lambda path, net: torch.save(net.state_dict(), path), "no tensor named lora_A"),
         (
             lambda path, _: write_safetensors(path, {"a": torch.ones(1)}, "discriminator-head", {}),
-            "not a file of format lora",
+            "is no lora",
         ),
         (edited(lambda state: state.pop(f"{FIRST}.lora_A")), f"tensor {FIRST}.lora_A is missing"),
         (edited(lambda state: state.pop(f"{FIRST}.lora_B")), f"tensor {FIRST}.lora_B is missing"),

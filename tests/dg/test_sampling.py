@@ -379,6 +379,22 @@ def test_a_run_that_is_asked_to_end_saves_what_it_has(tmp_path):
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
+def test_batches_drawn_at_the_same_time_are_the_same(tmp_path):
+    net = network()
+    fill(tmp_path / "one", net)
+    store = SampleStore(tmp_path / "two", describe(net, QUICK), range(7), 3)
+    assert generate(net, store, QUICK, at_once=2).images == 7
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_what_is_in_work_when_a_run_is_asked_to_end_is_saved(tmp_path):
+    net = network()
+    store = SampleStore(tmp_path, describe(net, QUICK), range(12), 3)
+    with pytest.raises(Stopped):
+        generate(net, store, QUICK, progress=stopping_after(1), at_once=2)
+    assert len(list(tmp_path.glob("*.npz"))) == 2  # one that was done, one in work
+
+
 def test_a_run_that_is_asked_to_end_does_not_take_damaged_shards_for_done(tmp_path):
     net = network()
     fill(tmp_path, net)

@@ -245,9 +245,9 @@ def test_files_of_another_kind_are_refused(tmp_path, good):
     torch.save(network()[0].state_dict(), tmp_path / "bare.pt")
     refused(tmp_path / "bare.pt", "give a network pickle")
     rewrite(good, format="discriminator-head")
-    refused(good, f"not a file of format {FORMAT}", "says discriminator-head")
+    refused(good, f"is no {FORMAT}", "says discriminator-head")
     save_file({"weight": torch.ones(2)}, good)
-    refused(good, f"not a file of format {FORMAT}", "says no format")
+    refused(good, f"is no {FORMAT}", "says nothing")
 
 
 @pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.999])

@@ -12,7 +12,7 @@ from dg.evaluation.figures.distances import (
     metric_bars,
     precision_recall_scatter,
 )
-from dg.evaluation.figures.models import loss_curves, quality_against_cost
+from dg.evaluation.figures.models import convergence, loss_curves, quality_against_cost
 from dg.evaluation.figures.pictures import (
     denoising_strips,
     image_grid,
@@ -21,6 +21,7 @@ from dg.evaluation.figures.pictures import (
 )
 
 __all__ = [
+    "convergence",
     "denoising_strips",
     "distance_against_size",
     "distance_sweep",

@@ -29,6 +29,8 @@ def draw_measurements(folder: Path, results: dict) -> None:
         "kid": "KID (lower is better)",
         "precision": "precision (higher is better)",
         "recall": "recall (higher is better)",
+        "authenticity": "authenticity (higher is better)",
+        "memorised": "memorised (0.5: as near to training images as unseen ones)",
     }
     shown = {
         metric: title

@@ -98,3 +98,17 @@ def quality_against_cost(
         ]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+
+
+def convergence(path, curves, title="Distance to the training images along the training"):
+    """Fréchet distance over the training images seen, both logarithmic, one line per network.
+
+    curves  {network: [{"images": int, "fd": float}]}
+    """
+    with drawing(path, WIDTH, 3.6, title) as figure:
+        axes = figure.subplots()
+        for (name, points), marker in zip(curves.items(), "osD^v<>" * 9, strict=False):
+            images, distances = ([one[key] for one in points] for key in ("images", "fd"))
+            axes.plot(images, distances, marker=marker, markersize=5, linewidth=1.4, label=name)
+        axes.set(xscale="log", yscale="log", xlabel="training images seen", ylabel="FD")
+        axes.legend()

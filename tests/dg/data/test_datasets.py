@@ -360,3 +360,30 @@ def test_pooling_averages_squares():
         [2, 4],
         [10, 12],
     ]
+
+
+def test_embedded_mnist_has_the_images_of_mnist():
+    train, test = (load_images(f"mnist-small:{split}") for split in ("train", "test"))
+    for data in (train, test):
+        assert data.images.shape == (10_000, 28, 28, 1) and data.num_classes == 10
+        assert min(np.bincount(data.labels[:1000])) > 70  # no part lacks a class
+    assert np.bincount(test.labels).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
+    assert not set(map(bytes, train.images)) & set(map(bytes, test.images))
+
+
+def test_halved_mnist_is_its_average_over_squares():
+    whole, halved = load_images("mnist-small:test", 3), load_images("mnist-small-14:test", 3)
+    assert np.array_equal(halved.images, pooled(whole, 2).images)
+    assert np.array_equal(halved.labels, whole.labels) and halved.resolution == 14
+    assert load_images("mnist-small-14").name == "mnist-small-14:train"

@@ -182,7 +182,7 @@ def test_files_that_are_no_classifier_are_refused(tmp_path):
     edm.save_network(
         path, edm.EDMPrecond(8, 1, model_type="SongUNet", model_channels=8, num_blocks=1)
     )
-    refused("not a file of format feature-classifier", lambda: load_classifier(path))
+    refused("is no feature-classifier", lambda: load_classifier(path))
     model = FeatureClassifier(8, 1, 2, width=8, feature_dim=4)
     save_classifier(path, model)
     data = path.read_bytes()

@@ -1,0 +1,99 @@
+"""The experiment that `python reproduce.py` runs: a converged network that ships with the
+repository, a discriminator trained in minutes, and what its guidance changes."""
+
+from dataclasses import replace
+
+from dg.evaluation.classifier import ClassifierTraining
+from dg.experiments.settings import CORE, Model, Setting, tiny
+from dg.experiments.study import Head, Study, System, Training
+from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS, NoisyClassifierTraining
+from dg.recipes import DiscriminatorTraining
+from dg.runtime.pretrained import training_curve
+from dg.sampling import Sampling
+
+NETWORK = "mnist-14"
+HEAD = DiscriminatorTraining(epochs=12, split=(0.9, 0.1, 0.0), eval_images=1000)
+QUICKSTART = Setting(
+    title="MNIST, 14 × 14 pixels",
+    data="mnist-small-14",
+    order="file",
+    models={"score": Model(training=SCORE_PRESETS[NETWORK], published=NETWORK)},
+    classifier=f"{NETWORK}-noisy-classifier",
+    noisy_classifier=CLASSIFIER_PRESETS[NETWORK],
+    features=f"{NETWORK}-features",
+    feature_training=ClassifierTraining(epochs=6),
+    other_reference=f"{NETWORK}-ref-random-vgg",
+    metrics=(*CORE, "fd_random_vgg"),
+    recipes={"head": HEAD},
+    head_width=64,
+    candidates=(1.0, 2.0, 4.0),
+    num_data=5000,
+    fake_seed=1_000_000,
+    num_images=500,
+    scratch_data="mnist-14",
+)
+QUICKSTART_SMOKE = replace(
+    QUICKSTART,
+    title="Smoke test of: MNIST, 14 × 14 pixels",
+    data="digits",
+    models={
+        "score": Model(
+            training=(SCORE_PRESETS["digits"][0], replace(SCORE_PRESETS["digits"][1], steps=4)),
+            sampling=Sampling(num_steps=3),
+        )
+    },
+    classifier=None,
+    noisy_classifier=NoisyClassifierTraining(
+        steps=2, batch_size=8, channel_mult=(1, 2), attention_resolutions=(4,)
+    ),
+    features="classifier",
+    feature_training=ClassifierTraining(epochs=1),
+    other_reference=None,
+    recipes={"head": replace(HEAD, epochs=2, eval_images=20)},
+    candidates=(1.0, 2.0),
+    num_selection=80,
+    **tiny(80),
+)
+SECTIONS = ("results", "pairs", "strips", "discriminators", "ratios", "selection", "run")
+
+
+def quickstart(setting: Setting) -> Study:
+    """The same seeds without and with guidance."""
+    guided = System("guided", (Head("head"),), weights="chosen")
+    caption = (
+        "FD: Fréchet distance to test images that no network has seen. FD random VGG: the same in "
+        "features of a VGG16 with random weights, which nobody has trained on anything."
+    )
+    head = (
+        "A small head on the features of a frozen classifier of noisy images, as in the paper. It "
+        "learns to tell real from generated images, and its logit estimates the log density ratio "
+        "whose gradient corrects the score."
+    )
+    return Study(
+        "Discriminator guidance on a converged network",
+        "A diffusion model whose training is finished, sampled from the same seeds without and "
+        "with guidance.",
+        {"unguided": System("unguided"), "guided": guided},
+        trainings={"head": Training("classifier", setting.recipes["head"])},
+        aside=("unguided",),
+        sections=SECTIONS,
+        texts={"caption": (caption, *_longer(setting)), "discriminators": (head,)},
+    )
+
+
+def _longer(setting: Setting) -> tuple[str, ...]:
+    """What four times more training did to the network that ships, by its curve."""
+    name = setting.models["score"].published
+    points = training_curve(name) if name else []
+    if not points:
+        return ()
+    last = points[-1]
+    before = [point for point in points if 4 * point["images"] <= last["images"]]
+    if not before:
+        return ()
+    first, last = (point["unguided"]["fd"]["mean"] for point in (before[-1], last))
+    return (
+        f"Is there more to be had from training? Over the last four times of its "
+        f"{points[-1]['images']:,} training images the network went from {first:.2f} to "
+        f"{last:.2f} on the seeds of this table (pretrained/README.md has the curve).",
+    )

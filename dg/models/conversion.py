@@ -1,0 +1,79 @@
+"""The file of any network as safetensors, its weights perhaps rounded to float16."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+import edm
+import edm.checkpoint
+from dg.data.datasets import to_uint8
+from dg.models.loading import first_bytes, is_torch_file
+from dg.sampling import Sampling, draw_images
+from edm.checkpoint import kind_of, write_safetensors
+from guided_diffusion.loading import bare_state, check_tensors, read_file
+
+BARE = "state-dict"  # the kind of a file that holds weights and no settings
+
+
+def convert(source, file, half: bool = False) -> int:
+    """Write the network at `source` to `file`, a path or binary file; returns its number of values.
+
+    source  a safetensors file of this project, which keeps its kind and settings; a torch file,
+            whose bare state dict is kept; or an NVIDIA pickle
+    half    round floats to float16, as which they are read back into float32. ValueError where a
+            value is beyond its range
+
+    ValueError of one line for a file that cannot be read.
+    """
+    kind, config, tensors = _content(Path(source))
+    if half:
+        tensors = {name: _rounded(source, name, tensor) for name, tensor in tensors.items()}
+    write_safetensors(file, tensors, kind, config)
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def is_score_network(path) -> bool:
+    """Whether a safetensors file holds a score network."""
+    with safe_open(str(path), framework="pt") as file:
+        return kind_of(file.metadata() or {}) == edm.checkpoint.FORMAT
+
+
+def share_within(first, second, levels: int = 2, seeds: int = 64) -> float:
+    """Share of the pixel values of two networks' images, by EDM's default sampler from the same
+    seeds, that differ by at most so many levels of 255.
+
+    first, second  files of score networks
+    """
+    drawn = []
+    for path in (first, second):
+        images, _ = draw_images(edm.load_network(path), range(seeds), Sampling())
+        drawn.append(to_uint8(images).astype(int))
+    return float((abs(drawn[0] - drawn[1]) <= levels).mean())
+
+
+def _content(path: Path) -> tuple[str, dict, dict[str, Tensor]]:
+    """(kind, settings, tensors)"""
+    if is_torch_file(path):
+        try:
+            return BARE, {}, dict(check_tensors(bare_state(read_file(path))))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    if first_bytes(path)[8:9] == b"{":
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return kind_of(metadata) or BARE, json.loads(metadata.get("config", "{}")), tensors
+    net = edm.load_network(path)
+    return edm.checkpoint.FORMAT, edm.checkpoint.config_of(net), net.state_dict()
+
+
+def _rounded(source, name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.to(torch.float16)
+    if not torch.isfinite(rounded).all():
+        raise ValueError(f"{source}: tensor {name} has values beyond float16; keep float32")
+    return rounded

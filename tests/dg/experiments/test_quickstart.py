@@ -1,0 +1,48 @@
+"""The quickstart: its files, its seeds and images, and a tiny run from end to end."""
+
+import json
+
+import pytest
+
+from dg.experiments.context import Context, Experiment
+from dg.experiments.quickstart import QUICKSTART, QUICKSTART_SMOKE, quickstart
+from dg.experiments.runner import run
+from dg.experiments.settings import SETTINGS
+from dg.runtime import pretrained
+
+
+def test_every_file_that_it_takes_is_there():
+    s = QUICKSTART
+    named = [s.models["score"].published, s.classifier, s.features, s.other_reference]
+    assert all(pretrained.pretrained_file(name) for name in named)
+
+
+def test_no_image_that_was_learned_from_or_chosen_by_is_measured():
+    s = QUICKSTART
+    sets = [(s.fake_seed, s.num_data), (s.selection_seed, s.num_selection)]
+    sets.append((0, s.num_images * s.num_sets))
+    used = [seed for first, count in sets for seed in range(first, first + count)]
+    assert len(set(used)) == len(used)
+    context = Context(Experiment("quickstart", s, quickstart(s)))
+    measured = {image.tobytes() for image in context.reference_images().images}
+    assert not measured & {image.tobytes() for image in context.images("train").images}
+
+
+def test_from_scratch_nothing_is_taken_from_files():
+    s = QUICKSTART.from_scratch()
+    assert s.models["score"].published is s.classifier is s.other_reference is None
+    assert s.features == "classifier" and s.data == "mnist-14"
+    with pytest.raises(ValueError, match="its networks are published ones"):
+        SETTINGS["cifar10-uncond"].from_scratch()
+
+
+@pytest.mark.slow
+def test_a_tiny_run_from_end_to_end(tmp_path):
+    experiment = Experiment("quickstart", QUICKSTART_SMOKE, quickstart(QUICKSTART_SMOKE))
+    outcome = run(experiment, tmp_path / "runs", tmp_path / "results")
+    written = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert set(written["metrics"]) == {"unguided", "guided", "floor"}
+    for row in written["metrics"].values():
+        assert {"fd", "kid", "precision", "recall", "fd_random_vgg"} <= set(row)
+    assert outcome["metrics"]["unguided"]["fd"]["n"] == QUICKSTART_SMOKE.num_sets
+    assert (tmp_path / "results" / "report.html").stat().st_size > 10_000

@@ -1,0 +1,63 @@
+"""Networks of every kind as safetensors, with and without rounding."""
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import edm
+from dg.models.conversion import convert, is_score_network, share_within
+from guided_diffusion import load_encoder
+from tests.golden_fill import fill
+from tests.guided_diffusion.test_loading import small
+
+
+@pytest.fixture
+def net(tmp_path):
+    net = edm.EDMPrecond(img_resolution=8, img_channels=1, model_channels=8, channel_mult=[1, 2])
+    edm.save_network(tmp_path / "net.safetensors", fill(net))
+    return tmp_path / "net.safetensors"
+
+
+def test_a_network_keeps_its_kind_and_its_bytes(net, tmp_path):
+    size = convert(net, tmp_path / "out.safetensors")
+    assert (tmp_path / "out.safetensors").read_bytes() == net.read_bytes()
+    assert size == sum(p.numel() for p in edm.load_network(net).state_dict().values())
+
+
+def test_rounded_weights_are_the_nearest_float16(net, tmp_path):
+    out = tmp_path / "out.safetensors"
+    convert(net, out, half=True)
+    assert out.stat().st_size < 0.6 * net.stat().st_size
+    kept, rounded = (edm.load_network(path).state_dict() for path in (net, out))
+    for name, tensor in rounded.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, kept[name].half().float())
+
+
+def test_images_of_rounded_weights_are_compared(net, tmp_path):
+    convert(net, tmp_path / "out.safetensors", half=True)
+    assert share_within(net, net, levels=0, seeds=2) == 1
+    assert share_within(net, tmp_path / "out.safetensors", seeds=2) > 0.99
+    assert is_score_network(net)
+
+
+def test_the_state_of_a_classifier_is_read_from_safetensors(tmp_path):
+    classifier = small()
+    torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
+    convert(tmp_path / "classifier.pt", tmp_path / "classifier.safetensors")
+    loaded = load_encoder(tmp_path / "classifier.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in classifier.state_dict().items())
+
+
+def test_hugging_face_finds_its_format(net):
+    with safe_open(str(net), framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+
+
+def test_values_beyond_float16_are_refused(tmp_path):
+    torch.save({"weight": torch.tensor([1e6])}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt: tensor weight has values beyond float16"):
+        convert(tmp_path / "a.pt", tmp_path / "b.safetensors", half=True)
+    with pytest.raises(ValueError, match="holds a int, not a state dict"):
+        torch.save(1, tmp_path / "a.pt")
+        convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
