@@ -27,7 +27,7 @@ from dg.evaluation.metrics import frechet_distance
 from dg.evaluation.uncertainty import summarise
 from dg.runtime import pretrained
 from dg.runtime.files import read_json, write_json
-from dg.runtime.processes import one_thread
+from dg.runtime.processes import cpu_threads
 from dg.runtime.provenance import provenance
 from dg.sampling import Sampling, fill_store
 
@@ -96,7 +96,7 @@ def main(argv=None) -> None:
         kimg = int(re.search(r"(\d+)\.safetensors$", file.name)[1])
         if 1000 * kimg in known or (wanted and kimg not in wanted):
             continue
-        with one_thread("cpu"):
+        with cpu_threads(1):
             entry["points"].append(point(file, 1000 * kimg, references, extractors, args))
         entry["points"].sort(key=lambda one: one["images"])
         spent = {"sampling": float(np.sum([one["seconds"] for one in entry["points"]]))}

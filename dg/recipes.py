@@ -134,6 +134,8 @@ PRESETS = {
         unequal=True,
         eval_images=1000,
     ),
+    # Of the heads in pretrained/ and the quickstart.
+    "mnist-14": DiscriminatorTraining(epochs=12, split=(0.9, 0.1, 0.0), eval_images=1000),
     "authors-uncond": AUTHORS,
     "authors-cond": replace(AUTHORS, epochs=250, conditional=True),
     **{

@@ -14,6 +14,7 @@ from dg.experiments.study import System, Training
 from dg.pretraining.held_out_loss import watched
 from dg.pretraining.noisy_classifier import train_noisy_classifier
 from dg.runtime.files import atomic_write, write_json
+from dg.runtime.processes import cpu_threads
 from dg.training import train_discriminator
 
 
@@ -75,8 +76,9 @@ def make_discriminator(context: Context, path, paths: Paths, training: Training)
     real = train.take(min(s.num_real or s.num_data, len(train)))
     head = (s.conditional, width_of(context, training), settings.seed, device)
     discriminator = build_discriminator(training.extractor, real, net, classifier, *head)
-    progress = context.progress
-    train_discriminator(discriminator, real, fake, settings, path, progress=progress, net=net)
+    progress, threads = context.progress, context.cores if s.parallel_training else 1
+    with cpu_threads(threads, device):
+        train_discriminator(discriminator, real, fake, settings, path, progress=progress, net=net)
 
 
 def choose_weight(context: Context, path, paths: Paths, system: System) -> None:

@@ -7,12 +7,15 @@ from dg.evaluation.classifier import ClassifierTraining
 from dg.experiments.settings import CORE, Model, Setting, tiny
 from dg.experiments.study import Head, Study, System, Training
 from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS, NoisyClassifierTraining
-from dg.recipes import DiscriminatorTraining
+from dg.recipes import PRESETS
 from dg.runtime.pretrained import training_curve
 from dg.sampling import Sampling
 
 NETWORK = "mnist-14"
-HEAD = DiscriminatorTraining(epochs=12, split=(0.9, 0.1, 0.0), eval_images=1000)
+WINDOW = (
+    0.01,
+    0.5,
+)  # VP time of guidance: noise levels up to 3.4; above, it sees little
 QUICKSTART = Setting(
     title="MNIST, 14 × 14 pixels",
     data="mnist-small-14",
@@ -24,12 +27,13 @@ QUICKSTART = Setting(
     feature_training=ClassifierTraining(epochs=6),
     other_reference=f"{NETWORK}-ref-random-vgg",
     metrics=(*CORE, "fd_random_vgg"),
-    recipes={"head": HEAD},
+    recipes={"head": PRESETS["mnist-14"]},
     head_width=64,
-    candidates=(1.0, 2.0, 4.0),
+    candidates=(2.0, 4.0, 6.0),
     num_data=5000,
     fake_seed=1_000_000,
     num_images=500,
+    parallel_training=True,
     scratch_data="mnist-14",
 )
 QUICKSTART_SMOKE = replace(
@@ -49,7 +53,7 @@ QUICKSTART_SMOKE = replace(
     features="classifier",
     feature_training=ClassifierTraining(epochs=1),
     other_reference=None,
-    recipes={"head": replace(HEAD, epochs=2, eval_images=20)},
+    recipes={"head": replace(PRESETS["mnist-14"], epochs=2, eval_images=20)},
     candidates=(1.0, 2.0),
     num_selection=80,
     **tiny(80),
@@ -59,7 +63,7 @@ SECTIONS = ("results", "pairs", "strips", "discriminators", "ratios", "selection
 
 def quickstart(setting: Setting) -> Study:
     """The same seeds without and with guidance."""
-    guided = System("guided", (Head("head"),), weights="chosen")
+    guided = System("guided", (Head("head"),), weights="chosen", window=WINDOW)
     caption = (
         "FD: Fréchet distance to test images that no network has seen. FD random VGG: the same in "
         "features of a VGG16 with random weights, which nobody has trained on anything."

@@ -15,7 +15,7 @@ from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
 from dg.experiments.settings import CORE
 from dg.runtime.files import plain, read_json
-from dg.runtime.processes import one_thread
+from dg.runtime.processes import cpu_threads
 from dg.runtime.progress import Progress, silent, unheard
 from dg.runtime.provenance import provenance
 from dg.training import training_log
@@ -42,7 +42,7 @@ def run(
     """
     stages, context = Stages(folder, notify), Context(experiment, device, progress, notify)
     results, todo = Path(results), plan(context)
-    with one_thread(device):
+    with cpu_threads(1, device):
         if only is not None:
             stages.run_all(todo, [only])
             return None
@@ -62,7 +62,7 @@ def _second_process(experiment: Experiment, folder, device) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     context = Context(experiment, device)
     todo = plan(context)
-    with one_thread(device):
+    with cpu_threads(1, device):
         Stages(folder).run_all(todo, split_plan(context, todo)[0])
 
 

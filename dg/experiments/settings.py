@@ -106,6 +106,7 @@ class Setting:
     nll_images: int = 1000
     nll_steps: int = 64
     batch_size: int = 100
+    parallel_training: bool = False  # heads on all cores, so that weights depend on their number
     num_test_loss: int = 0  # test images whose loss is watched while models are trained
     budget: str | None = None
     deviations: tuple[str, ...] = ()

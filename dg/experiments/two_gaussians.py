@@ -28,7 +28,7 @@ from dg.extractors import PixelExtractor
 from dg.models.gaussian import Gaussian
 from dg.recipes import LOSS_WEIGHTS, DiscriminatorTraining
 from dg.runtime.files import read_json, write_json
-from dg.runtime.processes import one_thread
+from dg.runtime.processes import cpu_threads
 from dg.runtime.provenance import provenance
 from dg.runtime.randomness import seeded
 from dg.training import train_discriminator
@@ -126,7 +126,7 @@ def run(
 ) -> dict:
     """Train every loss on every size; write results and report to `results`; return them."""
     stages, found = Stages(folder, notify), {}
-    with one_thread(device):  # so small a head is slower on several
+    with cpu_threads(1, device):  # so small a head is slower on several
         for size in settings.sizes:
             for loss in settings.losses:
                 key = asdict(settings) | {"size": size, "loss": loss, "weight": LOSS_WEIGHTS[loss]}

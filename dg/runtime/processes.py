@@ -181,13 +181,13 @@ def process_group(on_gpus: bool = False) -> Iterator[Ranks]:
 
 
 @contextmanager
-def one_thread(device) -> Iterator[None]:
-    """One CPU thread within, where a CPU computes."""
+def cpu_threads(number: int, device="cpu") -> Iterator[None]:
+    """So many threads within, where a CPU computes."""
     import torch
 
     before = torch.get_num_threads()
     if torch.device(device).type == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(number)
     try:
         yield
     finally:

@@ -1,0 +1,80 @@
+"""The files in pretrained/: what they are, that they fit together, and that they work by name."""
+
+import re
+
+import numpy as np
+import pytest
+
+from dg.checkpoints import load_discriminator
+from dg.data.datasets import load_images
+from dg.evaluation.classifier import accuracy, load_classifier
+from dg.evaluation.log_ratios import log_ratios
+from dg.models.loading import load_model
+from dg.pretraining.noisy_classifier import noisy_accuracy
+from dg.runtime.pretrained import CURVES, FOLDER, HASHES, pretrained_file, pretrained_names
+from dg.sampling import Sampling, draw_images
+from guided_diffusion import load_encoder
+from tests.scripts import succeed
+
+NAMES = pretrained_names()
+EMBEDDED = {"mnist-14": "mnist-small-14", "mnist-28": "mnist-small"}
+NETWORKS = [name for name in NAMES if re.fullmatch(r"[a-z]+\d*-\d+", name)]
+
+
+def test_every_file_has_its_hash():
+    others = {HASHES, CURVES, "README.md", "convergence.png"}
+    grids = {f"{name}.png" for name in NETWORKS}
+    found = {path.name for path in FOLDER.iterdir()} - others - grids
+    assert found == set(NAMES.values()) and NETWORKS
+    assert all(pretrained_file(name) for name in NAMES)  # which compares the hashes
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_images_have_the_brightness_of_real_ones(name):
+    net = load_model(pretrained_file(name))
+    images, _ = draw_images(net, range(32), Sampling(num_steps=8))
+    assert tuple(images.shape[1:]) == (net.img_channels, net.img_resolution, net.img_resolution)
+    if name in EMBEDDED:
+        real = load_images(EMBEDDED[name], 2000).images / 127.5 - 1
+        assert abs(float(images.mean()) - real.mean()) < 0.1
+        assert abs(float(images.std()) - real.std()) < 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-features")])
+def test_the_features_name_digits(name):
+    if small := EMBEDDED.get(name.removesuffix("-features")):
+        test = load_images(small, 1000, split="test")
+        assert accuracy(load_classifier(pretrained_file(name)), test) > 0.97
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-noisy-classifier")])
+def test_the_noisy_classifiers_name_digits(name):
+    if small := EMBEDDED.get(name.removesuffix("-noisy-classifier")):
+        test = load_images(small, 500, split="test")
+        assert noisy_accuracy(load_encoder(pretrained_file(name)), test, time=0.1) > 0.9
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "-disc" in name])
+def test_heads_tell_real_from_generated_images(name):
+    data = name.split("-disc")[0]
+    net, classifier = load_model(pretrained_file(data)), f"{data}-noisy-classifier"
+    on_classifier = name.endswith("-disc")
+    path = pretrained_file(classifier) if on_classifier else None
+    discriminator = load_discriminator(path, pretrained_file(name), net)
+    if data not in EMBEDDED:
+        return
+    real = load_images(EMBEDDED[data], 200, split="test").images
+    images, _ = draw_images(net, range(200), Sampling(num_steps=18))
+    fake = np.clip(np.asarray(images.permute(0, 2, 3, 1)) * 127.5 + 128, 0, 255).astype(np.uint8)
+    ratios = [log_ratios(discriminator, part, (0.3,), "test", "cpu") for part in (real, fake)]
+    assert np.mean(ratios[0]) > np.mean(ratios[1]) + 0.05
+
+
+def test_guided_images_by_names_alone(tmp_path):
+    done = succeed(
+        "generate --network mnist-14 --discriminator_ckpt mnist-14-disc --outdir {out} --seeds 0-3 "
+        "--steps 4 --batch 4",
+        out=tmp_path / "out",
+    )
+    assert load_images(str(tmp_path / "out")).images.shape == (4, 14, 14, 1)
+    assert done.code == 0
