@@ -183,8 +183,8 @@ def _comparison(name, profile, dry_run, choices, common):
     if data is None and not dry_run:
         setting = comparisons.with_available_data(setting, common["notify"])
     study = comparisons.STUDIES[name](setting)
-    if name == "digits":
-        study = replace(study, texts=study.texts | {"by hand": (BY_HAND,)})
+    if name in BY_HAND:
+        study = replace(study, texts=study.texts | {"by hand": (BY_HAND[name],)})
     return Experiment(name, setting, study, data, name, name)
 
 

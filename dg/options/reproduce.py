@@ -73,8 +73,22 @@ OPTIONS = [
     ),
     click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
 ]
-# What the experiment digits does, in commands; {weight} is the one that was chosen.
-BY_HAND = """\
+# What an experiment does, in commands; {weight} is the one that was chosen.
+QUICKSTART = """\
+# 5,000 images of the network that ships: what the discriminator learns to tell from real ones
+python generate.py --network mnist-14 --outdir runs/by-hand/fake --num_samples 5000 --seed 1000000
+# a discriminator: a small head on the features of a frozen classifier of noisy images
+python train.py --preset mnist-14 --width 64 --pretrained_classifier_ckpt mnist-14-noisy-classifier \\
+    --data mnist-small-14:train --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc --num_data 5000
+# the same seeds without and with guidance
+python generate.py --network mnist-14 --outdir runs/by-hand/unguided --num_samples 1500
+python generate.py --network mnist-14 --outdir runs/by-hand/guided --num_samples 1500 \\
+    --pretrained_classifier_ckpt mnist-14-noisy-classifier \\
+    --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} --time_max 0.5
+# their distances to test images, and whether they are copies of training images
+python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref mnist-small-14:test \\
+    --train mnist-small-14:train --features mnist-14-features"""
+DIGITS = """\
 score=runs/by-hand/score/network.safetensors
 python pretrain.py features --data digits:train --outdir runs/by-hand/features
 python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
@@ -87,3 +101,4 @@ python generate.py --network $score --outdir runs/by-hand/guided --num_samples 1
     --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} --time_max 0.6
 python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref digits \\
     --features runs/by-hand/features/classifier.safetensors"""
+BY_HAND = {"quickstart": QUICKSTART, "digits": DIGITS}
