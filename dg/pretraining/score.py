@@ -99,9 +99,8 @@ def train_score_network(
     )
     identity = {
         "settings": plain(asdict(replace(settings, steps=0))),
-        "network": plain(net.init_kwargs),
+        "network": [plain(net.init_kwargs), fingerprint(net)],
         "images": data.fingerprint(),
-        "start": fingerprint(net),
     }
     holders = dict(net=net, ema=ema, optimizer=optimizer, scaler=stepper.scaler)
     run = Run(state_path, identity, holders, ranks, observe and (lambda step: observe(ema)))

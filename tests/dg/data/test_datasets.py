@@ -195,7 +195,7 @@ def test_grey_npz(tmp_path):
         ({"samples": RGB, "label": np.ones((12, 3))}, "not one-hot"),
         ({"samples": RGB, "seeds": np.arange(3)}, "one integer per image"),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "reference statistics"),
-        ({"pixels": RGB}, "holds pixels; save the images under"),
+        ({"pixels": RGB}, "holds pixels; save images under"),
         ({"images": np.array([{}, []], dtype=object)}, "images cannot be read"),
     ],
 )
