@@ -21,6 +21,7 @@ from dg.experiments.settings import CORE
 from dg.experiments.study import System
 from dg.runtime.catalogue import CATALOGUE
 from dg.runtime.files import cache_folder, write_json
+from dg.runtime.processes import cpu_threads
 
 
 def make_reference(context: Context, path, paths: Paths) -> None:
@@ -78,7 +79,9 @@ class Meter:
         """Fréchet distance in the features of random VGG."""
         name, extractor = self.setting.other_reference, self.random_vgg()
         path = self.context.resolve(name) if name else self.folder / "random-vgg.npz"
-        real, seen = load_features(path, extractor), self.collect(images, extractor)
+        real = load_features(path, extractor)
+        with cpu_threads(self.context.cores, self.context.device):
+            seen = self.collect(images, extractor)
         return frechet_distance(seen.mu, seen.sigma, real.mu, real.sigma)
 
     def collect(self, images: ImageSet, extractor: Extractor) -> FeatureSet:

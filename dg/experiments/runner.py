@@ -82,8 +82,9 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
     metrics["floor"] = summarise(floor["rows"])
     extractor = read_json(paths["reference"] / "about.json")
     if extractor["name"] == "classifier":
-        where = data if setting.features == "classifier" else setting.features
-        extractor["name"] = f"small classifier trained on the training images of {where}"
+        extractor["name"] = f"small classifier trained on the training images of {data}"
+        if setting.features != "classifier":
+            extractor["name"] = f"{setting.features}, a small classifier in pretrained/"
     names = list(dict.fromkeys((*CORE, *setting.metrics)))
 
     def compared(*systems):

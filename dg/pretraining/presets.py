@@ -48,7 +48,7 @@ EDM_CIFAR10 = ScoreTraining(
     adam_eps=1e-8 / 3072,
 )
 SMALL_UNET = dict(model_type="SongUNet", num_blocks=1, dropout=0.0)
-SHIPPED = ScoreTraining(steps=64_000, ema_halflife=100_000)
+SHIPPED = ScoreTraining(steps=20_000, ema_halflife=100_000)
 # Settings per data set: the network's arguments beyond resolution, channels and classes, and how to
 # train it.
 SCORE_PRESETS = {
@@ -90,7 +90,7 @@ SCORE_PRESETS = {
             precision="bfloat16",
         ),
     ),
-    # The networks in pretrained/: the largest that two CPU cores train to convergence in hours.
+    # The networks in pretrained/, as large as a CPU core trains in hours.
     "mnist-14": (
         SMALL_UNET
         | dict(model_channels=16, channel_mult=[1, 2], attn_resolutions=[7], sigma_data=0.55),
