@@ -101,7 +101,7 @@ def quality_against_cost(
 
 
 def convergence(path, curves, title="Distance to the training images along the training"):
-    """Fréchet distance over the training images seen, both logarithmic, one line per network.
+    """Fréchet distance over the training images seen (logarithmic), one line per network.
 
     curves  {network: [{"images": int, "fd": float}]}
     """
@@ -110,5 +110,9 @@ def convergence(path, curves, title="Distance to the training images along the t
         for (name, points), marker in zip(curves.items(), "osD^v<>" * 9, strict=False):
             images, distances = ([one[key] for one in points] for key in ("images", "fd"))
             axes.plot(images, distances, marker=marker, markersize=5, linewidth=1.4, label=name)
-        axes.set(xscale="log", yscale="log", xlabel="training images seen", ylabel="FD")
+        ticks = sorted({one["images"] for points in curves.values() for one in points})
+        axes.set(xscale="log", xlabel="training images seen (logarithmic)", ylabel="FD")
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
         axes.legend()
