@@ -29,7 +29,9 @@ QUICKSTART = Setting(
     metrics=(*CORE, "fd_random_vgg"),
     recipes={"head": PRESETS["mnist-14"]},
     head_width=64,
-    candidates=(4.0, 8.0, 12.0),
+    # Weights of 8 and 12 lower FD further, on the seeds of the choice, but raise the distance in
+    # the features of random VGG: from 0.011 unguided to 0.015 and 0.020, where 4 gives 0.012.
+    candidates=(1.0, 2.0, 4.0),
     num_data=5000,
     fake_seed=1_000_000,
     num_images=500,
