@@ -27,6 +27,7 @@ QUICKSTART = Setting(
     feature_training=ClassifierTraining(epochs=6),
     other_reference=f"{NETWORK}-ref-random-vgg",
     metrics=(*CORE, "fd_random_vgg"),
+    decimals=dict(fd=2, kid=2, precision=3, recall=3, fd_random_vgg=4),
     recipes={"head": PRESETS["mnist-14"]},
     head_width=64,
     # Weights of 8 and 12 lower FD further, on the seeds of the choice, but raise the distance in

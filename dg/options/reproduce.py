@@ -84,7 +84,7 @@ python train.py --preset mnist-14 --width 64 --pretrained_classifier_ckpt mnist-
 python generate.py --network mnist-14 --outdir runs/by-hand/unguided --num_samples 1500
 python generate.py --network mnist-14 --outdir runs/by-hand/guided --num_samples 1500 \\
     --pretrained_classifier_ckpt mnist-14-noisy-classifier \\
-    --discriminator_ckpt runs/by-hand/disc/best.safetensors --w_dg_1 {weight:g} --time_max 0.5
+    --discriminator_ckpt runs/by-hand/disc/last.safetensors --w_dg_1 {weight:g} --time_max 0.5
 # their distances to test images, and whether they are copies of training images
 python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref mnist-small-14:test \\
     --train mnist-small-14:train --features mnist-14-features"""
