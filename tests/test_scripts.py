@@ -491,13 +491,13 @@ def test_the_published_path_on_a_classifier(at, rank):
 def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path):
     command = "reproduce --profile smoke --runs {tmp}/runs --results {tmp}/results"
     first = succeed(command, tmp=tmp_path)
-    results = tmp_path / "results" / "digits-smoke"
+    results = tmp_path / "results" / "quickstart-smoke"
     assert first.out.splitlines()[-1] == f"report: {results / 'report.html'}"
     outcome = json.loads((results / "results.json").read_text())
-    assert outcome["experiment"] == "digits" and "--profile smoke" in outcome["command"]
+    assert outcome["experiment"] == "quickstart" and "--profile smoke" in outcome["command"]
     assert {"versions", "hardware", "seconds", "extractor", "settings"} <= set(outcome)
     for system in ("unguided", "guided", "floor"):
-        for name in ("fd", "fd_heldout", "kid", "precision", "recall"):
+        for name in ("fd", "fd_random_vgg", "kid", "precision", "recall"):
             entry = outcome["metrics"][system][name]
             assert len(entry["values"]) == entry["n"] == 2 and np.isclose(
                 np.mean(entry["values"]), entry["mean"]
