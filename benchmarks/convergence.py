@@ -11,19 +11,16 @@ in its sets, against the test images. A snapshot that is in the file already is 
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 
-import numpy as np
-
 import edm
 from dg.data.datasets import load_images, open_images, stream_of
+from dg.data.image_stream import ImageStream
 from dg.evaluation.feature_sets import FeatureSet, collect
 from dg.evaluation.features import load_extractor
 from dg.evaluation.figures import convergence
 from dg.evaluation.measure import metric_estimates
-from dg.evaluation.metrics import frechet_distance
 from dg.evaluation.uncertainty import summarise
 from dg.runtime import pretrained
 from dg.runtime.files import read_json, write_json
@@ -32,33 +29,27 @@ from dg.runtime.provenance import provenance
 from dg.sampling import Sampling, fill_store
 
 CORE = ("fd", "kid", "precision", "recall")
+BATCH = 250
 
 
-def features_of(extractor, images, batch: int = 250) -> FeatureSet:
-    """Features of an ImageSet, or of whatever `open_images` reads."""
-    stream = open_images(images) if isinstance(images, str) else stream_of(images)
-    return collect(extractor, stream, stream.positions(None), batch)
+def features_of(extractor, images: ImageStream) -> FeatureSet:
+    return collect(extractor, images, images.positions(None), BATCH)
 
 
 def point(path: Path, images: int, references: dict, extractors: dict, args) -> dict:
-    """The distances of a snapshot."""
+    """The distances of a snapshot; `references` and `extractors` by name of the features."""
     net, folder = edm.load_network(path), path.with_name(f"images-{path.stem}")
-    seeds, threads = range(args.images), {"at_once": args.threads}
-    made = fill_store(folder, net, Sampling(), seeds, 250, **threads)
-    drawn, row = load_images(str(folder)), {"images": images, "seconds": made.seconds}
-    for name, extractor in extractors.items():
-        found = features_of(extractor, drawn)
-        train = references[name, "train"]
-        if train is not None:
-            row["fd"] = frechet_distance(found.mu, found.sigma, train.mu, train.sigma)
+    made = fill_store(folder, net, Sampling(), range(args.images), BATCH, at_once=args.threads)
+    drawn = load_images(str(folder))
+    found = features_of(extractors["classifier"], stream_of(drawn))
+    row = {"images": images, "seconds": made.seconds, "fd": found.distance(references["train"])}
     sets = []
     for first in range(0, args.sets * args.per_set, args.per_set):
-        part = drawn.subset(slice(first, first + args.per_set))
-        found = {name: features_of(extractor, part) for name, extractor in extractors.items()}
-        estimates = metric_estimates(found["classifier"], references["classifier", "test"], CORE)
+        part = stream_of(drawn.subset(slice(first, first + args.per_set)))
+        seen = {name: features_of(extractor, part) for name, extractor in extractors.items()}
+        estimates = metric_estimates(seen["classifier"], references["classifier"], CORE)
         metrics = {name: entry["value"] for name, entry in estimates.items()}
-        seen, real = found["random-vgg"], references["random-vgg", "test"]
-        metrics["fd_random_vgg"] = frechet_distance(seen.mu, seen.sigma, real.mu, real.sigma)
+        metrics["fd_random_vgg"] = seen["random-vgg"].distance(references["random-vgg"])
         sets.append(metrics)
     return row | {"unguided": summarise(sets)}
 
@@ -81,29 +72,25 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     path = args.out / pretrained.CURVES
     curves = read_json(path) if path.is_file() else {}
-    entry = curves.setdefault(args.name, {"points": []})
-    extractors = {name: load_extractor(name) for name in ("random-vgg",)}
-    extractors["classifier"] = load_extractor(args.features)
-    references = {
-        ("classifier", "train"): features_of(extractors["classifier"], args.train),
-        ("random-vgg", "train"): None,
-    }
-    for name, extractor in extractors.items():
-        references[name, "test"] = features_of(extractor, args.test)
-    known = {one["images"] for one in entry["points"]}
+    points = curves.get(args.name, {}).get("points", [])
+    extractors = {"classifier": load_extractor(args.features)}
+    extractors["random-vgg"] = load_extractor("random-vgg")
+    test = open_images(args.test)
+    references = {name: features_of(extractor, test) for name, extractor in extractors.items()}
+    references["train"] = features_of(extractors["classifier"], open_images(args.train))
+    known = {one["images"] for one in points}
     wanted = {int(number) for number in args.kimg.split(",") if number}
     for file in sorted(args.snapshots.glob("network-snapshot-*.safetensors")):
         kimg = int(re.search(r"(\d+)\.safetensors$", file.name)[1])
         if 1000 * kimg in known or (wanted and kimg not in wanted):
             continue
         with cpu_threads(1):
-            entry["points"].append(point(file, 1000 * kimg, references, extractors, args))
-        entry["points"].sort(key=lambda one: one["images"])
-        spent = {"sampling": float(np.sum([one["seconds"] for one in entry["points"]]))}
+            points.append(point(file, 1000 * kimg, references, extractors, args))
+        points.sort(key=lambda one: one["images"])
+        spent = {"sampling": sum(one["seconds"] for one in points)}
         command = f"python -m benchmarks.convergence {args.name}"
-        write_json(path, curves | {args.name: entry | provenance(command, spent, "cpu")})
-        curves = json.loads(path.read_text(encoding="utf-8"))
-        entry = curves[args.name]
+        curves[args.name] = {"points": points} | provenance(command, spent, "cpu")
+        write_json(path, curves)
     convergence(args.out / "convergence.png", {n: one["points"] for n, one in curves.items()})
 
 

@@ -43,7 +43,12 @@ def load_network(path, device="cpu") -> Preconditioner:
 def network_file(path) -> Path:
     """The file of a network: a folder's network.safetensors where there is one, else the path
     itself."""
-    inside = Path(path) / NAME_IN_FOLDER
+    return file_in(path, NAME_IN_FOLDER)
+
+
+def file_in(path, name: str) -> Path:
+    """The file of that name in the folder `path` where there is one, else the path itself."""
+    inside = Path(path) / name
     return inside if inside.is_file() else Path(path)
 
 

@@ -17,7 +17,7 @@ from dg.data.datasets import ImageSet, to_float
 from dg.runtime.files import atomic_write
 from dg.runtime.progress import Progress, silent
 from dg.runtime.randomness import seeded, step_generator
-from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from edm.checkpoint import file_in, load_strictly, read_safetensors, write_safetensors
 
 FORMAT = "feature-classifier"
 NAME_IN_FOLDER = "classifier.safetensors"  # of what a training has written
@@ -173,8 +173,7 @@ def save_classifier(path, model: FeatureClassifier) -> None:
 def classifier_file(path) -> Path:
     """The file of a classifier: a folder's classifier.safetensors where there is one, else the path
     itself."""
-    inside = Path(path) / NAME_IN_FOLDER
-    return inside if inside.is_file() else Path(path)
+    return file_in(path, NAME_IN_FOLDER)
 
 
 def load_classifier(path) -> FeatureClassifier:

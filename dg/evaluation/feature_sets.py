@@ -11,7 +11,7 @@ import torch
 
 from dg.data.image_stream import ImageStream
 from dg.evaluation.features import Extractor
-from dg.evaluation.metrics import FeatureStatistics
+from dg.evaluation.metrics import FeatureStatistics, frechet_distance
 from dg.runtime.files import atomic_write, one_line
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
@@ -41,6 +41,10 @@ class FeatureSet:
     spatial: tuple[np.ndarray, np.ndarray] | None = None
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
+
+    def distance(self, other: "FeatureSet") -> float:
+        """Fréchet distance to another set in the same features."""
+        return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
 
     def describe(self) -> dict:
         """What a results file says of it."""

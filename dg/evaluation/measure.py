@@ -90,9 +90,7 @@ def metric_estimates(
         )
     table = {}
     if "fd" in metrics:
-        table["fd"] = {
-            "value": frechet_distance(generated.mu, generated.sigma, reference.mu, reference.sigma)
-        }
+        table["fd"] = {"value": generated.distance(reference)}
     if "sfid" in metrics:
         table["sfid"] = {"value": frechet_distance(*generated.spatial, *reference.spatial)}
     if "kid" in metrics:

@@ -6,7 +6,6 @@ import torch
 
 from dg.data.datasets import load_images
 from dg.discriminator import build_discriminator
-from dg.evaluation.metrics import frechet_distance
 from dg.experiments.context import Context, Paths
 from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
@@ -90,8 +89,7 @@ def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
         guidance = context.guidance(paths, net, system, (weight, 0.0)) if weight else None
         folder = path / f"w{weight:g}"
         context.sample(folder, net, sampling, s.selection_seed, s.num_selection, guidance)
-        found = meter.features(load_images(folder))
-        table[weight] = frechet_distance(found.mu, found.sigma, reference.mu, reference.sigma)
+        table[weight] = meter.features(load_images(folder)).distance(reference)
     chosen = min(s.candidates, key=table.get)
     fd = [[weight, value] for weight, value in table.items()]
     write_json(path / "weights.json", {"chosen": chosen, "fd": fd})

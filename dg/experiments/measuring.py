@@ -14,7 +14,7 @@ from dg.evaluation.classifier import extract_features
 from dg.evaluation.feature_sets import FeatureSet, collect, load_features, save_features
 from dg.evaluation.features import Extractor, load_extractor
 from dg.evaluation.measure import metric_estimates, metric_values
-from dg.evaluation.metrics import feature_distance, frechet_distance, statistics
+from dg.evaluation.metrics import feature_distance, statistics
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
 from dg.experiments.settings import CORE
@@ -82,7 +82,7 @@ class Meter:
         real = load_features(path, extractor)
         with cpu_threads(self.context.cores, self.context.device):
             seen = self.collect(images, extractor)
-        return frechet_distance(seen.mu, seen.sigma, real.mu, real.sigma)
+        return seen.distance(real)
 
     def collect(self, images: ImageSet, extractor: Extractor) -> FeatureSet:
         """Features with running sums, whatever the number of images."""
@@ -125,7 +125,7 @@ class Meter:
                 extractor = self.inception()
                 real = load_features(self.folder / "inception.npz", extractor)
                 seen = self.collect(images, extractor)
-                row[name] = frechet_distance(seen.mu, seen.sigma, real.mu, real.sigma)
+                row[name] = seen.distance(real)
         return row
 
 

@@ -169,8 +169,8 @@ def strips(source: Source) -> list[Picture]:
             rows[name] = np.stack([to_uint8(step) for step in denoised[::every]], axis=1)
         labels = [f"seed {seed}, {source.title(name)}" for seed in seeds for name in rows]
         images = np.stack([rows[name][i] for i in range(len(seeds)) for name in rows])
-        caption = f"{source.title(base)}: the denoised image at falling noise level; guidance acts "
-        caption += "at every step."
+        caption = f"{source.title(base)}: the denoised image at falling noise level, without and "
+        caption += "with guidance."
         shown = (figures.denoising_strips, images, levels, labels)
         name, title = source.name("strips", base), "Denoised image, step by step"
         found.append(source.draw(name, caption, *shown, title=title))

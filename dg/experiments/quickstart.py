@@ -12,10 +12,7 @@ from dg.runtime.pretrained import training_curve
 from dg.sampling import Sampling
 
 NETWORK = "mnist-14"
-WINDOW = (
-    0.01,
-    0.5,
-)  # VP time of guidance: noise levels up to 3.4; above, it sees little
+WINDOW = (0.01, 0.5)  # VP time of guidance: noise levels up to 3.4, above which a head sees little
 QUICKSTART = Setting(
     title="MNIST, 14 × 14 pixels",
     data="mnist-small-14",
@@ -30,8 +27,6 @@ QUICKSTART = Setting(
     decimals=dict(fd=2, kid=2, precision=3, recall=3, fd_random_vgg=4),
     recipes={"head": PRESETS["mnist-14"]},
     head_width=64,
-    # Weights of 8 and 12 lower FD further, on the seeds of the choice, but raise the distance in
-    # the features of random VGG: from 0.011 unguided to 0.015 and 0.020, where 4 gives 0.012.
     candidates=(1.0, 2.0, 4.0),
     num_data=5000,
     fake_seed=1_000_000,
