@@ -178,13 +178,15 @@ def strips(source: Source) -> list[Picture]:
 
 
 def curves(source: Source) -> list[Picture]:
-    """Training of every discriminator of more than one epoch."""
-    found = []
+    """Training of every discriminator of more than one epoch, with the checkpoint that guides."""
+    found, systems = [], source.context.study.systems.values()
     for name, entry in source.outcome["trainings"].items():
         if len(log := entry["log"]) > 1:
             best, title = entry["best_epoch"], f"Discriminator: {name}"
             caption = f"{name}: loss and accuracy; validation loss is lowest at epoch {best}."
-            shown = (f"curves-{name}", caption, figures.training_curves, log)
+            used = {h.checkpoint for s in systems for h in s.heads if h.training == name}
+            step = log[-1]["step"] if used == {"last"} else None  # None: of the lowest loss
+            shown = (f"curves-{name}", caption, figures.training_curves, log, step)
             found.append(source.draw(*shown, title=title))
     return found
 
