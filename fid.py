@@ -1,24 +1,29 @@
-"""Measure images against a reference: FID and other distances, KID, precision and recall, with
-their uncertainty.
+"""Measure images against a reference: FID and other distances, KID, precision and recall, with their
+uncertainty.
+
+Options without a command are those of `calc`.
 
 \b
 Examples:
-  # generated images against the published statistics of CIFAR-10 (Inception and statistics are downloaded once)
+  # generated images against the published statistics of CIFAR-10
   python fid.py --images out --ref fid-ref-cifar10-32x32 --num_samples 50000
-  # three disjoint seed ranges of 50,000: mean, sd and minimum; on all GPUs
-  torchrun --standalone --nproc_per_node=gpu fid.py calc --images out --ref fid-ref-cifar10-32x32 --num_samples 50000 --sets 3
-  # several sets give a table and a plot of the distance against the number in their names
-  python fid.py --images epoch-10 --images epoch-20 --images epoch-30 --ref cifar10 --plot --outdir measured
+  # three disjoint seed ranges of 50,000 images, on all GPUs
+  torchrun --standalone --nproc_per_node=gpu fid.py calc --images out \\
+      --ref fid-ref-cifar10-32x32 --num_samples 50000 --sets 3
+  # a table of several sets, and the distance by the number in their names
+  python fid.py --images epoch-10 --images epoch-20 --images epoch-30 \\
+      --ref cifar10 --plot --outdir measured
   # statistics of your own data
   python fid.py ref --data my-images --dest my-images.npz
-  # do generated images lie nearer to the training images than unseen images do?
-  python fid.py --images out --ref cifar10:test --train cifar10:train --metrics authenticity,memorised
+  # are generated images nearer to training images than unseen images are?
+  python fid.py --images out --ref cifar10:test --train cifar10:train \\
+      --metrics authenticity,memorised
   # in the features of a small classifier, where Inception says nothing
-  python fid.py --images runs/by-hand/guided --ref digits --features runs/by-hand/features/classifier.safetensors
+  python fid.py --images runs/by-hand/guided --ref digits \\
+      --features runs/by-hand/features/classifier.safetensors
   # bits per dimension of a network on test images
-  python fid.py nll --network edm-cifar10-32x32-uncond-vp --data cifar10:test --num_samples 500
-
-Without a subcommand, `calc` is meant.
+  python fid.py nll --network edm-cifar10-32x32-uncond-vp \\
+      --data cifar10:test --num_samples 500
 """
 
 import json as json_module
@@ -26,7 +31,7 @@ import time
 
 import click
 
-from dg.options.common import SETTINGS, declared, head_file, input_file, used, version
+from dg.options.common import SETTINGS, head_file, input_file, texts, used, version
 from dg.options.fid import CALC, NLL, REF
 from dg.options.network import load
 from dg.runtime import console
@@ -43,7 +48,7 @@ class CalcByDefault(click.Group):
 
 @click.group(
     cls=CalcByDefault,
-    help=__doc__,
+    **texts(__doc__),
     no_args_is_help=True,
     context_settings=SETTINGS,
 )
@@ -52,11 +57,7 @@ def main():
     pass
 
 
-@main.command(
-    help="Metrics of generated images against a reference. Distances compare only in the same "
-    "features, at the same number of images."
-)
-@declared(CALC)
+@main.command(**CALC)
 def calc(
     images,
     ref,
@@ -183,11 +184,7 @@ def _write(folder, outcome, plot):
         console.notify(f"{', '.join(names)} in {folder}")
 
 
-@main.command(
-    help="Write the statistics of real images, in EDM's form (mu, sigma) with a note of what made "
-    "them."
-)
-@declared(REF)
+@main.command(**REF)
 def ref(data, dest, num_samples, keep_features, **extraction):
     from dg.evaluation.feature_sets import save_features
     from dg.runtime.files import writable_file
@@ -221,12 +218,7 @@ MEANINGLESS = {
 }
 
 
-@main.command(
-    help="Bits per dimension of a network on 8-bit images: of a score network by the probability "
-    "flow, of a DDPM and a VAE upper bounds, by their variational bounds. With a discriminator, of "
-    "the guided flow or chain."
-)
-@declared(NLL)
+@main.command(**NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
     from dg.evaluation.likelihood_estimators import likelihood_estimator

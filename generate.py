@@ -1,39 +1,54 @@
-"""Generate images with a score network, a DDPM, ADM or DiT, unguided or with discriminator
-guidance, or with a VAE.
+"""Generate images with a score network, DDPM, ADM or DiT, with or without discriminator guidance, or
+with a VAE.
+
+An image depends on its seed and on the settings, never on the batch or on the number of processes.
 
 \b
 Examples:
-  # 64 images from a published network (downloaded once)
-  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out --seeds 0-63
+  # 64 images of a published network, which is downloaded once
+  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out \\
+      --seeds 0-63
   # the same seeds, guided by a discriminator on the ADM classifier's features
-  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out-dg --seeds 0-63 \\
-      --pretrained_classifier_ckpt 32x32_classifier.pt --discriminator_ckpt discriminator_60.pt
-  # on all GPUs of a machine; the images do not depend on how many there are
-  torchrun --standalone --nproc_per_node=gpu generate.py --network edm-cifar10-32x32-uncond-vp --outdir out \\
-      --seeds 0-49999
+  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out-dg \\
+      --seeds 0-63 --pretrained_classifier_ckpt 32x32_classifier.pt \\
+      --discriminator_ckpt discriminator_60.pt
+  # 50,000 images on all GPUs of a machine
+  torchrun --standalone --nproc_per_node=gpu generate.py \\
+      --network edm-cifar10-32x32-uncond-vp --outdir out --seeds 0-49999
   # 1,000 images of a network trained here, as PNGs
-  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/guided \\
-      --num_samples 1000 --save_type png
-  # a DDPM by DDIM in 50 steps, a VAE
-  python generate.py --network runs/mnist-ddpm/network.safetensors --outdir out-ddpm --seeds 0-63 --steps 50
-  python generate.py --network runs/mnist-vae/network.safetensors --outdir out-vae --seeds 0-63
-  # ImageNet at 256 pixels: DiT-XL/2 as published (classifier-free guidance 1.5, 250 steps), and ADM-G
-  python generate.py --network dit-xl-2-256 --outdir out-dit --seeds 0-63 --batch 16
-  python generate.py --network adm-256 --outdir out-adm --seeds 0-63 --batch 16 --classifier_scale 1
-  # DiT-XL/2-G++
-  python generate.py --network dit-xl-2-256 --outdir out-dit-dg --seeds 0-63 --batch 16 --LT_cfg 1.25 --ST_cfg 3 \\
-      --pretrained_classifier_ckpt latents/32x32_classifier.pt --discriminator_ckpt discriminator_7.pt --dg_time step
-  # ADM-G++: led by the classifier, and by a discriminator that train.py has trained on its features
-  python generate.py --network adm-256 --outdir out-adm-dg --seeds 0-63 --batch 16 --classifier_scale 1 \\
-      --pretrained_classifier_ckpt adm-256-classifier --discriminator_ckpt disc-adm/last.safetensors
-  # autoguidance: away from what the same network was after fewer steps of training
-  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/auto \\
-      --seeds 0-63 --guide_network runs/by-hand/early/network.safetensors --guide_scale 2
+  python generate.py --network runs/by-hand/score/network.safetensors \\
+      --outdir runs/by-hand/guided --num_samples 1000 --save_type png
+  # a DDPM by DDIM in 50 steps
+  python generate.py --network runs/mnist-ddpm/network.safetensors \\
+      --outdir out-ddpm --seeds 0-63 --steps 50
+  # a VAE
+  python generate.py --network runs/mnist-vae/network.safetensors \\
+      --outdir out-vae --seeds 0-63
+  # DiT-XL/2 as published: classifier-free guidance 1.5, 250 steps
+  python generate.py --network dit-xl-2-256 --outdir out-dit --seeds 0-63 \\
+      --batch 16
+  # ADM-G: an ADM with classifier guidance
+  python generate.py --network adm-256 --outdir out-adm --seeds 0-63 \\
+      --batch 16 --classifier_scale 1
+  # DiT-XL/2-G++: DiT with discriminator guidance
+  python generate.py --network dit-xl-2-256 --outdir out-dit-dg --seeds 0-63 \\
+      --batch 16 --LT_cfg 1.25 --ST_cfg 3 --dg_time step \\
+      --pretrained_classifier_ckpt latents/32x32_classifier.pt \\
+      --discriminator_ckpt discriminator_7.pt
+  # ADM-G++: ADM-G with a discriminator that train.py trained
+  python generate.py --network adm-256 --outdir out-adm-dg --seeds 0-63 \\
+      --batch 16 --classifier_scale 1 \\
+      --pretrained_classifier_ckpt adm-256-classifier \\
+      --discriminator_ckpt disc-adm/last.safetensors
+  # autoguidance by the same network after fewer training steps
+  python generate.py --network runs/by-hand/score/network.safetensors \\
+      --outdir runs/by-hand/auto --seeds 0-63 --guide_scale 2 \\
+      --guide_network runs/by-hand/early/network.safetensors
 """
 
 import click
 
-from dg.options.common import SETTINGS, declared, input_file, used, version
+from dg.options.common import SETTINGS, Command, input_file, texts, used, version
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
@@ -42,9 +57,8 @@ from dg.runtime import console
 UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
 
 
-@click.command(help=__doc__, context_settings=SETTINGS)
+@click.command(cls=Command, sections=OPTIONS, **texts(__doc__), context_settings=SETTINGS)
 @version
-@declared(OPTIONS)
 def main(
     network,
     outdir,

@@ -1,19 +1,26 @@
-"""Train what has no public checkpoint: a score network, the noise-aware classifier that
-discriminators look through, a classifier whose features measure small images; and what EDM is
-compared against, a DDPM and a VAE. Also: encode images into a VAE's latents, and convert a
-published network to this project's format.
+"""Train networks that have no public checkpoint: a score network, the noise-aware classifier under a
+discriminator, a classifier whose features measure small images, and a DDPM and a VAE to compare
+with. Also encode images into latents, and convert networks to this project's format.
 
 \b
 Examples:
-  python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
-  torchrun --standalone --nproc_per_node=8 pretrain.py score --preset cifar10-edm --data cifar10 --outdir runs/cifar10
-  python pretrain.py classifier --preset mnist --data mnist:train --test mnist:test --outdir runs/mnist-classifier
-  python pretrain.py ddpm --preset mnist-ddpm --data mnist:train --outdir runs/mnist-ddpm
-  python pretrain.py vae --preset mnist-vae --data mnist:train --outdir runs/mnist-vae
+  python pretrain.py score --preset digits --data digits:train \\
+      --outdir runs/by-hand/score
+  torchrun --standalone --nproc_per_node=8 pretrain.py score \\
+      --preset cifar10-edm --data cifar10 --outdir runs/cifar10
+  python pretrain.py classifier --preset mnist --data mnist:train \\
+      --test mnist:test --outdir runs/mnist-classifier
+  python pretrain.py ddpm --preset mnist-ddpm --data mnist:train \\
+      --outdir runs/mnist-ddpm
+  python pretrain.py vae --preset mnist-vae --data mnist:train \\
+      --outdir runs/mnist-vae
   python pretrain.py latents --data ImageNet2012/train --outdir real_latents
-  python pretrain.py classifier --preset imagenet-latent --data real_latents --outdir runs/latent-classifier
-  python pretrain.py features --data digits:train --outdir runs/by-hand/features
-  python pretrain.py convert --network edm-cifar10-32x32-uncond-vp --out cifar10.safetensors
+  python pretrain.py classifier --preset imagenet-latent --data real_latents \\
+      --outdir runs/latent-classifier
+  python pretrain.py features --data digits:train \\
+      --outdir runs/by-hand/features
+  python pretrain.py convert --network edm-cifar10-32x32-uncond-vp \\
+      --out cifar10.safetensors
 """
 
 import sys
@@ -26,9 +33,9 @@ import click
 from dg.options.common import (
     SETTINGS,
     computable,
-    declared,
     input_file,
     precision_of,
+    texts,
     used,
     version,
 )
@@ -41,7 +48,7 @@ EDM_PRESETS = {"ddpmpp": "cifar10-edm", "ncsnpp": "cifar10-edm", "adm": "imagene
 
 
 @click.group(
-    help=__doc__,
+    **texts(__doc__),
     no_args_is_help=False,
     context_settings=SETTINGS,
 )
@@ -50,15 +57,7 @@ def main():
     pass
 
 
-@main.command(
-    help="""Train an EDM score network; writes OUTDIR/network.safetensors, the average of the
-weights.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch.
-Options that EDM's train.py has too are named as there; durations are in millions of images
-(Mimg)."""
-)
-@declared(SCORE)
+@main.command(**SCORE)
 def score(
     preset,
     arch,
@@ -107,14 +106,7 @@ def score(
     _train(train, edm.save_network, settings, data, outdir, device, save_seconds, microbatch)
 
 
-@main.command(
-    help="""Train the noise-aware classifier (Dhariwal & Nichol 2021) whose features discriminators
-take; writes
-OUTDIR/classifier.pt for --pretrained_classifier_ckpt of train.py and generate.py.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch."""
-)
-@declared(CLASSIFIER)
+@main.command(**CLASSIFIER)
 def classifier(preset, test, **options):
     settings = _settings(CLASSIFIER_PRESETS[preset], options)
     import torch
@@ -139,14 +131,7 @@ def classifier(preset, test, **options):
         console.notify(f"of {test.name}, by VP time: {stated}")
 
 
-@main.command(
-    help="""Train a DDPM (Ho et al. 2020) on ADM's U-Net; writes OUTDIR/network.safetensors, the
-average of the
-weights, for generate.py and `fid.py nll`.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch."""
-)
-@declared(DDPM)
+@main.command(**DDPM)
 def ddpm(preset, cond, **options):
     from dg.models.ddpm import save_ddpm
     from dg.pretraining.ddpm import train_ddpm
@@ -157,14 +142,7 @@ def ddpm(preset, cond, **options):
     _train(train, save_ddpm, settings, **options)
 
 
-@main.command(
-    help="""Train a variational autoencoder with discretised logistic pixels; writes
-OUTDIR/network.safetensors for
-generate.py and `fid.py nll`. Its loss is the negative ELBO in bits per dimension.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch."""
-)
-@declared(VAE)
+@main.command(**VAE)
 def vae(preset, **options):
     from dg.models.vae import save_vae
     from dg.pretraining.vae import train_vae
@@ -260,15 +238,7 @@ def _heldout(source, images):
     return heldout
 
 
-@main.command(
-    help="""Encode images into a VAE's latents, for train.py and `pretrain.py classifier`; writes
-npz shards to OUTDIR.
-
-Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command
-again goes on where it stopped, and with --flip it adds the mirrored copies. Under torchrun the
-processes share the images."""
-)
-@declared(LATENTS)
+@main.command(**LATENTS)
 def latents(data, vae, outdir, batch_size, device, **settings):
     from dg.data.reader import open_images
     from dg.models.dit import load_vae
@@ -298,11 +268,7 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     console.notify(f"{len(store.seeds)} latents in {outdir}{measured}")
 
 
-@main.command(
-    help="Train the classifier that gives the features of `fid.py`; writes "
-    "OUTDIR/classifier.safetensors."
-)
-@declared(FEATURES)
+@main.command(**FEATURES)
 def features(data, outdir, test, epochs, seed):
     from dg.data.datasets import load_images
     from dg.evaluation.classifier import (
@@ -326,11 +292,7 @@ def features(data, outdir, test, epochs, seed):
     )
 
 
-@main.command(
-    help="Write any network that can be read, such as an NVIDIA .pkl or the .pt file of a "
-    "classifier, as a .safetensors file."
-)
-@declared(CONVERT)
+@main.command(**CONVERT)
 def convert(network, out, fp16):
     from dg.models.conversion import convert, is_score_network, share_within
     from dg.runtime.downloads import resolve

@@ -1,21 +1,32 @@
 """Run a named experiment from end to end: results table, pictures, report.
 
+NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,
+imagenet-adm, a study or a setting. A study (recipes, extractors, epochs, selection, weights,
+window, churn, steps, significance, lora, ensemble) runs in a setting (cifar10-uncond, cifar10-cond,
+cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14). The name of a setting alone runs the study recipes
+in it, except for mnist. Studies of one setting share their networks and samples.
+
+The same command again continues after an interruption; finished stages are not repeated.
+
 \b
 Examples:
-  python reproduce.py                          # the quickstart: minutes on a CPU, nothing to download
-  python reproduce.py --from-scratch           # the same with every network trained anew: hours
-  python reproduce.py cifar10-uncond           # the published table beside the measured one
-  python reproduce.py cifar10-uncond --dry-run # what it would cost
-  python reproduce.py ensemble --setting mnist-14 --data mnist.npz   # on a CPU
-  python reproduce.py mnist --data mnist.npz   # EDM against DDPM and VAE; mnist-cond: with classes
-  python reproduce.py two-gaussians            # every loss against the closed form
-  python reproduce.py imagenet-dit --data ImageNet2012/train --stage sample-guided --shard 3/8
-
-A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora,
-ensemble) runs in a setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist,
-mnist-14); the name of a setting alone means its recipes, except for mnist. Studies of one setting
-share their networks and samples. Stages that are done are not repeated; after an interruption the
-same command goes on.
+  # the quickstart: minutes on a CPU, nothing to download
+  python reproduce.py
+  # the same with every network trained anew: hours
+  python reproduce.py --from-scratch
+  # the published table beside the measured one
+  python reproduce.py cifar10-uncond
+  # the cost of it
+  python reproduce.py cifar10-uncond --dry-run
+  # a study on a CPU
+  python reproduce.py ensemble --setting mnist-14 --data mnist.npz
+  # EDM against DDPM and VAE; mnist-cond: with classes
+  python reproduce.py mnist --data mnist.npz
+  # every loss against the closed form
+  python reproduce.py two-gaussians
+  # an eighth of the guided images of ImageNet
+  python reproduce.py imagenet-dit --data ImageNet2012/train \\
+      --stage sample-guided --shard 3/8
 """
 
 from collections.abc import Callable
@@ -56,9 +67,10 @@ RATES = {
 }
 
 
-@click.command(help=__doc__, context_settings=shared.SETTINGS)
+@click.command(
+    cls=shared.Command, sections=OPTIONS, **shared.texts(__doc__), context_settings=shared.SETTINGS
+)
 @click.argument("name", default=registry.QUICKSTART, metavar="[NAME]")
-@shared.declared(OPTIONS)
 @shared.version
 def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, **choices):
     if publish and profile != "full":

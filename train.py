@@ -1,23 +1,30 @@
 """Train a discriminator: real against generated images at every noise level.
 
+A small head learns on the features of a frozen classifier or score network, which sees the noisy
+image. SAVE_DIR gets best.safetensors (lowest validation loss), last.safetensors, log.jsonl,
+summary.json (results on the test images), training.json (data and settings) and curves.png.
+
+The same command again continues an interrupted training. Under torchrun the processes share every
+batch.
+
 \b
 Examples:
-  # on the score network's own encoder (no second network), digits by hand
-  python train.py --preset digits --network runs/by-hand/score/network.safetensors --data digits:train \\
+  # on the score network's own encoder, without a second network
+  python train.py --preset digits --data digits:train \\
+      --network runs/by-hand/score/network.safetensors \\
       --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
-  # the authors' recipe on the ADM classifier's features, and reproduction A's LoRA
-  python train.py --preset authors-uncond --pretrained_classifier_ckpt 32x32_classifier.pt --data cifar10 \\
-      --sample_dir out --save_dir disc --num_data 50000
-  python train.py --preset lora-16 --pretrained_classifier_ckpt 32x32_classifier.pt --data cifar10 \\
-      --sample_dir out --save_dir disc-lora --num_data 50000
-  # on latents, which pretrain.py latents has made of ImageNet and of generated images
-  python train.py --preset imagenet-latent --pretrained_classifier_ckpt latent_classifier.pt --data real_latents \\
+  # the authors' recipe on the ADM classifier's features
+  python train.py --preset authors-uncond --data cifar10 --num_data 50000 \\
+      --pretrained_classifier_ckpt 32x32_classifier.pt \\
+      --sample_dir out --save_dir disc
+  # the LoRA of reproduction A
+  python train.py --preset lora-16 --data cifar10 --num_data 50000 \\
+      --pretrained_classifier_ckpt 32x32_classifier.pt \\
+      --sample_dir out --save_dir disc-lora
+  # on latents, made by `pretrain.py latents` of real and generated images
+  python train.py --preset imagenet-latent --data real_latents \\
+      --pretrained_classifier_ckpt latent_classifier.pt \\
       --sample_dir gen_latents --save_dir disc-latent
-
-The frozen classifier or score network sees the noisy image; a small head on its features learns.
-SAVE_DIR gets best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json
-(what the test images say), training.json (what it was made of) and curves.png. Stopped and started
-again, the same command goes on. Under torchrun the processes share every batch.
 """
 
 from dataclasses import replace
@@ -25,16 +32,15 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, input_file, used, version
+from dg.options.common import SETTINGS, Command, computable, input_file, texts, used, version
 from dg.options.guidance import CLASSIFIER
 from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
 from dg.runtime import console
 
 
-@click.command(help=__doc__, context_settings=SETTINGS)
+@click.command(cls=Command, sections=OPTIONS, **texts(__doc__), context_settings=SETTINGS)
 @version
-@declared(OPTIONS)
 def main(
     data,
     sample_dir,

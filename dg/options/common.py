@@ -1,8 +1,9 @@
-"""What the declarations of all scripts share."""
+"""Shared by the options of all scripts: help with headings, files by name, closing lines."""
 
 import platform
 from dataclasses import replace
 from importlib import metadata
+from itertools import chain
 
 import click
 
@@ -11,17 +12,52 @@ from dg.runtime import console
 
 SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
 version = click.version_option(__version__, message="%(prog)s %(version)s")
+DEVICE = click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Device to compute on: cpu, cuda, cuda:1 ...  [default: a GPU if there is one]",
+)
+WIDEST = 30  # columns of an option's name in a help text; the text of a longer one starts below
 
 
-def declared(options):
-    """A decorator that declares these options on a command, in their order."""
+class Command(click.Command):
+    """A command whose help lists the options under headings.
 
-    def decorate(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
+    sections  {heading: options, as `click.option` declares them}
+    """
 
-    return decorate
+    def __init__(self, *args, sections, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.sections = {heading: _declared(options) for heading, options in sections.items()}
+        self.params = [*chain(*self.sections.values()), *self.params]
+
+    def format_options(self, ctx, formatter):
+        listed = [*chain(*self.sections.values())]
+        others = [param for param in self.get_params(ctx) if param not in listed]
+        rows = {
+            heading: [
+                param.get_help_record(ctx) for param in params if param.param_type_name == "option"
+            ]
+            for heading, params in (*self.sections.items(), ("Help", others))
+        }
+        width = min(WIDEST, max(len(name) for name, _ in chain(*rows.values())))
+        for heading, section in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in section], WIDEST)
+
+
+def texts(docstring):
+    """Help and epilog of a command; the epilog begins where the examples do."""
+    text, mark, examples = docstring.partition("\b\nExamples:")
+    return dict(help=text, epilog=mark + examples)
+
+
+def _declared(options):
+    """The options as click's objects."""
+    holder = click.Command(None)
+    for option in options:
+        option(holder)
+    return holder.params
 
 
 def input_file(name):
