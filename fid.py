@@ -31,7 +31,7 @@ import time
 
 import click
 
-from dg.options.common import SETTINGS, head_file, input_file, texts, used, version
+from dg.options.common import SETTINGS, finish, head_file, input_file, texts, used, version
 from dg.options.fid import CALC, NLL, REF
 from dg.options.network import load
 from dg.runtime import console
@@ -176,12 +176,13 @@ def _write(folder, outcome, plot):
     from dg.runtime.files import write_json
 
     write_json(folder / "results.json", outcome)
+    names = ["results.json"]
     if plot:
         from dg.evaluation.figures.measurements import draw_measurements
 
         draw_measurements(folder, outcome)
-        names = sorted(path.name for path in folder.glob("*.png"))
-        console.notify(f"{', '.join(names)} in {folder}")
+        names += sorted(path.name for path in folder.glob("*.png"))
+    finish([f"{', '.join(names)} in {folder}"])
 
 
 @main.command(**REF)
@@ -199,15 +200,22 @@ def ref(data, dest, num_samples, keep_features, **extraction):
         found = measurement.collect(*part, keep=keep_features)
         if ranks.first:
             save_features(dest, found, used())
-            console.notify(
+            lines = [
                 f"{dest}: {found.num_images} images, {len(found.mu)} features of "
                 f"{measurement.extractor.name}"
-            )
+            ]
             if not keep_features:
-                console.notify(
+                lines.append(
                     "KID, precision and recall will be missing: they need every image's features "
                     "(--keep_features)"
                 )
+            same = [
+                word
+                for name in ("features", "weights")
+                if console.given(name)
+                for word in (f"--{name}", extraction[name])
+            ]
+            finish(lines, ["fid.py", "--images", "IMAGES", "--ref", dest, *same])
 
 
 # Options of `nll` that mean nothing for a kind of model.

@@ -48,7 +48,7 @@ Examples:
 
 import click
 
-from dg.options.common import SETTINGS, Command, input_file, texts, used, version
+from dg.options.common import SETTINGS, Command, finish, input_file, texts, used, version
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
@@ -119,11 +119,15 @@ def main(
         made = generate(net, store, sampling, guidance, class_idx, *how)
         if not ranks.first:
             return
-    _tell(store, made, outdir, grid)
+    trainable = isinstance(net, edm.Preconditioner) and guidance is None
+    _tell(store, made, outdir, grid, network if trainable else None)
 
 
-def _tell(store, made, outdir, grid):
-    """What has been done, after the picture of the first images."""
+def _tell(store, made, outdir, grid, network):
+    """Draw the picture of the first images, and tell how the run ended.
+
+    network  that a discriminator may be trained for, None where there is one or it takes another
+    """
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     if grid:
@@ -132,7 +136,21 @@ def _tell(store, made, outdir, grid):
     speed = ", all of them were there already"
     if made.images:
         speed = f", {made.images / made.seconds:.1f} images/s"
-    console.notify(f"{len(store.seeds)} images in {outdir}{speed}")
+    training = (
+        "--network",
+        network,
+        "--data",
+        "REAL",
+        "--sample_dir",
+        outdir,
+        "--save_dir",
+        "DISC",
+    )
+    finish(
+        [f"{len(store.seeds)} images in {outdir}{speed}"],
+        ["fid.py", "--images", outdir, "--ref", "REFERENCE"],
+        ["train.py", *training] if network else None,
+    )
 
 
 def _seeds(seeds, num_samples, seed):

@@ -33,6 +33,7 @@ import click
 from dg.options.common import (
     SETTINGS,
     computable,
+    finish,
     input_file,
     precision_of,
     texts,
@@ -43,6 +44,7 @@ from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SC
 from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
 
+TEST_TIMES = (0.01, 0.1, 0.3, 0.6)  # VP times at which a noisy classifier is tested
 # whose defaults --arch brings
 EDM_PRESETS = {"ddpmpp": "cifar10-edm", "ncsnpp": "cifar10-edm", "adm": "imagenet64-edm"}
 
@@ -121,14 +123,23 @@ def classifier(preset, test, **options):
     def save(file, model):
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
 
-    told = "names {accuracy:.3f} of noisy images"
-    file = dict(name="classifier.pt", described=lambda model: {}, told=told)
-    model = _train(train, save, settings, **options, **file, latents=True)
-    if model and test:
-        stated = ", ".join(
-            f"{noisy_accuracy(model, test, time):.4f} at {time}" for time in (0.01, 0.1, 0.3, 0.6)
-        )
-        console.notify(f"of {test.name}, by VP time: {stated}")
+    def measured(model):
+        stated = (f"{noisy_accuracy(model, test, time):.4f} at {time}" for time in TEST_TIMES)
+        return [f"of {test.name}, by VP time: {', '.join(stated)}"] if test else []
+
+    _train(
+        train,
+        save,
+        settings,
+        **options,
+        latents=True,
+        name="classifier.pt",
+        described=lambda model: {},
+        told="names {accuracy:.3f} of noisy images",
+        measured=measured,
+        following=lambda path: ["train.py", "--pretrained_classifier_ckpt", path]
+        + ["--data", options["data"], "--sample_dir", "GENERATED", "--save_dir", "DISC"],
+    )
 
 
 @main.command(**DDPM)
@@ -153,6 +164,11 @@ def vae(preset, **options):
     _train(train, save_vae, settings, **options)
 
 
+def generation(path):
+    """The command that samples the network at `path`, as its words."""
+    return ["generate.py", "--network", path, "--outdir", "OUT", "--seeds", "0-63"]
+
+
 def _train(
     train,
     save,
@@ -166,14 +182,18 @@ def _train(
     name="network.safetensors",
     described=lambda model: {"network": model.init_kwargs},
     told="loss {loss:.4f}",
+    measured=lambda model: [],
+    following=generation,
 ):
-    """Train on `data`, write OUTDIR/name and training.json; returns the model at the first process.
+    """Train on `data`, write OUTDIR/name and training.json, and tell how the training ended.
 
     train      images and what all trainings take -> (model, log)
     save       writes a model to a file
     latents    the data may be latents
     described  what training.json says of the model beside data and settings
-    told       of the log's last entry, to the person at the terminal
+    told       text about the log's last entry
+    measured   model -> further lines
+    following  path of the model -> words of the command to type next
     """
     from dg.runtime.files import atomic_write, writable_folder, write_json
     from dg.runtime.processes import process_group
@@ -191,13 +211,13 @@ def _train(
             microbatch=microbatch,
         )
         if not ranks.first:
-            return None
+            return
     with atomic_write(folder / name) as file:
         save(file, model)
     write_json(folder / "training.json", _record(images, settings) | described(model))
     size, told = sum(p.numel() for p in model.parameters()), told.format(**log[-1])
-    console.notify(f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}")
-    return model
+    line = f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}"
+    finish([line, *measured(model)], following(folder / name))
 
 
 def _record(images, settings):
@@ -265,7 +285,11 @@ def latents(data, vae, outdir, batch_size, device, **settings):
         if made.rounding
         else ""
     )
-    console.notify(f"{len(store.seeds)} latents in {outdir}{measured}")
+    finish(
+        [f"{len(store.seeds)} latents in {outdir}{measured}"],
+        ["pretrain.py", "classifier", "--preset", "imagenet-latent"]
+        + ["--data", outdir, "--outdir", "CLASSIFIER"],
+    )
 
 
 @main.command(**FEATURES)
@@ -286,9 +310,10 @@ def features(data, outdir, test, epochs, seed):
     save_classifier(Path(folder) / "classifier.safetensors", model)
     write_json(folder / "training.json", _record(images, settings))
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""
-    console.notify(
-        f"{folder / 'classifier.safetensors'}: names {accuracy(model, images):.4f} of "
-        f"{images.name}{stated}"
+    path = folder / "classifier.safetensors"
+    finish(
+        [f"{path}: names {accuracy(model, images):.4f} of {images.name}{stated}"],
+        ["fid.py", "--images", "IMAGES", "--ref", data, "--features", path],
     )
 
 
@@ -302,10 +327,14 @@ def convert(network, out, fp16):
     path = resolve(network, console.progress, console.notify)
     with atomic_write(out) as file:
         size = convert(path, file, half=fp16)
-    console.notify(f"{out}: {size:,} weights{' in float16' if fp16 else ''}")
-    if fp16 and is_score_network(out):
+    lines, samples = (
+        [f"{out}: {size:,} weights{' in float16' if fp16 else ''}"],
+        is_score_network(out),
+    )
+    if fp16 and samples:
         share = f"{100 * share_within(path, out):.2f}% of values within 2 levels of 255"
-        console.notify(f"images of 64 seeds: {share} of those of {path.name}")
+        lines.append(f"images of 64 seeds: {share} of those of {path.name}")
+    finish(lines, generation(out) if samples else None)
 
 
 if __name__ == "__main__":

@@ -91,9 +91,12 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
     run_folder, folder = Path(runs) / (job.folder + suffix), Path(results) / (job.name + suffix)
     if dry_run:
         click.echo(_overview(job, run_folder))
+        shared.finish(["next: the same command without --dry-run"])
         return
     outcome = _run(job, run_folder, folder, fresh, stage)
     if outcome is None:
+        done = f"stage {stage} is done; its files are in {run_folder}"
+        shared.finish([done, "next: the same command without --stage, for the rest and the report"])
         return
     click.echo(job.table(outcome))
     click.echo(f"report: {folder / 'report.html'}")

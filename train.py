@@ -32,7 +32,16 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, Command, computable, input_file, texts, used, version
+from dg.options.common import (
+    SETTINGS,
+    Command,
+    computable,
+    finish,
+    input_file,
+    texts,
+    used,
+    version,
+)
 from dg.options.guidance import CLASSIFIER
 from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
@@ -108,7 +117,7 @@ def main(
         if not ranks.first:
             return
     _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
-    _tell(Path(save_dir), log)
+    _tell(Path(save_dir), log, classifier, network)
 
 
 def _extractor(kind, classifier, network):
@@ -160,24 +169,35 @@ def _record(folder, sets, settings):
     write_json(folder / "training.json", found | {"settings": settings, "used": used()})
 
 
-def _tell(folder, log):
+def _tell(folder, log, classifier, network):
+    """Draw the curves, and tell how the training ended."""
+    from dg.checkpoints import trained_head
     from dg.evaluation.figures import training_curves
     from dg.training import best_entry
 
     with console.as_notice("the picture of the curves"):
         training_curves(folder / "curves.png", log)
     best, last = best_entry(log), log[-1]
-    for name, entry, part in (
-        ("best", best, "valid"),
-        ("last", last, "valid"),
-        ("last", last, "train"),
-    ):
-        if f"{part}_loss" in entry:
-            console.notify(
-                f"{folder / name}.safetensors: epoch {entry['epoch']}, {part} loss "
-                f"{entry[f'{part}_loss']:.4f}, accuracy {entry[f'{part}_accuracy']:.3f}, AUC "
-                f"{entry[f'{part}_auc']:.3f}"
-            )
+    lines = [
+        f"{folder / name}.safetensors: epoch {entry['epoch']}, {part} loss "
+        f"{entry[f'{part}_loss']:.4f}, accuracy {entry[f'{part}_accuracy']:.3f}, AUC "
+        f"{entry[f'{part}_auc']:.3f}"
+        for name, entry, part in (
+            ("best", best, "valid"),
+            ("last", last, "valid"),
+            ("last", last, "train"),
+        )
+        if f"{part}_loss" in entry
+    ]
+    head = trained_head(folder)
+    lora = head.with_name(f"lora_{head.name}")
+    guided = ["--discriminator_ckpt", head]
+    if classifier:
+        guided += ["--pretrained_classifier_ckpt", classifier]
+    if lora.exists():
+        guided += ["--lora_checkpoint", lora]
+    generated = ["--network", network or "NETWORK", "--outdir", "GUIDED", "--seeds", "0-63"]
+    finish(lines, ["generate.py", *generated, *guided])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.random_weights import write_random_weights
 from dg.data.datasets import load_images
-from tests.scripts import run, start_together, succeed
+from tests.scripts import leads_to, run, start_together, succeed
 
 IN = "--features {features} "
 PIXELS = "--features pixels "
@@ -374,7 +374,9 @@ def test_numbers_that_mean_little_are_told(at, tmp_path):
         "features says little"
     ]
     reference = "fid ref --data digits --dest {tmp}/x.npz --features pixels"
-    assert "KID, precision and recall will be missing" in succeed(reference, **at).lines[-1]
+    done = succeed(reference, **at)
+    assert "KID, precision and recall will be missing" in done.lines[-1]
+    leads_to(done, f"fid.py --images IMAGES --ref {at['tmp']}/x.npz --features pixels")
     assert not any(
         "missing" in line for line in succeed(reference + " --keep_features", **at).lines
     )

@@ -1,6 +1,7 @@
 """Shared by the options of all scripts: help with headings, files by name, closing lines."""
 
 import platform
+import shlex
 from dataclasses import replace
 from importlib import metadata
 from itertools import chain
@@ -78,6 +79,20 @@ def head_file(name):
     if console.speaks():
         console.notify(f"{name}: the discriminator {trained_head(path).name} in it is taken")
     return trained_head(path)
+
+
+def finish(lines, *following):
+    """Tell how a command ended, in at most four lines.
+
+    lines      sentences: the work done, and where its files are
+    following  commands to type next, each as its words; None is none. Words in capitals stand for
+               names that the user chooses
+    """
+    for line in lines:
+        console.notify(line)
+    for words in following:
+        if words:
+            console.notify(f"next: {shlex.join(['python', *map(str, words)])}")
 
 
 def computable(settings, device, asked):

@@ -112,7 +112,10 @@ def test_sizes_are_options(tmp_path):
 
 def test_one_stage_runs_with_what_it_needs(tmp_path):
     done = succeed(SMOKE + " --stage fake-score", **places(tmp_path, "recipes", "mnist-14"))
-    assert [line.split(":")[0] for line in done.lines] == ["score", "fake-score"] and done.out == ""
+    *stages, told = done.lines
+    assert [line.split(":")[0] for line in stages] == ["score", "fake-score"] and done.out == ""
+    assert told.startswith(f"stage fake-score is done; its files are in {tmp_path}/runs/")
+    assert done.following == ["the same command without --stage, for the rest and the report"]
 
 
 def test_what_is_wrong_is_one_line(tmp_path):
