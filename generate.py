@@ -163,7 +163,7 @@ def _seeds(seeds, num_samples, seed):
 
 
 def _class_names(path, num_classes):
-    """Names of the classes that pretrain.py has left beside a network, None where it has not."""
+    """Names of the classes that pretrain.py has left beside a network; None if there are none."""
     from dg.runtime.files import read_json
     from edm.checkpoint import network_file
 
@@ -174,7 +174,7 @@ def _class_names(path, num_classes):
 
 
 def _sampling(net, options):
-    """How to sample a network of this kind; options that are for other kinds are refused."""
+    """Sampling settings for a network of this kind. Options for other kinds are refused."""
     from dg.models.discrete_sampling import DDPMSampling
     from dg.models.vae_sampling import VAESampling
     from dg.sampling import Sampling, as_model
@@ -202,7 +202,7 @@ def _sampling(net, options):
 
 
 def _with_parts(net, path, device, precision, options):
-    """The network with what it is sampled with: precision, decoder of latents, classifier."""
+    """The network with its precision, its decoder of latents and its classifier."""
     import edm
     from dg.models.autoencoder import load_vae
     from dg.models.dit import LatentDiffusion
@@ -223,7 +223,7 @@ def _with_parts(net, path, device, precision, options):
 
 
 def _write_grid(store, most=64):
-    """A picture of the first images in their folder, which readers do not take for one of them."""
+    """Draw a picture of the first images into their folder; readers do not take it for an image."""
     from dg.data.reader import open_images
     from dg.data.sample_store import GRID
     from dg.evaluation.figures import image_grid

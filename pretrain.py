@@ -190,7 +190,7 @@ def _train(
     train      images and what all trainings take -> (model, log)
     save       writes a model to a file
     latents    the data may be latents
-    described  what training.json says of the model beside data and settings
+    described  model -> entries of training.json beside data and settings
     told       text about the log's last entry
     measured   model -> further lines
     following  path of the model -> words of the command to type next
@@ -221,14 +221,14 @@ def _train(
 
 
 def _record(images, settings):
-    """What training.json says of the data, the settings and the command."""
+    """The content of training.json: data, settings and command."""
     names = {"class_names": list(images.class_names)} if images.class_names else {}
     data = {"data": images.name, "fingerprint": images.fingerprint()}
     return data | {"settings": asdict(settings), "used": used()} | names
 
 
 def _settings(preset, options):
-    """A preset's settings with what `options` say of them, which is taken out of these."""
+    """A preset's settings with the changes in `options`, which are taken out of these."""
     options["precision"] = asked = precision_of(options.pop("bf16"), options.pop("fp16"))
     names = [field.name for field in fields(preset) if field.name in options]
     changes = {name: options.pop(name) for name in names}

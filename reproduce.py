@@ -42,13 +42,13 @@ from dg.runtime import console
 
 
 class Job(NamedTuple):
-    """What is to be run.
+    """A run that the command asks for.
 
-    plan    its stages; None where they are not known before
+    plan    its stages; None if they are not known before
     run     (folder of stages, folder of results, stage or None) -> results or None
     table   the results for a terminal
-    folder  of its stages, and name of its results
-    rate    how its GPU hours are counted
+    folder  folder of its stages, and name of its results
+    rate    how its GPU hours are estimated
     """
 
     plan: Callable | None
@@ -108,7 +108,7 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
 
 
 def _job(name, profile, dry_run, choices, common) -> Job:
-    """What the name and the options ask for; options that mean nothing for it are refused."""
+    """The job that name and options ask for. Options that mean nothing for it are refused."""
     if name not in registry.IMAGENET:
         console.refuse(["shard"], name)
     if name in (*registry.IMAGENET, registry.TWO_GAUSSIANS):
@@ -263,7 +263,7 @@ def _shard(text):
 
 
 def _overview(job: Job, run_folder: Path) -> str:
-    """A line for every stage: done or what it would cost."""
+    """One line for every stage: done, or its cost."""
     from dg.experiments.costs import Cost
     from dg.experiments.pipeline import Stages
 

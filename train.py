@@ -121,7 +121,7 @@ def main(
 
 
 def _extractor(kind, classifier, network):
-    """(what the head sees, the classifier's file or None)"""
+    """Return (kind of extractor, the classifier's file or None)."""
     if kind in (None, "classifier") and not (classifier or network) and CLASSIFIER.exists():
         classifier = str(CLASSIFIER)
         if console.speaks():
@@ -138,7 +138,7 @@ def _extractor(kind, classifier, network):
 
 
 def _settings(preset, accumulate, bf16, **changes):
-    """A preset with the options that are given; `accumulate` parts of a batch are micro-batches."""
+    """The preset with the given options. `accumulate` parts of a batch become micro-batches."""
     if bf16 is not None:
         changes["precision"] = "bfloat16" if bf16 else "float32"
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -162,7 +162,7 @@ def _network(name, device):
 
 
 def _record(folder, sets, settings):
-    """What the discriminator was made of, in training.json."""
+    """Write training.json: data, settings and command of the training."""
     from dg.runtime.files import write_json
 
     found = {name: {"name": s.name, "fingerprint": s.fingerprint()} for name, s in sets.items()}

@@ -1,4 +1,4 @@
-"""The same guidance in other people's samplers."""
+"""Discriminator guidance in the samplers of other projects."""
 
 import inspect
 from collections.abc import Callable
@@ -21,9 +21,9 @@ class GuidedDenoiser:
     guided = GuidedDenoiser(model, guidance, class_labels); k_diffusion.sampling.sample_heun(guided,
     x, sigmas)
 
-    model         called as model(x, sigma), where there are labels with them: by the name
-                  class_labels if it has a parameter of that name or takes any, else as the third
-                  argument
+    model         called as model(x, sigma), or with labels if there are any: by the name
+                  class_labels if it has a parameter of that name or takes any name, else as the
+                  third argument
     class_labels  [N, K] one-hot, for the model and the guidance; they may be given to a call
                   instead
 
@@ -158,7 +158,7 @@ def cond_fn(
 
 
 def _checked_alphas(alphas_cumprod) -> Tensor:
-    """float64 [T]; ValueError for what no process has."""
+    """Return them as float64 [T]. ValueError for values that no process has."""
     alpha_bars = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
     falling = alpha_bars.ndim == 1 and len(alpha_bars) and (alpha_bars.diff() <= 0).all()
     if not falling or not ((alpha_bars >= 0) & (alpha_bars <= 1)).all():
@@ -175,7 +175,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 def guided_prediction(
     prediction: Tensor, gradient: Tensor, alphas_cumprod, prediction_type: str = "epsilon"
 ) -> Tensor:
-    """What a network predicts for x_t, after guidance by the gradient of a `cond_fn`; for any
+    """Return a network's prediction for x_t after guidance by the gradient of a `cond_fn`, for any
     sampler.
 
     prediction       [N, C or more, H, W]  of the network; channels beyond C, learned variances,

@@ -1,4 +1,5 @@
-"""A discriminator: one frozen extractor, one or several trainable heads, logits end to end."""
+"""A discriminator: one frozen extractor and one or several trainable heads. It computes with logits
+throughout."""
 
 import math
 
@@ -20,8 +21,8 @@ class Discriminator(nn.Module):
     extractor  frozen, from dg.extractors
     heads      one per member; several make an ensemble, whose logit is the weighted mean of theirs
     weights    one per member, normalised to sum 1; None = equal
-    average    of the members' "logits": the mean of log ratios is a log ratio; "probabilities" is
-               what reproduction B did
+    average    "logits" averages the members' logits, and the mean of log ratios is a log ratio;
+               "probabilities" averages probabilities, as reproduction B does
     """
 
     def __init__(self, extractor: Extractor, heads, weights=None, average: str = "logits"):
@@ -144,7 +145,7 @@ def build_discriminator(
 
 
 def _multipliers(size: int) -> tuple[int, ...]:
-    """Widths of the levels for sizes that nobody has published: halve until 8 pixels or an odd
+    """Widths of the levels for sizes without a published choice: halve until 8 pixels or an odd
     size, as at 32 pixels."""
     levels = 1
     while size > 8 and size % 2 == 0 and levels < 3:

@@ -1,7 +1,8 @@
-"""Frozen feature extractors under a discriminator: what a head sees of a noisy image.
+"""Frozen feature extractors under a discriminator: they turn a noisy image into the inputs of a
+head.
 
-Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (features, time): what its
-heads take. It carries gradients to x and holds no trainable weight.
+Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (features, time). It
+carries gradients to x and has no trainable weights.
 """
 
 import torch
@@ -15,10 +16,10 @@ from guided_diffusion import load_encoder
 
 
 class Extractor(nn.Module):
-    """What all extractors are: frozen, and in evaluation mode whatever a training loop calls.
+    """Base class of extractors: frozen, and in evaluation mode whatever a training loop calls.
 
     kind      "score", "classifier" or "none"
-    schedule  of a classifier's VP time, None for the others
+    schedule  schedule of a classifier's VP time, None for the others
     """
 
     kind: str
@@ -42,7 +43,7 @@ class Extractor(nn.Module):
         return False
 
     def describe(self) -> list:
-        """[kind, schedule, fingerprint]: what a description of guidance says of it."""
+        """[kind, schedule, fingerprint], the entry in a description of guidance."""
         return [self.kind, self.schedule, fingerprint(self)]
 
 
@@ -101,7 +102,7 @@ class ScoreExtractor(Extractor):
     """The score network's own encoder at the same noise level: no second network is needed.
 
     Every encoder stage is averaged down to the size of the bottleneck, and all are joined.
-    `from_encoding` takes a pass that denoising has made anyway.
+    `from_encoding` takes the encoder pass of the denoising, at no extra cost.
     """
 
     kind = "score"
@@ -155,8 +156,8 @@ def build_extractor(
     """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`) or
     "none".
 
-    schedule  of a classifier's VP time; None: "cosine" for images of 64 x 64, as the authors
-              trained it, else "linear"
+    schedule  schedule of a classifier's VP time; None: "cosine" for images of 64 x 64, as the
+              authors trained it, else "linear"
 
     ValueError for an unknown kind, or where the network that it needs is missing.
     """

@@ -1,4 +1,4 @@
-"""What a discriminator is trained on: checked sets, disjoint splits, batches, and noise."""
+"""Training data of a discriminator: checked sets, disjoint splits, batches, and noise."""
 
 from itertools import zip_longest
 from typing import NamedTuple
@@ -22,7 +22,7 @@ def random_subset(data: AnySet, n: int | None, seed: int) -> AnySet:
     if it has fewer."""
     if n is None:
         return data
-    data.take(n)  # refuses what is not there
+    data.take(n)  # refuses more than there are
     return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:n]))
 
 
@@ -64,7 +64,7 @@ def check_sets(
 
 
 def doubts(real: AnySet, fake: AnySet, real_source, fake_source) -> list[str]:
-    """One line for each sign that the real and the generated data are not what they should be."""
+    """Return one line for each sign that the real or the generated data are the wrong ones."""
     lines = []
     if was_generated(real_source):
         swapped = "" if was_generated(fake_source) else "; are real and generated data swapped?"
@@ -122,7 +122,7 @@ def _check_labels(real: AnySet, fake: AnySet) -> None:
 
 
 def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTraining) -> None:
-    """Refuse a frozen network that was made for other images, or would see classes only while
+    """Refuse a frozen network that was made for other images, or that would get classes only while
     sampling."""
     kind, extractor = discriminator.extractor.kind, discriminator.extractor
     if kind == "classifier":

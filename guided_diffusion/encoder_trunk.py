@@ -1,5 +1,4 @@
-"""The way down that ADM's encoder and U-Net share: levels of residual blocks, then the middle
-block."""
+"""The encoder path of ADM's encoder and U-Net: levels of residual blocks, then the middle block."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple

@@ -41,8 +41,8 @@ def create_diffusion(
 
     schedule        "linear" or "cosine"
     num_steps       steps of the process that the network was trained on
-    respacing       which of them are used: see `space_timesteps`
-    mean, variance  what the network predicts: see `GaussianDiffusion`
+    respacing       the steps of them that are used: see `space_timesteps`
+    mean, variance  the network's predictions: see `GaussianDiffusion`
     rescale_timesteps  give the network timesteps of 0 to 1000 however many there are, as
                     improved-diffusion does unless told otherwise (Nichol & Dhariwal 2021)
     """
@@ -58,7 +58,7 @@ def create_diffusion(
 
 
 class GaussianDiffusion:
-    """A discrete diffusion process and how a network's output is to be read.
+    """A discrete diffusion process, and the meaning of a network's output in it.
 
     mean      the network predicts the noise ("epsilon") or the clean image ("x_start")
     variance  of the reverse step: that of the posterior ("fixed_small") or of the forward step
@@ -121,7 +121,7 @@ class GaussianDiffusion:
     # One reverse step.
 
     def model_timesteps(self, t: Tensor) -> Tensor:
-        """What networks call the steps t [N] of this process, int64 [N]."""
+        """The networks' timesteps for the steps t [N] of this process, int64 [N]."""
         return torch.as_tensor(self.schedule.timestep_map, device=t.device)[t]
 
     def model_output(self, model, x: Tensor, t: Tensor, model_kwargs: dict | None = None) -> Tensor:

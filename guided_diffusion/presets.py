@@ -116,8 +116,8 @@ def create_unet(name: str, **overrides) -> UNetModel:
 
 
 def published_unet(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Which published diffusion model has tensors of exactly these names and shapes; None where
-    none has."""
+    """Name of the published diffusion model whose tensors have exactly these names and shapes; None
+    if there is none."""
     return next((name for name in UNETS if unet_layout(name) == shapes), None)
 
 

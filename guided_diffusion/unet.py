@@ -25,8 +25,8 @@ class UNetModel(nn.Module):
     """The diffusion models of guided-diffusion, with the parameter names of their checkpoints.
 
     image_size            pixels of a side, divisible by 2 ** (levels - 1)
-    in_channels           of the images
-    out_channels          twice that many where the variance is learned
+    in_channels           channels of the images
+    out_channels          as in_channels, or twice as many if the variance is learned
     model_channels        width of the first level; every level's width is a multiple of 32
     num_res_blocks        residual blocks per level on the way down; one more on the way up
     channel_mult          width of each level relative to model_channels
@@ -144,7 +144,7 @@ class UNetModel(nn.Module):
 def _decoder(
     trunk, widths, num_res_blocks, attention_resolutions, resblock_updown, residual, attention
 ) -> nn.ModuleList:
-    """The way up, which takes the outputs of the trunk's blocks from the end; arguments as of
+    """The decoder, which takes the outputs of the trunk's blocks from the end; arguments as of
     `build_encoder_trunk`."""
     skips, channels, size = list(trunk.block_channels), trunk.block_channels[-1], trunk.size
     blocks = nn.ModuleList()

@@ -1,8 +1,8 @@
-"""A small image classifier whose penultimate layer serves as feature space where Inception says
-nothing (digits, MNIST).
+"""A small image classifier. Its penultimate layer is the feature space for images that Inception
+does not suit (digits, MNIST).
 
-Distances in its features are no Inception FID: compare them only with others in the features of the
-same file.
+Distances in its features are not an Inception FID. Compare them only with distances in the features
+of the same file.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from dg.runtime.randomness import seeded, step_generator
 from edm.checkpoint import file_in, load_strictly, read_safetensors, write_safetensors
 
 FORMAT = "feature-classifier"
-NAME_IN_FOLDER = "classifier.safetensors"  # of what a training has written
+NAME_IN_FOLDER = "classifier.safetensors"  # in the folder of a training
 ARGUMENTS = ("img_resolution", "img_channels", "num_classes", "width", "feature_dim")
 
 
@@ -134,7 +134,7 @@ def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
 
 @torch.no_grad()
 def predict(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
-    """The class that each image is taken for, int64 [N]; ValueError if the images do not fit the
+    """Predicted class of each image, int64 [N]; ValueError if the images do not fit the
     classifier."""
     _check_fit(model, data)
     return np.concatenate(

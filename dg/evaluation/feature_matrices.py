@@ -1,9 +1,8 @@
 """Feature matrices [N, D] as they come: checked, in their own float type, turned into float64 a
 bounded block at a time.
 
-A float64 copy of 50,000 Inception features is 0.8 GB. So a set stays what it was (float32 is half
-of that and is not copied), and whoever computes asks for `float64_blocks` or for `row_blocks` of
-what it needs.
+A float64 copy of 50,000 Inception features takes 0.8 GB. So a set keeps its type (float32 takes
+half of that and is not copied), and a computation asks for `float64_blocks` or `row_blocks`.
 """
 
 from collections.abc import Iterator

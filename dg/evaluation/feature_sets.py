@@ -47,7 +47,7 @@ class FeatureSet:
         return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
 
     def describe(self) -> dict:
-        """What a results file says of it."""
+        """The entry of a results file about this set."""
         return {"source": self.name, "num_images": self.num_images, "fingerprint": self.fingerprint}
 
 
@@ -136,7 +136,7 @@ def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
 
 def save_features(path, features: FeatureSet, used: dict | None = None) -> None:
     """Write statistics (EDM's keys `mu` and `sigma`, ADM's `mu_s` and `sigma_s`), and the features
-    where they are kept; in `about` what made them, and what was `used`."""
+    where they are kept; `about` records the images, the extractor and the command's `used`."""
     arrays = {"mu": features.mu, "sigma": features.sigma}
     if features.spatial:
         arrays |= {"mu_s": features.spatial[0], "sigma_s": features.spatial[1]}
@@ -152,8 +152,8 @@ def save_features(path, features: FeatureSet, used: dict | None = None) -> None:
 
 
 def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
-    """What `save_features` wrote, or statistics in EDM's or ADM's form, which do not tell what made
-    them.
+    """Read a file of `save_features`, or statistics in EDM's or ADM's form, which do not name their
+    images and extractor.
 
     ValueError if the file is damaged, or was made with another extractor than the given one.
     """

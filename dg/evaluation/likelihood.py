@@ -45,7 +45,7 @@ class Likelihood:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean; NaN for a single image."""
+        """Standard error of the mean; NaN for a single image."""
         count = len(self.bits_per_dim)
         return float(self.bits_per_dim.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
 
@@ -200,8 +200,8 @@ def _flow(net, x, probes, class_labels, guidance, sigma, step=0, order=1) -> tup
 
 
 def _heun(net, x, probes, class_labels, guidance, levels) -> tuple[Tensor, Tensor]:
-    """Where the flow carries x, and the integral of its divergence [N]; one Heun step between
-    neighbouring levels.
+    """Return the end point of the flow from x, and the integral of its divergence [N]. It takes one
+    Heun step between neighbouring levels.
 
     x is integrated over sigma, in which flows are nearly straight, the divergence over log sigma,
     in which it is bounded.
@@ -222,8 +222,8 @@ def _heun(net, x, probes, class_labels, guidance, levels) -> tuple[Tensor, Tenso
 def _rk45(
     net, x, probes, class_labels, guidance, start, end, tolerance
 ) -> tuple[Tensor, Tensor, int]:
-    """The same for one image with steps as long as the tolerance allows, over log sigma; and the
-    number of evaluations."""
+    """Return the same for one image, and the number of evaluations. Steps over log sigma are as
+    long as the tolerance allows."""
     from scipy.integrate import solve_ivp
 
     def slope(log_sigma, state):
@@ -274,7 +274,7 @@ def _checked_images(net, images) -> Tensor:
 
 
 def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min, sigma_max) -> None:
-    """ValueError for what a flow cannot be computed from."""
+    """ValueError for settings or images that the flow cannot be computed from."""
     expected = [net.img_channels, net.img_resolution, net.img_resolution]
     if list(x.shape[1:]) != expected or not len(x) or not x.isfinite().all():
         raise ValueError(

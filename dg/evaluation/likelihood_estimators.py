@@ -1,5 +1,5 @@
-"""Bits per dimension of any network of which they are known: which estimator serves which kind,
-over many images."""
+"""Bits per dimension of any network that has them: the estimator for each kind of network, over
+many images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class LikelihoodEstimator:
 
     net         the network
     model       its kind: "score network", "DDPM" or "VAE"
-    kind        what the estimate is, in words
+    kind        the kind of estimate, in words
     num_steps   of the flow or chain; 1 for a VAE
     likelihood  (images, class_labels, guidance, seeds=, batch_size=) -> Likelihood
     """
@@ -92,7 +92,7 @@ def likelihood_estimator(
     num_probes: int = 1,
     importance_samples: int | None = None,
 ) -> LikelihoodEstimator:
-    """The estimator for a network's kind; what means nothing for the kind is left aside.
+    """Return the estimator for a network's kind. It ignores settings that do not apply to the kind.
 
     num_steps           of the flow (None: 128), or of a DDPM's chain (None: all of its own)
     solver, num_probes  of the flow, see `bits_per_dim`

@@ -26,14 +26,14 @@ Part = tuple[ImageStream, np.ndarray]  # a stream and the positions of the image
 
 
 class Measurement:
-    """What to measure and how; each process computes its share of the batches.
+    """A measurement and its settings; each process computes its share of the batches.
 
     extractor    makes the features (`dg.evaluation.features.load_extractor`)
     metrics      names from `dg.evaluation.measure.METRICS`; None: all that images and reference
                  allow
     extrapolate  also extrapolate the distance to infinitely many images
     batch_size   images at once
-    notify       takes one line on what is assumed or reduced
+    notify       takes one line about each assumption and each reduction
 
     With several processes all call the same methods in the same order; the first one gets the
     results, the others None.
@@ -220,7 +220,7 @@ class Measurement:
         reference: FeatureSet | None,
         training: FeatureSet | None = None,
     ) -> dict | None:
-        """One row of the results: what is known of one source of images, over all of its sets."""
+        """Measure one source of images, over all of its sets; returns one row of the results."""
         tables, fingerprints, found = [], [], None
         for part in parts:
             found = (
@@ -262,8 +262,8 @@ class Measurement:
     def results(
         self, reference: FeatureSet, rows: dict[str, dict], training: FeatureSet | None = None
     ) -> dict:
-        """The content of a results file, without its provenance: rows by source, and what they
-        compare with."""
+        """The content of a results file without its provenance: the rows by source, and the
+        reference."""
         if len({row["num_images"] for row in rows.values()}) > 1:
             sizes = ", ".join(f"{row['num_images']} of {name}" for name, row in rows.items())
             self.notify(f"sets of different sizes, whose distances do not compare: {sizes}")

@@ -3,8 +3,8 @@ repetitions it takes.
 
 `values` are independent repetitions of one measurement: FIDs of disjoint seed ranges, or of one
 seed range under several trained discriminators. The tests assume nearly normal values, which holds
-for FIDs of thousands of images. A test speaks about what was repeated: FIDs that share a
-discriminator say nothing about training another one.
+for FIDs of thousands of images. A test covers the repeated part alone: FIDs that share a
+discriminator say nothing about another training of it.
 """
 
 from dataclasses import dataclass
@@ -219,7 +219,7 @@ def _number(value, name):
 
 
 def _rounding(scale):
-    """What differences of equal numbers of this size may leave."""
+    """Bound on the difference that rounding leaves between equal numbers of this size."""
     return 4 * np.finfo(np.float64).eps * scale
 
 

@@ -1,4 +1,4 @@
-"""How far a measured value may be off: repeats, standard errors and intervals (95%) that hold for
+"""Uncertainty of measured values: repeats, standard errors and 95% intervals that are valid for
 each metric.
 
 Frechet distance. No bootstrap: images drawn with replacement repeat each other, which shrinks the

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dg.models.diffusers_models import create, is_folder, read_folder, read_weights
 from edm.checkpoint import load_strictly
 
-# Of stabilityai/sd-vae-ft-mse and sd-vae-ft-ema, for their weights without a folder.
+# Settings of stabilityai/sd-vae-ft-mse and sd-vae-ft-ema, for their weights without a folder.
 STABLE_DIFFUSION = dict(
     in_channels=3,
     out_channels=3,
@@ -35,7 +35,7 @@ def load_vae(path, device="cpu") -> nn.Module:
 
     path  a folder of diffusers, or a file of weights alone that fits `STABLE_DIFFUSION`
 
-    ValueError with one line that names the file and what is wrong, or what to install.
+    ValueError with one line that names the file and the fault, or the package to install.
     """
     if is_folder(path):
         config, tensors = read_folder(path)
@@ -53,8 +53,8 @@ def load_vae(path, device="cpu") -> nn.Module:
 
 
 def _present_name(name: str) -> str:
-    """What diffusers calls a tensor today; it called those of attention otherwise when these files
-    were made."""
+    """The name that diffusers gives a tensor today. It has renamed those of attention since these
+    files were written."""
     return re.sub(
         r"(?<=\.attentions\.0\.)\w+(?=\.\w+$)",
         lambda match: FORMER_NAMES.get(match[0], match[0]),

@@ -30,12 +30,12 @@ def classifier_gradient(
 ) -> Callable:
     """A `cond_fn(x, t, y)`: scale * grad_x log p(y | x, t), like x; freezes the classifier.
 
-    classifier  an `EncoderUNetModel`, or what is called as one: noisy images float32 and time in
-                [0, 1] -> logits
+    classifier  an `EncoderUNetModel`, or a module that is called as one: noisy images float32 and
+                time in [0, 1] -> logits
     scale       above 1 sharpens p(y | x), for better samples of fewer kinds; published: 1 at 64 and
                 256 pixels, 0.5 at 128, 4 at 512, and 10 with the unconditional model of 256 pixels
-    time_scale  of the process: as in guided-diffusion, the classifier gets the timesteps that the
-                network gets, 1000 / T times those of a process of T steps which rescales them
+    time_scale  time scale of the process. As in guided-diffusion, the classifier gets the network's
+                timesteps: 1000 / T times those of a process of T steps that rescales them
 
     x  [N, C, H, W]  noisy images at VP scale
     t  [N]           original timesteps; times time_scale they are in 0..999, which the classifier

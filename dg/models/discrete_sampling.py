@@ -35,7 +35,7 @@ from guided_diffusion.schedules import linear_betas
 
 METHODS = ("ddim", "ancestral")
 TIMES = ("level", "step")
-FIRST_TIME = 1e-5  # of the discriminator's training
+FIRST_TIME = 1e-5  # smallest time in the discriminator's training
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class DDPMSampling:
     ST_cfg: float | None = None  # and at t <= branch_time
     branch_time: int | None = None
     cfg_channels: int | None = None  # how many of the first channels it guides
-    classifier_scale: float | None = None  # of classifier guidance
-    dg_time: str | None = None  # what a discriminator takes for the time: see `as_cond_fn`
+    classifier_scale: float | None = None  # scale of classifier guidance
+    dg_time: str | None = None  # a discriminator's time, "level" or "step": see `as_cond_fn`
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -110,8 +110,8 @@ def ddpm_sampler(
     classifier_scale: float = 0.0,
     dg_time: str = "level",
 ) -> Tensor:
-    """Draw what the model diffuses from noise; takes what `edm.edm_sampler` takes, and the values
-    of `DDPMSampling`.
+    """Draw images or latents from noise. The arguments are those of `edm.edm_sampler` and the
+    values of `DDPMSampling`.
 
     latents       [N, C, H, W]  standard normal
     class_labels  [N, K]        one-hot; None for an unconditional network, unless a classifier
@@ -157,7 +157,7 @@ def check_guidance(
     ST_cfg: float | None = None,
     classifier_scale: float | None = None,
 ) -> None:
-    """ValueError unless the model has what such guidance needs."""
+    """ValueError unless the model has the null class or classifier that such guidance needs."""
     if not {LT_cfg, ST_cfg} <= {None, 1} and model.null_class is None:
         raise ValueError(
             "classifier-free guidance needs a network that was trained without classes too, as DiT "
@@ -185,7 +185,8 @@ def as_cond_fn(
     dg_time: str = "level",
     network: Callable | None = None,
 ) -> Callable:
-    """A `cond_fn(x, t)` for the samplers of `diffusion`: what a guidance adds to the score of x_t.
+    """A `cond_fn(x, t)` for the samplers of `diffusion`: the change of the score of x_t by a
+    guidance.
 
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of
@@ -202,7 +203,8 @@ def as_cond_fn(
     0.10010, and of 1.0034 at t = 999, beyond the window's end at 1. Networks see it only in the
     embedding of 999 times the time, which it moves by 0.5 to 3.4; a head with random weights then
     gives gradients that differ by 12% (t = 150) to 61% (t = 900), a trained one, smooth in time, by
-    less. The authors train on levels, so "level" is what their heads mean; "step" is what they ran.
+    less. The authors train on levels, so "level" agrees with the training of their heads; "step"
+    agrees with their sampling.
 
     Every step is of first order, so the weight of the first order counts, and 1 is exact for an
     exact log ratio. ValueError for boosting, whose churn has no place here, and where the network

@@ -142,13 +142,13 @@ def load_dit(
     path       an original file such as DiT-XL-2-256x256.pt, bare or in a training's checkpoint; or
                a folder of diffusers, itself or below it as transformer/, with
                scheduler/scheduler_config.json beside that
-    num_heads  of an original file, whose tensors do not show it; None: of the published sizes,
-               `HEADS`
+    num_heads  attention heads of an original file, whose tensors do not show them; None: those of
+               the published sizes, `HEADS`
     noise_schedule, diffusion_steps  None: as the folder's scheduler says, else those of the
                                      original code
-    notify     called with one line on what was taken
+    notify     called with one line that names the settings taken
 
-    ValueError with one line that names the file and what is wrong, or what to install.
+    ValueError with one line that names the file and the fault, or the package to install.
     """
     folder = folder_in(path)
     if folder and num_heads is not None:
@@ -164,7 +164,7 @@ def load_dit(
     heads = transformer.config.num_attention_heads
     notify(f"{path}: {heads} heads, {_in_words(process)}, {source}")
     model = LatentDiffusion(_as_trained(transformer), process=process)
-    model.respaced()  # refuses what is no process
+    model.respaced()  # refuses settings that no process has
     return model.eval().requires_grad_(False).to(device)
 
 

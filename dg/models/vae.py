@@ -43,8 +43,8 @@ class Block(nn.Module):
 class VAE(GenerativeModel, nn.Module):
     """Normal latents, a normal posterior with diagonal covariance, logistic pixels.
 
-    img_resolution, img_channels  of the images; the resolution can be halved once per level but the
-                                  last
+    img_resolution, img_channels  size of the images; the resolution is divisible by 2 ** (levels -
+                                  1)
     width         channels of the first level, a multiple of 8
     channel_mult  width of each level relative to that
     latent_dim    numbers that stand for an image, at most as many as it has

@@ -69,8 +69,8 @@ def input_file(name):
 
 
 def head_file(name):
-    """The file of a discriminator; of a folder that train.py has written its best head, or the last
-    where it has kept no images to tell."""
+    """The file of a discriminator's head. A folder of train.py stands for its best head, or for the
+    last if it has no validation images."""
     from dg.checkpoints import trained_head
 
     path = input_file(name)
@@ -96,8 +96,8 @@ def finish(lines, *following):
 
 
 def computable(settings, device, asked):
-    """Settings of a training, in float32 where a preset asks for bfloat16 that the device is slow
-    in.
+    """Settings of a training, in float32 if the preset asks for bfloat16 and the device has no
+    instructions for it.
 
     device  a name, or None for the device that is taken by default
     asked   whether an option asks for the precision, which is then kept
@@ -118,7 +118,8 @@ def computable(settings, device, asked):
 
 
 def used():
-    """What the current command was given, for the files that say how something was made."""
+    """The current command, its paths and the versions, for files that record how a result was
+    made."""
     context = click.get_current_context()
     paths = {
         option.opts[0]: context.params[option.name]
@@ -136,7 +137,7 @@ def used():
 
 
 def precision_of(bf16, fp16):
-    """The precision that the two flags ask for; None where neither says."""
+    """The precision that the two flags ask for; None if neither is given."""
     if bf16 and fp16:
         raise click.UsageError("--bf16 and --fp16: give one of them.")
     if bf16 is None and fp16 is None:

@@ -1,4 +1,4 @@
-"""What the options of generate.py say of guidance."""
+"""Guidance from the options of generate.py."""
 
 from functools import reduce
 from operator import add
@@ -34,7 +34,8 @@ GUIDANCE_OPTIONS = (
 
 
 def guidance_of(net, sampling, device, precision, options):
-    """The guidance that the options ask for, or None; for a network that has its parts."""
+    """Build the guidance that the options ask for, or None. The network already has its VAE and
+    classifier."""
     terms = [
         _autoguidance(net, device, precision, options),
         _discriminator_guidance(net, sampling, device, options),
@@ -96,7 +97,7 @@ def is_asked_for():
 
 
 def _published(net, options):
-    """The options of files, with the authors' own files for CIFAR-10 where none are given.
+    """The options of files, or the authors' own files for CIFAR-10 if none are given.
 
     Their code guides by default, and the commands that they publish leave the options out.
     """
@@ -131,7 +132,8 @@ def _published(net, options):
 
 
 def _first_weight(net, options):
-    """The weight of the first order, after refusing what means nothing for this kind of network."""
+    """The weight of the first order. Options that mean nothing for this kind of network are
+    refused."""
     from dg.models.discrete_diffusion import DiscreteDiffusion
     from dg.models.vae import VAE
 

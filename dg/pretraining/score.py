@@ -80,8 +80,8 @@ def train_score_network(
                   network-snapshot-KKKKKK.safetensors; 0 = none
     ranks         processes that share every batch; all call this alike and get the same result
     microbatch    images that a process computes at once; None: all of its part
-    observe       given the average now and then; what it returns joins the log, such as
-                  {"test_loss": ...}
+    observe       called with the average now and then; the values that it returns join the log,
+                  such as {"test_loss": ...}
 
     A run that finds a state goes on from it and ends with the same weights as one that was never
     interrupted; one with more steps trains on. How many processes there are and how large
