@@ -78,7 +78,7 @@ def calc(
     metrics = metrics and _metrics(metrics, train)
     if sets > 1 and (num_samples is None or seed is not None):
         raise click.UsageError(
-            "--sets needs --num_samples, the size of each set, and takes no --seed."
+            "--sets needs --num_samples, the size of each set, and no --seed; change the options."
         )
     if sets > 1 and fid_infinity:
         raise click.UsageError("--fid_infinity extrapolates one set of images; leave --sets out.")
@@ -127,7 +127,7 @@ def _metrics(listed, train):
     names = ["fd" if name == "fid" else name for name in names]
     if unknown := [name for name in names if name not in METRICS]:
         raise click.UsageError(
-            f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}."
+            f"--metrics {','.join(unknown)}: no such metric; use {', '.join(METRICS)}."
         )
     of_training = [name for name in names if name in MEMORISATION]
     if of_training and train is None:
@@ -136,8 +136,8 @@ def _metrics(listed, train):
         )
     if train is not None and not of_training:
         raise click.UsageError(
-            f"--train serves {' and '.join(MEMORISATION)}; name them in --metrics, or leave "
-            "--train out."
+            f"--train serves {' and '.join(MEMORISATION)} alone; name them in --metrics, or "
+            "leave --train out."
         )
     return names
 

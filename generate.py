@@ -79,7 +79,7 @@ def main(
     seeds = _seeds(seeds, num_samples, seed)
     if precise and precision not in (None, "float32"):
         raise click.UsageError(
-            f"--precise is float32, not {precision}; give one of the two options."
+            f"--precise computes in float32, not in {precision}; give one of the two options."
         )
     import edm
     from dg.data.sample_store import SampleStore
@@ -155,7 +155,9 @@ def _tell(store, made, outdir, grid, network):
 
 def _seeds(seeds, num_samples, seed):
     if seeds is None and num_samples is None:
-        raise click.UsageError("how many images? Give --seeds 0-63 or --num_samples 64.")
+        raise click.UsageError(
+            "the number of images is missing; give --seeds 0-63 or --num_samples 64."
+        )
     from dg.data.sample_store import checked_seeds
 
     with console.option("--seed" if seeds is None else "--seeds"):
@@ -190,7 +192,7 @@ def _sampling(net, options):
     if model.sampling_type is not DDPMSampling or model.null_class is None:
         console.refuse(
             {"cfg_scale", "LT_cfg", "ST_cfg", "branch_time"},
-            "a network that knows no class for none",
+            "a network without a null class",
         )
     elif (scale := options["cfg_scale"]) is not None:
         options |= {

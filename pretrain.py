@@ -94,7 +94,7 @@ def score(
     )
     settings = computable(settings, device, (bf16, fp16) != (None, None))
     if transfer:
-        console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "a network that goes on")
+        console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "the network of --transfer")
     import edm
     from dg.pretraining.score import build_score_network, train_score_network
 
@@ -253,7 +253,8 @@ def _heldout(source, images):
     heldout = load_set(source, console.notify) if source else None
     if heldout and (heldout.labels is None or heldout.items.shape[1:] != images.items.shape[1:]):
         raise ValueError(
-            f"{heldout.name}: --test takes {images.what} of the size of {images.name}, with labels"
+            f"{heldout.name}: does not fit {images.name}; give --test labelled {images.what} "
+            "of the same size"
         )
     return heldout
 

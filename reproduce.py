@@ -77,8 +77,8 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
     if choices["shard"] and fresh:
         raise click.UsageError(
-            "--fresh would forget what other machines have made with --shard; leave one of the two "
-            "out."
+            "--fresh would remove the images that other machines made with --shard; leave "
+            "one of the two out."
         )
     common = dict(
         command=console.command_line(),
@@ -158,11 +158,11 @@ def _study_in_setting(name, profile, dry_run, choices, common):
     setting = choices["setting"]
     if name in registry.SETTINGS:
         if setting not in (None, name):
-            raise click.UsageError(f"{name} is itself a setting; leave --setting out.")
+            raise click.UsageError(f"{name} is a setting itself; leave --setting out.")
         name, setting = "recipes", name
     if name not in registry.STUDIES:
         known = ", ".join(registry.known_names())
-        raise click.UsageError(f"there is no experiment {name!r}; there are: {known}.")
+        raise click.UsageError(f"there is no experiment {name!r}; use {known}.")
     from dg.experiments.context import Experiment
     from dg.experiments.settings import SETTINGS, smoke
     from dg.experiments.studies import build
@@ -211,7 +211,8 @@ def _sized(setting, choices):
     size = size or min(setting.num_images, samples or setting.num_images)
     if samples is not None and samples % size:
         raise click.UsageError(
-            f"--samples {samples} is no multiple of the {size} images of a set; change one of them."
+            f"--samples {samples} is not a multiple of the {size} images of a set; change one "
+            "of them."
         )
     sets = samples // size if samples else setting.num_sets
     return replace(setting, num_images=size, num_sets=sets)
@@ -230,8 +231,8 @@ def _two_gaussians(profile, common) -> Job:
 def _imagenet(name, choices, common) -> Job:
     if choices["data"] is None:
         raise click.UsageError(
-            f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for "
-            "each class."
+            f"{name} needs the training images of ImageNet; give --data FOLDER with one "
+            "folder per class."
         )
     from dataclasses import replace
 
@@ -258,7 +259,9 @@ def _shard(text):
         or not all(part.isdecimal() for part in parts)
         or not int(parts[0]) < int(parts[1])
     ):
-        raise click.UsageError(f"--shard {text}: give I/N with I from 0 to N - 1, for example 3/8.")
+        raise click.UsageError(
+            f"--shard is {text}; give I/N with I from 0 to N - 1, for example 3/8."
+        )
     return int(parts[0]), int(parts[1])
 
 

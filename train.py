@@ -68,9 +68,12 @@ def main(
     extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
     settings = computable(_settings(**recipe), device, recipe["bf16"] is not None)
     if settings.loss == "matching" and not network:
-        raise click.UsageError("--loss matching needs --network.")
+        raise click.UsageError("--loss matching needs a score network; give --network.")
     if settings.lora_rank and extractor != "classifier":
-        raise click.UsageError("--lora_rank adapts the classifier; give it, or --lora_rank 0.")
+        raise click.UsageError(
+            "--lora_rank adapts a classifier, but the head has none; give "
+            "--pretrained_classifier_ckpt, or --lora_rank 0."
+        )
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
     from dg.runtime.processes import process_group
@@ -87,7 +90,9 @@ def main(
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):
             found = f"{real.name} has {real.what} of {real.resolution} pixels"
-            raise click.UsageError(f"--img_resolution {img_resolution}: {found}.")
+            raise click.UsageError(
+                f"--img_resolution {img_resolution}: {found}; change one of them."
+            )
         check_sets(real, fake, settings)
         net = _network(network, device)
         discriminator = build_discriminator(
@@ -125,15 +130,17 @@ def _extractor(kind, classifier, network):
     if kind in (None, "classifier") and not (classifier or network) and CLASSIFIER.exists():
         classifier = str(CLASSIFIER)
         if console.speaks():
-            console.notify(f"the head sees the authors' {classifier}")
+            console.notify(f"features of the authors' classifier {classifier} are used")
     kind = kind or ("classifier" if classifier else "score" if network else None)
     if kind is None:
         raise click.UsageError(
-            "what should the head see? Give --network, --pretrained_classifier_ckpt, or "
-            "--extractor none."
+            "the features for the head are missing; give --network, "
+            "--pretrained_classifier_ckpt, or --extractor none."
         )
     if kind == "classifier" and not classifier:
-        raise click.UsageError("--extractor classifier needs --pretrained_classifier_ckpt.")
+        raise click.UsageError(
+            "--extractor classifier needs a classifier; give --pretrained_classifier_ckpt."
+        )
     return kind, classifier
 
 
@@ -146,11 +153,11 @@ def _settings(preset, accumulate, bf16, **changes):
     if accumulate is None or accumulate == 1:
         return settings
     if "microbatch" in changes:
-        raise click.UsageError("--accumulate and --microbatch: give one of them.")
+        raise click.UsageError("--accumulate and --microbatch are both given; give one of them.")
     if accumulate > settings.batch_size:
         raise click.UsageError(
-            f"--accumulate: a batch of {settings.batch_size} cannot be computed in {accumulate} "
-            "parts."
+            f"--accumulate {accumulate}, but a batch has {settings.batch_size} images; give "
+            "at most that many parts."
         )
     return replace(settings, microbatch=-(-settings.batch_size // accumulate))
 

@@ -37,8 +37,8 @@ class GuidedDenoiser:
     ):
         if guidance.needs_step:
             raise ValueError(
-                "the guidance needs the sampler's step, as boosting does, but this kind of sampler "
-                "does not tell it; leave boosting out"
+                "the guidance needs the sampler's step, which this kind of sampler does not "
+                "pass on; leave boosting out"
             )
         self.model, self.guidance = model, guidance
         self.class_labels = self._checked(class_labels)
@@ -78,8 +78,8 @@ class GuidedDenoiser:
             )
         if not self._takes(class_labels=class_labels) and not self._takes(class_labels):
             raise ValueError(
-                "the model takes no class_labels, which would reach the guidance alone; give a "
-                "model(x, sigma, class_labels)"
+                "the model takes no class_labels, so they would reach the guidance alone; "
+                "give a model(x, sigma, class_labels)"
             )
         return class_labels
 
@@ -163,8 +163,8 @@ def _checked_alphas(alphas_cumprod) -> Tensor:
     falling = alpha_bars.ndim == 1 and len(alpha_bars) and (alpha_bars.diff() <= 0).all()
     if not falling or not ((alpha_bars >= 0) & (alpha_bars <= 1)).all():
         raise ValueError(
-            "alphas_cumprod must be a row of numbers that falls from 1 towards 0; give that of the "
-            "whole process on which the network was trained"
+            "alphas_cumprod must fall from 1 towards 0; give those of the whole process that "
+            "the network was trained on"
         )
     return alpha_bars
 
@@ -191,10 +191,7 @@ def guided_prediction(
     v falls by sqrt((1 - alpha_bar) / alpha_bar). ValueError for another prediction type.
     """
     if prediction_type not in PREDICTIONS:
-        raise ValueError(
-            f"a network that predicts {prediction_type!r} is not known; one of "
-            f"{', '.join(PREDICTIONS)} is"
-        )
+        raise ValueError(f"prediction_type is {prediction_type!r}; use {' or '.join(PREDICTIONS)}")
     alpha_bar = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device=gradient.device)
     std = (1 - alpha_bar).sqrt()
     signal = alpha_bar.sqrt().clamp(min=torch.finfo(torch.float32).tiny)

@@ -77,8 +77,8 @@ def load_discriminator(
     needs = {config["extractor"] for _, config in loaded}
     if len(needs) > 1:
         raise ValueError(
-            f"{paths[0]}: members of an ensemble must share one extractor, found "
-            f"{', '.join(sorted(needs))}"
+            f"{paths[0]}: the heads of the ensemble need different extractors "
+            f"({', '.join(sorted(needs))}); give heads of one extractor"
         )
     extractor = _extractor_of(loaded[0][1], classifier_path, net, paths[0])
     for path, (_, config) in zip(paths, loaded, strict=True):
@@ -133,8 +133,8 @@ def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
         return
     if extractor.kind != "classifier":
         raise ValueError(
-            f"{lora_path}: LoRA adapts a classifier, but the head was trained on extractor "
-            f"{extractor.kind}"
+            f"{lora_path}: LoRA adapts a classifier, but the head was trained on the "
+            f"extractor {extractor.kind}; leave the LoRA out"
         )
     load_lora(lora_path, extractor.encoder)
     merge_lora(extractor.encoder)

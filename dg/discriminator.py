@@ -156,7 +156,7 @@ def _multipliers(size: int) -> tuple[int, ...]:
 def _check_fit(net, data: AnySet) -> None:
     if (net.img_resolution, net.img_channels) != (data.resolution, data.channels):
         raise ValueError(
-            f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, "
-            f"but the score network makes {net.img_resolution} pixels and {net.img_channels} "
-            "channels"
+            f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} "
+            f"channels, but the score network makes {net.img_resolution} pixels and "
+            f"{net.img_channels} channels; give data of the network's size"
         )

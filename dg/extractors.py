@@ -36,7 +36,9 @@ class Extractor(nn.Module):
 
     def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """(features, time) of images x [N, C, H, W] at VP scale and VP time [] or [N]."""
-        raise ValueError(f"the extractor {self.kind} takes noise levels alone; use another one")
+        raise ValueError(
+            f"the extractor {self.kind} takes images at EDM scale alone; use another extractor"
+        )
 
     def shares_encoder(self, net) -> bool:
         """Whether the features are those of this very network's encoder: see `from_encoding`."""
@@ -138,7 +140,9 @@ class ScoreExtractor(Extractor):
         """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1,
         E])."""
         if class_labels is not None and class_labels.ndim != 2:
-            raise ValueError("the score network's encoder takes classes one-hot, [N, K]")
+            raise ValueError(
+                "the score network's encoder is conditional; give class labels one-hot, [N, K]"
+            )
         return self.from_encoding(self.net.encode(x, sigma, class_labels))
 
     def from_encoding(self, encoding: Encoding) -> tuple[Tensor, Tensor]:

@@ -64,9 +64,12 @@ class DiscriminatorGuidance(Guidance):
         clip: float | None = None,
     ):
         if not 0 <= time_min <= time_max <= 1:
-            raise ValueError(f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]")
+            raise ValueError(
+                f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]; give 0 <= "
+                "time_min <= time_max <= 1"
+            )
         if not all(map(math.isfinite, weights)):
-            raise ValueError(f"guidance weights {weights} must be finite")
+            raise ValueError(f"guidance weights are {weights}; give finite numbers")
         self.discriminator, self.weights = discriminator, tuple(weights)
         self.time_min, self.time_max, self.boosting, self.clip = time_min, time_max, boosting, clip
         # [N], of the last first-order stage; inf where not guided

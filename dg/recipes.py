@@ -78,21 +78,19 @@ class DiscriminatorTraining:
             or not abs(sum(self.split) - 1) < 1e-6
         ):
             raise ValueError(
-                f"the split {self.split} must be three fractions of sum 1, the first above 0: "
-                "0.8,0.1,0.1"
+                f"the split is {self.split}; give three fractions of sum 1, the first above "
+                "0, for example 0.8,0.1,0.1"
             )
         if self.batches == "balanced" and self.batch_size % 2:
             raise ValueError(
-                f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so "
-                "make it even"
+                f"the batch size {self.batch_size} is odd, but half of a balanced batch is "
+                "real; give an even one"
             )
         if self.microbatch is not None and self.microbatch < 1:
-            raise ValueError(
-                f"a batch cannot be computed {self.microbatch} images at a time; take 1 or more"
-            )
+            raise ValueError(f"microbatch is {self.microbatch}; give at least 1")
         if self.patience and not self.split[1]:
             raise ValueError(
-                "early stopping needs validation images; take a patience of 0, or the split "
+                "early stopping needs validation images; give a patience of 0, or the split "
                 "0.8,0.1,0.1"
             )
 

@@ -58,7 +58,7 @@ class Sampling:
         if None not in (self.sigma_min, self.sigma_max) and self.sigma_min >= self.sigma_max:
             raise ValueError(
                 f"no noise level is between sigma_min {self.sigma_min} and sigma_max "
-                f"{self.sigma_max}"
+                f"{self.sigma_max}; give a larger sigma_max or a smaller sigma_min"
             )
 
     @property
@@ -153,7 +153,10 @@ def check_class(net, class_idx: int | None, sampling: SamplingSettings | None = 
             f"class {class_idx}, but the network is unconditional; leave the class out"
         )
     if not 0 <= class_idx < num_classes:
-        raise ValueError(f"class {class_idx}, but the network has classes 0 to {num_classes - 1}")
+        raise ValueError(
+            f"class {class_idx}, but the network has classes 0 to {num_classes - 1}; give one of "
+            "these"
+        )
 
 
 def describe(

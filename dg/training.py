@@ -150,9 +150,7 @@ class Trainer:
         if net is None and extractor.kind == "score":
             self.net = extractor.net
         if s.loss == "matching" and self.net is None:
-            raise ValueError(
-                "the loss matching compares with the score network's error; give that network"
-            )
+            raise ValueError("the loss matching needs a score network; give that network")
         self.parameters = [*self.head.requires_grad_(True).parameters(), *self._add_lora()]
         optimizer = torch.optim.Adam(self.parameters, lr=s.lr, weight_decay=s.weight_decay)
         self.stepper = Stepper(
@@ -210,8 +208,8 @@ class Trainer:
             return []
         if extractor.kind != "classifier":
             raise ValueError(
-                "LoRA adapts the frozen classifier, and the head sees none; give one, or a LoRA "
-                "rank of 0"
+                "LoRA adapts a frozen classifier, but this head has none; give a classifier, "
+                "or a LoRA rank of 0"
             )
         return add_lora(extractor.encoder, s.lora_rank, s.lora_alpha, seed=s.seed)
 

@@ -49,7 +49,7 @@ def create_diffusion(
     if schedule not in BETAS:
         raise ValueError(f"schedule is {schedule!r}; use one of {', '.join(BETAS)}")
     if num_steps < 1:
-        raise ValueError(f"a diffusion of {num_steps} steps; give at least 1")
+        raise ValueError(f"num_steps is {num_steps}; give at least 1")
     time_scale = RESCALED_TO / num_steps if rescale_timesteps else 1.0
     full = NoiseSchedule(BETAS[schedule](num_steps), time_scale=time_scale)
     return GaussianDiffusion(
@@ -133,9 +133,9 @@ class GaussianDiffusion:
         expected = [len(x), x.shape[1] * (2 if self.learns_variance else 1), *x.shape[2:]]
         if list(output.shape) != expected:
             raise ValueError(
-                f"the network gives {list(output.shape)}, but mean and variance {self.variance!r} "
-                f"take {expected}; "
-                "choose another variance or another network"
+                f"the network gives {list(output.shape)}, but mean and variance "
+                f"{self.variance!r} take {expected}; choose another variance or another "
+                "network"
             )
         return output
 

@@ -103,8 +103,8 @@ def shape_of(shapes: Shapes, key: str, ndim: int) -> tuple[int, ...]:
     if len(shape) != ndim or 0 in shape:
         found = f"has shape {shape}" if key in shapes else "is missing"
         raise ValueError(
-            f"tensor '{key}' {found}, expected {ndim} dimensions: this is not an ADM network of "
-            "that kind"
+            f"tensor '{key}' {found}, expected {ndim} dimensions; give the weights of an ADM "
+            "network of that kind"
         )
     return shape
 
@@ -153,15 +153,13 @@ def find_depth(blocks: list[Block], given: int | None = None) -> int:
     ]
     if not depths:
         raise ValueError(
-            f"the input blocks do not form levels of {given or 'equally many'} residual blocks: "
-            "this is "
-            "not an ADM encoder, or num_res_blocks is wrong"
+            f"the input blocks do not form levels of {given or 'equally many'} residual "
+            "blocks; give the weights of an ADM encoder, or another num_res_blocks"
         )
     if len(depths) > 1:
         raise ValueError(
-            f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level alike: "
-            "pass "
-            "num_res_blocks"
+            f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level "
+            "alike; give num_res_blocks"
         )
     return depths[0]
 

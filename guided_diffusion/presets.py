@@ -57,14 +57,12 @@ def create_classifier(
     """
     if classifier_use_fp16:
         raise ValueError(
-            "classifier_use_fp16 is not supported: call the float32 network under torch.autocast "
-            "instead"
+            "classifier_use_fp16 is not supported; call the float32 network under torch.autocast"
         )
     if channel_mult is None and image_size not in CHANNEL_MULT:
         raise ValueError(
-            f"image_size {image_size} has no published channel_mult, only {list(CHANNEL_MULT)} "
-            "have: pass "
-            "channel_mult"
+            f"image_size {image_size} has no published channel_mult, only "
+            f"{list(CHANNEL_MULT)} have; give channel_mult"
         )
     return EncoderUNetModel(
         image_size=image_size,

@@ -103,7 +103,7 @@ class NoiseSchedule:
             or not len(self.betas)
             or not ((self.betas > 0) & (self.betas < 1)).all()
         ):
-            raise ValueError("the betas of a diffusion must be a row of numbers between 0 and 1")
+            raise ValueError("the betas are not numbers between 0 and 1 in a row; give such betas")
         self.num_steps, self.time_scale = len(self.betas), time_scale
         self.timestep_map = (
             np.arange(self.num_steps)

@@ -369,7 +369,7 @@ def test_numbers_that_mean_little_are_told(at, tmp_path):
         f"do not compare: 360 of digits:heldout, 12 of {at['fake']}" in line for line in lines
     )
     lines = succeed("fid --images digits --images digits --ref {fake} " + PIXELS, **at).lines
-    assert lines[0] == "what is given twice is measured once" and lines[1:] == [
+    assert lines[0] == "images given twice are measured once" and lines[1:] == [
         f"the reference {at['fake']}: 12 images for 64 features; a distance of fewer images than "
         "features says little"
     ]
@@ -628,6 +628,6 @@ def test_what_is_wrong_is_one_line(at, tmp_path, command, told):
     succeed("fid ref --data digits:heldout --dest {tmp}/pixels.npz --features pixels", tmp=tmp_path)
     (tmp_path / "cut-statistics.npz").write_bytes((tmp_path / "pixels.npz").read_bytes()[:-40])
     done = run(command, **at)
-    lines = [line for line in done.lines if "does not tell which network" not in line]
+    lines = [line for line in done.lines if "does not name the network" not in line]
     assert done.code == 2 and len(lines) == 1 and told in lines[0], done.err
     assert done.out == "" and not at["out"].exists()

@@ -209,7 +209,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         ),
         (
             "pretrain score " + TINY + "--steps 2 --fp16 --bf16",
-            "--bf16 and --fp16: give one of them",
+            "--bf16 and --fp16 are both given",
         ),
         (
             "pretrain score " + TINY + "--steps 2 --duration 1",
@@ -217,7 +217,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         ),
         (
             "pretrain score " + TINY + "--steps 2 --cres 1,x",
-            "'1,x' is no list of integers; write for example 1,2,2",
+            "'1,x' is not a list of integers; write for example 1,2,2",
         ),
         (
             "pretrain score " + TINY + "--steps 2 --cres 1,1,1,1,1",
@@ -234,7 +234,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         (CLASSIFIER.replace("digits:train", "{out}/unlabelled") + "--steps 2", "has no labels"),
         (
             CLASSIFIER + "--steps 2 --test {out}/unlabelled",
-            "--test takes images of the size of digits:train, with labels",
+            "does not fit digits:train; give --test labelled images of the same size",
         ),
         (CLASSIFIER.replace("--preset mnist", "") + "--steps 2", "Missing option '--preset'"),
     ],
@@ -297,4 +297,6 @@ def test_a_transferred_network_goes_on_from_its_weights(at):
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         assert torch.allclose(old, new, atol=1e-6)
     refused = run(once + " --transfer {net} --cbase 8", **at)
-    assert refused.code == 2 and "--cbase means nothing for a network that goes on" in refused.err
+    assert (
+        refused.code == 2 and "--cbase means nothing for the network of --transfer" in refused.err
+    )

@@ -581,7 +581,10 @@ REFUSALS = [
     (GENERATE + "--seeds 0-3 --device cuda:99", "--device cuda:99"),
     (GENERATE + "--seeds 0-3 --device toaster", "--device toaster"),
     (GENERATE + "--seeds 0-3 --class 1", "unconditional"),
-    (GENERATE + "--seeds 0-3 --precise --precision bfloat16", "--precise is float32, not bfloat16"),
+    (
+        GENERATE + "--seeds 0-3 --precise --precision bfloat16",
+        "--precise computes in float32, not in bfloat16",
+    ),
     (
         "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precision "
         "bfloat16",

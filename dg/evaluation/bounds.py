@@ -162,8 +162,8 @@ def _batches(
     expected = [model.img_resolution, model.img_resolution, model.img_channels]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != expected or not len(images):
         raise ValueError(
-            f"{images.dtype} {list(images.shape)} are no images for this network; "
-            f"give uint8 [N, {', '.join(map(str, expected))}], at least one"
+            f"{images.dtype} {list(images.shape)} does not fit the network; give uint8 [N, "
+            f"{', '.join(map(str, expected))}], at least one image"
         )
     seeds = range(len(images)) if seeds is None else seeds
     if len(seeds) != len(images) or batch_size < 1:

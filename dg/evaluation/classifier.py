@@ -88,7 +88,7 @@ def train_classifier(
 ) -> FeatureClassifier:
     """Train on labelled images; frozen, in evaluation mode. ValueError if the set has no labels."""
     if data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
+        raise ValueError(f"{data.name}: has no labels; give a labelled set")
     with seeded(settings.seed):
         model = FeatureClassifier(data.resolution, data.channels, data.num_classes)
     images, labels = to_float(data.images), torch.from_numpy(data.labels)
@@ -128,7 +128,7 @@ def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
     """Fraction of the images of a labelled set that the classifier names correctly; ValueError if
     the set does not fit."""
     if data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; accuracy needs a labelled set")
+        raise ValueError(f"{data.name}: has no labels; give a labelled set")
     return float((predict(model, data) == data.labels).mean())
 
 
@@ -155,8 +155,9 @@ def _check_fit(model: FeatureClassifier, data: ImageSet) -> None:
     wanted = (model.config["img_resolution"], model.config["img_channels"])
     if (data.resolution, data.channels) != wanted:
         raise ValueError(
-            f"{data.name}: images of {data.resolution} pixels and {data.channels} channels; "
-            f"the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels"
+            f"{data.name}: images of {data.resolution} pixels and {data.channels} channels, "
+            f"but the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels; "
+            "give images of that size, or train another classifier"
         )
 
 

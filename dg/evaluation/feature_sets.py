@@ -70,7 +70,7 @@ def collect(
     """
     extractor.check(stream.name, stream.shape)
     if len(positions) < 2:
-        raise ValueError(f"{stream.name}: {len(positions)} image; statistics need at least 2")
+        raise ValueError(f"{stream.name}: {len(positions)} image; give at least 2")
     sums = {"features": FeatureStatistics(), "spatial": FeatureStatistics()}
     kept, digests, most = {"features": {}, "logits": {}}, {}, batch_size
     batches = -(-len(positions) // batch_size)
@@ -171,8 +171,8 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
         ) from error
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need "
-            "[D] and [D, D]"
+            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are not statistics; "
+            "give a file with [D] and [D, D]"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{path}: mu or sigma holds NaN or infinity; get or make the file again")

@@ -242,8 +242,8 @@ def _rk45(
     )
     if not solution.success:
         raise ValueError(
-            f"rk45 gave up ({solution.message.rstrip('.')}); check the network's weights or raise "
-            "the tolerance"
+            f"rk45 stopped ({solution.message.rstrip('.')}); check the network's weights or "
+            "raise the tolerance"
         )
     state = torch.as_tensor(solution.y[:, -1], device=x.device)
     return state[:-1].reshape(x.shape), state[-1:], solution.nfev
@@ -267,8 +267,8 @@ def _checked_images(net, images) -> Tensor:
     expected = [net.img_resolution, net.img_resolution, net.img_channels]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != expected or not len(images):
         raise ValueError(
-            f"{images.dtype} {list(images.shape)} are no images for this network; "
-            f"give uint8 [N, {', '.join(map(str, expected))}], at least one"
+            f"{images.dtype} {list(images.shape)} does not fit the network; give uint8 [N, "
+            f"{', '.join(map(str, expected))}], at least one image"
         )
     return images
 
@@ -294,15 +294,17 @@ def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min,
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}; use one of {', '.join(SOLVERS)}")
     if num_steps < 1 or sigma_min <= 0:
-        raise ValueError(f"num_steps {num_steps} and sigma_min {sigma_min:g} must be positive")
+        raise ValueError(
+            f"num_steps {num_steps} and sigma_min {sigma_min:g}; give positive numbers"
+        )
     check_range(sigma_min, sigma_max)
     if guidance.needs_step:
         raise ValueError(
-            "the guidance needs the sampler's steps, as boosting does, which adds noise and jumps: "
-            "there is no flow and no likelihood; leave boosting out"
+            "the guidance needs the sampler's steps, as boosting does, so there is no flow "
+            "and no likelihood; leave boosting out"
         )
     if solver == "rk45" and guidance.needs_order:
         raise ValueError(
-            "rk45 has no first and second order, which the guidance treats differently; give equal "
-            "guidance weights"
+            "rk45 has no first and second stage, but the guidance weights differ by stage; "
+            "give equal weights"
         )

@@ -54,8 +54,8 @@ class LikelihoodEstimator:
         if (images.resolution, images.channels) != (net.img_resolution, net.img_channels):
             raise ValueError(
                 f"{images.name}: images of {images.resolution} pixels and {images.channels} "
-                f"channels; the network takes {net.img_resolution} pixels and {net.img_channels} "
-                "channels"
+                f"channels, but the network takes {net.img_resolution} pixels and "
+                f"{net.img_channels} channels; give images of that size"
             )
         starts = range(0, len(images), batch_size)
         batches = [range(start, min(start + batch_size, len(images))) for start in starts]
@@ -77,7 +77,10 @@ class LikelihoodEstimator:
         if not num_classes:
             return None
         if images.labels is None or images.num_classes > num_classes:
-            raise ValueError(f"{images.name}: the network needs labels of {num_classes} classes")
+            raise ValueError(
+                f"{images.name}: the labels do not fit a network of {num_classes} classes; give "
+                "images with labels of these classes"
+            )
         device = next(self.net.parameters()).device
         return torch.eye(num_classes, device=device)[
             torch.from_numpy(images.labels[part]).to(device)
@@ -102,8 +105,7 @@ def likelihood_estimator(
     """
     if isinstance(net, LatentDiffusion):
         raise ValueError(
-            "the likelihood of images is not known of a model of latents; "
-            "give a score network, DDPM or VAE"
+            "a model of latents gives no likelihood of images; give a score network, DDPM or VAE"
         )
     if isinstance(net, DDPM):
         steps = num_steps or net.diffusion.num_steps

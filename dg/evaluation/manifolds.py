@@ -59,7 +59,7 @@ def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourI
     """
     for name, value in (("k", k), ("k_density", k_density)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name} is {value}; give at least 1")
     x, y = pair(features, features_ref, at_least=max(k, k_density) + 1)
     center = center_of(y)
     (radius_x,), (radius_y, radius_y_density) = (

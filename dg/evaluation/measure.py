@@ -84,8 +84,8 @@ def metric_estimates(
     metrics = possible if metrics is None else list(metrics)
     if missing := [name for name in metrics if name not in possible]:
         raise ValueError(
-            f"{', '.join(missing)}: not possible for {generated.name} against {reference.name} in "
-            f"these features; possible: {', '.join(possible)}"
+            f"{', '.join(missing)}: not possible for {generated.name} against "
+            f"{reference.name} in these features; ask for {', '.join(possible)}"
         )
     table = {}
     if "fd" in metrics:

@@ -55,7 +55,7 @@ class Measurement:
         notify: Callable[[str], None] = unheard,
     ):
         if unknown := [name for name in metrics or () if name not in METRICS]:
-            raise ValueError(f"{','.join(unknown)}: unknown; there are {', '.join(METRICS)}")
+            raise ValueError(f"{','.join(unknown)}: no such metric; use {', '.join(METRICS)}")
         self.extractor, self.metrics, self.extrapolate = extractor, metrics, extrapolate
         self.ranks, self.progress, self.notify = ranks, progress, notify
         self.collect = partial(
@@ -75,7 +75,7 @@ class Measurement:
         them. ValueError where it does not tell whether its folders are sets or classes."""
         found, sources = [], list(dict.fromkeys(given))
         if len(sources) < len(given):
-            self.notify("what is given twice is measured once")
+            self.notify("images given twice are measured once")
         for source in sources:
             sets = sets_in(source)
             if len(sets) > 1:
@@ -85,8 +85,8 @@ class Measurement:
             elif names := numbers_of_unknown_meaning(source):
                 raise ValueError(
                     f"{source} holds the folders {', '.join(names[:3])}, which may be sets or "
-                    "classes; give every set by itself, or say with a dataset.json of "
-                    '{"labels": null} that they are one set'
+                    "classes; give every set by itself, or mark one set by a dataset.json of "
+                    '{"labels": null}'
                 )
             found += sets
         return found
@@ -138,8 +138,8 @@ class Measurement:
         found = load_features(source, self.extractor)
         if found.extractor is None:
             self.notify(
-                f"{source} does not tell which network its statistics are of; "
-                f"taken for {self.extractor.name}"
+                f"{source} does not name the network of its statistics; taken for "
+                f"{self.extractor.name}"
             )
         if found.features is None and self.keep_reference and "images" in kinds:
             stream = open_images(source, notify=self.notify)
@@ -172,8 +172,8 @@ class Measurement:
                 )
             if known:
                 self.notify(
-                    f"{known} {about} of {found.name}; memorised, which takes them for unseen, is "
-                    "too low"
+                    f"{known} {about} of {found.name}; memorised takes them for unseen images "
+                    "and comes out too low"
                 )
         return found
 

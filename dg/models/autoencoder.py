@@ -46,7 +46,10 @@ def load_vae(path, device="cpu") -> nn.Module:
             f"{path}: no such autoencoder; give a folder of diffusers, or its .safetensors file"
         )
     if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-        raise ValueError(f"{path}: holds a {config['_class_name']}, not an AutoencoderKL")
+        raise ValueError(
+            f"{path}: holds a {config['_class_name']}, not an AutoencoderKL; give the folder or "
+            "file of an autoencoder"
+        )
     vae = create("AutoencoderKL", config, path)
     load_strictly(vae, {_present_name(name): tensor for name, tensor in tensors.items()}, path)
     return vae.eval().requires_grad_(False).to(device)

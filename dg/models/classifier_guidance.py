@@ -49,9 +49,7 @@ def classifier_gradient(
 
     def gradient(x: Tensor, t: Tensor, y: Tensor | None = None, **kwargs) -> Tensor:
         if y is None:
-            raise ValueError(
-                "classifier guidance needs classes to lead to: pass class numbers y [N]"
-            )
+            raise ValueError("classifier guidance needs classes; give class numbers y [N]")
         timesteps = t.to(torch.float64) * time_scale
         if timesteps.max() >= STEPS:
             raise ValueError(
@@ -63,9 +61,8 @@ def classifier_gradient(
             logits = classifier(leaf, timesteps / LAST_TIMESTEP)  # [N, classes]
             if y.max() >= logits.shape[1]:
                 raise ValueError(
-                    f"class {int(y.max())}, but the classifier knows {logits.shape[1]} classes, "
-                    "counted from 0: "
-                    "use another classifier"
+                    f"class {int(y.max())}, but the classifier knows {logits.shape[1]} "
+                    "classes, counted from 0; use another classifier"
                 )
             log_p = logits.log_softmax(dim=1).gather(1, y[:, None])  # [N, 1]
             (result,) = torch.autograd.grad(log_p.sum(), leaf)
@@ -94,8 +91,8 @@ def check_timesteps(diffusion: GaussianDiffusion) -> None:
     steps, scale = diffusion.num_steps, diffusion.schedule.time_scale
     if round(steps * scale) != STEPS:
         raise ValueError(
-            f"classifiers know {STEPS} timesteps, but this process has {steps}, which its network "
-            "takes as they are; leave classifier guidance out"
+            f"classifiers know {STEPS} timesteps, but this process has {steps} and its "
+            "network takes them unscaled; leave classifier guidance out"
         )
 
 

@@ -145,9 +145,9 @@ def load_adm(
     ratio = network.pop("out_channels") / net.in_channels
     if ratio not in PIXEL_VARIANCES:
         raise ValueError(
-            f"{name}: {net.in_channels} channels in and {net.out_channels} out; a diffusion model "
-            "has as many out, "
-            "or twice as many where it learns variances"
+            f"{name}: {net.in_channels} channels in and {net.out_channels} out is not a "
+            "diffusion model; give one with as many out, or twice as many for learned "
+            "variances"
         )
     if sigma_small and ratio == 2:
         raise ValueError(f"{name}: its variances are learned; leave sigma_small out")

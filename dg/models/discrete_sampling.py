@@ -66,7 +66,10 @@ class DDPMSampling:
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps; give at least 1")
         if not 0 <= self.eta <= 1 or (self.eta and self.method != "ddim"):
-            raise ValueError(f"eta {self.eta:g} with {self.method}; eta is DDIM's, from 0 to 1")
+            raise ValueError(
+                f"eta is {self.eta:g} with {self.method}; give a number from 0 to 1, and 0 unless "
+                "the method is ddim"
+            )
         for name in ("LT_cfg", "ST_cfg", "classifier_scale"):
             if not math.isfinite(getattr(self, name) or 0):
                 raise ValueError(f"{name} is {getattr(self, name)}; give a finite number")
@@ -76,8 +79,8 @@ class DDPMSampling:
             and self.ST_cfg is None
         ):
             raise ValueError(
-                "branch_time and cfg_channels are of classifier-free guidance; give LT_cfg and "
-                "ST_cfg too"
+                "branch_time and cfg_channels belong to classifier-free guidance; give "
+                "LT_cfg and ST_cfg too"
             )
         if self.cfg_channels is not None and self.cfg_channels < 1:
             raise ValueError(f"cfg_channels is {self.cfg_channels}; give at least 1")
@@ -160,8 +163,8 @@ def check_guidance(
     """ValueError unless the model has the null class or classifier that such guidance needs."""
     if not {LT_cfg, ST_cfg} <= {None, 1} and model.null_class is None:
         raise ValueError(
-            "classifier-free guidance needs a network that was trained without classes too, as DiT "
-            "is; leave its scales out"
+            "classifier-free guidance needs a network with a null class, as DiT has; leave "
+            "its scales out"
         )
     if classifier_scale:
         if model.classifier is None:
@@ -212,8 +215,8 @@ def as_cond_fn(
     """
     if guidance.needs_step:
         raise ValueError(
-            "boosting is made for EDM's sampler, whose churn it raises; leave it out with a DDPM, "
-            "as any guidance that needs the steps of that sampler"
+            "the guidance needs the steps of EDM's sampler, as boosting does, which a DDPM "
+            "does not have; leave boosting out"
         )
     if guidance.uses_network and network is None:
         raise ValueError(
@@ -221,8 +224,8 @@ def as_cond_fn(
         )
     if dg_time == "step" and not _is_published(diffusion):
         raise ValueError(
-            "dg_time 'step' takes t / 999 of the linear schedule of 1000 steps, but this process "
-            "is another one; take 'level'"
+            "dg_time 'step' takes t / 999 of the linear schedule of 1000 steps, but this "
+            "process has another schedule; use 'level'"
         )
     timesteps, alpha_bars = diffusion.schedule.timestep_map, diffusion.schedule.alphas_cumprod
 

@@ -152,7 +152,7 @@ def load_dit(
     """
     folder = folder_in(path)
     if folder and num_heads is not None:
-        raise ValueError(f"{path}: tells num_heads itself; leave that out")
+        raise ValueError(f"{path}: holds num_heads itself; leave num_heads out")
     transformer = _from_folder(folder) if folder else _from_original(Path(path), num_heads)
     told = read_scheduler(folder) if folder else None
     given = dict(schedule=noise_schedule, num_steps=diffusion_steps)
@@ -188,7 +188,9 @@ def is_original(names) -> bool:
 def _from_folder(path: Path) -> nn.Module:
     config, tensors = read_folder(path)
     if (kind := config.get("_class_name")) not in ("DiTTransformer2DModel", "Transformer2DModel"):
-        raise ValueError(f"{path}: holds a {kind}, not a DiTTransformer2DModel")
+        raise ValueError(
+            f"{path}: holds a {kind}, not a DiTTransformer2DModel; give the folder of a DiT"
+        )
     model = create("DiTTransformer2DModel", config | {"norm_eps": 1e-6}, path)
     load_strictly(model, tensors, path)
     embed = model.pos_embed
@@ -225,7 +227,7 @@ def _settings(state: Mapping[str, Tensor], num_heads: int | None, path: Path) ->
     if heads is None:
         raise MissingSettings(str(path), ["num_heads"])
     if heads < 1 or width % heads:
-        raise ValueError(f"a width of {width} cannot be shared by {heads} heads: give a divisor")
+        raise ValueError(f"a width of {width} does not divide into {heads} heads; give a divisor")
     return dict(
         num_attention_heads=heads,
         attention_head_dim=width // heads,
@@ -242,7 +244,7 @@ def _settings(state: Mapping[str, Tensor], num_heads: int | None, path: Path) ->
 def _shape(state: Mapping[str, Tensor], name: str, ndim: int) -> tuple[int, ...]:
     if name not in state or state[name].ndim != ndim:
         raise ValueError(
-            f"tensor '{name}' is missing or does not have {ndim} dimensions: this is no DiT"
+            f"tensor '{name}' is missing or does not have {ndim} dimensions; give the file of a DiT"
         )
     return tuple(state[name].shape)
 

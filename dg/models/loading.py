@@ -80,7 +80,7 @@ def _load_dit(path, device, notify, settings: dict) -> nn.Module:
 def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
     """ValueError for a setting that the file itself holds."""
     if told := [name for name in settings if name not in needed]:
-        raise ValueError(f"{path}: tells {listed(told)} itself; leave that out")
+        raise ValueError(f"{path}: holds {listed(told)} itself; leave that out")
 
 
 def _names(path, notify) -> list[str]:

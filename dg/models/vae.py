@@ -80,8 +80,8 @@ class VAE(GenerativeModel, nn.Module):
         if not widths or width < 8 or width % 8 or img_resolution % 2**halvings:
             raise ValueError(
                 f"images of {img_resolution} pixels do not fit a width of {width} and "
-                f"{len(channel_mult)} levels: the pixels are to be halved {halvings} times, the "
-                "width a multiple of 8"
+                f"{len(channel_mult)} levels; give pixels that can be halved {halvings} times "
+                "and a width that is a multiple of 8"
             )
         if not 0 < latent_dim <= img_channels * img_resolution**2:
             raise ValueError(

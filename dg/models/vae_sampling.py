@@ -59,7 +59,7 @@ def vae_sampler(
     """
     if guidance is not None:
         raise ValueError(
-            "a VAE is sampled in one step, which nothing can guide; leave the guidance out"
+            "a VAE is sampled in one step, so it cannot be guided; leave the guidance out"
         )
     mean, log_scale = (
         part.to(torch.float64) for part in model.decode(latents.flatten(1)[:, : model.latent_dim])

@@ -139,7 +139,7 @@ def used():
 def precision_of(bf16, fp16):
     """The precision that the two flags ask for; None if neither is given."""
     if bf16 and fp16:
-        raise click.UsageError("--bf16 and --fp16: give one of them.")
+        raise click.UsageError("--bf16 and --fp16 are both given; give one of them.")
     if bf16 is None and fp16 is None:
         return None
     return "bfloat16" if bf16 else "float16" if fp16 else "float32"

@@ -26,7 +26,7 @@ class Multipliers(click.ParamType):
         try:
             return [int(part) for part in value.split(",")] if isinstance(value, str) else value
         except ValueError:
-            self.fail(f"{value!r} is no list of integers; write for example 1,2,2", param, ctx)
+            self.fail(f"{value!r} is not a list of integers; write for example 1,2,2", param, ctx)
 
 
 DATA = click.option(

@@ -235,8 +235,8 @@ def update_average(
 
 def _check_precision(precision: str, device: torch.device) -> None:
     if precision == "float16" and device.type != "cuda":
-        raise ValueError(f"float16 trains on GPUs only, not on {device}; take bfloat16 or float32")
+        raise ValueError(f"float16 trains on GPUs only, not on {device}; use bfloat16 or float32")
     if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(
-            f"the device {device} does not compute in bfloat16; take float16 or float32"
+            f"the device {device} does not compute in bfloat16; use float16 or float32"
         )

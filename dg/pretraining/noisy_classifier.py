@@ -66,7 +66,7 @@ def train_noisy_classifier(
     state_path, save_seconds, ranks, microbatch  as of `dg.pretraining.score.train_score_network`
     """
     if data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
+        raise ValueError(f"{data.name}: has no labels; give a labelled set")
     if settings.flip and isinstance(data, LatentSet):
         raise ValueError(
             f"{data.name}: latents cannot be mirrored; encode mirrored copies of the images too"

@@ -36,7 +36,7 @@ class ScoreTraining:
                 "positive numbers"
             )
         if not 0 <= self.augment <= 1:
-            raise ValueError(f"augment is {self.augment}; a probability is from 0 to 1")
+            raise ValueError(f"augment is {self.augment}; give a probability from 0 to 1")
         _check_precision(self.precision)
 
 

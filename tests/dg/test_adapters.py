@@ -244,7 +244,7 @@ def test_what_fits_no_process_is_refused():
         with pytest.raises(ValueError, match="whole numbers 0 to 999"):
             cond_fn(ModelAtVP(), alphas_cumprod=given)(x, torch.tensor([t]))
     for wrong in ([[0.9]], [], [0.1, 0.9], [1.2, 0.5], alphas("linear")[::-1].copy()):
-        with pytest.raises(ValueError, match="alphas_cumprod must be a row of numbers"):
+        with pytest.raises(ValueError, match="alphas_cumprod must fall"):
             cond_fn(ModelAtVP(), alphas_cumprod=wrong)
     with pytest.raises(ValueError, match="predicts 'flow_prediction' is not known"):
         guided_prediction(x, x, 0.5, "flow_prediction")

@@ -184,7 +184,7 @@ def put(name, tensor):
             put("blocks.0.attn.proj.bias", torch.full([32], torch.nan)),
             "'blocks.0.attn.proj.bias' has NaN",
         ),
-        (put("x_embedder.proj.weight", torch.zeros(32)), "this is no DiT"),
+        (put("x_embedder.proj.weight", torch.zeros(32)), "give the file of a DiT"),
         (put("args", argparse.Namespace()), "entry 'args' is a Namespace, not a tensor"),
     ],
 )
