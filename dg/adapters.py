@@ -11,7 +11,7 @@ from dg.discriminator import Discriminator, clipped
 from edm.guidance import Guidance
 from edm.sampler import per_image
 
-# of the 1,000-step discrete processes; VP time is timestep / 999, as the encoder's own scaling
+# The last timestep of 1,000-step processes; VP time is timestep / 999, as the encoder scales it.
 LAST_TIMESTEP = 999
 
 

@@ -74,7 +74,7 @@ class Discriminator(nn.Module):
 
     def _joined(self, features, time, class_labels) -> Tensor:
         logits = self.member_logits(features, time, class_labels)
-        # under autocast they are half precision
+        # under autocast the logits are half precision
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.average == "probabilities":
             return (self.weights[:, None] * precise.sigmoid()).sum(dim=0).logit()

@@ -11,7 +11,7 @@ from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
 from dg.training_data import Split, perturb
 
-# edges of the noise levels that are looked at apart
+# edges of the ranges of noise levels that are measured apart
 LEVELS = (
     0.0,
     0.1,
@@ -21,7 +21,7 @@ LEVELS = (
     float("inf"),
 )
 BINS = 10  # bins of the calibration error
-DRAWS = 20  # noises that one image is looked at with, at most
+DRAWS = 20  # noise draws per image, at most
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ class EncoderTrunk(NamedTuple):
     input_blocks: nn.ModuleList
     middle_block: EmbedSequential
     block_channels: list[int]  # outputs of the input blocks
-    size: int  # pixels of a side in the middle block
+    size: int  # side of the middle block in pixels
 
 
 def build_encoder_trunk(

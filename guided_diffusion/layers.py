@@ -148,7 +148,7 @@ class AttentionPool(nn.Module):
         )
         # [N, 1+size^2, heads, C/heads]
         q, k, v = self.qkv_proj(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
-        pooled = attend(q[:, :1], k, v)  # [N, 1, C], only the mean's own answer is used
+        pooled = attend(q[:, :1], k, v)  # [N, 1, C], the mean's output alone is used
         return self.c_proj(pooled)[:, 0]  # [N, out_channels]
 
 

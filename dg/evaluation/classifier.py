@@ -32,7 +32,7 @@ class ClassifierTraining:
     batch_size: int = 64
     lr: float = 2e-3  # highest value of a one-cycle schedule
     weight_decay: float = 1e-2
-    max_shift: int = 1  # random translations by up to so many pixels; digits keep their class
+    max_shift: int = 1  # largest random translation in pixels; digits keep their class
     seed: int = 0
 
 

@@ -66,7 +66,7 @@ class Extractor:
     channels: int | None
     network: nn.Module
     device: torch.device
-    resolution: int | None = None  # of the images it takes, None for any
+    resolution: int | None = None  # side of the images it takes; None: any
 
     @property
     def metric(self) -> str:

@@ -24,7 +24,7 @@ STABLE_DIFFUSION = dict(
     sample_size=256,
     scaling_factor=0.18215,
 )
-# of latents; the decoder's largest activations have 64 KiB for each, 256 channels of 8x8 pixels
+# latents at once; the decoder's largest activations take 64 KiB each, 256 channels of 8x8 pixels
 PIXELS_AT_ONCE = 8 * 32 * 32
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 

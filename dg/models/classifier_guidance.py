@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dg.adapters import LAST_TIMESTEP
 from guided_diffusion import GaussianDiffusion
 
-STEPS = LAST_TIMESTEP + 1  # that classifiers know
+STEPS = LAST_TIMESTEP + 1  # timesteps that classifiers know
 
 
 def classifier_gradient(

@@ -17,8 +17,8 @@ from guided_diffusion.presets import UNET_SCHEDULES, published_unet
 
 FORMAT = "ddpm-network"
 ADM_SAMPLING = dict(method="ancestral", num_steps=250)  # Dhariwal & Nichol 2021
-PUBLISHED_STEPS = 1000  # of the processes of all published ADMs
-# by channels out for one channel in; Dhariwal & Nichol 2021
+PUBLISHED_STEPS = 1000  # diffusion steps of all published ADMs
+# Variance by output channels per input channel; Dhariwal & Nichol 2021.
 PIXEL_VARIANCES = {
     1: "fixed_large",
     2: "learned_range",

@@ -16,8 +16,8 @@ from guided_diffusion.loading import bare_state, check_tensors, read_file
 
 # Schedules of noise that are supported, by diffusers' names.
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
-# What a scheduler of diffusers is unless it says otherwise; another value of the last four is
-# another process, and so are schedulers of other names.
+# Defaults of a scheduler of diffusers. Another value of the last four makes another process, and so
+# do schedulers of other names.
 OTHER_PROCESS = re.compile("Flow|EDM|CMStochastic|Sde|Karras")
 SCHEDULER = dict(
     num_train_timesteps=1000,

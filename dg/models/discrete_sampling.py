@@ -44,19 +44,18 @@ class DDPMSampling:
     values: ValueError."""
 
     method: str = "ddim"  # Song et al. 2021, or "ancestral", Ho et al. 2020
-    num_steps: int | None = None  # evenly spaced ones of the process; None: all
-    eta: float = 0.0  # noise of DDIM, from 0 to 1
+    num_steps: int | None = None  # steps taken, evenly spaced in the process; None: all
+    eta: float = 0.0  # DDIM noise scale, from 0 to 1
     clip_denoised: bool = (
         True  # clip predicted clean images to [-1, 1]; unclipped samples leave the range
     )
     LT_cfg: float | None = (
-        # scale of classifier-free guidance at t > branch_time; 1, as None, is none and costs
-        # nothing
+        # scale of classifier-free guidance at t > branch_time; 1 and None switch it off
         None
     )
-    ST_cfg: float | None = None  # and at t <= branch_time
+    ST_cfg: float | None = None  # scale of classifier-free guidance at t <= branch_time
     branch_time: int | None = None
-    cfg_channels: int | None = None  # how many of the first channels it guides
+    cfg_channels: int | None = None  # number of first channels that it guides; None: 3
     classifier_scale: float | None = None  # scale of classifier guidance
     dg_time: str | None = None  # a discriminator's time, "level" or "step": see `as_cond_fn`
 

@@ -20,7 +20,7 @@ from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from edm.fingerprints import fingerprint
 
 FORMAT = "vae"
-MIN_LOG_SCALE = -7.0  # of a pixel's logistic: far below a level, where nothing is left to gain
+MIN_LOG_SCALE = -7.0  # of a pixel's logistic; far below a level, so a smaller one gains nothing
 
 
 class Block(nn.Module):

@@ -34,7 +34,7 @@ IMAGES = [
         "--num_samples",
         type=click.IntRange(1, console.MOST_SEEDS),
         metavar="N",
-        help="Number of images, in place of --seeds. Their seeds start at --seed.",
+        help="Number of images; ignored with --seeds. Their seeds start at --seed.",
     ),
     click.option(
         "--seed",
@@ -311,7 +311,7 @@ DISCRETE = [
         "--branch_time",
         type=click.IntRange(0, 999),
         metavar="T",
-        help="Timestep, from 0 to 999, that parts --LT_cfg and --ST_cfg (DiT only).  [default: "
+        help="Timestep, from 0 to 999, that separates --LT_cfg and --ST_cfg (DiT only).  [default: "
         "200]",
     ),
     click.option(

@@ -10,7 +10,7 @@ from dg.options.common import head_file, input_file
 from dg.runtime import console
 from dg.runtime.pretrained import classifier_of
 
-# Where the authors' code expects its files for CIFAR-10; of discriminators by --cond.
+# Places of the authors' files for CIFAR-10; those of discriminators by --cond.
 CLASSIFIER = Path("checkpoints/ADM_classifier/32x32_classifier.pt")
 DISCRIMINATORS = {
     False: Path("checkpoints/discriminator/cifar_uncond/discriminator_60.pt"),

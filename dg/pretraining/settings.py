@@ -24,7 +24,7 @@ class ScoreTraining:
     P_std: float = 1.2
     flip: bool = False  # mirror half of the images, which the network then draws too
     augment: float = (
-        0.0  # probability of EDM's augmentation, which the network is told of and does not draw
+        0.0  # probability of EDM's augmentation; the network gets its labels and does not draw it
     )
     precision: str = "float32"  # or "bfloat16", "float16", by autocast
     seed: int = 0
