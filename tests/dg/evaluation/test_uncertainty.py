@@ -170,13 +170,13 @@ def test_fid_infinity_is_a_line_in_one_over_n():
     "call, message",
     [
         (lambda x: summarise_repeats([]), "no values"),
-        (lambda x: mean_estimate([1.0]), "at least 2 values"),
+        (lambda x: mean_estimate([1.0]), "give a list of at least 2"),
         (lambda x: proportion_estimate([]), "indicators have the shape"),
-        (lambda x: kernel_distance_estimate(x[:2], x), "at least 3 generated and 3 reference"),
+        (lambda x: kernel_distance_estimate(x[:2], x), "give at least 3 of each"),
         (lambda x: kernel_distance_estimate(x, x, part_size=2), "at least 3"),
         (
             lambda x: kernel_distance_estimate(x[:5], x, part_size=10),
-            "into 10 parts of at least 3; raise part_size",
+            "do not make 10 parts of at least 3; raise part_size",
         ),
         (
             lambda x: fid_infinity(x[:31], np.zeros(8), np.eye(8)),
