@@ -259,9 +259,7 @@ def _shard(text):
         or not all(part.isdecimal() for part in parts)
         or not int(parts[0]) < int(parts[1])
     ):
-        raise click.UsageError(
-            f"--shard {text}: give I/N with I from 0 to N - 1, for example 3/8."
-        )
+        raise click.UsageError(f"--shard {text}: give I/N with I from 0 to N - 1, for example 3/8.")
     return int(parts[0]), int(parts[1])
 
 
