@@ -1,24 +1,29 @@
-"""Measure images against a reference: FID and other distances, KID, precision and recall, with
-their uncertainty.
+"""Measure images against a reference: FID and other distances, KID, precision and recall, with their
+uncertainty.
+
+Options without a command are those of `calc`.
 
 \b
 Examples:
-  # generated images against the published statistics of CIFAR-10 (Inception and statistics are downloaded once)
+  # generated images against the published statistics of CIFAR-10
   python fid.py --images out --ref fid-ref-cifar10-32x32 --num_samples 50000
-  # three disjoint seed ranges of 50,000: mean, sd and minimum; on all GPUs
-  torchrun --standalone --nproc_per_node=gpu fid.py calc --images out --ref fid-ref-cifar10-32x32 --num_samples 50000 --sets 3
-  # several sets give a table and a plot of the distance against the number in their names
-  python fid.py --images epoch-10 --images epoch-20 --images epoch-30 --ref cifar10 --plot --outdir measured
+  # three disjoint seed ranges of 50,000 images, on all GPUs
+  torchrun --standalone --nproc_per_node=gpu fid.py calc --images out \\
+      --ref fid-ref-cifar10-32x32 --num_samples 50000 --sets 3
+  # a table of several sets, and the distance by the number in their names
+  python fid.py --images epoch-10 --images epoch-20 --images epoch-30 \\
+      --ref cifar10 --plot --outdir measured
   # statistics of your own data
   python fid.py ref --data my-images --dest my-images.npz
-  # do generated images lie nearer to the training images than unseen images do?
-  python fid.py --images out --ref cifar10:test --train cifar10:train --metrics authenticity,memorised
+  # are generated images nearer to training images than unseen images are?
+  python fid.py --images out --ref cifar10:test --train cifar10:train \\
+      --metrics authenticity,memorised
   # in the features of a small classifier, where Inception says nothing
-  python fid.py --images runs/by-hand/guided --ref digits --features runs/by-hand/features/classifier.safetensors
+  python fid.py --images runs/by-hand/guided --ref digits \\
+      --features runs/by-hand/features/classifier.safetensors
   # bits per dimension of a network on test images
-  python fid.py nll --network edm-cifar10-32x32-uncond-vp --data cifar10:test --num_samples 500
-
-Without a subcommand, `calc` is meant.
+  python fid.py nll --network edm-cifar10-32x32-uncond-vp \\
+      --data cifar10:test --num_samples 500
 """
 
 import json as json_module
@@ -26,7 +31,7 @@ import time
 
 import click
 
-from dg.options.common import SETTINGS, declared, head_file, input_file, used, version
+from dg.options.common import SETTINGS, finish, head_file, input_file, texts, used, version
 from dg.options.fid import CALC, NLL, REF
 from dg.options.network import load
 from dg.runtime import console
@@ -43,7 +48,7 @@ class CalcByDefault(click.Group):
 
 @click.group(
     cls=CalcByDefault,
-    help=__doc__,
+    **texts(__doc__),
     no_args_is_help=True,
     context_settings=SETTINGS,
 )
@@ -52,11 +57,7 @@ def main():
     pass
 
 
-@main.command(
-    help="Metrics of generated images against a reference. Distances compare only in the same "
-    "features, at the same number of images."
-)
-@declared(CALC)
+@main.command(**CALC)
 def calc(
     images,
     ref,
@@ -77,7 +78,7 @@ def calc(
     metrics = metrics and _metrics(metrics, train)
     if sets > 1 and (num_samples is None or seed is not None):
         raise click.UsageError(
-            "--sets needs --num_samples, the size of each set, and takes no --seed."
+            "--sets needs --num_samples, the size of each set, and no --seed; change the options."
         )
     if sets > 1 and fid_infinity:
         raise click.UsageError("--fid_infinity extrapolates one set of images; leave --sets out.")
@@ -126,7 +127,7 @@ def _metrics(listed, train):
     names = ["fd" if name == "fid" else name for name in names]
     if unknown := [name for name in names if name not in METRICS]:
         raise click.UsageError(
-            f"--metrics {','.join(unknown)}: unknown; there are {', '.join(METRICS)}."
+            f"--metrics {','.join(unknown)}: no such metric; use {', '.join(METRICS)}."
         )
     of_training = [name for name in names if name in MEMORISATION]
     if of_training and train is None:
@@ -135,8 +136,8 @@ def _metrics(listed, train):
         )
     if train is not None and not of_training:
         raise click.UsageError(
-            f"--train serves {' and '.join(MEMORISATION)}; name them in --metrics, or leave "
-            "--train out."
+            f"--train serves {' and '.join(MEMORISATION)} alone; name them in --metrics, or "
+            "leave --train out."
         )
     return names
 
@@ -175,19 +176,16 @@ def _write(folder, outcome, plot):
     from dg.runtime.files import write_json
 
     write_json(folder / "results.json", outcome)
+    names = ["results.json"]
     if plot:
         from dg.evaluation.figures.measurements import draw_measurements
 
         draw_measurements(folder, outcome)
-        names = sorted(path.name for path in folder.glob("*.png"))
-        console.notify(f"{', '.join(names)} in {folder}")
+        names += sorted(path.name for path in folder.glob("*.png"))
+    finish([f"{', '.join(names)} in {folder}"])
 
 
-@main.command(
-    help="Write the statistics of real images, in EDM's form (mu, sigma) with a note of what made "
-    "them."
-)
-@declared(REF)
+@main.command(**REF)
 def ref(data, dest, num_samples, keep_features, **extraction):
     from dg.evaluation.feature_sets import save_features
     from dg.runtime.files import writable_file
@@ -202,15 +200,22 @@ def ref(data, dest, num_samples, keep_features, **extraction):
         found = measurement.collect(*part, keep=keep_features)
         if ranks.first:
             save_features(dest, found, used())
-            console.notify(
+            lines = [
                 f"{dest}: {found.num_images} images, {len(found.mu)} features of "
                 f"{measurement.extractor.name}"
-            )
+            ]
             if not keep_features:
-                console.notify(
+                lines.append(
                     "KID, precision and recall will be missing: they need every image's features "
                     "(--keep_features)"
                 )
+            same = [
+                word
+                for name in ("features", "weights")
+                if console.given(name)
+                for word in (f"--{name}", extraction[name])
+            ]
+            finish(lines, ["fid.py", "--images", "IMAGES", "--ref", dest, *same])
 
 
 # Options of `nll` that mean nothing for a kind of model.
@@ -221,12 +226,7 @@ MEANINGLESS = {
 }
 
 
-@main.command(
-    help="Bits per dimension of a network on 8-bit images: of a score network by the probability "
-    "flow, of a DDPM and a VAE upper bounds, by their variational bounds. With a discriminator, of "
-    "the guided flow or chain."
-)
-@declared(NLL)
+@main.command(**NLL)
 def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
     from dg.evaluation.likelihood_estimators import likelihood_estimator

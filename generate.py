@@ -1,39 +1,54 @@
-"""Generate images with a score network, a DDPM, ADM or DiT, unguided or with discriminator
-guidance, or with a VAE.
+"""Generate images with a score network, DDPM, ADM or DiT, with or without discriminator guidance, or
+with a VAE.
+
+An image depends on its seed and on the settings, never on the batch or on the number of processes.
 
 \b
 Examples:
-  # 64 images from a published network (downloaded once)
-  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out --seeds 0-63
+  # 64 images of a published network, which is downloaded once
+  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out \\
+      --seeds 0-63
   # the same seeds, guided by a discriminator on the ADM classifier's features
-  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out-dg --seeds 0-63 \\
-      --pretrained_classifier_ckpt 32x32_classifier.pt --discriminator_ckpt discriminator_60.pt
-  # on all GPUs of a machine; the images do not depend on how many there are
-  torchrun --standalone --nproc_per_node=gpu generate.py --network edm-cifar10-32x32-uncond-vp --outdir out \\
-      --seeds 0-49999
+  python generate.py --network edm-cifar10-32x32-uncond-vp --outdir out-dg \\
+      --seeds 0-63 --pretrained_classifier_ckpt 32x32_classifier.pt \\
+      --discriminator_ckpt discriminator_60.pt
+  # 50,000 images on all GPUs of a machine
+  torchrun --standalone --nproc_per_node=gpu generate.py \\
+      --network edm-cifar10-32x32-uncond-vp --outdir out --seeds 0-49999
   # 1,000 images of a network trained here, as PNGs
-  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/guided \\
-      --num_samples 1000 --save_type png
-  # a DDPM by DDIM in 50 steps, a VAE
-  python generate.py --network runs/mnist-ddpm/network.safetensors --outdir out-ddpm --seeds 0-63 --steps 50
-  python generate.py --network runs/mnist-vae/network.safetensors --outdir out-vae --seeds 0-63
-  # ImageNet at 256 pixels: DiT-XL/2 as published (classifier-free guidance 1.5, 250 steps), and ADM-G
-  python generate.py --network dit-xl-2-256 --outdir out-dit --seeds 0-63 --batch 16
-  python generate.py --network adm-256 --outdir out-adm --seeds 0-63 --batch 16 --classifier_scale 1
-  # DiT-XL/2-G++
-  python generate.py --network dit-xl-2-256 --outdir out-dit-dg --seeds 0-63 --batch 16 --LT_cfg 1.25 --ST_cfg 3 \\
-      --pretrained_classifier_ckpt latents/32x32_classifier.pt --discriminator_ckpt discriminator_7.pt --dg_time step
-  # ADM-G++: led by the classifier, and by a discriminator that train.py has trained on its features
-  python generate.py --network adm-256 --outdir out-adm-dg --seeds 0-63 --batch 16 --classifier_scale 1 \\
-      --pretrained_classifier_ckpt adm-256-classifier --discriminator_ckpt disc-adm/last.safetensors
-  # autoguidance: away from what the same network was after fewer steps of training
-  python generate.py --network runs/by-hand/score/network.safetensors --outdir runs/by-hand/auto \\
-      --seeds 0-63 --guide_network runs/by-hand/early/network.safetensors --guide_scale 2
+  python generate.py --network runs/by-hand/score/network.safetensors \\
+      --outdir runs/by-hand/guided --num_samples 1000 --save_type png
+  # a DDPM by DDIM in 50 steps
+  python generate.py --network runs/mnist-ddpm/network.safetensors \\
+      --outdir out-ddpm --seeds 0-63 --steps 50
+  # a VAE
+  python generate.py --network runs/mnist-vae/network.safetensors \\
+      --outdir out-vae --seeds 0-63
+  # DiT-XL/2 as published: classifier-free guidance 1.5, 250 steps
+  python generate.py --network dit-xl-2-256 --outdir out-dit --seeds 0-63 \\
+      --batch 16
+  # ADM-G: an ADM with classifier guidance
+  python generate.py --network adm-256 --outdir out-adm --seeds 0-63 \\
+      --batch 16 --classifier_scale 1
+  # DiT-XL/2-G++: DiT with discriminator guidance
+  python generate.py --network dit-xl-2-256 --outdir out-dit-dg --seeds 0-63 \\
+      --batch 16 --LT_cfg 1.25 --ST_cfg 3 --dg_time step \\
+      --pretrained_classifier_ckpt latents/32x32_classifier.pt \\
+      --discriminator_ckpt discriminator_7.pt
+  # ADM-G++: ADM-G with a discriminator that train.py trained
+  python generate.py --network adm-256 --outdir out-adm-dg --seeds 0-63 \\
+      --batch 16 --classifier_scale 1 \\
+      --pretrained_classifier_ckpt adm-256-classifier \\
+      --discriminator_ckpt disc-adm/last.safetensors
+  # autoguidance by the same network after fewer training steps
+  python generate.py --network runs/by-hand/score/network.safetensors \\
+      --outdir runs/by-hand/auto --seeds 0-63 --guide_scale 2 \\
+      --guide_network runs/by-hand/early/network.safetensors
 """
 
 import click
 
-from dg.options.common import SETTINGS, declared, input_file, used, version
+from dg.options.common import SETTINGS, Command, finish, input_file, texts, used, version
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
@@ -42,9 +57,8 @@ from dg.runtime import console
 UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
 
 
-@click.command(help=__doc__, context_settings=SETTINGS)
+@click.command(cls=Command, sections=OPTIONS, **texts(__doc__), context_settings=SETTINGS)
 @version
-@declared(OPTIONS)
 def main(
     network,
     outdir,
@@ -65,7 +79,7 @@ def main(
     seeds = _seeds(seeds, num_samples, seed)
     if precise and precision not in (None, "float32"):
         raise click.UsageError(
-            f"--precise is float32, not {precision}; give one of the two options."
+            f"--precise computes in float32, not in {precision}; give one of the two options."
         )
     import edm
     from dg.data.sample_store import SampleStore
@@ -105,11 +119,15 @@ def main(
         made = generate(net, store, sampling, guidance, class_idx, *how)
         if not ranks.first:
             return
-    _tell(store, made, outdir, grid)
+    trainable = isinstance(net, edm.Preconditioner) and guidance is None
+    _tell(store, made, outdir, grid, network if trainable else None)
 
 
-def _tell(store, made, outdir, grid):
-    """What has been done, after the picture of the first images."""
+def _tell(store, made, outdir, grid, network):
+    """Draw the picture of the first images, and tell how the run ended.
+
+    network  that a discriminator may be trained for, None where there is one or it takes another
+    """
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     if grid:
@@ -118,12 +136,28 @@ def _tell(store, made, outdir, grid):
     speed = ", all of them were there already"
     if made.images:
         speed = f", {made.images / made.seconds:.1f} images/s"
-    console.notify(f"{len(store.seeds)} images in {outdir}{speed}")
+    training = (
+        "--network",
+        network,
+        "--data",
+        "REAL",
+        "--sample_dir",
+        outdir,
+        "--save_dir",
+        "DISC",
+    )
+    finish(
+        [f"{len(store.seeds)} images in {outdir}{speed}"],
+        ["fid.py", "--images", outdir, "--ref", "REFERENCE"],
+        ["train.py", *training] if network else None,
+    )
 
 
 def _seeds(seeds, num_samples, seed):
     if seeds is None and num_samples is None:
-        raise click.UsageError("how many images? Give --seeds 0-63 or --num_samples 64.")
+        raise click.UsageError(
+            "the number of images is missing; give --seeds 0-63 or --num_samples 64."
+        )
     from dg.data.sample_store import checked_seeds
 
     with console.option("--seed" if seeds is None else "--seeds"):
@@ -131,7 +165,7 @@ def _seeds(seeds, num_samples, seed):
 
 
 def _class_names(path, num_classes):
-    """Names of the classes that pretrain.py has left beside a network, None where it has not."""
+    """Names of the classes that pretrain.py has left beside a network; None if there are none."""
     from dg.runtime.files import read_json
     from edm.checkpoint import network_file
 
@@ -142,7 +176,7 @@ def _class_names(path, num_classes):
 
 
 def _sampling(net, options):
-    """How to sample a network of this kind; options that are for other kinds are refused."""
+    """Sampling settings for a network of this kind. Options for other kinds are refused."""
     from dg.models.discrete_sampling import DDPMSampling
     from dg.models.vae_sampling import VAESampling
     from dg.sampling import Sampling, as_model
@@ -158,7 +192,7 @@ def _sampling(net, options):
     if model.sampling_type is not DDPMSampling or model.null_class is None:
         console.refuse(
             {"cfg_scale", "LT_cfg", "ST_cfg", "branch_time"},
-            "a network that knows no class for none",
+            "a network without a null class",
         )
     elif (scale := options["cfg_scale"]) is not None:
         options |= {
@@ -170,7 +204,7 @@ def _sampling(net, options):
 
 
 def _with_parts(net, path, device, precision, options):
-    """The network with what it is sampled with: precision, decoder of latents, classifier."""
+    """The network with its precision, its decoder of latents and its classifier."""
     import edm
     from dg.models.autoencoder import load_vae
     from dg.models.dit import LatentDiffusion
@@ -191,7 +225,7 @@ def _with_parts(net, path, device, precision, options):
 
 
 def _write_grid(store, most=64):
-    """A picture of the first images in their folder, which readers do not take for one of them."""
+    """Draw a picture of the first images into their folder; readers do not take it for an image."""
     from dg.data.reader import open_images
     from dg.data.sample_store import GRID
     from dg.evaluation.figures import image_grid

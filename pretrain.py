@@ -1,19 +1,26 @@
-"""Train what has no public checkpoint: a score network, the noise-aware classifier that
-discriminators look through, a classifier whose features measure small images; and what EDM is
-compared against, a DDPM and a VAE. Also: encode images into a VAE's latents, and convert a
-published network to this project's format.
+"""Train networks that have no public checkpoint: a score network, the noise-aware classifier under a
+discriminator, a classifier whose features measure small images, and a DDPM and a VAE to compare
+with. Also encode images into latents, and convert networks to this project's format.
 
 \b
 Examples:
-  python pretrain.py score --preset digits --data digits:train --outdir runs/by-hand/score
-  torchrun --standalone --nproc_per_node=8 pretrain.py score --preset cifar10-edm --data cifar10 --outdir runs/cifar10
-  python pretrain.py classifier --preset mnist --data mnist:train --test mnist:test --outdir runs/mnist-classifier
-  python pretrain.py ddpm --preset mnist-ddpm --data mnist:train --outdir runs/mnist-ddpm
-  python pretrain.py vae --preset mnist-vae --data mnist:train --outdir runs/mnist-vae
+  python pretrain.py score --preset digits --data digits:train \\
+      --outdir runs/by-hand/score
+  torchrun --standalone --nproc_per_node=8 pretrain.py score \\
+      --preset cifar10-edm --data cifar10 --outdir runs/cifar10
+  python pretrain.py classifier --preset mnist --data mnist:train \\
+      --test mnist:test --outdir runs/mnist-classifier
+  python pretrain.py ddpm --preset mnist-ddpm --data mnist:train \\
+      --outdir runs/mnist-ddpm
+  python pretrain.py vae --preset mnist-vae --data mnist:train \\
+      --outdir runs/mnist-vae
   python pretrain.py latents --data ImageNet2012/train --outdir real_latents
-  python pretrain.py classifier --preset imagenet-latent --data real_latents --outdir runs/latent-classifier
-  python pretrain.py features --data digits:train --outdir runs/by-hand/features
-  python pretrain.py convert --network edm-cifar10-32x32-uncond-vp --out cifar10.safetensors
+  python pretrain.py classifier --preset imagenet-latent --data real_latents \\
+      --outdir runs/latent-classifier
+  python pretrain.py features --data digits:train \\
+      --outdir runs/by-hand/features
+  python pretrain.py convert --network edm-cifar10-32x32-uncond-vp \\
+      --out cifar10.safetensors
 """
 
 import sys
@@ -26,9 +33,10 @@ import click
 from dg.options.common import (
     SETTINGS,
     computable,
-    declared,
+    finish,
     input_file,
     precision_of,
+    texts,
     used,
     version,
 )
@@ -36,12 +44,13 @@ from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SC
 from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
 
+TEST_TIMES = (0.01, 0.1, 0.3, 0.6)  # VP times at which a noisy classifier is tested
 # whose defaults --arch brings
 EDM_PRESETS = {"ddpmpp": "cifar10-edm", "ncsnpp": "cifar10-edm", "adm": "imagenet64-edm"}
 
 
 @click.group(
-    help=__doc__,
+    **texts(__doc__),
     no_args_is_help=False,
     context_settings=SETTINGS,
 )
@@ -50,15 +59,7 @@ def main():
     pass
 
 
-@main.command(
-    help="""Train an EDM score network; writes OUTDIR/network.safetensors, the average of the
-weights.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch.
-Options that EDM's train.py has too are named as there; durations are in millions of images
-(Mimg)."""
-)
-@declared(SCORE)
+@main.command(**SCORE)
 def score(
     preset,
     arch,
@@ -93,7 +94,7 @@ def score(
     )
     settings = computable(settings, device, (bf16, fp16) != (None, None))
     if transfer:
-        console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "a network that goes on")
+        console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "the network of --transfer")
     import edm
     from dg.pretraining.score import build_score_network, train_score_network
 
@@ -107,14 +108,7 @@ def score(
     _train(train, edm.save_network, settings, data, outdir, device, save_seconds, microbatch)
 
 
-@main.command(
-    help="""Train the noise-aware classifier (Dhariwal & Nichol 2021) whose features discriminators
-take; writes
-OUTDIR/classifier.pt for --pretrained_classifier_ckpt of train.py and generate.py.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch."""
-)
-@declared(CLASSIFIER)
+@main.command(**CLASSIFIER)
 def classifier(preset, test, **options):
     settings = _settings(CLASSIFIER_PRESETS[preset], options)
     import torch
@@ -129,24 +123,26 @@ def classifier(preset, test, **options):
     def save(file, model):
         torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
 
-    told = "names {accuracy:.3f} of noisy images"
-    file = dict(name="classifier.pt", described=lambda model: {}, told=told)
-    model = _train(train, save, settings, **options, **file, latents=True)
-    if model and test:
-        stated = ", ".join(
-            f"{noisy_accuracy(model, test, time):.4f} at {time}" for time in (0.01, 0.1, 0.3, 0.6)
-        )
-        console.notify(f"of {test.name}, by VP time: {stated}")
+    def measured(model):
+        stated = (f"{noisy_accuracy(model, test, time):.4f} at {time}" for time in TEST_TIMES)
+        return [f"of {test.name}, by VP time: {', '.join(stated)}"] if test else []
+
+    _train(
+        train,
+        save,
+        settings,
+        **options,
+        latents=True,
+        name="classifier.pt",
+        described=lambda model: {},
+        told="names {accuracy:.3f} of noisy images",
+        measured=measured,
+        following=lambda path: ["train.py", "--pretrained_classifier_ckpt", path]
+        + ["--data", options["data"], "--sample_dir", "GENERATED", "--save_dir", "DISC"],
+    )
 
 
-@main.command(
-    help="""Train a DDPM (Ho et al. 2020) on ADM's U-Net; writes OUTDIR/network.safetensors, the
-average of the
-weights, for generate.py and `fid.py nll`.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch."""
-)
-@declared(DDPM)
+@main.command(**DDPM)
 def ddpm(preset, cond, **options):
     from dg.models.ddpm import save_ddpm
     from dg.pretraining.ddpm import train_ddpm
@@ -157,14 +153,7 @@ def ddpm(preset, cond, **options):
     _train(train, save_ddpm, settings, **options)
 
 
-@main.command(
-    help="""Train a variational autoencoder with discretised logistic pixels; writes
-OUTDIR/network.safetensors for
-generate.py and `fid.py nll`. Its loss is the negative ELBO in bits per dimension.
-
-The same command again goes on where it stopped. Under torchrun the processes share every batch."""
-)
-@declared(VAE)
+@main.command(**VAE)
 def vae(preset, **options):
     from dg.models.vae import save_vae
     from dg.pretraining.vae import train_vae
@@ -173,6 +162,11 @@ def vae(preset, **options):
     settings = _settings(settings, options)
     train = partial(train_vae, network=network, settings=settings)
     _train(train, save_vae, settings, **options)
+
+
+def generation(path):
+    """The command that samples the network at `path`, as its words."""
+    return ["generate.py", "--network", path, "--outdir", "OUT", "--seeds", "0-63"]
 
 
 def _train(
@@ -188,14 +182,18 @@ def _train(
     name="network.safetensors",
     described=lambda model: {"network": model.init_kwargs},
     told="loss {loss:.4f}",
+    measured=lambda model: [],
+    following=generation,
 ):
-    """Train on `data`, write OUTDIR/name and training.json; returns the model at the first process.
+    """Train on `data`, write OUTDIR/name and training.json, and tell how the training ended.
 
     train      images and what all trainings take -> (model, log)
     save       writes a model to a file
     latents    the data may be latents
-    described  what training.json says of the model beside data and settings
-    told       of the log's last entry, to the person at the terminal
+    described  model -> entries of training.json beside data and settings
+    told       text about the log's last entry
+    measured   model -> further lines
+    following  path of the model -> words of the command to type next
     """
     from dg.runtime.files import atomic_write, writable_folder, write_json
     from dg.runtime.processes import process_group
@@ -213,24 +211,24 @@ def _train(
             microbatch=microbatch,
         )
         if not ranks.first:
-            return None
+            return
     with atomic_write(folder / name) as file:
         save(file, model)
     write_json(folder / "training.json", _record(images, settings) | described(model))
     size, told = sum(p.numel() for p in model.parameters()), told.format(**log[-1])
-    console.notify(f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}")
-    return model
+    line = f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}"
+    finish([line, *measured(model)], following(folder / name))
 
 
 def _record(images, settings):
-    """What training.json says of the data, the settings and the command."""
+    """The content of training.json: data, settings and command."""
     names = {"class_names": list(images.class_names)} if images.class_names else {}
     data = {"data": images.name, "fingerprint": images.fingerprint()}
     return data | {"settings": asdict(settings), "used": used()} | names
 
 
 def _settings(preset, options):
-    """A preset's settings with what `options` say of them, which is taken out of these."""
+    """A preset's settings with the changes in `options`, which are taken out of these."""
     options["precision"] = asked = precision_of(options.pop("bf16"), options.pop("fp16"))
     names = [field.name for field in fields(preset) if field.name in options]
     changes = {name: options.pop(name) for name in names}
@@ -255,20 +253,13 @@ def _heldout(source, images):
     heldout = load_set(source, console.notify) if source else None
     if heldout and (heldout.labels is None or heldout.items.shape[1:] != images.items.shape[1:]):
         raise ValueError(
-            f"{heldout.name}: --test takes {images.what} of the size of {images.name}, with labels"
+            f"{heldout.name}: does not fit {images.name}; give --test labelled {images.what} "
+            "of the same size"
         )
     return heldout
 
 
-@main.command(
-    help="""Encode images into a VAE's latents, for train.py and `pretrain.py classifier`; writes
-npz shards to OUTDIR.
-
-Images are cropped to squares as ADM crops ImageNet; class folders are labels. The same command
-again goes on where it stopped, and with --flip it adds the mirrored copies. Under torchrun the
-processes share the images."""
-)
-@declared(LATENTS)
+@main.command(**LATENTS)
 def latents(data, vae, outdir, batch_size, device, **settings):
     from dg.data.reader import open_images
     from dg.models.dit import load_vae
@@ -295,14 +286,14 @@ def latents(data, vae, outdir, batch_size, device, **settings):
         if made.rounding
         else ""
     )
-    console.notify(f"{len(store.seeds)} latents in {outdir}{measured}")
+    finish(
+        [f"{len(store.seeds)} latents in {outdir}{measured}"],
+        ["pretrain.py", "classifier", "--preset", "imagenet-latent"]
+        + ["--data", outdir, "--outdir", "CLASSIFIER"],
+    )
 
 
-@main.command(
-    help="Train the classifier that gives the features of `fid.py`; writes "
-    "OUTDIR/classifier.safetensors."
-)
-@declared(FEATURES)
+@main.command(**FEATURES)
 def features(data, outdir, test, epochs, seed):
     from dg.data.datasets import load_images
     from dg.evaluation.classifier import (
@@ -320,17 +311,14 @@ def features(data, outdir, test, epochs, seed):
     save_classifier(Path(folder) / "classifier.safetensors", model)
     write_json(folder / "training.json", _record(images, settings))
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""
-    console.notify(
-        f"{folder / 'classifier.safetensors'}: names {accuracy(model, images):.4f} of "
-        f"{images.name}{stated}"
+    path = folder / "classifier.safetensors"
+    finish(
+        [f"{path}: names {accuracy(model, images):.4f} of {images.name}{stated}"],
+        ["fid.py", "--images", "IMAGES", "--ref", data, "--features", path],
     )
 
 
-@main.command(
-    help="Write any network that can be read, such as an NVIDIA .pkl or the .pt file of a "
-    "classifier, as a .safetensors file."
-)
-@declared(CONVERT)
+@main.command(**CONVERT)
 def convert(network, out, fp16):
     from dg.models.conversion import convert, is_score_network, share_within
     from dg.runtime.downloads import resolve
@@ -340,10 +328,14 @@ def convert(network, out, fp16):
     path = resolve(network, console.progress, console.notify)
     with atomic_write(out) as file:
         size = convert(path, file, half=fp16)
-    console.notify(f"{out}: {size:,} weights{' in float16' if fp16 else ''}")
-    if fp16 and is_score_network(out):
+    lines, samples = (
+        [f"{out}: {size:,} weights{' in float16' if fp16 else ''}"],
+        is_score_network(out),
+    )
+    if fp16 and samples:
         share = f"{100 * share_within(path, out):.2f}% of values within 2 levels of 255"
-        console.notify(f"images of 64 seeds: {share} of those of {path.name}")
+        lines.append(f"images of 64 seeds: {share} of those of {path.name}")
+    finish(lines, generation(out) if samples else None)
 
 
 if __name__ == "__main__":

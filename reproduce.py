@@ -1,21 +1,32 @@
 """Run a named experiment from end to end: results table, pictures, report.
 
+NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,
+imagenet-adm, a study or a setting. A study (recipes, extractors, epochs, selection, weights,
+window, churn, steps, significance, lora, ensemble) runs in a setting (cifar10-uncond, cifar10-cond,
+cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14). The name of a setting alone runs the study recipes
+in it, except for mnist. Studies of one setting share their networks and samples.
+
+The same command again continues after an interruption; finished stages are not repeated.
+
 \b
 Examples:
-  python reproduce.py                          # the quickstart: minutes on a CPU, nothing to download
-  python reproduce.py --from-scratch           # the same with every network trained anew: hours
-  python reproduce.py cifar10-uncond           # the published table beside the measured one
-  python reproduce.py cifar10-uncond --dry-run # what it would cost
-  python reproduce.py ensemble --setting mnist-14 --data mnist.npz   # on a CPU
-  python reproduce.py mnist --data mnist.npz   # EDM against DDPM and VAE; mnist-cond: with classes
-  python reproduce.py two-gaussians            # every loss against the closed form
-  python reproduce.py imagenet-dit --data ImageNet2012/train --stage sample-guided --shard 3/8
-
-A study (recipes, extractors, epochs, selection, weights, window, churn, steps, significance, lora,
-ensemble) runs in a setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist,
-mnist-14); the name of a setting alone means its recipes, except for mnist. Studies of one setting
-share their networks and samples. Stages that are done are not repeated; after an interruption the
-same command goes on.
+  # the quickstart: minutes on a CPU, nothing to download
+  python reproduce.py
+  # the same with every network trained anew: hours
+  python reproduce.py --from-scratch
+  # the published table beside the measured one
+  python reproduce.py cifar10-uncond
+  # the cost of it
+  python reproduce.py cifar10-uncond --dry-run
+  # a study on a CPU
+  python reproduce.py ensemble --setting mnist-14 --data mnist.npz
+  # EDM against DDPM and VAE; mnist-cond: with classes
+  python reproduce.py mnist --data mnist.npz
+  # every loss against the closed form
+  python reproduce.py two-gaussians
+  # an eighth of the guided images of ImageNet
+  python reproduce.py imagenet-dit --data ImageNet2012/train \\
+      --stage sample-guided --shard 3/8
 """
 
 from collections.abc import Callable
@@ -31,13 +42,13 @@ from dg.runtime import console
 
 
 class Job(NamedTuple):
-    """What is to be run.
+    """A run that the command asks for.
 
-    plan    its stages; None where they are not known before
+    plan    its stages; None if they are not known before
     run     (folder of stages, folder of results, stage or None) -> results or None
     table   the results for a terminal
-    folder  of its stages, and name of its results
-    rate    how its GPU hours are counted
+    folder  folder of its stages, and name of its results
+    rate    how its GPU hours are estimated
     """
 
     plan: Callable | None
@@ -56,17 +67,18 @@ RATES = {
 }
 
 
-@click.command(help=__doc__, context_settings=shared.SETTINGS)
+@click.command(
+    cls=shared.Command, sections=OPTIONS, **shared.texts(__doc__), context_settings=shared.SETTINGS
+)
 @click.argument("name", default=registry.QUICKSTART, metavar="[NAME]")
-@shared.declared(OPTIONS)
 @shared.version
 def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, **choices):
     if publish and profile != "full":
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
     if choices["shard"] and fresh:
         raise click.UsageError(
-            "--fresh would forget what other machines have made with --shard; leave one of the two "
-            "out."
+            "--fresh would remove the images that other machines made with --shard; leave "
+            "one of the two out."
         )
     common = dict(
         command=console.command_line(),
@@ -79,9 +91,12 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
     run_folder, folder = Path(runs) / (job.folder + suffix), Path(results) / (job.name + suffix)
     if dry_run:
         click.echo(_overview(job, run_folder))
+        shared.finish(["next: the same command without --dry-run"])
         return
     outcome = _run(job, run_folder, folder, fresh, stage)
     if outcome is None:
+        done = f"stage {stage} is done; its files are in {run_folder}"
+        shared.finish([done, "next: the same command without --stage, for the rest and the report"])
         return
     click.echo(job.table(outcome))
     click.echo(f"report: {folder / 'report.html'}")
@@ -93,7 +108,7 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
 
 
 def _job(name, profile, dry_run, choices, common) -> Job:
-    """What the name and the options ask for; options that mean nothing for it are refused."""
+    """The job that name and options ask for. Options that mean nothing for it are refused."""
     if name not in registry.IMAGENET:
         console.refuse(["shard"], name)
     if name in (*registry.IMAGENET, registry.TWO_GAUSSIANS):
@@ -143,11 +158,11 @@ def _study_in_setting(name, profile, dry_run, choices, common):
     setting = choices["setting"]
     if name in registry.SETTINGS:
         if setting not in (None, name):
-            raise click.UsageError(f"{name} is itself a setting; leave --setting out.")
+            raise click.UsageError(f"{name} is a setting itself; leave --setting out.")
         name, setting = "recipes", name
     if name not in registry.STUDIES:
         known = ", ".join(registry.known_names())
-        raise click.UsageError(f"there is no experiment {name!r}; there are: {known}.")
+        raise click.UsageError(f"there is no experiment {name!r}; use {known}.")
     from dg.experiments.context import Experiment
     from dg.experiments.settings import SETTINGS, smoke
     from dg.experiments.studies import build
@@ -196,7 +211,8 @@ def _sized(setting, choices):
     size = size or min(setting.num_images, samples or setting.num_images)
     if samples is not None and samples % size:
         raise click.UsageError(
-            f"--samples {samples} is no multiple of the {size} images of a set; change one of them."
+            f"--samples {samples} is not a multiple of the {size} images of a set; change one "
+            "of them."
         )
     sets = samples // size if samples else setting.num_sets
     return replace(setting, num_images=size, num_sets=sets)
@@ -215,8 +231,8 @@ def _two_gaussians(profile, common) -> Job:
 def _imagenet(name, choices, common) -> Job:
     if choices["data"] is None:
         raise click.UsageError(
-            f"{name} needs the training images of ImageNet: give --data FOLDER with a folder for "
-            "each class."
+            f"{name} needs the training images of ImageNet; give --data FOLDER with one "
+            "folder per class."
         )
     from dataclasses import replace
 
@@ -248,7 +264,7 @@ def _shard(text):
 
 
 def _overview(job: Job, run_folder: Path) -> str:
-    """A line for every stage: done or what it would cost."""
+    """One line for every stage: done, or its cost."""
     from dg.experiments.costs import Cost
     from dg.experiments.pipeline import Stages
 

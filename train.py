@@ -1,23 +1,30 @@
 """Train a discriminator: real against generated images at every noise level.
 
+A small head learns on the features of a frozen classifier or score network, which sees the noisy
+image. SAVE_DIR gets best.safetensors (lowest validation loss), last.safetensors, log.jsonl,
+summary.json (results on the test images), training.json (data and settings) and curves.png.
+
+The same command again continues an interrupted training. Under torchrun the processes share every
+batch.
+
 \b
 Examples:
-  # on the score network's own encoder (no second network), digits by hand
-  python train.py --preset digits --network runs/by-hand/score/network.safetensors --data digits:train \\
+  # on the score network's own encoder, without a second network
+  python train.py --preset digits --data digits:train \\
+      --network runs/by-hand/score/network.safetensors \\
       --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
-  # the authors' recipe on the ADM classifier's features, and reproduction A's LoRA
-  python train.py --preset authors-uncond --pretrained_classifier_ckpt 32x32_classifier.pt --data cifar10 \\
-      --sample_dir out --save_dir disc --num_data 50000
-  python train.py --preset lora-16 --pretrained_classifier_ckpt 32x32_classifier.pt --data cifar10 \\
-      --sample_dir out --save_dir disc-lora --num_data 50000
-  # on latents, which pretrain.py latents has made of ImageNet and of generated images
-  python train.py --preset imagenet-latent --pretrained_classifier_ckpt latent_classifier.pt --data real_latents \\
+  # the authors' recipe on the ADM classifier's features
+  python train.py --preset authors-uncond --data cifar10 --num_data 50000 \\
+      --pretrained_classifier_ckpt 32x32_classifier.pt \\
+      --sample_dir out --save_dir disc
+  # the LoRA of reproduction A
+  python train.py --preset lora-16 --data cifar10 --num_data 50000 \\
+      --pretrained_classifier_ckpt 32x32_classifier.pt \\
+      --sample_dir out --save_dir disc-lora
+  # on latents, made by `pretrain.py latents` of real and generated images
+  python train.py --preset imagenet-latent --data real_latents \\
+      --pretrained_classifier_ckpt latent_classifier.pt \\
       --sample_dir gen_latents --save_dir disc-latent
-
-The frozen classifier or score network sees the noisy image; a small head on its features learns.
-SAVE_DIR gets best.safetensors (lowest validation loss), last.safetensors, log.jsonl, summary.json
-(what the test images say), training.json (what it was made of) and curves.png. Stopped and started
-again, the same command goes on. Under torchrun the processes share every batch.
 """
 
 from dataclasses import replace
@@ -25,16 +32,24 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, input_file, used, version
+from dg.options.common import (
+    SETTINGS,
+    Command,
+    computable,
+    finish,
+    input_file,
+    texts,
+    used,
+    version,
+)
 from dg.options.guidance import CLASSIFIER
 from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
 from dg.runtime import console
 
 
-@click.command(help=__doc__, context_settings=SETTINGS)
+@click.command(cls=Command, sections=OPTIONS, **texts(__doc__), context_settings=SETTINGS)
 @version
-@declared(OPTIONS)
 def main(
     data,
     sample_dir,
@@ -53,9 +68,12 @@ def main(
     extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
     settings = computable(_settings(**recipe), device, recipe["bf16"] is not None)
     if settings.loss == "matching" and not network:
-        raise click.UsageError("--loss matching needs --network.")
+        raise click.UsageError("--loss matching needs a score network; give --network.")
     if settings.lora_rank and extractor != "classifier":
-        raise click.UsageError("--lora_rank adapts the classifier; give it, or --lora_rank 0.")
+        raise click.UsageError(
+            "--lora_rank adapts a classifier, but the head has none; give "
+            "--pretrained_classifier_ckpt, or --lora_rank 0."
+        )
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
     from dg.runtime.processes import process_group
@@ -72,7 +90,9 @@ def main(
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):
             found = f"{real.name} has {real.what} of {real.resolution} pixels"
-            raise click.UsageError(f"--img_resolution {img_resolution}: {found}.")
+            raise click.UsageError(
+                f"--img_resolution {img_resolution}: {found}; change one of them."
+            )
         check_sets(real, fake, settings)
         net = _network(network, device)
         discriminator = build_discriminator(
@@ -102,28 +122,30 @@ def main(
         if not ranks.first:
             return
     _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
-    _tell(Path(save_dir), log)
+    _tell(Path(save_dir), log, classifier, network)
 
 
 def _extractor(kind, classifier, network):
-    """(what the head sees, the classifier's file or None)"""
+    """Return (kind of extractor, the classifier's file or None)."""
     if kind in (None, "classifier") and not (classifier or network) and CLASSIFIER.exists():
         classifier = str(CLASSIFIER)
         if console.speaks():
-            console.notify(f"the head sees the authors' {classifier}")
+            console.notify(f"features of the authors' classifier {classifier} are used")
     kind = kind or ("classifier" if classifier else "score" if network else None)
     if kind is None:
         raise click.UsageError(
-            "what should the head see? Give --network, --pretrained_classifier_ckpt, or "
-            "--extractor none."
+            "the features for the head are missing; give --network, "
+            "--pretrained_classifier_ckpt, or --extractor none."
         )
     if kind == "classifier" and not classifier:
-        raise click.UsageError("--extractor classifier needs --pretrained_classifier_ckpt.")
+        raise click.UsageError(
+            "--extractor classifier needs a classifier; give --pretrained_classifier_ckpt."
+        )
     return kind, classifier
 
 
 def _settings(preset, accumulate, bf16, **changes):
-    """A preset with the options that are given; `accumulate` parts of a batch are micro-batches."""
+    """The preset with the given options. `accumulate` parts of a batch become micro-batches."""
     if bf16 is not None:
         changes["precision"] = "bfloat16" if bf16 else "float32"
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -131,11 +153,11 @@ def _settings(preset, accumulate, bf16, **changes):
     if accumulate is None or accumulate == 1:
         return settings
     if "microbatch" in changes:
-        raise click.UsageError("--accumulate and --microbatch: give one of them.")
+        raise click.UsageError("--accumulate and --microbatch are both given; give one of them.")
     if accumulate > settings.batch_size:
         raise click.UsageError(
-            f"--accumulate: a batch of {settings.batch_size} cannot be computed in {accumulate} "
-            "parts."
+            f"--accumulate {accumulate}, but a batch has {settings.batch_size} images; give "
+            "at most that many parts."
         )
     return replace(settings, microbatch=-(-settings.batch_size // accumulate))
 
@@ -147,31 +169,42 @@ def _network(name, device):
 
 
 def _record(folder, sets, settings):
-    """What the discriminator was made of, in training.json."""
+    """Write training.json: data, settings and command of the training."""
     from dg.runtime.files import write_json
 
     found = {name: {"name": s.name, "fingerprint": s.fingerprint()} for name, s in sets.items()}
     write_json(folder / "training.json", found | {"settings": settings, "used": used()})
 
 
-def _tell(folder, log):
+def _tell(folder, log, classifier, network):
+    """Draw the curves, and tell how the training ended."""
+    from dg.checkpoints import trained_head
     from dg.evaluation.figures import training_curves
     from dg.training import best_entry
 
     with console.as_notice("the picture of the curves"):
         training_curves(folder / "curves.png", log)
     best, last = best_entry(log), log[-1]
-    for name, entry, part in (
-        ("best", best, "valid"),
-        ("last", last, "valid"),
-        ("last", last, "train"),
-    ):
-        if f"{part}_loss" in entry:
-            console.notify(
-                f"{folder / name}.safetensors: epoch {entry['epoch']}, {part} loss "
-                f"{entry[f'{part}_loss']:.4f}, accuracy {entry[f'{part}_accuracy']:.3f}, AUC "
-                f"{entry[f'{part}_auc']:.3f}"
-            )
+    lines = [
+        f"{folder / name}.safetensors: epoch {entry['epoch']}, {part} loss "
+        f"{entry[f'{part}_loss']:.4f}, accuracy {entry[f'{part}_accuracy']:.3f}, AUC "
+        f"{entry[f'{part}_auc']:.3f}"
+        for name, entry, part in (
+            ("best", best, "valid"),
+            ("last", last, "valid"),
+            ("last", last, "train"),
+        )
+        if f"{part}_loss" in entry
+    ]
+    head = trained_head(folder)
+    lora = head.with_name(f"lora_{head.name}")
+    guided = ["--discriminator_ckpt", head]
+    if classifier:
+        guided += ["--pretrained_classifier_ckpt", classifier]
+    if lora.exists():
+        guided += ["--lora_checkpoint", lora]
+    generated = ["--network", network or "NETWORK", "--outdir", "GUIDED", "--seeds", "0-63"]
+    finish(lines, ["generate.py", *generated, *guided])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same guidance in other people's samplers."""
+"""Discriminator guidance in the samplers of other projects."""
 
 import inspect
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dg.discriminator import Discriminator, clipped
 from edm.guidance import Guidance
 from edm.sampler import per_image
 
-# of the 1,000-step discrete processes; VP time is timestep / 999, as the encoder's own scaling
+# The last timestep of 1,000-step processes; VP time is timestep / 999, as the encoder scales it.
 LAST_TIMESTEP = 999
 
 
@@ -21,9 +21,9 @@ class GuidedDenoiser:
     guided = GuidedDenoiser(model, guidance, class_labels); k_diffusion.sampling.sample_heun(guided,
     x, sigmas)
 
-    model         called as model(x, sigma), where there are labels with them: by the name
-                  class_labels if it has a parameter of that name or takes any, else as the third
-                  argument
+    model         called as model(x, sigma), or with labels if there are any: by the name
+                  class_labels if it has a parameter of that name or takes any name, else as the
+                  third argument
     class_labels  [N, K] one-hot, for the model and the guidance; they may be given to a call
                   instead
 
@@ -37,8 +37,8 @@ class GuidedDenoiser:
     ):
         if guidance.needs_step:
             raise ValueError(
-                "the guidance needs the sampler's step, as boosting does, but this kind of sampler "
-                "does not tell it; leave boosting out"
+                "the guidance needs the sampler's step, which this kind of sampler does not "
+                "pass on; leave boosting out"
             )
         self.model, self.guidance = model, guidance
         self.class_labels = self._checked(class_labels)
@@ -78,8 +78,8 @@ class GuidedDenoiser:
             )
         if not self._takes(class_labels=class_labels) and not self._takes(class_labels):
             raise ValueError(
-                "the model takes no class_labels, which would reach the guidance alone; give a "
-                "model(x, sigma, class_labels)"
+                "the model takes no class_labels, so they would reach the guidance alone; "
+                "give a model(x, sigma, class_labels)"
             )
         return class_labels
 
@@ -158,13 +158,13 @@ def cond_fn(
 
 
 def _checked_alphas(alphas_cumprod) -> Tensor:
-    """float64 [T]; ValueError for what no process has."""
+    """Return them as float64 [T]. ValueError for values that no process has."""
     alpha_bars = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
     falling = alpha_bars.ndim == 1 and len(alpha_bars) and (alpha_bars.diff() <= 0).all()
     if not falling or not ((alpha_bars >= 0) & (alpha_bars <= 1)).all():
         raise ValueError(
-            "alphas_cumprod must be a row of numbers that falls from 1 towards 0; give that of the "
-            "whole process on which the network was trained"
+            "alphas_cumprod must fall from 1 towards 0; give those of the whole process that "
+            "the network was trained on"
         )
     return alpha_bars
 
@@ -175,7 +175,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 def guided_prediction(
     prediction: Tensor, gradient: Tensor, alphas_cumprod, prediction_type: str = "epsilon"
 ) -> Tensor:
-    """What a network predicts for x_t, after guidance by the gradient of a `cond_fn`; for any
+    """Return a network's prediction for x_t after guidance by the gradient of a `cond_fn`, for any
     sampler.
 
     prediction       [N, C or more, H, W]  of the network; channels beyond C, learned variances,
@@ -191,10 +191,7 @@ def guided_prediction(
     v falls by sqrt((1 - alpha_bar) / alpha_bar). ValueError for another prediction type.
     """
     if prediction_type not in PREDICTIONS:
-        raise ValueError(
-            f"a network that predicts {prediction_type!r} is not known; one of "
-            f"{', '.join(PREDICTIONS)} is"
-        )
+        raise ValueError(f"prediction_type is {prediction_type!r}; use {' or '.join(PREDICTIONS)}")
     alpha_bar = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device=gradient.device)
     std = (1 - alpha_bar).sqrt()
     signal = alpha_bar.sqrt().clamp(min=torch.finfo(torch.float32).tiny)

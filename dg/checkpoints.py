@@ -1,5 +1,5 @@
-"""Discriminators on disk: a head's file says on which extractor it was trained, and is not loaded
-on another one."""
+"""Discriminators on disk. The file of a head names the extractor that it was trained on; it is not
+loaded on another one."""
 
 from pathlib import Path
 
@@ -19,11 +19,12 @@ FORMAT = "discriminator-head"
 
 
 class MissingLoRA(ValueError):
-    """A head was trained together with a LoRA of the classifier, which is not given."""
+    """The LoRA of the classifier that a head was trained with is not given."""
 
 
 def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None = None) -> None:
-    """Write a head as safetensors; its metadata says on which extractor it was trained, and how."""
+    """Write a head as safetensors. Its metadata names the extractor and the settings of its
+    training."""
     config = {
         "head": type(head).__name__,
         "head_kwargs": head.config if isinstance(head, ScoreHead) else {},
@@ -37,7 +38,8 @@ def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None
 
 
 def trained_head(folder: Path) -> Path:
-    """The head of lowest validation loss; the last where no images are kept for validation."""
+    """Return the file of the head of lowest validation loss, or of the last head if no images are
+    kept for validation."""
     best = folder / "best.safetensors"
     return best if best.exists() else folder / "last.safetensors"
 
@@ -57,7 +59,7 @@ def load_discriminator(
     head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt),
                      or a list of them
     net              the score network, where a head was trained on its encoder
-    weights, average of the members, as in `Discriminator`
+    weights, average  as in `Discriminator`
     lora_path        low-rank update of the classifier that the head was trained with; merged, so
                      that it costs nothing
 
@@ -75,8 +77,8 @@ def load_discriminator(
     needs = {config["extractor"] for _, config in loaded}
     if len(needs) > 1:
         raise ValueError(
-            f"{paths[0]}: members of an ensemble must share one extractor, found "
-            f"{', '.join(sorted(needs))}"
+            f"{paths[0]}: the heads of the ensemble need different extractors "
+            f"({', '.join(sorted(needs))}); give heads of one extractor"
         )
     extractor = _extractor_of(loaded[0][1], classifier_path, net, paths[0])
     for path, (_, config) in zip(paths, loaded, strict=True):
@@ -112,7 +114,7 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
 
 
 def _extractor_of(config: dict, classifier_path, net, path) -> Extractor:
-    """The extractor that a head was trained on, from what the caller has."""
+    """Build the extractor that a head was trained on from the caller's classifier or network."""
     kind = config["extractor"]
     if kind == "score" and net is None:
         raise ValueError(f"{path}: was trained on a score network's encoder; give that network")
@@ -131,8 +133,8 @@ def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
         return
     if extractor.kind != "classifier":
         raise ValueError(
-            f"{lora_path}: LoRA adapts a classifier, but the head was trained on extractor "
-            f"{extractor.kind}"
+            f"{lora_path}: LoRA adapts a classifier, but the head was trained on the "
+            f"extractor {extractor.kind}; leave the LoRA out"
         )
     load_lora(lora_path, extractor.encoder)
     merge_lora(extractor.encoder)

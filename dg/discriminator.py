@@ -1,4 +1,5 @@
-"""A discriminator: one frozen extractor, one or several trainable heads, logits end to end."""
+"""A discriminator: one frozen extractor and one or several trainable heads. It computes with logits
+throughout."""
 
 import math
 
@@ -20,8 +21,8 @@ class Discriminator(nn.Module):
     extractor  frozen, from dg.extractors
     heads      one per member; several make an ensemble, whose logit is the weighted mean of theirs
     weights    one per member, normalised to sum 1; None = equal
-    average    of the members' "logits": the mean of log ratios is a log ratio; "probabilities" is
-               what reproduction B did
+    average    "logits" averages the members' logits, and the mean of log ratios is a log ratio;
+               "probabilities" averages probabilities, as reproduction B does
     """
 
     def __init__(self, extractor: Extractor, heads, weights=None, average: str = "logits"):
@@ -73,7 +74,7 @@ class Discriminator(nn.Module):
 
     def _joined(self, features, time, class_labels) -> Tensor:
         logits = self.member_logits(features, time, class_labels)
-        # under autocast they are half precision
+        # under autocast the logits are half precision
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.average == "probabilities":
             return (self.weights[:, None] * precise.sigmoid()).sum(dim=0).logit()
@@ -144,7 +145,7 @@ def build_discriminator(
 
 
 def _multipliers(size: int) -> tuple[int, ...]:
-    """Widths of the levels for sizes that nobody has published: halve until 8 pixels or an odd
+    """Widths of the levels for sizes without a published choice: halve until 8 pixels or an odd
     size, as at 32 pixels."""
     levels = 1
     while size > 8 and size % 2 == 0 and levels < 3:
@@ -155,7 +156,7 @@ def _multipliers(size: int) -> tuple[int, ...]:
 def _check_fit(net, data: AnySet) -> None:
     if (net.img_resolution, net.img_channels) != (data.resolution, data.channels):
         raise ValueError(
-            f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} channels, "
-            f"but the score network makes {net.img_resolution} pixels and {net.img_channels} "
-            "channels"
+            f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} "
+            f"channels, but the score network makes {net.img_resolution} pixels and "
+            f"{net.img_channels} channels; give data of the network's size"
         )

@@ -1,7 +1,8 @@
-"""Frozen feature extractors under a discriminator: what a head sees of a noisy image.
+"""Frozen feature extractors under a discriminator: they turn a noisy image into the inputs of a
+head.
 
-Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (features, time): what its
-heads take. It carries gradients to x and holds no trainable weight.
+Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (features, time). It
+carries gradients to x and has no trainable weights.
 """
 
 import torch
@@ -15,10 +16,10 @@ from guided_diffusion import load_encoder
 
 
 class Extractor(nn.Module):
-    """What all extractors are: frozen, and in evaluation mode whatever a training loop calls.
+    """Base class of extractors: frozen, and in evaluation mode whatever a training loop calls.
 
     kind      "score", "classifier" or "none"
-    schedule  of a classifier's VP time, None for the others
+    schedule  schedule of a classifier's VP time, None for the others
     """
 
     kind: str
@@ -35,14 +36,16 @@ class Extractor(nn.Module):
 
     def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """(features, time) of images x [N, C, H, W] at VP scale and VP time [] or [N]."""
-        raise ValueError(f"the extractor {self.kind} takes noise levels alone; use another one")
+        raise ValueError(
+            f"the extractor {self.kind} takes images at EDM scale alone; use another extractor"
+        )
 
     def shares_encoder(self, net) -> bool:
         """Whether the features are those of this very network's encoder: see `from_encoding`."""
         return False
 
     def describe(self) -> list:
-        """[kind, schedule, fingerprint]: what a description of guidance says of it."""
+        """[kind, schedule, fingerprint], the entry in a description of guidance."""
         return [self.kind, self.schedule, fingerprint(self)]
 
 
@@ -101,7 +104,7 @@ class ScoreExtractor(Extractor):
     """The score network's own encoder at the same noise level: no second network is needed.
 
     Every encoder stage is averaged down to the size of the bottleneck, and all are joined.
-    `from_encoding` takes a pass that denoising has made anyway.
+    `from_encoding` takes the encoder pass of the denoising, at no extra cost.
     """
 
     kind = "score"
@@ -137,7 +140,9 @@ class ScoreExtractor(Extractor):
         """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1,
         E])."""
         if class_labels is not None and class_labels.ndim != 2:
-            raise ValueError("the score network's encoder takes classes one-hot, [N, K]")
+            raise ValueError(
+                "the score network's encoder is conditional; give class labels one-hot, [N, K]"
+            )
         return self.from_encoding(self.net.encode(x, sigma, class_labels))
 
     def from_encoding(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
@@ -155,8 +160,8 @@ def build_extractor(
     """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`) or
     "none".
 
-    schedule  of a classifier's VP time; None: "cosine" for images of 64 x 64, as the authors
-              trained it, else "linear"
+    schedule  schedule of a classifier's VP time; None: "cosine" for images of 64 x 64, as the
+              authors trained it, else "linear"
 
     ValueError for an unknown kind, or where the network that it needs is missing.
     """

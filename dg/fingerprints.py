@@ -1,5 +1,4 @@
-"""Fingerprints of frozen networks: a head's file names by one the network that it was trained
-on."""
+"""Fingerprints of frozen networks. The file of a head names its network by fingerprint."""
 
 from edm.fingerprints import base_state_dict, fingerprint
 

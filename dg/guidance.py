@@ -23,9 +23,9 @@ from edm.sampler import per_image
 class Boosting:
     """More guidance for samples that look generated (log ratio below 0): Kim et al. 2023, appendix.
 
-    Their S_churn and S_noise are replaced at steps with step % churn_period == churn_phase, by the
-    log ratio of the step before; their first-order guidance is multiplied by `factor` at steps with
-    step % factor_period == 0.
+    At steps with step % churn_period == churn_phase, S_churn and S_noise replace the sampler's for
+    samples whose log ratio was negative at the step before. At steps with step % factor_period ==
+    0, the first-order guidance of such samples is multiplied by `factor`.
     """
 
     churn_period: int = 5
@@ -36,7 +36,7 @@ class Boosting:
     S_noise: float = 1.0
 
 
-# "authors" is what the authors' code does, "paper" what the paper says: churn at every odd step.
+# "authors": as in the authors' code; "paper": churn at every odd step, as in the paper.
 BOOSTING = {"authors": Boosting(), "paper": Boosting(churn_period=2, churn_phase=1)}
 
 
@@ -52,7 +52,7 @@ class DiscriminatorGuidance(Guidance):
                    - eps], which leaves the most obviously generated samples without guidance
     """
 
-    uses_network = False  # where the encoder is shared, what is added is still known without it
+    uses_network = False  # the correction is known without it, even on a shared encoder
 
     def __init__(
         self,
@@ -64,9 +64,12 @@ class DiscriminatorGuidance(Guidance):
         clip: float | None = None,
     ):
         if not 0 <= time_min <= time_max <= 1:
-            raise ValueError(f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]")
+            raise ValueError(
+                f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]; give 0 <= "
+                "time_min <= time_max <= 1"
+            )
         if not all(map(math.isfinite, weights)):
-            raise ValueError(f"guidance weights {weights} must be finite")
+            raise ValueError(f"guidance weights are {weights}; give finite numbers")
         self.discriminator, self.weights = discriminator, tuple(weights)
         self.time_min, self.time_max, self.boosting, self.clip = time_min, time_max, boosting, clip
         # [N], of the last first-order stage; inf where not guided
@@ -221,7 +224,7 @@ class DiscriminatorGuidance(Guidance):
 
 
 class Autoguidance(Guidance):
-    """Leads away from what a weaker network does: D = w D_main + (1 - w) D_guide.
+    """Guides away from the prediction of a weaker network: D = w D_main + (1 - w) D_guide.
 
     Karras et al. 2024, "Guiding a diffusion model with a bad version of itself".
 
@@ -240,5 +243,5 @@ class Autoguidance(Guidance):
 
 
 def _differentiable(x: Tensor) -> bool:
-    """Whether someone will ask for the gradient of what is computed from x."""
+    """Whether a caller will ask for gradients of results computed from x."""
     return x.requires_grad and torch.is_grad_enabled()

@@ -75,7 +75,7 @@ class ScoreHead(nn.Module):
         if self.label is not None:
             if condition is None or condition.ndim != 2 or condition.shape[1] != self.num_classes:
                 raise ValueError(
-                    f"this head is conditional: pass one-hot labels [N, {self.num_classes}] as "
+                    f"the head is conditional; give one-hot labels [N, {self.num_classes}] as "
                     "condition"
                 )
             h = h + self.label(condition.to(h.dtype))[:, :, None, None]

@@ -135,7 +135,8 @@ def save_lora(path, module: nn.Module, training: dict | None = None) -> None:
     adapters = _adapters(module)
     if not adapters:
         raise ValueError(
-            f"cannot write {path}: the network has no low-rank update; add one with add_lora first"
+            f"{path} cannot be written: the network has no low-rank update; add one with "
+            "add_lora first"
         )
     config = {
         "rank": adapters[0][1].rank,
@@ -227,7 +228,8 @@ def _rank(path: Path, tensors: dict, layers: dict[str, nn.Module]) -> int:
                 )
             if (found := tuple(tensors[key].shape)) != shape:
                 raise ValueError(
-                    f"{path}: tensor {key} has shape {found} where the network needs {shape}"
+                    f"{path}: tensor {key} has shape {found}, but the network needs {shape}; "
+                    "give the network it was trained on"
                 )
     return rank
 

@@ -20,7 +20,7 @@ from edm.guidance import Guidance, WrappedGuidance
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECIDING = (0.5, 4.0)  # noise levels that bfloat16 is too coarse for
-MIN_STEPS = 9  # with fewer, a step leads far, and its rounding with it
+MIN_STEPS = 9  # with fewer, steps are large, and so are their rounding errors
 MIN_CHANNELS = 64  # narrower networks are slower in bfloat16 than in float32 on CPUs
 
 

@@ -1,5 +1,5 @@
-"""How to train a discriminator: every setting, and the recipes by name. Plain data, which a script
-can list at once."""
+"""Recipes for the training of a discriminator: every setting, and the presets by name. They are
+plain data, so a script lists them without loading torch."""
 
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,8 @@ LOSS_WEIGHTS = {"bce": 0.0, "matching": 0.3, "sobolev": 0.001}
 
 @dataclass(frozen=True)
 class DiscriminatorTraining:
-    """The default recipe. Values that cannot be are a ValueError."""
+    """Settings of a training; the defaults are the default recipe. ValueError for impossible
+    values."""
 
     epochs: int = 20
     batch_size: int = 128
@@ -30,22 +31,22 @@ class DiscriminatorTraining:
     microbatch: int | None = (
         None  # images that a process computes at once, for less memory; None = all
     )
-    lr: float = 3e-4  # of Adam
+    lr: float = 3e-4  # Adam's learning rate
     weight_decay: float = 1e-7  # L2 inside Adam, as the authors'
     lr_schedule: str = "cosine"  # to zero at the last epoch, or "constant"
     ema_halflife: int = 50_000  # images in which the weight of an old head halves; 0 = no averaging
     # at most this part of the images seen so far counts as the half-life; 0 = no such bound
     ema_rampup: float = 0.05
     loss: str = "bce"  # or "matching", "sobolev": dg.losses
-    loss_weight: float | None = None  # of what those two add; None: LOSS_WEIGHTS
-    lora_rank: int = 0  # of an adapter on the frozen classifier, trained with the head; 0 = none
+    loss_weight: float | None = None  # weight of the term that those two add; None: LOSS_WEIGHTS
+    lora_rank: int = 0  # rank of an adapter on the frozen classifier, trained too; 0 = none
     lora_alpha: float | None = None  # its scale is alpha / rank; None: 1
     time_sampling: str = (
         "lognormal"  # ln(sigma) ~ N(P_mean, P_std^2), or "importance" or "uniform" in VP time
     )
     time_min: float = 1e-5  # smallest VP time of the last two
     time_dtype: str = (
-        "float64"  # of the last two; "float32" rounds small times as the authors' code does
+        "float64"  # for the last two; "float32" rounds small times as the authors' code does
     )
     P_mean: float = -1.2
     P_std: float = 1.2
@@ -62,7 +63,7 @@ class DiscriminatorTraining:
 
     @property
     def penalty(self) -> float:
-        """The weight in use of what the loss adds to the cross-entropy."""
+        """The weight in use of the term that the loss adds to the cross-entropy."""
         return LOSS_WEIGHTS[self.loss] if self.loss_weight is None else self.loss_weight
 
     def __post_init__(self):
@@ -77,21 +78,19 @@ class DiscriminatorTraining:
             or not abs(sum(self.split) - 1) < 1e-6
         ):
             raise ValueError(
-                f"the split {self.split} must be three fractions of sum 1, the first above 0: "
-                "0.8,0.1,0.1"
+                f"the split is {self.split}; give three fractions of sum 1, the first above "
+                "0, for example 0.8,0.1,0.1"
             )
         if self.batches == "balanced" and self.batch_size % 2:
             raise ValueError(
-                f"the batch size {self.batch_size} is odd; half of a balanced batch is real, so "
-                "make it even"
+                f"the batch size {self.batch_size} is odd, but half of a balanced batch is "
+                "real; give an even one"
             )
         if self.microbatch is not None and self.microbatch < 1:
-            raise ValueError(
-                f"a batch cannot be computed {self.microbatch} images at a time; take 1 or more"
-            )
+            raise ValueError(f"microbatch is {self.microbatch}; give at least 1")
         if self.patience and not self.split[1]:
             raise ValueError(
-                "early stopping needs validation images; take a patience of 0, or the split "
+                "early stopping needs validation images; give a patience of 0, or the split "
                 "0.8,0.1,0.1"
             )
 
@@ -134,7 +133,7 @@ PRESETS = {
         unequal=True,
         eval_images=1000,
     ),
-    # Of the heads in pretrained/ and the quickstart.
+    # The heads in pretrained/ and in the quickstart.
     "mnist-14": DiscriminatorTraining(epochs=12, split=(0.9, 0.1, 0.0), eval_images=1000),
     "authors-uncond": AUTHORS,
     "authors-cond": replace(AUTHORS, epochs=250, conditional=True),

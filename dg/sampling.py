@@ -58,7 +58,7 @@ class Sampling:
         if None not in (self.sigma_min, self.sigma_max) and self.sigma_min >= self.sigma_max:
             raise ValueError(
                 f"no noise level is between sigma_min {self.sigma_min} and sigma_max "
-                f"{self.sigma_max}"
+                f"{self.sigma_max}; give a larger sigma_max or a smaller sigma_min"
             )
 
     @property
@@ -105,7 +105,7 @@ class ScoreModel(GenerativeModel):
 
 
 def as_model(net) -> GenerativeModel:
-    """What `load_model` gives, or any denoiser, as a `GenerativeModel`."""
+    """Wrap a result of `load_model`, or any denoiser, as a `GenerativeModel`."""
     return net if isinstance(net, GenerativeModel) else ScoreModel(net)
 
 
@@ -122,8 +122,8 @@ def draw_images(
 
     `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it.
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on
-    the other seeds. `precision` is that of the networks, see `dg.precision`; a model's own decoder
-    of what it has drawn keeps float32.
+    the other seeds. `precision` is the networks', see `dg.precision`; a model's own decoder keeps
+    float32.
     """
     if max(seeds, default=0) >= 2**32:
         raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
@@ -153,7 +153,10 @@ def check_class(net, class_idx: int | None, sampling: SamplingSettings | None = 
             f"class {class_idx}, but the network is unconditional; leave the class out"
         )
     if not 0 <= class_idx < num_classes:
-        raise ValueError(f"class {class_idx}, but the network has classes 0 to {num_classes - 1}")
+        raise ValueError(
+            f"class {class_idx}, but the network has classes 0 to {num_classes - 1}; give one of "
+            "these"
+        )
 
 
 def describe(
@@ -163,7 +166,8 @@ def describe(
     class_idx=None,
     precision: str = "float32",
 ) -> dict:
-    """Everything besides the seeds that images depend on; a store refuses to mix two of these."""
+    """Return all settings that images depend on besides the seeds; a store refuses to mix two of
+    these."""
     described = {
         "network": None,
         "sampling": sampling.kwargs(),
@@ -177,7 +181,7 @@ def describe(
 
 
 class GenerationResult(NamedTuple):
-    """What `generate` has done: images of all processes together, and seconds of this one."""
+    """Result of `generate`: images of all processes together, and seconds of this one."""
 
     images: int
     seconds: float
@@ -196,8 +200,8 @@ def generate(
     notify: Callable[[str], None] = unheard,
     at_once: int = 1,
 ) -> GenerationResult:
-    """Fill the store with the batches it still lacks. Of several processes each takes the next one
-    when it is free.
+    """Fill the store with the batches it still lacks. Each process takes the next one when it is
+    free.
 
     at_once  batches in work at a time, each in a thread of its own: for CPUs, where a small network
              gains little from several threads on one batch
@@ -208,7 +212,7 @@ def generate(
     """
     check_class(net, class_idx, sampling)
     work = WorkList(ranks, store.pending() if ranks.first else [])
-    batches = len(work.items)  # what is counted: all images of a batch are there at once
+    batches = len(work.items)  # counted by batch: its images are all finished at once
     total = sum(len(store.batches()[index]) for index in work.items)
     bar = iter(progress(range(batches), desc="images", unit="batch", total=batches))
     shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
@@ -228,7 +232,7 @@ def generate(
         try:
             for _ in range(shown, number):
                 next(bar, None)
-        except Stopped:  # what is in work is still finished and saved
+        except Stopped:  # batches in work are still finished and saved
             work.close()
         shown = number
 
@@ -278,7 +282,7 @@ def fill_store(
 ) -> GenerationResult:
     """Generate the images of `seeds` into the store at `path`; `kwargs` as for `generate`.
 
-    described  of all this, where `describe` has been asked before: it hashes all networks
+    described  result of `describe` for these arguments, if it is known: it hashes all networks
     """
     described = described or describe(net, sampling, guidance)
     store = SampleStore(path, described, list(seeds), batch_size)

@@ -77,7 +77,7 @@ def train_discriminator(
     trainer, folder = Trainer(discriminator, settings, net, ranks, names), writable_folder(folder)
     train, valid, test = split_sets(real, fake, settings, trainer.device)
     order = lru_cache(1)(lambda epoch: epoch_order(train, settings, epoch))
-    steps = len(order(0))  # of an epoch
+    steps = len(order(0))  # per epoch
     checkpoints, stepper = Checkpoints(trainer, folder), trainer.stepper
 
     def end_epoch(step: int) -> dict:
@@ -120,7 +120,7 @@ def best_entry(log: list[dict]) -> dict:
 
 
 def training_log(folder: Path) -> dict:
-    """What a report shows of a training: the measures of every epoch, and the best one."""
+    """The entry of a report about a training: the measures of every epoch, and the best epoch."""
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     log = [{key: entry[key] for key in REPORTED.split() if key in entry} for entry in entries]
     return {"log": log, "best_epoch": best_entry(entries)["epoch"]}
@@ -150,9 +150,7 @@ class Trainer:
         if net is None and extractor.kind == "score":
             self.net = extractor.net
         if s.loss == "matching" and self.net is None:
-            raise ValueError(
-                "the loss matching compares with the score network's error; give that network"
-            )
+            raise ValueError("the loss matching needs a score network; give that network")
         self.parameters = [*self.head.requires_grad_(True).parameters(), *self._add_lora()]
         optimizer = torch.optim.Adam(self.parameters, lr=s.lr, weight_decay=s.weight_decay)
         self.stepper = Stepper(
@@ -194,7 +192,7 @@ class Trainer:
         _copy(self.parameters, values)
 
     def state_dict(self) -> dict:
-        """What a state keeps of the weights."""
+        """The weights in a saved state."""
         return {"parameters": _copies(self.parameters), "average": self.average}
 
     def load_state_dict(self, state: dict) -> None:
@@ -210,8 +208,8 @@ class Trainer:
             return []
         if extractor.kind != "classifier":
             raise ValueError(
-                "LoRA adapts the frozen classifier, and the head sees none; give one, or a LoRA "
-                "rank of 0"
+                "LoRA adapts a frozen classifier, but this head has none; give a classifier, "
+                "or a LoRA rank of 0"
             )
         return add_lora(extractor.encoder, s.lora_rank, s.lora_alpha, seed=s.seed)
 
@@ -234,7 +232,7 @@ class Checkpoints:
         self.best = _copies(trainer.average)  # the average at its best epoch
 
     def state_dict(self) -> dict:
-        """What a state keeps of the best epoch."""
+        """The best epoch in a saved state."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict) -> None:
@@ -310,7 +308,7 @@ def _copy(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 def _identity(
     discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining
 ) -> dict:
-    """What a saved state must agree on to be gone on from, by name."""
+    """Values by name that a saved state must agree on to be continued."""
     frozen = discriminator.extractor.frozen
     return {
         "settings": plain(asdict(settings)),

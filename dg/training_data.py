@@ -1,4 +1,4 @@
-"""What a discriminator is trained on: checked sets, disjoint splits, batches, and noise."""
+"""Training data of a discriminator: checked sets, disjoint splits, batches, and noise."""
 
 from itertools import zip_longest
 from typing import NamedTuple
@@ -22,7 +22,7 @@ def random_subset(data: AnySet, n: int | None, seed: int) -> AnySet:
     if it has fewer."""
     if n is None:
         return data
-    data.take(n)  # refuses what is not there
+    data.take(n)  # refuses more than there are
     return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:n]))
 
 
@@ -57,14 +57,15 @@ def check_sets(
             )
         if any(fraction and not size for fraction, size in zip(settings.split, sizes, strict=True)):
             raise ValueError(
-                f"{data.name}: {len(data)} {data.what} are too few for the split {settings.split}"
+                f"{data.name}: {len(data)} {data.what} are too few for the split "
+                f"{settings.split}; give more {data.what} or another split"
             )
     if settings.conditional if conditional is None else conditional:
         _check_labels(real, fake)
 
 
 def doubts(real: AnySet, fake: AnySet, real_source, fake_source) -> list[str]:
-    """One line for each sign that the real and the generated data are not what they should be."""
+    """Return one line for each sign that the real or the generated data are the wrong ones."""
     lines = []
     if was_generated(real_source):
         swapped = "" if was_generated(fake_source) else "; are real and generated data swapped?"
@@ -102,7 +103,8 @@ def _check_labels(real: AnySet, fake: AnySet) -> None:
     for data in (real, fake):
         if data.labels is None:
             raise ValueError(
-                f"{data.name}: has no class labels, which a conditional discriminator needs"
+                f"{data.name}: has no class labels; give a labelled set, or train an "
+                "unconditional discriminator"
             )
     if None not in (real.class_names, fake.class_names) and real.class_names != fake.class_names:
         number, (here, there) = next(
@@ -122,7 +124,7 @@ def _check_labels(real: AnySet, fake: AnySet) -> None:
 
 
 def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTraining) -> None:
-    """Refuse a frozen network that was made for other images, or would see classes only while
+    """Refuse a frozen network that was made for other images, or that would get classes only while
     sampling."""
     kind, extractor = discriminator.extractor.kind, discriminator.extractor
     if kind == "classifier":
@@ -131,17 +133,18 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
             raise ValueError(
                 f"{data.name}: {data.what} of {data.resolution} pixels and {data.channels} "
                 f"channels, but the classifier takes {encoder.image_size} pixels and "
-                f"{encoder.in_channels} channels"
+                f"{encoder.in_channels} channels; give a classifier of that size"
             )
     classes = extractor.net.label_dim if kind == "score" else 0
     if classes and not settings.conditional:
         raise ValueError(
-            "the score network is class-conditional, so its features are; train a conditional "
-            "discriminator"
+            "the score network is class-conditional, and so are its features; train a "
+            "conditional discriminator"
         )
     if classes and classes != data.num_classes:
         raise ValueError(
-            f"{data.name}: has {data.num_classes} classes and the score network {classes}"
+            f"{data.name}: has {data.num_classes} classes, but the score network has "
+            f"{classes}; give a set of these classes"
         )
     if discriminator.conditional != settings.conditional:
         raise ValueError(

@@ -11,7 +11,7 @@ from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
 from dg.training_data import Split, perturb
 
-# edges of the noise levels that are looked at apart
+# edges of the ranges of noise levels that are measured apart
 LEVELS = (
     0.0,
     0.1,
@@ -20,15 +20,15 @@ LEVELS = (
     3.0,
     float("inf"),
 )
-BINS = 10  # of the calibration error
-DRAWS = 20  # noises that one image is looked at with, at most
+BINS = 10  # bins of the calibration error
+DRAWS = 20  # noise draws per image, at most
 
 
 @torch.no_grad()
 def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> dict:
-    """What `binary_metrics` says of noisy images of a split, and `levels`: the same by noise level.
+    """Return `binary_metrics` of noisy images of a split, and `levels`: the same by noise level.
 
-    Looks at `eval_images` of each kind, spread over a large set and taken with up to 20 noises each
+    It takes `eval_images` of each kind, spread over a large set and taken with up to 20 noises each
     from a small one. The noise is the same at every call; its levels are stratified, so that they
     hardly differ between splits either.
     """
@@ -78,7 +78,7 @@ def binary_metrics(logits: np.ndarray, targets: np.ndarray) -> dict:
 
     logits   [n]  log ratios; "real" where positive
     targets  [n]  1 real, 0 generated
-    A value that is not defined (AUC of one kind alone, precision where nothing was called real) is
+    A value that is not defined (AUC of one kind alone, precision if no image was called real) is
     None.
     """
     from sklearn.metrics import roc_auc_score

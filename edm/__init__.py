@@ -1,5 +1,5 @@
-"""EDM (Karras et al. 2022): networks, preconditioning, samplers, loss and checkpoints. Knows
-nothing of guidance."""
+"""EDM (Karras et al. 2022): networks, preconditioning, samplers, loss and checkpoints. It knows no
+discriminator."""
 
 from edm.ablation import ablation_sampler
 from edm.augment import AugmentPipe

@@ -76,7 +76,7 @@ def ablation_sampler(
     x_next = latents.to(torch.float64) * (sigma_of(times[0]) * scale(times[0]))
     guidance.begin(x_next)
     for step, (t, t_next) in enumerate(pairwise(times)):
-        # Raise the noise level for a moment.
+        # Add noise, which raises the noise level temporarily.
         churn, noise_scale = guidance.churn(S_churn, S_noise, step)
         sigma = sigma_of(t)
         gamma = churn_factor(churn, num_steps) if S_min <= sigma <= S_max else 0

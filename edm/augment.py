@@ -1,5 +1,5 @@
-"""EDM's augmentation: random geometric transforms that the network is told of, so that they do not
-leak into its images.
+"""EDM's augmentation: random geometric transforms. The network gets their parameters as labels, so
+they do not leak into its images.
 
 Karras et al. 2022, appendix F.2 and table 6, after Karras et al. 2020 (StyleGAN2-ADA). Written with
 one difference: images are resampled with Lanczos's symmetric filter, of as many taps as the wavelet
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOBES = 3  # of the Lanczos filter, pixels to each side
+LOBES = 3  # reach of the Lanczos filter, pixels to each side
 TAPS = 4 * LOBES  # at twice the resolution
 GEOMETRIC = (2, 3, 5, 6, 7)  # columns of the parameters that need resampling where they are not 0
 
@@ -99,7 +99,7 @@ class AugmentPipe:
 
     @staticmethod
     def labels(parameters: Tensor) -> Tensor:
-        """Labels that tell the network of the transforms, [N, 9]: the last column of table 6."""
+        """Labels of the transforms for the network, [N, 9]: the last column of table 6."""
         a = parameters.unbind(dim=1)
         augment_labels = [
             a[0],

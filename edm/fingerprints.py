@@ -1,4 +1,5 @@
-"""Fingerprints of frozen networks, by which files name the network that they were made with."""
+"""Fingerprints of frozen networks. Files name the network that they were made with by
+fingerprint."""
 
 import hashlib
 import json
@@ -29,7 +30,7 @@ def tensor_fingerprint(tensor: Tensor) -> str:
 def base_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """The state dict without the updates of LoRA: original names, order and values.
 
-    That of a module which never had any is returned as it is.
+    A module that never had LoRA returns its own state dict.
     """
     state, base = module.state_dict(), {}
     for key, tensor in state.items():

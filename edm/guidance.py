@@ -1,4 +1,4 @@
-"""The one seam through which anything steers a sampler, and sums of what steers it."""
+"""The interface through which guidance changes a sampler, and sums of guidances."""
 
 from collections.abc import Iterator
 from types import FunctionType
@@ -9,7 +9,7 @@ from edm.fingerprints import fingerprint, tensor_fingerprint
 
 
 class Guidance:
-    """What a sampler asks for the denoised image. This base class returns the network's own.
+    """Gives a sampler the denoised image. This base class returns the network's own.
 
     A new guidance overrides `correction`. One that needs the network's denoised image overrides
     `denoise`. One that changes the noise of single samples overrides `churn`. State between steps
@@ -43,7 +43,7 @@ class Guidance:
     def correction(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
     ) -> Tensor | None:
-        """What to add to the denoised image, like x in image units, or None for nothing.
+        """Return the term to add to the denoised image, like x in image units, or None for nothing.
 
         x             [N, C, H, W]  noisy images
         sigma         [] or [N]     their noise level
@@ -62,7 +62,8 @@ class Guidance:
     def parts(
         self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
     ) -> tuple[Tensor, Tensor | None]:
-        """(the network's own denoised images, what to add to them): the parts of `denoise`.
+        """Return the parts of `denoise`: the network's own denoised images, and the term to add to
+        them.
 
         One evaluation of the network. A guidance that needs the network's image is asked for its
         denoised image, and the network's own is subtracted.
@@ -91,7 +92,7 @@ class Guidance:
         }
 
     def networks(self) -> list[nn.Module]:
-        """The networks that it evaluates: what is moved to a device and compiled."""
+        """The networks that it evaluates, to be moved to a device and compiled."""
         return [value for value in vars(self).values() if isinstance(value, nn.Module)]
 
     def __add__(self, other: "Guidance") -> "GuidanceSum":
@@ -100,7 +101,8 @@ class Guidance:
         return GuidanceSum(self, other)
 
     def _public_attributes(self) -> Iterator[tuple[str, object]]:
-        """(name, value) of its own and its class's, but for methods and what `Guidance` has."""
+        """Yield (name, value) of its own and its class's public attributes, without methods and
+        those of `Guidance`."""
         bases = [cls for cls in type(self).__mro__ if cls not in Guidance.__mro__]
         of_class = {name: value for cls in reversed(bases) for name, value in vars(cls).items()}
         skipped = {*vars(Guidance)} | {
@@ -116,7 +118,7 @@ class Guidance:
 class GuidanceSum(Guidance):
     """Guidances whose corrections are added to the network's denoised image, in the order given.
 
-    `begin` is called in the same order; `churn` too, each getting what the one before returned. The
+    `begin` is called in the same order; `churn` too, each with the result of the one before. The
     network is evaluated once. The pass is that of the first guidance which shares it, for example a
     discriminator on the network's own encoder; a second such discriminator takes an encoder pass of
     its own, which an ensemble does without.
@@ -176,7 +178,8 @@ class GuidanceSum(Guidance):
 
 
 class WrappedGuidance(Guidance):
-    """Another guidance (None: the network alone) with something around it: here, with nothing."""
+    """Base class for wrappers of another guidance (None: the network alone); this one changes
+    nothing."""
 
     def __init__(self, guidance: Guidance | None = None):
         self.guidance = guidance or Guidance()
@@ -231,7 +234,7 @@ class Evaluated:
         return self.denoised if same and not kwargs else self.net(x, sigma, class_labels, **kwargs)
 
     def __getattr__(self, name):
-        """Whatever else the network has."""
+        """All other attributes are the network's."""
         return getattr(self.net, name)
 
 

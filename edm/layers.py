@@ -20,7 +20,7 @@ def _initial(
     Arithmetic on the meta device loads torch._dynamo, which fails for users without a name.
     """
     if min(shape) < 1:
-        raise ValueError(f"a layer of weights {list(shape)}: all its sizes must be positive")
+        raise ValueError(f"a layer has weights {list(shape)}; give positive sizes")
     if torch.get_default_device().type == "meta":
         return nn.Parameter(torch.empty(shape))
     if mode == "xavier_uniform":
@@ -121,8 +121,8 @@ class GroupNorm(nn.Module):
         self.num_groups = min(32, num_channels // 4)
         if num_channels < 4 or num_channels % self.num_groups:
             raise ValueError(
-                f"{num_channels} channels cannot be normalised: take a multiple of 4 (of 32 above "
-                "128)"
+                f"{num_channels} channels cannot be normalised; give a multiple of 4 (of 32 "
+                "above 128)"
             )
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))

@@ -47,7 +47,7 @@ class DenoisingLoss:
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """What calling gives for noise that was drawn before."""
+        """Return the result of a call for noise that is drawn already."""
         denoised = net(
             images + sigma * noise, sigma.flatten(), class_labels, augment_labels=augment_labels
         )

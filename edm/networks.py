@@ -1,8 +1,8 @@
 """The U-Nets under EDM's preconditioning: `SongUNet` (DDPM++, NCSN++) and `DhariwalUNet` (ADM).
 
 Both are split in two: `encode` gives the skip tensors and the embedding, `decode` the output image.
-What only needs the encoder (a discriminator on the score network's own features) runs it once and
-shares it with denoising.
+A discriminator on the score network's own features needs the encoder alone, and shares its pass
+with the denoising.
 """
 
 import math

@@ -96,7 +96,7 @@ class Preconditioner(nn.Module):
         x               [N, C, R, R]     noisy images (any float dtype)
         sigma           [] or [N]        noise level in image units
         class_labels    [N, label_dim]   one-hot; None means all zeros
-        augment_labels  [N, augment_dim] of the augmentation pipe, in training only
+        augment_labels  [N, augment_dim] labels of the augmentation pipe, in training only
         """
         return self.decode(self.encode(x, sigma, class_labels, force_fp32, augment_labels))
 
@@ -131,7 +131,8 @@ class Preconditioner(nn.Module):
         return c_skip * encoding.x + c_out * out.to(torch.float32)
 
     def compile(self, *args, **kwargs) -> None:
-        """torch.compile for the halves, which a guidance on the network's own encoder calls too."""
+        """Compile both halves by torch.compile. A guidance on the network's own encoder calls them
+        too."""
         self.encode = torch.compile(self.encode, *args, **kwargs)
         self.decode = torch.compile(self.decode, *args, **kwargs)
 

@@ -13,7 +13,10 @@ class StackedRandomGenerator:
 
     def _stack(self, draw, size) -> Tensor:
         if len(self.generators) != size[0]:
-            raise ValueError(f"{len(self.generators)} seeds cannot draw a batch of {size[0]}")
+            raise ValueError(
+                f"{len(self.generators)} seeds cannot draw a batch of {size[0]}; give one seed "
+                "per image"
+            )
         return torch.stack([draw(size[1:], generator) for generator in self.generators])
 
     def randn(self, size, **kwargs) -> Tensor:

@@ -82,7 +82,7 @@ def edm_sampler(
     x_next = latents.to(torch.float64) * sigmas[0]
     guidance.begin(x_next)
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        # Raise the noise level for a moment.
+        # Add noise, which raises the noise level temporarily.
         churn, noise_scale = guidance.churn(S_churn, S_noise, step)
         gamma = churn_factor(churn, num_steps) if S_min <= sigma <= S_max else 0
         sigma_hat = net.round_sigma(sigma + gamma * sigma)  # [] or [N]

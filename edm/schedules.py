@@ -1,5 +1,5 @@
-"""What EDM's ablations choose from: noise schedules sigma(t), scalings s(t), noise levels (Karras
-et al. 2022, table 1)."""
+"""The choices of EDM's ablations: noise schedules sigma(t), scalings s(t), noise levels (Karras et
+al. 2022, table 1)."""
 
 import math
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class Path:
 
 
 def check_choices(solver: str, discretization: str, schedule: str, scaling: str) -> None:
-    """ValueError for one that does not exist."""
+    """ValueError for a choice that does not exist."""
     chosen = (solver, discretization, schedule, scaling)
     for (name, choices), value in zip(CHOICES.items(), chosen, strict=True):
         if value not in choices:

@@ -1,5 +1,4 @@
-"""What the U-Nets of `edm.networks` share: forward pass, label dropout, the blocks of their
-levels."""
+"""Base of the U-Nets of `edm.networks`: forward pass, label dropout, the blocks of their levels."""
 
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from edm.layers import UNetBlock
 
 
 class UNet(nn.Module):
-    """What both U-Nets share: forward = decode(encode), and label dropout in training."""
+    """Base class of both U-Nets: forward = decode(encode), and label dropout in training."""
 
     label_dropout: float
 
@@ -62,7 +61,7 @@ class UNet(nn.Module):
 
 
 class Level(NamedTuple):
-    """One resolution of a U-Net: the beginning of its blocks' names, their width, whether they have
+    """One resolution of a U-Net: prefix of its blocks' names, their width, whether they have
     attention."""
 
     name: str

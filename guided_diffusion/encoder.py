@@ -136,7 +136,7 @@ class EncoderUNetModel(nn.Module):
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f"the encoder takes [N, {self.in_channels}, H, W] inputs, not {list(x.shape)}"
+                f"inputs have the shape {list(x.shape)}; give [N, {self.in_channels}, H, W]"
             )
         dtype = self.time_embed[0].weight.dtype
         # [N or 1, model_channels]
@@ -160,14 +160,14 @@ class EncoderUNetModel(nn.Module):
     def _class_numbers(self, condition: Tensor | None) -> Tensor:
         if condition is None:
             raise ValueError(
-                "this encoder is conditional: pass class numbers or one-hot labels as condition"
+                "this encoder is conditional; give class numbers or one-hot labels as condition"
             )
         if condition.ndim == 2 and condition.shape[1] <= self.num_classes:
             return condition.argmax(dim=1)  # [N]
         if condition.ndim != 1 or condition.is_floating_point():
             raise ValueError(
-                f"condition must be integers [N] or one-hot [N, K] with K <= {self.num_classes}, "
-                f"not {condition.dtype} {list(condition.shape)}"
+                f"condition is {condition.dtype} {list(condition.shape)}; give integers [N] "
+                f"or one-hot [N, K] with K <= {self.num_classes}"
             )
         return condition.long()
 
@@ -178,14 +178,13 @@ def level_widths(image_size: int, model_channels: int, channel_mult: Sequence[fl
     widths = [round(mult * model_channels) for mult in channel_mult]
     if not widths or min(widths) <= 0 or any(width % NORM_GROUPS for width in widths):
         raise ValueError(
-            f"levels of {', '.join(map(str, widths))} channels: all must be positive multiples of "
+            f"levels have {', '.join(map(str, widths))} channels; give positive multiples of "
             f"{NORM_GROUPS}"
         )
     if image_size % 2 ** (len(widths) - 1):
         raise ValueError(
             f"images of {image_size} pixels cannot be halved {len(widths) - 1} times, as "
-            f"{len(widths)} levels "
-            "need: use images of another size, or fewer levels"
+            f"{len(widths)} levels need; use images of another size, or fewer levels"
         )
     return widths
 
@@ -228,4 +227,4 @@ def make_head(
                 nn.SiLU(),
                 nn.Linear(SPATIAL_WIDTH, out_channels),
             )
-    raise ValueError(f"pool '{pool}' is unknown: choose attention, adaptive, spatial or spatial_v2")
+    raise ValueError(f"pool is {pool!r}; use attention, adaptive, spatial or spatial_v2")

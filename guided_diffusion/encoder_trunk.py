@@ -1,5 +1,4 @@
-"""The way down that ADM's encoder and U-Net share: levels of residual blocks, then the middle
-block."""
+"""The encoder path of ADM's encoder and U-Net: levels of residual blocks, then the middle block."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
@@ -15,7 +14,7 @@ class EncoderTrunk(NamedTuple):
     input_blocks: nn.ModuleList
     middle_block: EmbedSequential
     block_channels: list[int]  # outputs of the input blocks
-    size: int  # pixels of a side in the middle block
+    size: int  # side of the middle block in pixels
 
 
 def build_encoder_trunk(

@@ -41,15 +41,15 @@ def create_diffusion(
 
     schedule        "linear" or "cosine"
     num_steps       steps of the process that the network was trained on
-    respacing       which of them are used: see `space_timesteps`
-    mean, variance  what the network predicts: see `GaussianDiffusion`
+    respacing       the steps of them that are used: see `space_timesteps`
+    mean, variance  the network's predictions: see `GaussianDiffusion`
     rescale_timesteps  give the network timesteps of 0 to 1000 however many there are, as
                     improved-diffusion does unless told otherwise (Nichol & Dhariwal 2021)
     """
     if schedule not in BETAS:
         raise ValueError(f"schedule is {schedule!r}; use one of {', '.join(BETAS)}")
     if num_steps < 1:
-        raise ValueError(f"a diffusion of {num_steps} steps; give at least 1")
+        raise ValueError(f"num_steps is {num_steps}; give at least 1")
     time_scale = RESCALED_TO / num_steps if rescale_timesteps else 1.0
     full = NoiseSchedule(BETAS[schedule](num_steps), time_scale=time_scale)
     return GaussianDiffusion(
@@ -58,7 +58,7 @@ def create_diffusion(
 
 
 class GaussianDiffusion:
-    """A discrete diffusion process and how a network's output is to be read.
+    """A discrete diffusion process, and the meaning of a network's output in it.
 
     mean      the network predicts the noise ("epsilon") or the clean image ("x_start")
     variance  of the reverse step: that of the posterior ("fixed_small") or of the forward step
@@ -121,7 +121,7 @@ class GaussianDiffusion:
     # One reverse step.
 
     def model_timesteps(self, t: Tensor) -> Tensor:
-        """What networks call the steps t [N] of this process, int64 [N]."""
+        """The networks' timesteps for the steps t [N] of this process, int64 [N]."""
         return torch.as_tensor(self.schedule.timestep_map, device=t.device)[t]
 
     def model_output(self, model, x: Tensor, t: Tensor, model_kwargs: dict | None = None) -> Tensor:
@@ -133,9 +133,9 @@ class GaussianDiffusion:
         expected = [len(x), x.shape[1] * (2 if self.learns_variance else 1), *x.shape[2:]]
         if list(output.shape) != expected:
             raise ValueError(
-                f"the network gives {list(output.shape)}, but mean and variance {self.variance!r} "
-                f"take {expected}; "
-                "choose another variance or another network"
+                f"the network gives {list(output.shape)}, but mean and variance "
+                f"{self.variance!r} take {expected}; choose another variance or another "
+                "network"
             )
         return output
 

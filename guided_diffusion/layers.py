@@ -70,8 +70,8 @@ def count_heads(channels: int, head_channels: int) -> int:
     `channels`."""
     if channels % head_channels:
         raise ValueError(
-            f"{channels} channels do not split into attention heads of {head_channels}: "
-            "set num_head_channels to a divisor"
+            f"{channels} channels do not divide into attention heads of {head_channels}; set "
+            "num_head_channels to a divisor"
         )
     return channels // head_channels
 
@@ -138,8 +138,8 @@ class AttentionPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != (self.size, self.size):
             raise ValueError(
-                f"the attention pool was built for {self.size}x{self.size} features, "
-                f"not {x.shape[2]}x{x.shape[3]}: build the encoder with the images' image_size"
+                f"features are {x.shape[2]}x{x.shape[3]}, but the attention pool takes "
+                f"{self.size}x{self.size}; build the encoder with the images' image_size"
             )
         tokens = x.flatten(2).transpose(1, 2)  # [N, size^2, C]
         tokens = (
@@ -148,7 +148,7 @@ class AttentionPool(nn.Module):
         )
         # [N, 1+size^2, heads, C/heads]
         q, k, v = self.qkv_proj(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
-        pooled = attend(q[:, :1], k, v)  # [N, 1, C], only the mean's own answer is used
+        pooled = attend(q[:, :1], k, v)  # [N, 1, C], the mean's output alone is used
         return self.c_proj(pooled)[:, 0]  # [N, out_channels]
 
 

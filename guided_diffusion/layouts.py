@@ -1,4 +1,4 @@
-"""What the tensors' names and shapes of a state dict say about the network that they belong to."""
+"""Settings of a network from the names and shapes of the tensors in its state dict."""
 
 import math
 import re
@@ -38,8 +38,8 @@ def infer_settings(shapes: Shapes, **overrides) -> dict:
 def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
     """Keyword arguments of `UNetModel` that give tensors of these shapes; `overrides` win.
 
-    What shapes do not show is that of the published file with the same tensors, and the default
-    where there is none. ValueError where a tensor that decides a setting is missing.
+    Settings that shapes do not show are those of the published file with the same tensors, or the
+    defaults if there is none. ValueError where a tensor that decides a setting is missing.
     """
     if {"num_heads", "num_head_channels"} <= set(overrides):
         raise ValueError("num_heads and num_head_channels are both given; give one of them")
@@ -58,8 +58,8 @@ def infer_unet_settings(shapes: Shapes, **overrides) -> dict:
 
 
 def untold_settings(shapes: Shapes, given: Mapping) -> list[str]:
-    """Settings of a `UNetModel` that neither its tensors tell, nor a published file, nor
-    `given`."""
+    """Settings of a `UNetModel` that neither its tensors, nor a published file, nor `given`
+    supply."""
     if published_unet(shapes):
         return []
     untold = [] if "image_size" in given else ["image_size"]
@@ -68,7 +68,7 @@ def untold_settings(shapes: Shapes, given: Mapping) -> list[str]:
 
 
 def trunk_settings(shapes: Shapes, depth: int, final_size: int, overrides: dict) -> dict:
-    """What an encoder and a U-Net of `depth` residual blocks per level have in common.
+    """Settings that an encoder and a U-Net of `depth` residual blocks per level have in common.
 
     final_size  pixels of a side in the middle block; the image_size follows, unless `overrides` has
                 one
@@ -103,8 +103,8 @@ def shape_of(shapes: Shapes, key: str, ndim: int) -> tuple[int, ...]:
     if len(shape) != ndim or 0 in shape:
         found = f"has shape {shape}" if key in shapes else "is missing"
         raise ValueError(
-            f"tensor '{key}' {found}, expected {ndim} dimensions: this is not an ADM network of "
-            "that kind"
+            f"tensor '{key}' {found}, expected {ndim} dimensions; give the weights of an ADM "
+            "network of that kind"
         )
     return shape
 
@@ -118,7 +118,7 @@ class Block(NamedTuple):
 
 
 def read_blocks(shapes: Shapes) -> list[Block]:
-    """What each input block after the first convolution is made of."""
+    """Contents of each input block after the first convolution."""
     count = len({key.split(".")[1] for key in shapes if key.startswith("input_blocks.")})
     blocks = []
     for i in range(1, count):
@@ -134,8 +134,8 @@ def find_depth(blocks: list[Block], given: int | None = None) -> int:
     `given` one does not.
 
     A residual downsampling block has the tensors of any other block, so the levels show only in
-    what they share: all blocks of a level have one width and all or none have attention; between
-    two levels stands one block of the upper level's width without attention.
+    their common traits. All blocks of a level have one width, and all or none have attention.
+    Between two levels stands one block of the upper level's width without attention.
     """
     strided = any(block.strided for block in blocks)
 
@@ -153,15 +153,13 @@ def find_depth(blocks: list[Block], given: int | None = None) -> int:
     ]
     if not depths:
         raise ValueError(
-            f"the input blocks do not form levels of {given or 'equally many'} residual blocks: "
-            "this is "
-            "not an ADM encoder, or num_res_blocks is wrong"
+            f"the input blocks do not form levels of {given or 'equally many'} residual "
+            "blocks; give the weights of an ADM encoder, or another num_res_blocks"
         )
     if len(depths) > 1:
         raise ValueError(
-            f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level alike: "
-            "pass "
-            "num_res_blocks"
+            f"the tensors fit {' and '.join(map(str, depths))} residual blocks per level "
+            "alike; give num_res_blocks"
         )
     return depths[0]
 

@@ -1,4 +1,4 @@
-"""What trains and what measures a discrete diffusion: the hybrid loss and the variational bound, in
+"""Losses of discrete diffusion: the hybrid loss for training, and the variational bound in
 bits/dim.
 
 Ho et al. 2020, Eqs. 5, 13 and 14; Nichol & Dhariwal 2021, section 3.
@@ -89,7 +89,7 @@ def vlb(
 
 
 def prior_term(diffusion: GaussianDiffusion, x_start: Tensor) -> Tensor:
-    """L_T [N] in bits/dim: what q(x_T | x_0) still knows of the image."""
+    """L_T [N] in bits/dim: divergence of q(x_T | x_0) from the prior."""
     s = diffusion.schedule
     log_variance = torch.tensor(
         s.log_one_minus_alphas_cumprod[-1], dtype=x_start.dtype, device=x_start.device

@@ -57,14 +57,12 @@ def create_classifier(
     """
     if classifier_use_fp16:
         raise ValueError(
-            "classifier_use_fp16 is not supported: call the float32 network under torch.autocast "
-            "instead"
+            "classifier_use_fp16 is not supported; call the float32 network under torch.autocast"
         )
     if channel_mult is None and image_size not in CHANNEL_MULT:
         raise ValueError(
-            f"image_size {image_size} has no published channel_mult, only {list(CHANNEL_MULT)} "
-            "have: pass "
-            "channel_mult"
+            f"image_size {image_size} has no published channel_mult, only "
+            f"{list(CHANNEL_MULT)} have; give channel_mult"
         )
     return EncoderUNetModel(
         image_size=image_size,
@@ -116,8 +114,8 @@ def create_unet(name: str, **overrides) -> UNetModel:
 
 
 def published_unet(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Which published diffusion model has tensors of exactly these names and shapes; None where
-    none has."""
+    """Name of the published diffusion model whose tensors have exactly these names and shapes; None
+    if there is none."""
     return next((name for name in UNETS if unet_layout(name) == shapes), None)
 
 

@@ -85,9 +85,9 @@ class NoiseSchedule:
     published names.
 
     betas         [num_steps]  variance of the noise that each step adds
-    timestep_map  [num_steps]  int64, what a network that was trained on a longer process calls each
-                               step; None: 0, 1, ...
-    time_scale    networks are given the timesteps times this
+    timestep_map  [num_steps]  int64, each step's number in the longer process that the network was
+                               trained on; None: 0, 1, ...
+    time_scale    factor on the timesteps that networks get
 
     q(x_t | x_0) = N(sqrt_alphas_cumprod x_0, 1 - alphas_cumprod), and the posterior q(x_{t-1} |
     x_t, x_0) has the mean posterior_mean_coef1 x_0 + posterior_mean_coef2 x_t and the variance
@@ -103,7 +103,7 @@ class NoiseSchedule:
             or not len(self.betas)
             or not ((self.betas > 0) & (self.betas < 1)).all()
         ):
-            raise ValueError("the betas of a diffusion must be a row of numbers between 0 and 1")
+            raise ValueError("the betas are not numbers between 0 and 1 in a row; give such betas")
         self.num_steps, self.time_scale = len(self.betas), time_scale
         self.timestep_map = (
             np.arange(self.num_steps)

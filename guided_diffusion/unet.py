@@ -25,8 +25,8 @@ class UNetModel(nn.Module):
     """The diffusion models of guided-diffusion, with the parameter names of their checkpoints.
 
     image_size            pixels of a side, divisible by 2 ** (levels - 1)
-    in_channels           of the images
-    out_channels          twice that many where the variance is learned
+    in_channels           channels of the images
+    out_channels          as in_channels, or twice as many if the variance is learned
     model_channels        width of the first level; every level's width is a multiple of 32
     num_res_blocks        residual blocks per level on the way down; one more on the way up
     channel_mult          width of each level relative to model_channels
@@ -89,7 +89,10 @@ class UNetModel(nn.Module):
         def attention(width: int) -> AttentionBlock:
             block = NewOrderAttentionBlock if use_new_attention_order else AttentionBlock
             if num_heads and width % num_heads:
-                raise ValueError(f"{width} channels do not split into {num_heads} attention heads")
+                raise ValueError(
+                    f"{width} channels do not divide into {num_heads} attention heads; give a "
+                    "divisor"
+                )
             return block(width, width // num_heads if num_heads else num_head_channels)
 
         layout = num_res_blocks, attention_resolutions, resblock_updown, residual, attention
@@ -114,13 +117,12 @@ class UNetModel(nn.Module):
         expected = [self.in_channels, self.image_size, self.image_size]
         if list(x.shape[1:]) != expected:
             raise ValueError(
-                f"the network takes images [N, {', '.join(map(str, expected))}], not "
-                f"{list(x.shape)}"
+                f"images have the shape {list(x.shape)}; give [N, {', '.join(map(str, expected))}]"
             )
         if (y is None) == bool(self.num_classes):
             raise ValueError(
-                f"this network has {self.num_classes} classes; pass y [N] exactly when that is not "
-                "0"
+                f"this network has {self.num_classes} classes; give y [N] if there are "
+                "classes, and no y if there are none"
             )
         dtype = self.time_embed[0].weight.dtype
         # [N or 1, 4*width]
@@ -144,7 +146,7 @@ class UNetModel(nn.Module):
 def _decoder(
     trunk, widths, num_res_blocks, attention_resolutions, resblock_updown, residual, attention
 ) -> nn.ModuleList:
-    """The way up, which takes the outputs of the trunk's blocks from the end; arguments as of
+    """The decoder, which takes the outputs of the trunk's blocks from the end; arguments as of
     `build_encoder_trunk`."""
     skips, channels, size = list(trunk.block_channels), trunk.block_channels[-1], trunk.size
     blocks = nn.ModuleList()

@@ -31,6 +31,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 ROOT = Path(__file__).parent.parent
 BAR = re.compile(r"[\w :.-]+:\s+\d+%\|[^|]*\|[^\[\n]*\[[^\]]*\]")  # one state of a tqdm bar
 
+NEXT = "next: "
+
 
 class Done(NamedTuple):
     """What a script left behind: its exit code and the text of both streams."""
@@ -41,10 +43,18 @@ class Done(NamedTuple):
 
     @property
     def lines(self):
-        """Lines on standard error, without progress bars."""
-        return [
-            line for line in BAR.sub("", self.err.replace("\r", "\n")).splitlines() if line.strip()
-        ]
+        """Lines on standard error, without progress bars and the commands to type next."""
+        return [line for line in self._lines if not line.startswith(NEXT)]
+
+    @property
+    def following(self):
+        """The commands to type next."""
+        return [line.removeprefix(NEXT) for line in self._lines if line.startswith(NEXT)]
+
+    @property
+    def _lines(self):
+        lines = BAR.sub("", self.err.replace("\r", "\n")).splitlines()
+        return [line for line in lines if line.strip()]
 
 
 def words(command, places):
@@ -72,6 +82,13 @@ def succeed(command, **places):
     done = run(command, **places)
     assert done.code == 0, done.err
     return done
+
+
+def leads_to(done, *commands):
+    """Check what a script tells to type next, and that the options there exist."""
+    assert done.following == [f"python {command}" for command in commands]
+    for command in commands:
+        succeed(f"{command.replace('.py', '', 1)} --help")
 
 
 def start_together(command, places, python=(), world=2, **streams):

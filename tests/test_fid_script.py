@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.random_weights import write_random_weights
 from dg.data.datasets import load_images
-from tests.scripts import run, start_together, succeed
+from tests.scripts import leads_to, run, start_together, succeed
 
 IN = "--features {features} "
 PIXELS = "--features pixels "
@@ -369,12 +369,14 @@ def test_numbers_that_mean_little_are_told(at, tmp_path):
         f"do not compare: 360 of digits:heldout, 12 of {at['fake']}" in line for line in lines
     )
     lines = succeed("fid --images digits --images digits --ref {fake} " + PIXELS, **at).lines
-    assert lines[0] == "what is given twice is measured once" and lines[1:] == [
+    assert lines[0] == "images given twice are measured once" and lines[1:] == [
         f"the reference {at['fake']}: 12 images for 64 features; a distance of fewer images than "
         "features says little"
     ]
     reference = "fid ref --data digits --dest {tmp}/x.npz --features pixels"
-    assert "KID, precision and recall will be missing" in succeed(reference, **at).lines[-1]
+    done = succeed(reference, **at)
+    assert "KID, precision and recall will be missing" in done.lines[-1]
+    leads_to(done, f"fid.py --images IMAGES --ref {at['tmp']}/x.npz --features pixels")
     assert not any(
         "missing" in line for line in succeed(reference + " --keep_features", **at).lines
     )
@@ -626,6 +628,6 @@ def test_what_is_wrong_is_one_line(at, tmp_path, command, told):
     succeed("fid ref --data digits:heldout --dest {tmp}/pixels.npz --features pixels", tmp=tmp_path)
     (tmp_path / "cut-statistics.npz").write_bytes((tmp_path / "pixels.npz").read_bytes()[:-40])
     done = run(command, **at)
-    lines = [line for line in done.lines if "does not tell which network" not in line]
+    lines = [line for line in done.lines if "does not name the network" not in line]
     assert done.code == 2 and len(lines) == 1 and told in lines[0], done.err
     assert done.out == "" and not at["out"].exists()

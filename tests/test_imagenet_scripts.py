@@ -146,7 +146,7 @@ def test_an_unconditional_adm_that_is_led_to_classes_takes_a_discriminator_of_cl
     refused = run(guided + "--outdir {out}", **at)
     assert (
         refused.code == 2
-        and "the discriminator is conditional but the network draws no classes" in refused.err
+        and "the discriminator is conditional, but the network draws no classes" in refused.err
     )
 
 
@@ -191,7 +191,7 @@ def test_250_steps_are_the_default(at):
     [
         (
             "--network {adm} --cfg_scale 2",
-            "--cfg_scale means nothing for a network that knows no class for none",
+            "--cfg_scale means nothing for a network without a null class",
         ),
         ("--network {adm} --LT_cfg 2", "--LT_cfg means nothing for"),
         (

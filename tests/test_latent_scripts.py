@@ -14,7 +14,7 @@ from dg.checkpoints import load_discriminator
 from dg.data.latents import load_latents
 from dg.runtime.files import sha256_of
 from guided_diffusion import load_encoder
-from tests.scripts import contents, run, run_apart, start_together, succeed
+from tests.scripts import contents, leads_to, run, run_apart, start_together, succeed
 from tests.tiny_vae import tiny_vae
 
 pytestmark = pytest.mark.diffusers
@@ -80,6 +80,8 @@ def test_encoding_tells_what_it_did(at, latents):
     assert done.out == "" and done.lines[-1].startswith(
         f"18 latents in {at['out']}; float16 rounds off "
     )
+    classifier = "classifier --preset imagenet-latent"
+    leads_to(done, f"pretrain.py {classifier} --data {at['out']} --outdir CLASSIFIER")
     data = load_latents(at["out"])
     assert (
         data.latents.shape == (18, 4, 8, 8) and data.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
@@ -192,7 +194,7 @@ def test_a_classifier_and_a_discriminator_learn_on_latents(tmp_path, latents, mo
             "pretrain score --data {real} --outdir {out}/score --steps 1",
             "holds latents, not images",
         ),
-        (classify + "--test digits:train", "--test takes latents of the size of"),
+        (classify + "--test digits:train", "give --test labelled latents of the same size"),
     ):
         done = run(command, **places)
         assert done.code == 2 and message in done.lines[-1] and len(done.lines) == 1, done.err

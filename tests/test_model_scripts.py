@@ -150,7 +150,7 @@ def test_likelihoods(at):
         ),
         (
             "generate --network {ddpm} --outdir {out} --seeds 0 --sampler ancestral --eta 1",
-            "eta is DDIM's",
+            "and 0 unless the method is ddim",
         ),
         (
             "generate --network {ddpm} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head} "

@@ -13,7 +13,7 @@ import edm
 from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS
 from dg.runtime import console
 from guided_diffusion import load_encoder
-from tests.scripts import TOLD, contents, run, run_apart, start_together, succeed
+from tests.scripts import TOLD, contents, leads_to, run, run_apart, start_together, succeed
 
 TINY = "--data digits:train --outdir {out} --batch 8 --cbase 8 --cres 1,2 "
 SCORE = (
@@ -149,6 +149,8 @@ def test_published_command_lines_of_edm(tmp_path):
         re.escape(str(tmp_path / "network.safetensors")) + r": [\d,]+ parameters, 2 steps, loss .*"
     )
     assert done.out == "" and re.fullmatch(told, done.lines[-1])
+    network = tmp_path / "network.safetensors"
+    leads_to(done, f"generate.py --network {network} --outdir OUT --seeds 0-63")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,11 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
     )
     assert re.fullmatch(
         r"of digits:heldout, by VP time: (0\.\d{4} at [\d.]+(, )?)+", done.lines[-1]
+    )
+    leads_to(
+        done,
+        f"train.py --pretrained_classifier_ckpt {tmp_path / 'classifier.pt'} --data digits:train "
+        "--sample_dir GENERATED --save_dir DISC",
     )
     assert load_encoder(tmp_path / "classifier.pt").out.training is False
     succeed("pretrain score " + TINY.replace("{out}", "{net}") + "--steps 1", **places)
@@ -202,7 +209,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         ),
         (
             "pretrain score " + TINY + "--steps 2 --fp16 --bf16",
-            "--bf16 and --fp16: give one of them",
+            "--bf16 and --fp16 are both given",
         ),
         (
             "pretrain score " + TINY + "--steps 2 --duration 1",
@@ -210,7 +217,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         ),
         (
             "pretrain score " + TINY + "--steps 2 --cres 1,x",
-            "'1,x' is no list of integers; write for example 1,2,2",
+            "'1,x' is not a list of integers; write for example 1,2,2",
         ),
         (
             "pretrain score " + TINY + "--steps 2 --cres 1,1,1,1,1",
@@ -227,7 +234,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         (CLASSIFIER.replace("digits:train", "{out}/unlabelled") + "--steps 2", "has no labels"),
         (
             CLASSIFIER + "--steps 2 --test {out}/unlabelled",
-            "--test takes images of the size of digits:train, with labels",
+            "does not fit digits:train; give --test labelled images of the same size",
         ),
         (CLASSIFIER.replace("--preset mnist", "") + "--steps 2", "Missing option '--preset'"),
     ],
@@ -290,4 +297,6 @@ def test_a_transferred_network_goes_on_from_its_weights(at):
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         assert torch.allclose(old, new, atol=1e-6)
     refused = run(once + " --transfer {net} --cbase 8", **at)
-    assert refused.code == 2 and "--cbase means nothing for a network that goes on" in refused.err
+    assert (
+        refused.code == 2 and "--cbase means nothing for the network of --transfer" in refused.err
+    )

@@ -31,6 +31,7 @@ from tests.scripts import (
     TRAIN,
     TWELVE,
     contents,
+    leads_to,
     pixels,
     run,
     run_apart,
@@ -58,12 +59,15 @@ def test_pretraining_of_features_states_its_accuracy(at):
         r".*: names (0\.\d+) of digits:train, (0\.\d+) of digits:heldout", done.lines[-1]
     )
     assert min(map(float, found.groups())) > 0.5
+    classifier = at["out"] / "classifier.safetensors"
+    leads_to(done, f"fid.py --images IMAGES --ref digits:train --features {classifier}")
     assert (at["out"] / "classifier.safetensors").read_bytes() == at["features"].read_bytes()
 
 
 def test_a_converted_network_is_the_same(at):
-    succeed("pretrain convert --network {net} --out {out}", **at)
+    done = succeed("pretrain convert --network {net} --out {out}", **at)
     assert at["out"].read_bytes() == at["net"].read_bytes()
+    leads_to(done, f"generate.py --network {at['out']} --outdir OUT --seeds 0-63")
 
 
 # ---- generate.py
@@ -72,6 +76,11 @@ def test_a_converted_network_is_the_same(at):
 def test_shards_hold_images_of_their_seeds(at):
     done = succeed(GENERATE + "--seeds 3,5-8 --batch 4", **at)
     assert done.out == "" and done.lines[-1].startswith(f"5 images in {at['out']}, ")
+    leads_to(
+        done,
+        f"fid.py --images {at['out']} --ref REFERENCE",
+        f"train.py --network {at['net']} --data REAL --sample_dir {at['out']} --save_dir DISC",
+    )
     shards = [np.load(path) for path in sorted(at["out"].glob("*.npz"))]
     assert [shard["seeds"].tolist() for shard in shards] == [[3, 5, 6, 7], [8]]
     assert all(
@@ -439,6 +448,13 @@ def test_training_leaves_checkpoints_that_guide(at, options):
         **at,
     )
     assert f"{at['tmp']}/head/best.safetensors: epoch " in done.lines[0]
+    assert len(done.lines) == 3
+    network = "NETWORK" if "none" in options else at["cond_net"]
+    leads_to(
+        done,
+        f"generate.py --network {network} --outdir GUIDED --seeds 0-63 --discriminator_ckpt "
+        f"{at['tmp']}/head/best.safetensors",
+    )
     log = [json.loads(line) for line in (at["tmp"] / "head" / "log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log] == [1, 2] and np.isfinite(
         [entry["valid_loss"] for entry in log]
@@ -565,7 +581,10 @@ REFUSALS = [
     (GENERATE + "--seeds 0-3 --device cuda:99", "--device cuda:99"),
     (GENERATE + "--seeds 0-3 --device toaster", "--device toaster"),
     (GENERATE + "--seeds 0-3 --class 1", "unconditional"),
-    (GENERATE + "--seeds 0-3 --precise --precision bfloat16", "--precise is float32, not bfloat16"),
+    (
+        GENERATE + "--seeds 0-3 --precise --precision bfloat16",
+        "--precise computes in float32, not in bfloat16",
+    ),
     (
         "generate --network {net} --outdir {fake} --seeds 0-11 --batch 4 --steps 3 --precision "
         "bfloat16",

@@ -1,8 +1,8 @@
 """Bits per dimension of DDPMs and VAEs, on one scale with the probability flow of
 `dg.evaluation.likelihood`.
 
-Everywhere it is -log2 P(image) / (C H W) of the 8-bit values as they are, without padding; lower is
-better and a uniform distribution has 8. What is known of P differs:
+All values are -log2 P(image) / (C H W) of the 8-bit values, without padding. Lower is better, and a
+uniform distribution has 8. The estimates of P differ:
 
 - DDPM: an upper bound. The variational bound of the sampled chain, with the discretised Gaussian
   decoder (Ho et al. 2020, Eqs. 5 and 13), estimated without bias from one draw per step.
@@ -13,7 +13,7 @@ better and a uniform distribution has 8. What is known of P differs:
   above the value of the rounded images (Theis et al. 2016), but the errors of probes and solver go
   both ways.
 
-So a bound that is higher than another model's value may be loose rather than its model worse.
+So a bound above another model's value may be loose; the model need not be worse.
 """
 
 import math
@@ -135,7 +135,7 @@ def vae_bound(
 
 
 def joined(parts: Sequence[Likelihood]) -> Likelihood:
-    """What is known of several sets of images as one, in their order; all of one kind."""
+    """Join bounds of one kind on several sets of images, in their order."""
     return type(parts[0])(
         np.concatenate([part.bits_per_dim for part in parts]),
         np.concatenate([part.num_evaluations for part in parts]),
@@ -162,8 +162,8 @@ def _batches(
     expected = [model.img_resolution, model.img_resolution, model.img_channels]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != expected or not len(images):
         raise ValueError(
-            f"{images.dtype} {list(images.shape)} are no images for this network; "
-            f"give uint8 [N, {', '.join(map(str, expected))}], at least one"
+            f"{images.dtype} {list(images.shape)} does not fit the network; give uint8 [N, "
+            f"{', '.join(map(str, expected))}], at least one image"
         )
     seeds = range(len(images)) if seeds is None else seeds
     if len(seeds) != len(images) or batch_size < 1:

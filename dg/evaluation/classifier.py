@@ -1,8 +1,8 @@
-"""A small image classifier whose penultimate layer serves as feature space where Inception says
-nothing (digits, MNIST).
+"""A small image classifier. Its penultimate layer is the feature space for images that Inception
+does not suit (digits, MNIST).
 
-Distances in its features are no Inception FID: compare them only with others in the features of the
-same file.
+Distances in its features are not an Inception FID. Compare them only with distances in the features
+of the same file.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from dg.runtime.randomness import seeded, step_generator
 from edm.checkpoint import file_in, load_strictly, read_safetensors, write_safetensors
 
 FORMAT = "feature-classifier"
-NAME_IN_FOLDER = "classifier.safetensors"  # of what a training has written
+NAME_IN_FOLDER = "classifier.safetensors"  # in the folder of a training
 ARGUMENTS = ("img_resolution", "img_channels", "num_classes", "width", "feature_dim")
 
 
@@ -32,7 +32,7 @@ class ClassifierTraining:
     batch_size: int = 64
     lr: float = 2e-3  # highest value of a one-cycle schedule
     weight_decay: float = 1e-2
-    max_shift: int = 1  # random translations by up to so many pixels; digits keep their class
+    max_shift: int = 1  # largest random translation in pixels; digits keep their class
     seed: int = 0
 
 
@@ -88,7 +88,7 @@ def train_classifier(
 ) -> FeatureClassifier:
     """Train on labelled images; frozen, in evaluation mode. ValueError if the set has no labels."""
     if data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
+        raise ValueError(f"{data.name}: has no labels; give a labelled set")
     with seeded(settings.seed):
         model = FeatureClassifier(data.resolution, data.channels, data.num_classes)
     images, labels = to_float(data.images), torch.from_numpy(data.labels)
@@ -128,13 +128,13 @@ def accuracy(model: FeatureClassifier, data: ImageSet) -> float:
     """Fraction of the images of a labelled set that the classifier names correctly; ValueError if
     the set does not fit."""
     if data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; accuracy needs a labelled set")
+        raise ValueError(f"{data.name}: has no labels; give a labelled set")
     return float((predict(model, data) == data.labels).mean())
 
 
 @torch.no_grad()
 def predict(model: FeatureClassifier, data: ImageSet) -> np.ndarray:
-    """The class that each image is taken for, int64 [N]; ValueError if the images do not fit the
+    """Predicted class of each image, int64 [N]; ValueError if the images do not fit the
     classifier."""
     _check_fit(model, data)
     return np.concatenate(
@@ -155,8 +155,9 @@ def _check_fit(model: FeatureClassifier, data: ImageSet) -> None:
     wanted = (model.config["img_resolution"], model.config["img_channels"])
     if (data.resolution, data.channels) != wanted:
         raise ValueError(
-            f"{data.name}: images of {data.resolution} pixels and {data.channels} channels; "
-            f"the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels"
+            f"{data.name}: images of {data.resolution} pixels and {data.channels} channels, "
+            f"but the feature classifier takes {wanted[0]} pixels and {wanted[1]} channels; "
+            "give images of that size, or train another classifier"
         )
 
 

@@ -1,9 +1,8 @@
 """Feature matrices [N, D] as they come: checked, in their own float type, turned into float64 a
 bounded block at a time.
 
-A float64 copy of 50,000 Inception features is 0.8 GB. So a set stays what it was (float32 is half
-of that and is not copied), and whoever computes asks for `float64_blocks` or for `row_blocks` of
-what it needs.
+A float64 copy of 50,000 Inception features takes 0.8 GB. So a set keeps its type (float32 takes
+half of that and is not copied), and a computation asks for `float64_blocks` or `row_blocks`.
 """
 
 from collections.abc import Iterator
@@ -33,10 +32,13 @@ def matrix(features, name: str = "features") -> Tensor:
         kept = array.dtype in (np.float16, np.float32, np.float64)
         x = torch.from_numpy(np.require(array, None if kept else np.float64, ["C", "W"]))
     if x.ndim != 2 or not x.shape[1]:
-        raise ValueError(f"{name} must be [N, D], got shape {list(x.shape)}")
+        raise ValueError(f"{name} have the shape {list(x.shape)}; give [N, D]")
     broken = sum(int((~torch.isfinite(x[rows])).any(1).sum()) for rows in row_blocks(x, x.shape[1]))
     if broken:
-        raise ValueError(f"{name} hold NaN or infinite values in {broken} of {len(x)} rows")
+        raise ValueError(
+            f"{name} hold NaN or infinite values in {broken} of {len(x)} rows; check the "
+            "extractor and its weights"
+        )
     return x
 
 
@@ -49,12 +51,12 @@ def pair(
     x, y = matrix(features, f"{first} features"), matrix(features_ref, f"{second} features")
     if x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"{first} features have {x.shape[1]} dimensions, {second} features {y.shape[1]}"
+            f"{first} features have {x.shape[1]} dimensions, {second} features {y.shape[1]}; "
+            "give features of one extractor"
         )
     if min(len(x), len(y)) < at_least:
         raise ValueError(
-            f"need at least {at_least} {first} and {at_least} {second} features, got {len(x)} "
-            f"and {len(y)}"
+            f"{len(x)} {first} and {len(y)} {second} features; give at least {at_least} of each"
         )
     return x, y.to(x.device)
 

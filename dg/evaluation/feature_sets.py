@@ -47,7 +47,7 @@ class FeatureSet:
         return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
 
     def describe(self) -> dict:
-        """What a results file says of it."""
+        """The entry of a results file about this set."""
         return {"source": self.name, "num_images": self.num_images, "fingerprint": self.fingerprint}
 
 
@@ -70,7 +70,7 @@ def collect(
     """
     extractor.check(stream.name, stream.shape)
     if len(positions) < 2:
-        raise ValueError(f"{stream.name}: {len(positions)} image; statistics need at least 2")
+        raise ValueError(f"{stream.name}: {len(positions)} image; give at least 2")
     sums = {"features": FeatureStatistics(), "spatial": FeatureStatistics()}
     kept, digests, most = {"features": {}, "logits": {}}, {}, batch_size
     batches = -(-len(positions) // batch_size)
@@ -136,7 +136,7 @@ def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
 
 def save_features(path, features: FeatureSet, used: dict | None = None) -> None:
     """Write statistics (EDM's keys `mu` and `sigma`, ADM's `mu_s` and `sigma_s`), and the features
-    where they are kept; in `about` what made them, and what was `used`."""
+    where they are kept; `about` records the images, the extractor and the command's `used`."""
     arrays = {"mu": features.mu, "sigma": features.sigma}
     if features.spatial:
         arrays |= {"mu_s": features.spatial[0], "sigma_s": features.spatial[1]}
@@ -152,8 +152,8 @@ def save_features(path, features: FeatureSet, used: dict | None = None) -> None:
 
 
 def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
-    """What `save_features` wrote, or statistics in EDM's or ADM's form, which do not tell what made
-    them.
+    """Read a file of `save_features`, or statistics in EDM's or ADM's form, which do not name their
+    images and extractor.
 
     ValueError if the file is damaged, or was made with another extractor than the given one.
     """
@@ -171,8 +171,8 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
         ) from error
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need "
-            "[D] and [D, D]"
+            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are not statistics; "
+            "give a file with [D] and [D, D]"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{path}: mu or sigma holds NaN or infinity; get or make the file again")

@@ -66,15 +66,15 @@ class Extractor:
     channels: int | None
     network: nn.Module
     device: torch.device
-    resolution: int | None = None  # of the images it takes, None for any
+    resolution: int | None = None  # side of the images it takes; None: any
 
     @property
     def metric(self) -> str:
-        """What the Fréchet distance in these features is called."""
+        """Name of the Fréchet distance in these features."""
         return "fid" if self.name == "inception" else "fd"
 
     def describe(self) -> dict:
-        """What a results file says of it, and what statistics must agree on."""
+        """The entry of a results file about this extractor; statistics must agree on it."""
         return {"name": self.name, "sha256": self.sha256, "published_weights": self.published}
 
     def check(self, name: str, shape: tuple[int, int, int]) -> None:

@@ -45,7 +45,7 @@ class Likelihood:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean; NaN for a single image."""
+        """Standard error of the mean; NaN for a single image."""
         count = len(self.bits_per_dim)
         return float(self.bits_per_dim.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
 
@@ -200,8 +200,8 @@ def _flow(net, x, probes, class_labels, guidance, sigma, step=0, order=1) -> tup
 
 
 def _heun(net, x, probes, class_labels, guidance, levels) -> tuple[Tensor, Tensor]:
-    """Where the flow carries x, and the integral of its divergence [N]; one Heun step between
-    neighbouring levels.
+    """Return the end point of the flow from x, and the integral of its divergence [N]. It takes one
+    Heun step between neighbouring levels.
 
     x is integrated over sigma, in which flows are nearly straight, the divergence over log sigma,
     in which it is bounded.
@@ -222,8 +222,8 @@ def _heun(net, x, probes, class_labels, guidance, levels) -> tuple[Tensor, Tenso
 def _rk45(
     net, x, probes, class_labels, guidance, start, end, tolerance
 ) -> tuple[Tensor, Tensor, int]:
-    """The same for one image with steps as long as the tolerance allows, over log sigma; and the
-    number of evaluations."""
+    """Return the same for one image, and the number of evaluations. Steps over log sigma are as
+    long as the tolerance allows."""
     from scipy.integrate import solve_ivp
 
     def slope(log_sigma, state):
@@ -242,8 +242,8 @@ def _rk45(
     )
     if not solution.success:
         raise ValueError(
-            f"rk45 gave up ({solution.message.rstrip('.')}); check the network's weights or raise "
-            "the tolerance"
+            f"rk45 stopped ({solution.message.rstrip('.')}); check the network's weights or "
+            "raise the tolerance"
         )
     state = torch.as_tensor(solution.y[:, -1], device=x.device)
     return state[:-1].reshape(x.shape), state[-1:], solution.nfev
@@ -267,14 +267,14 @@ def _checked_images(net, images) -> Tensor:
     expected = [net.img_resolution, net.img_resolution, net.img_channels]
     if images.dtype != torch.uint8 or list(images.shape[1:]) != expected or not len(images):
         raise ValueError(
-            f"{images.dtype} {list(images.shape)} are no images for this network; "
-            f"give uint8 [N, {', '.join(map(str, expected))}], at least one"
+            f"{images.dtype} {list(images.shape)} does not fit the network; give uint8 [N, "
+            f"{', '.join(map(str, expected))}], at least one image"
         )
     return images
 
 
 def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min, sigma_max) -> None:
-    """ValueError for what a flow cannot be computed from."""
+    """ValueError for settings or images that the flow cannot be computed from."""
     expected = [net.img_channels, net.img_resolution, net.img_resolution]
     if list(x.shape[1:]) != expected or not len(x) or not x.isfinite().all():
         raise ValueError(
@@ -294,15 +294,17 @@ def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min,
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}; use one of {', '.join(SOLVERS)}")
     if num_steps < 1 or sigma_min <= 0:
-        raise ValueError(f"num_steps {num_steps} and sigma_min {sigma_min:g} must be positive")
+        raise ValueError(
+            f"num_steps {num_steps} and sigma_min {sigma_min:g}; give positive numbers"
+        )
     check_range(sigma_min, sigma_max)
     if guidance.needs_step:
         raise ValueError(
-            "the guidance needs the sampler's steps, as boosting does, which adds noise and jumps: "
-            "there is no flow and no likelihood; leave boosting out"
+            "the guidance needs the sampler's steps, as boosting does, so there is no flow "
+            "and no likelihood; leave boosting out"
         )
     if solver == "rk45" and guidance.needs_order:
         raise ValueError(
-            "rk45 has no first and second order, which the guidance treats differently; give equal "
-            "guidance weights"
+            "rk45 has no first and second stage, but the guidance weights differ by stage; "
+            "give equal weights"
         )

@@ -1,5 +1,5 @@
-"""Bits per dimension of any network of which they are known: which estimator serves which kind,
-over many images."""
+"""Bits per dimension of any network that has them: the estimator for each kind of network, over
+many images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class LikelihoodEstimator:
 
     net         the network
     model       its kind: "score network", "DDPM" or "VAE"
-    kind        what the estimate is, in words
+    kind        the kind of estimate, in words
     num_steps   of the flow or chain; 1 for a VAE
     likelihood  (images, class_labels, guidance, seeds=, batch_size=) -> Likelihood
     """
@@ -54,8 +54,8 @@ class LikelihoodEstimator:
         if (images.resolution, images.channels) != (net.img_resolution, net.img_channels):
             raise ValueError(
                 f"{images.name}: images of {images.resolution} pixels and {images.channels} "
-                f"channels; the network takes {net.img_resolution} pixels and {net.img_channels} "
-                "channels"
+                f"channels, but the network takes {net.img_resolution} pixels and "
+                f"{net.img_channels} channels; give images of that size"
             )
         starts = range(0, len(images), batch_size)
         batches = [range(start, min(start + batch_size, len(images))) for start in starts]
@@ -77,7 +77,10 @@ class LikelihoodEstimator:
         if not num_classes:
             return None
         if images.labels is None or images.num_classes > num_classes:
-            raise ValueError(f"{images.name}: the network needs labels of {num_classes} classes")
+            raise ValueError(
+                f"{images.name}: the labels do not fit a network of {num_classes} classes; give "
+                "images with labels of these classes"
+            )
         device = next(self.net.parameters()).device
         return torch.eye(num_classes, device=device)[
             torch.from_numpy(images.labels[part]).to(device)
@@ -92,7 +95,7 @@ def likelihood_estimator(
     num_probes: int = 1,
     importance_samples: int | None = None,
 ) -> LikelihoodEstimator:
-    """The estimator for a network's kind; what means nothing for the kind is left aside.
+    """Return the estimator for a network's kind. It ignores settings that do not apply to the kind.
 
     num_steps           of the flow (None: 128), or of a DDPM's chain (None: all of its own)
     solver, num_probes  of the flow, see `bits_per_dim`
@@ -102,8 +105,7 @@ def likelihood_estimator(
     """
     if isinstance(net, LatentDiffusion):
         raise ValueError(
-            "the likelihood of images is not known of a model of latents; "
-            "give a score network, DDPM or VAE"
+            "a model of latents gives no likelihood of images; give a score network, DDPM or VAE"
         )
     if isinstance(net, DDPM):
         steps = num_steps or net.diffusion.num_steps

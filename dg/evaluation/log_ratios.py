@@ -1,4 +1,5 @@
-"""What a discriminator says of noisy images; against the truth, where the densities are known."""
+"""Log ratios that a discriminator gives for noisy images, and their errors if the densities are
+known."""
 
 import numpy as np
 import torch

@@ -1,10 +1,10 @@
-"""Precision, recall, density and coverage: which samples of one set lie among the nearest
-neighbours of the other.
+"""Precision, recall, density and coverage: counts of the samples of one set that lie among the
+nearest neighbours of the other.
 
 The manifold of a set is the union of balls around its points, each reaching to the k-th nearest
-neighbour in the set. All four metrics are means over samples, so `neighbour_indicators` returns
-what each sample contributes; their intervals follow (`NeighbourIndicators.estimates`, conditional
-on the manifolds: see `dg.evaluation.uncertainty`).
+neighbour in the set. All four metrics are means over samples, and `neighbour_indicators` returns
+the contribution of each sample. Their intervals follow (`NeighbourIndicators.estimates`,
+conditional on the manifolds: see `dg.evaluation.uncertainty`).
 
 Beside the features this holds one set in float64 and blocks of at most 128 MiB: at 50,000 x 2048
 less than 2 GiB. Time grows like (N + M)^2 D. All four depend on N and M: compare only at equal
@@ -22,7 +22,7 @@ from dg.evaluation.uncertainty import Estimate, mean_estimate, proportion_estima
 
 @dataclass(frozen=True)
 class NeighbourIndicators:
-    """What each sample contributes; a metric is the mean of its array.
+    """Contribution of each sample; a metric is the mean of its array.
 
     precision  [N]  bool     generated sample lies in the reference manifold
     recall     [M]  bool     reference sample lies in the generated manifold
@@ -59,7 +59,7 @@ def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourI
     """
     for name, value in (("k", k), ("k_density", k_density)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name} is {value}; give at least 1")
     x, y = pair(features, features_ref, at_least=max(k, k_density) + 1)
     center = center_of(y)
     (radius_x,), (radius_y, radius_y_density) = (

@@ -1,9 +1,8 @@
 """All metrics of one set of features against another, in two tables.
 
 `metric_values` gives four plain numbers of two arrays of features; KID is that of all pairs.
-`metric_estimates` takes what is known of two sets of images, statistics alone included, and gives
-every metric that they allow with its standard error and interval. The two agree to rounding where
-both give a value.
+`metric_estimates` takes two feature sets, perhaps statistics alone, and gives every metric that
+they allow with its standard error and interval. The two agree to rounding where both give a value.
 """
 
 from dataclasses import asdict
@@ -75,8 +74,8 @@ def metric_estimates(
 
     metrics   names from METRICS; default: all that the sets allow. ValueError for one that they do
               not.
-    training  what the generator was trained on, for authenticity and memorised; the reference is
-              then what it has not seen
+    training  features of the generator's training images, for authenticity and memorised; the
+              reference then holds images that it has not seen
 
     The Fréchet distance of a single set has no interval (see `dg.evaluation.uncertainty`). The
     Inception Score has the sd over its ten splits instead, as is customary, and no interval.
@@ -85,8 +84,8 @@ def metric_estimates(
     metrics = possible if metrics is None else list(metrics)
     if missing := [name for name in metrics if name not in possible]:
         raise ValueError(
-            f"{', '.join(missing)}: not possible for {generated.name} against {reference.name} in "
-            f"these features; possible: {', '.join(possible)}"
+            f"{', '.join(missing)}: not possible for {generated.name} against "
+            f"{reference.name} in these features; ask for {', '.join(possible)}"
         )
     table = {}
     if "fd" in metrics:

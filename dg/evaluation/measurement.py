@@ -26,14 +26,14 @@ Part = tuple[ImageStream, np.ndarray]  # a stream and the positions of the image
 
 
 class Measurement:
-    """What to measure and how; each process computes its share of the batches.
+    """A measurement and its settings; each process computes its share of the batches.
 
     extractor    makes the features (`dg.evaluation.features.load_extractor`)
     metrics      names from `dg.evaluation.measure.METRICS`; None: all that images and reference
                  allow
     extrapolate  also extrapolate the distance to infinitely many images
     batch_size   images at once
-    notify       takes one line on what is assumed or reduced
+    notify       takes one line about each assumption and each reduction
 
     With several processes all call the same methods in the same order; the first one gets the
     results, the others None.
@@ -55,7 +55,7 @@ class Measurement:
         notify: Callable[[str], None] = unheard,
     ):
         if unknown := [name for name in metrics or () if name not in METRICS]:
-            raise ValueError(f"{','.join(unknown)}: unknown; there are {', '.join(METRICS)}")
+            raise ValueError(f"{','.join(unknown)}: no such metric; use {', '.join(METRICS)}")
         self.extractor, self.metrics, self.extrapolate = extractor, metrics, extrapolate
         self.ranks, self.progress, self.notify = ranks, progress, notify
         self.collect = partial(
@@ -75,7 +75,7 @@ class Measurement:
         them. ValueError where it does not tell whether its folders are sets or classes."""
         found, sources = [], list(dict.fromkeys(given))
         if len(sources) < len(given):
-            self.notify("what is given twice is measured once")
+            self.notify("images given twice are measured once")
         for source in sources:
             sets = sets_in(source)
             if len(sets) > 1:
@@ -85,8 +85,8 @@ class Measurement:
             elif names := numbers_of_unknown_meaning(source):
                 raise ValueError(
                     f"{source} holds the folders {', '.join(names[:3])}, which may be sets or "
-                    "classes; give every set by itself, or say with a dataset.json of "
-                    '{"labels": null} that they are one set'
+                    "classes; give every set by itself, or mark one set by a dataset.json of "
+                    '{"labels": null}'
                 )
             found += sets
         return found
@@ -138,8 +138,8 @@ class Measurement:
         found = load_features(source, self.extractor)
         if found.extractor is None:
             self.notify(
-                f"{source} does not tell which network its statistics are of; "
-                f"taken for {self.extractor.name}"
+                f"{source} does not name the network of its statistics; taken for "
+                f"{self.extractor.name}"
             )
         if found.features is None and self.keep_reference and "images" in kinds:
             stream = open_images(source, notify=self.notify)
@@ -172,8 +172,8 @@ class Measurement:
                 )
             if known:
                 self.notify(
-                    f"{known} {about} of {found.name}; memorised, which takes them for unseen, is "
-                    "too low"
+                    f"{known} {about} of {found.name}; memorised takes them for unseen images "
+                    "and comes out too low"
                 )
         return found
 
@@ -220,7 +220,7 @@ class Measurement:
         reference: FeatureSet | None,
         training: FeatureSet | None = None,
     ) -> dict | None:
-        """One row of the results: what is known of one source of images, over all of its sets."""
+        """Measure one source of images, over all of its sets; returns one row of the results."""
         tables, fingerprints, found = [], [], None
         for part in parts:
             found = (
@@ -262,8 +262,8 @@ class Measurement:
     def results(
         self, reference: FeatureSet, rows: dict[str, dict], training: FeatureSet | None = None
     ) -> dict:
-        """The content of a results file, without its provenance: rows by source, and what they
-        compare with."""
+        """The content of a results file without its provenance: the rows by source, and the
+        reference."""
         if len({row["num_images"] for row in rows.values()}) > 1:
             sizes = ", ".join(f"{row['num_images']} of {name}" for name, row in rows.items())
             self.notify(f"sets of different sizes, whose distances do not compare: {sizes}")

@@ -63,8 +63,8 @@ def memorisation_estimates(
 
 
 def count_known(features_ref, features_train) -> int:
-    """How many of the reference images [M, D] stand among the training images [T, D], as far as the
-    rounding of float32 features tells."""
+    """Number of reference images [M, D] that are among the training images [T, D], up to the
+    rounding of float32 features."""
     y, train = pair(features_ref, features_train, at_least=1, names=("reference", "training"))
     distance2, _ = _nearest(y, train)
     length2 = torch.cat([y[rows].double().square().sum(1) for rows in row_blocks(y, y.shape[1])])

@@ -68,7 +68,8 @@ class FeatureStatistics:
             self.scatter = self.mean.new_zeros(x.shape[1], x.shape[1])
         if x.shape[1] != len(self.mean):
             raise ValueError(
-                f"features have {x.shape[1]} dimensions, the ones before had {len(self.mean)}"
+                f"features have {x.shape[1]} dimensions, the ones before {len(self.mean)}; "
+                "give features of one extractor"
             )
         return x.to(self.mean.device)
 
@@ -82,7 +83,7 @@ class FeatureStatistics:
 
     def _require(self, count):
         if self.num_x < count:
-            raise ValueError(f"statistics need at least {count} features, got {self.num_x}")
+            raise ValueError(f"{self.num_x} features; give at least {count}")
 
 
 def statistics(features):
@@ -107,7 +108,8 @@ def frechet_distance(mu, sigma, mu_ref, sigma_ref):
     mu_ref, sigma_ref = _moments(mu_ref, sigma_ref, "reference")
     if len(mu) != len(mu_ref):
         raise ValueError(
-            f"generated statistics have {len(mu)} dimensions, reference statistics {len(mu_ref)}"
+            f"generated statistics have {len(mu)} dimensions, reference statistics "
+            f"{len(mu_ref)}; give statistics of one extractor"
         )
     # With factors sigma = A A^T, sigma_ref = B B^T the eigenvalues of sigma sigma_ref are the
     # squared singular values of A^T B, so the trace of the root is their sum. Singular values carry
@@ -158,7 +160,7 @@ def kernel_distance_subsets(features, features_ref, num_subsets=100, subset_size
     x, y = pair(features, features_ref, at_least=2)
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(
-            f"need num_subsets >= 1 and subset_size >= 2, got {num_subsets} and {subset_size}"
+            f"num_subsets is {num_subsets} and subset_size {subset_size}; give at least 1 and 2"
         )
     if max(len(x), len(y)) <= subset_size:
         num_subsets = 1
@@ -186,7 +188,7 @@ def inception_score(logits, splits=10, seed=0):
     """
     x = matrix(logits, "logits")
     if not 1 <= splits <= len(x):
-        raise ValueError(f"cannot cut {len(x)} images into {splits} splits")
+        raise ValueError(f"{len(x)} images cannot be cut into {splits} splits; give fewer splits")
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(x))).to(x.device)
     bounds = [index * len(x) // splits for index in range(splits + 1)]
     scores = [
@@ -202,12 +204,14 @@ def _moments(mu, sigma, name):
     mu, sigma = np.asarray(mu, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{name} statistics need mu [D] and sigma [D, D], got {mu.shape} and {sigma.shape}"
+            f"{name} statistics are mu {mu.shape} and sigma {sigma.shape}; give [D] and [D, D]"
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise ValueError(f"{name} statistics hold NaN or infinite values")
+        raise ValueError(f"{name} statistics hold NaN or infinite values; make them again")
     if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * np.abs(sigma).max(initial=0)):
-        raise ValueError(f"{name} sigma is no covariance matrix: it is not symmetric")
+        raise ValueError(
+            f"{name} sigma is not symmetric, so not a covariance matrix; make the statistics again"
+        )
     return mu, (sigma + sigma.T) / 2
 
 

@@ -46,8 +46,8 @@ class RandomVGG(nn.Module):
         weights, found = _draw(shapes)
         if found != SHA256:
             raise ValueError(
-                f"the random weights have SHA-256 {found} on this machine, {SHA256} elsewhere; "
-                "distances would compare with nothing: take other features"
+                f"the random weights have SHA-256 {found} on this machine, but {SHA256} "
+                "elsewhere, so distances would not be comparable; take other features"
             )
         self.layers.load_state_dict(weights, assign=True)
         self.layers.to(memory_format=torch.channels_last)  # faster on CPUs

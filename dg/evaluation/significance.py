@@ -3,8 +3,8 @@ repetitions it takes.
 
 `values` are independent repetitions of one measurement: FIDs of disjoint seed ranges, or of one
 seed range under several trained discriminators. The tests assume nearly normal values, which holds
-for FIDs of thousands of images. A test speaks about what was repeated: FIDs that share a
-discriminator say nothing about training another one.
+for FIDs of thousands of images. A test covers the repeated part alone: FIDs that share a
+discriminator say nothing about another training of it.
 """
 
 from dataclasses import dataclass
@@ -69,9 +69,7 @@ def paired_t(a, b) -> TTest:
     """
     a, b = _values(a, "a"), _values(b, "b")
     if len(a) != len(b):
-        raise ValueError(
-            f"a paired test needs as many values in a as in b, got {len(a)} and {len(b)}"
-        )
+        raise ValueError(f"a has {len(a)} values and b {len(b)}; a paired test needs equally many")
     difference = a - b
     return _one_sample(
         "paired",
@@ -94,7 +92,7 @@ def welch_t(a, b) -> TTest:
     scale = max(np.abs(a).max(), np.abs(b).max())
     if max(a.std(), b.std()) <= _rounding(scale):
         raise ValueError(
-            "the values of a are all equal, and those of b: a t test needs some variance"
+            "the values of a are all equal, and so are those of b; give values with some variance"
         )
     part_a, part_b = a.var(ddof=1) / n, b.var(ddof=1) / m
     df = (part_a + part_b) ** 2 / (part_a**2 / (n - 1) + part_b**2 / (m - 1))
@@ -191,7 +189,7 @@ def _power(noncentrality, df, alpha):
 def _design(sd, n, alpha, design):
     """Standard error and degrees of freedom of the mean difference."""
     if design not in DESIGNS:
-        raise ValueError(f"no design {design!r}; choose from {', '.join(DESIGNS)}")
+        raise ValueError(f"design is {design!r}; use {' or '.join(DESIGNS)}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}; give a number between 0 and 1")
     sd = _number(sd, "sd")
@@ -204,11 +202,11 @@ def _design(sd, n, alpha, design):
 def _values(values, name):
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1:
-        raise ValueError(f"{name} must be a list of numbers, got shape {list(x.shape)}")
+        raise ValueError(f"{name} has the shape {list(x.shape)}; give a list of numbers")
     if len(x) < 2:
-        raise ValueError(f"a t test needs at least 2 values, {name} has {len(x)}")
+        raise ValueError(f"{len(x)} numbers in {name}; give at least 2")
     if not np.isfinite(x).all():
-        raise ValueError(f"{name} hold NaN or infinite values")
+        raise ValueError(f"{name} hold NaN or infinite values; give finite numbers")
     return x
 
 
@@ -219,18 +217,18 @@ def _number(value, name):
 
 
 def _rounding(scale):
-    """What differences of equal numbers of this size may leave."""
+    """Bound on the difference that rounding leaves between equal numbers of this size."""
     return 4 * np.finfo(np.float64).eps * scale
 
 
 def _sd(x, name, scale):
     if x.std() <= _rounding(max(scale, np.abs(x).max())):
-        raise ValueError(f"the {name} are all equal: a t test needs some variance")
+        raise ValueError(f"the {name} are all equal; give values with some variance")
     return x.std(ddof=1)
 
 
 def _require_spread(n, sd):
     if n < 2:
-        raise ValueError(f"a t test needs at least 2 values, got n = {n}")
+        raise ValueError(f"n is {n}; give at least 2 values")
     if sd <= 0:
-        raise ValueError(f"sd is {sd}: a t test needs some variance")
+        raise ValueError(f"sd is {sd}; give a number above 0")

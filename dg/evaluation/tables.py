@@ -1,4 +1,4 @@
-"""Tables of measurements, and of what they took: for the terminal and for reports."""
+"""Tables of measurements and of their costs, for the terminal and for reports."""
 
 import math
 
@@ -12,7 +12,7 @@ from dg.runtime.provenance import machine_of
 
 
 def measurement_table(results: dict) -> str:
-    """Lines for the terminal: what was compared, then a row for every set of images."""
+    """Lines for the terminal: the images compared, then a row for every set of images."""
     extractor, reference = results["extractor"], results["reference"]
     weights = "" if extractor["published_weights"] is not False else ", NOT the published weights"
     lines = [
@@ -77,8 +77,8 @@ def _cell(value):
 
 
 def ranking(values: dict[str, tuple[float, float]], unit="", least=True) -> list[str]:
-    """Who is best, the value, who is next, and how far ahead the best is in standard deviations (of
-    the two together).
+    """Return the best name, its value, the next name, and the lead of the best in standard
+    deviations of the two together.
 
     values  (mean, sd) by name; sd 0 where it was measured once
     """
@@ -101,7 +101,7 @@ def paired_test(values, base) -> list[str] | None:
 
 
 def how_it_was_run(outcome: dict, *, extra=()) -> Section:
-    """The section of every report that says on what it was run and for how long."""
+    """The section of a report about its hardware and running time."""
     hardware, seconds = outcome["hardware"], outcome["seconds"]
     versions = ", ".join(f"{name} {version}" for name, version in outcome["versions"].items())
     machine = (

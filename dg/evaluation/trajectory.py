@@ -1,4 +1,4 @@
-"""What a sampler sees along the way: the denoised image of every step, and its noise level."""
+"""The denoised image and the noise level of every sampling step."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""How far a measured value may be off: repeats, standard errors and intervals (95%) that hold for
+"""Uncertainty of measured values: repeats, standard errors and 95% intervals that are valid for
 each metric.
 
 Frechet distance. No bootstrap: images drawn with replacement repeat each other, which shrinks the
@@ -87,7 +87,7 @@ def summarise_repeats(values) -> dict:
     """
     values = [float(value) for value in values]
     if not values:
-        raise ValueError("no values to summarise")
+        raise ValueError("there are no values to summarise; give at least one")
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {
         "mean": float(np.mean(values)),
@@ -119,9 +119,7 @@ def mean_estimate(values) -> Estimate:
     """Mean of independent values [n], n at least 2, with Student's t interval."""
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) < 2:
-        raise ValueError(
-            f"an interval needs a list of at least 2 values, got shape {list(x.shape)}"
-        )
+        raise ValueError(f"values have the shape {list(x.shape)}; give a list of at least 2")
     standard_error = float(x.std(ddof=1) / np.sqrt(len(x)))
     return Estimate(
         float(x.mean()), standard_error, *mean_interval(x.mean(), standard_error, len(x) - 1)
@@ -133,7 +131,7 @@ def proportion_estimate(indicators) -> Estimate:
     of 0 and 1 as well."""
     x = np.asarray(indicators, dtype=np.float64)
     if x.ndim != 1 or not len(x):
-        raise ValueError(f"an interval needs a list of indicators, got shape {list(x.shape)}")
+        raise ValueError(f"indicators have the shape {list(x.shape)}; give a list")
     n, share = len(x), float(x.mean())
     return Estimate(share, float(np.sqrt(share * (1 - share) / n)), *_wilson(share, n))
 
@@ -149,8 +147,8 @@ def mann_whitney_estimate(values, values_ref) -> Estimate:
     x, y = (np.sort(np.asarray(a, dtype=np.float64)) for a in (values, values_ref))
     if x.ndim != 1 or y.ndim != 1 or min(len(x), len(y)) < 2:
         raise ValueError(
-            f"an interval needs two lists of at least 2 values, got shapes {list(x.shape)} and "
-            f"{list(y.shape)}"
+            f"values have the shapes {list(x.shape)} and {list(y.shape)}; give two lists of "
+            "at least 2"
         )
     below_x, below_y = _twice_below(y, x), _twice_below(x, y)  # [N], [M]
     value = float(below_y.sum() / (2 * len(x) * len(y)))
@@ -197,9 +195,8 @@ def kernel_distance_estimate(
     num_parts = -(-max(len(x), len(y)) // part_size)
     if min(len(x), len(y)) < 3 * num_parts:
         raise ValueError(
-            f"cannot cut {len(x)} generated and {len(y)} reference features into {num_parts} parts "
-            "of at least "
-            "3; raise part_size"
+            f"{len(x)} generated and {len(y)} reference features do not make {num_parts} "
+            "parts of at least 3; raise part_size"
         )
     rng = np.random.default_rng(seed)
     parts = zip(_parts(x, num_parts, rng), _parts(y, num_parts, rng), strict=True)
@@ -230,11 +227,10 @@ def fid_infinity(features, mu_ref, sigma_ref, num_points=15, seed=0) -> FidInfin
     x = matrix(features, "generated features")
     count, dim = x.shape
     if num_points < 3:
-        raise ValueError(f"{num_points} points make no line with an error; give at least 3")
+        raise ValueError(f"num_points is {num_points}; give at least 3")
     if count < 4 * dim:
         raise ValueError(
-            f"FID-infinity of {dim}-dimensional features needs at least {4 * dim} images, got "
-            f"{count}"
+            f"{count} images; FID-infinity of {dim}-dimensional features needs at least {4 * dim}"
         )
     rng = np.random.default_rng(seed)
     sizes = np.linspace(max(count // 10, 2 * dim), count, num_points).astype(int)

@@ -1,1 +1,1 @@
-"""What can be sampled and guided besides EDM: DDPM and ADM, DiT, a VAE."""
+"""Models besides EDM that can be sampled and guided: DDPM and ADM, DiT, a VAE."""

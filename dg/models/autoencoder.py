@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dg.models.diffusers_models import create, is_folder, read_folder, read_weights
 from edm.checkpoint import load_strictly
 
-# Of stabilityai/sd-vae-ft-mse and sd-vae-ft-ema, for their weights without a folder.
+# Settings of stabilityai/sd-vae-ft-mse and sd-vae-ft-ema, for their weights without a folder.
 STABLE_DIFFUSION = dict(
     in_channels=3,
     out_channels=3,
@@ -24,7 +24,7 @@ STABLE_DIFFUSION = dict(
     sample_size=256,
     scaling_factor=0.18215,
 )
-# of latents; the decoder's largest activations have 64 KiB for each, 256 channels of 8x8 pixels
+# latents at once; the decoder's largest activations take 64 KiB each, 256 channels of 8x8 pixels
 PIXELS_AT_ONCE = 8 * 32 * 32
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -35,7 +35,7 @@ def load_vae(path, device="cpu") -> nn.Module:
 
     path  a folder of diffusers, or a file of weights alone that fits `STABLE_DIFFUSION`
 
-    ValueError with one line that names the file and what is wrong, or what to install.
+    ValueError with one line that names the file and the fault, or the package to install.
     """
     if is_folder(path):
         config, tensors = read_folder(path)
@@ -46,15 +46,18 @@ def load_vae(path, device="cpu") -> nn.Module:
             f"{path}: no such autoencoder; give a folder of diffusers, or its .safetensors file"
         )
     if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-        raise ValueError(f"{path}: holds a {config['_class_name']}, not an AutoencoderKL")
+        raise ValueError(
+            f"{path}: holds a {config['_class_name']}, not an AutoencoderKL; give the folder or "
+            "file of an autoencoder"
+        )
     vae = create("AutoencoderKL", config, path)
     load_strictly(vae, {_present_name(name): tensor for name, tensor in tensors.items()}, path)
     return vae.eval().requires_grad_(False).to(device)
 
 
 def _present_name(name: str) -> str:
-    """What diffusers calls a tensor today; it called those of attention otherwise when these files
-    were made."""
+    """The name that diffusers gives a tensor today. It has renamed those of attention since these
+    files were written."""
     return re.sub(
         r"(?<=\.attentions\.0\.)\w+(?=\.\w+$)",
         lambda match: FORMER_NAMES.get(match[0], match[0]),

@@ -1,5 +1,5 @@
-"""Classifier-free guidance of a class-conditional network as in DiT, with a scale that may change
-on the way.
+"""Classifier-free guidance of a class-conditional network as in DiT, with a scale that may depend
+on the timestep.
 
 Ho & Salimans 2022; Peebles & Xie 2023 (DiT). Kim et al. 2023 sample DiT-XL/2-G++ with scale 1.25 at
 t > 200 and 3.0 below:
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class ClassifierFreeGuidance:
-    """`model(x, t, y)` whose first channels are led away from the unconditional prediction.
+    """`model(x, t, y)` whose first channels are guided away from the unconditional prediction.
 
     model       called once per step with x, t and y of twice the batch, and of the batch where the
                 scale is 1 for all of it; gives [N or 2N, C or 2C, H, W]

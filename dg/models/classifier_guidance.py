@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dg.adapters import LAST_TIMESTEP
 from guided_diffusion import GaussianDiffusion
 
-STEPS = LAST_TIMESTEP + 1  # that classifiers know
+STEPS = LAST_TIMESTEP + 1  # timesteps that classifiers know
 
 
 def classifier_gradient(
@@ -30,12 +30,12 @@ def classifier_gradient(
 ) -> Callable:
     """A `cond_fn(x, t, y)`: scale * grad_x log p(y | x, t), like x; freezes the classifier.
 
-    classifier  an `EncoderUNetModel`, or what is called as one: noisy images float32 and time in
-                [0, 1] -> logits
+    classifier  an `EncoderUNetModel`, or a module that is called as one: noisy images float32 and
+                time in [0, 1] -> logits
     scale       above 1 sharpens p(y | x), for better samples of fewer kinds; published: 1 at 64 and
                 256 pixels, 0.5 at 128, 4 at 512, and 10 with the unconditional model of 256 pixels
-    time_scale  of the process: as in guided-diffusion, the classifier gets the timesteps that the
-                network gets, 1000 / T times those of a process of T steps which rescales them
+    time_scale  time scale of the process. As in guided-diffusion, the classifier gets the network's
+                timesteps: 1000 / T times those of a process of T steps that rescales them
 
     x  [N, C, H, W]  noisy images at VP scale
     t  [N]           original timesteps; times time_scale they are in 0..999, which the classifier
@@ -49,9 +49,7 @@ def classifier_gradient(
 
     def gradient(x: Tensor, t: Tensor, y: Tensor | None = None, **kwargs) -> Tensor:
         if y is None:
-            raise ValueError(
-                "classifier guidance needs classes to lead to: pass class numbers y [N]"
-            )
+            raise ValueError("classifier guidance needs classes; give class numbers y [N]")
         timesteps = t.to(torch.float64) * time_scale
         if timesteps.max() >= STEPS:
             raise ValueError(
@@ -63,9 +61,8 @@ def classifier_gradient(
             logits = classifier(leaf, timesteps / LAST_TIMESTEP)  # [N, classes]
             if y.max() >= logits.shape[1]:
                 raise ValueError(
-                    f"class {int(y.max())}, but the classifier knows {logits.shape[1]} classes, "
-                    "counted from 0: "
-                    "use another classifier"
+                    f"class {int(y.max())}, but the classifier knows {logits.shape[1]} "
+                    "classes, counted from 0; use another classifier"
                 )
             log_p = logits.log_softmax(dim=1).gather(1, y[:, None])  # [N, 1]
             (result,) = torch.autograd.grad(log_p.sum(), leaf)
@@ -94,8 +91,8 @@ def check_timesteps(diffusion: GaussianDiffusion) -> None:
     steps, scale = diffusion.num_steps, diffusion.schedule.time_scale
     if round(steps * scale) != STEPS:
         raise ValueError(
-            f"classifiers know {STEPS} timesteps, but this process has {steps}, which its network "
-            "takes as they are; leave classifier guidance out"
+            f"classifiers know {STEPS} timesteps, but this process has {steps} and its "
+            "network takes them unscaled; leave classifier guidance out"
         )
 
 

@@ -1,4 +1,4 @@
-"""The file of any network as safetensors, its weights perhaps rounded to float16."""
+"""Conversion of a network's file to safetensors, optionally with weights rounded to float16."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,8 @@ def convert(source, file, half: bool = False) -> int:
 
     source  a safetensors file of this project, which keeps its kind and settings; a torch file,
             whose bare state dict is kept; or an NVIDIA pickle
-    half    round floats to float16, as which they are read back into float32. ValueError where a
-            value is beyond its range
+    half    round floats to float16; they are read back as float32. ValueError for a value beyond
+            float16's range
 
     ValueError of one line for a file that cannot be read.
     """

@@ -1,5 +1,5 @@
-"""A discrete diffusion model as one thing: ADM's U-Net and the process that it was trained on, in
-memory and on disk."""
+"""A discrete diffusion model: ADM's U-Net with the process that it was trained on, in memory and on
+disk."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,8 +17,8 @@ from guided_diffusion.presets import UNET_SCHEDULES, published_unet
 
 FORMAT = "ddpm-network"
 ADM_SAMPLING = dict(method="ancestral", num_steps=250)  # Dhariwal & Nichol 2021
-PUBLISHED_STEPS = 1000  # of the processes of all published ADMs
-# by channels out for one channel in; Dhariwal & Nichol 2021
+PUBLISHED_STEPS = 1000  # diffusion steps of all published ADMs
+# Variance by output channels per input channel; Dhariwal & Nichol 2021.
 PIXEL_VARIANCES = {
     1: "fixed_large",
     2: "learned_range",
@@ -38,12 +38,12 @@ class DDPM(DiscreteDiffusion, nn.Module):
     process     arguments of `create_diffusion`: schedule, num_steps, variance, mean
     network     arguments of `UNetModel`, without out_channels: twice the in_channels where the
                 variance is learned
-    net         the network itself, where it is there already
+    net         the network itself, if it is built already
     classifier  as in `DiscreteDiffusion`; it is no part of the model's file
     sampling_defaults  settings with which the model was published
 
-    `net` and `diffusion` are the two; `img_resolution`, `img_channels` and `label_dim` are named as
-    those of `edm`'s networks. Impossible settings raise ValueError.
+    `net` and `diffusion` are network and process; `img_resolution`, `img_channels` and `label_dim`
+    are named as those of `edm`'s networks. Impossible settings raise ValueError.
     """
 
     null_class = None  # no class stands for "any": classifier-free guidance needs another network
@@ -117,14 +117,15 @@ def load_adm(
 
     It is sampled as published: ancestrally, in 250 steps.
 
-    noise_schedule, diffusion_steps  of the process, which no tensor shows; None: those of the
-                       published file with the same tensors, MissingSettings where there is none
+    noise_schedule, diffusion_steps  settings of the process, which no tensor shows; None: those of
+                                     the published file with the same tensors, MissingSettings if
+                                     there is none
     rescale_timesteps  whether the network was trained on timesteps scaled to 0..1000; None: yes for
                        another number of steps, as improved-diffusion (Nichol & Dhariwal 2021) does
     predict_xstart     whether the network predicts the image, and not the noise as published ones
     sigma_small        whether a variance that is not learned is the posterior's, and not the
                        forward step's
-    notify             called with one line on what was taken
+    notify             called with one line that names the settings taken
     overrides          settings of `UNetModel` that win over those that the tensors show
 
     The variance is learned where the network has twice the channels of the images.
@@ -144,9 +145,9 @@ def load_adm(
     ratio = network.pop("out_channels") / net.in_channels
     if ratio not in PIXEL_VARIANCES:
         raise ValueError(
-            f"{name}: {net.in_channels} channels in and {net.out_channels} out; a diffusion model "
-            "has as many out, "
-            "or twice as many where it learns variances"
+            f"{name}: {net.in_channels} channels in and {net.out_channels} out is not a "
+            "diffusion model; give one with as many out, or twice as many for learned "
+            "variances"
         )
     if sigma_small and ratio == 2:
         raise ValueError(f"{name}: its variances are learned; leave sigma_small out")
@@ -167,7 +168,7 @@ def load_adm(
 
 
 def _taken(process: dict, network: dict, published: str | None) -> str:
-    """What was taken for settings that tensors do not show, in words."""
+    """The settings taken where tensors do not show them, in words."""
     source = f"as of {published}, which has the same tensors" if published else "as given"
     count, width = network.get("num_heads"), network.get("num_head_channels", 64)
     heads = f"{count} heads" if count else f"heads of {width} channels"

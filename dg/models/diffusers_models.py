@@ -16,8 +16,8 @@ from guided_diffusion.loading import bare_state, check_tensors, read_file
 
 # Schedules of noise that are supported, by diffusers' names.
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
-# What a scheduler of diffusers is unless it says otherwise; another value of the last four is
-# another process, and so are schedulers of other names.
+# Defaults of a scheduler of diffusers. Another value of the last four makes another process, and so
+# do schedulers of other names.
 OTHER_PROCESS = re.compile("Flow|EDM|CMStochastic|Sde|Karras")
 SCHEDULER = dict(
     num_train_timesteps=1000,
@@ -67,9 +67,14 @@ def read_scheduler(folder: Path) -> dict | None:
     config = {name: said.get(name, value) for name, value in SCHEDULER.items()}
     name, steps = config["beta_schedule"], config["num_train_timesteps"]
     if OTHER_PROCESS.search(kind := str(said.get("_class_name"))):
-        raise ValueError(f"{file}: the process of a {kind} is not supported, only DDPM's is")
+        raise ValueError(
+            f"{file}: the process of a {kind} is not supported; give a network with DDPM's"
+        )
     if name not in SCHEDULES:
-        raise ValueError(f"{file}: the schedule {name!r} is not supported, {list(SCHEDULES)} are")
+        raise ValueError(
+            f"{file}: the schedule {name!r} is not supported; give a network with "
+            f"{' or '.join(map(repr, SCHEDULES))}"
+        )
     if type(steps) is not int or steps < 1:
         raise ValueError(f"{file}: num_train_timesteps is {steps}; get the whole folder again")
     supported = {key: SCHEDULER[key] for key in list(SCHEDULER)[4:]}
@@ -80,7 +85,7 @@ def read_scheduler(folder: Path) -> dict | None:
         numbers = isinstance(value, float) and isinstance(found, float | int)
         if found != value and not (numbers and isclose(found, value)):
             found = found if len(str(found)) < 40 else type(found).__name__
-            raise ValueError(f"{file}: {key} {found} is not supported, only {value} is")
+            raise ValueError(f"{file}: {key} {found} is not supported; give a network with {value}")
     return dict(schedule=SCHEDULES[name], num_steps=steps)
 
 
@@ -114,7 +119,7 @@ def create(kind: str, config: dict, path) -> nn.Module:
         import diffusers
     except ImportError:
         raise ValueError(
-            f"{path}: needs diffusers, which is not installed: pip install -r "
+            f"{path}: needs diffusers, which is not installed; run pip install -r "
             "requirements-imagenet.txt"
         ) from None
     cls = getattr(diffusers, kind)

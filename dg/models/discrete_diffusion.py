@@ -1,4 +1,5 @@
-"""What discrete diffusion models share: a network, its process, a classifier that may lead it."""
+"""Base class of discrete diffusion models: a network, its process, and an optional guiding
+classifier."""
 
 from abc import abstractmethod
 
@@ -15,7 +16,7 @@ class DiscreteDiffusion(GenerativeModel):
 
     net         called as net(x, t, y): x [N, C, R, R], t [N] original timesteps, y [N] classes
     null_class  the class number that stands for none, as classifier-free guidance needs it; or None
-    classifier  a frozen one of noisy images, for `dg.models.classifier_guidance`; or None
+    classifier  frozen classifier of noisy images, for `dg.models.classifier_guidance`; or None
     """
 
     net: nn.Module
@@ -31,13 +32,14 @@ class DiscreteDiffusion(GenerativeModel):
         """
 
     def sampling(self, **settings) -> DDPMSampling:
-        """As of `GenerativeModel`. ValueError for more steps than the process has, too."""
+        """As in `GenerativeModel`. ValueError also for more steps than the process has."""
         chosen = super().sampling(**settings)
         self.respaced(chosen.num_steps and str(chosen.num_steps))
         return chosen
 
     def num_classes(self, sampling: DDPMSampling | None = None) -> int:
-        """The network's classes, or those that a classifier leads an unconditional network to."""
+        """Number of the network's classes, or of a classifier's that guides an unconditional
+        network."""
         led = sampling is not None and sampling.classifier_scale and self.classifier is not None
         return self.label_dim or (self.classifier.out_channels if led else 0)
 

@@ -35,7 +35,7 @@ from guided_diffusion.schedules import linear_betas
 
 METHODS = ("ddim", "ancestral")
 TIMES = ("level", "step")
-FIRST_TIME = 1e-5  # of the discriminator's training
+FIRST_TIME = 1e-5  # smallest time in the discriminator's training
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,20 @@ class DDPMSampling:
     values: ValueError."""
 
     method: str = "ddim"  # Song et al. 2021, or "ancestral", Ho et al. 2020
-    num_steps: int | None = None  # evenly spaced ones of the process; None: all
-    eta: float = 0.0  # noise of DDIM, from 0 to 1
+    num_steps: int | None = None  # steps taken, evenly spaced in the process; None: all
+    eta: float = 0.0  # DDIM noise scale, from 0 to 1
     clip_denoised: bool = (
         True  # clip predicted clean images to [-1, 1]; unclipped samples leave the range
     )
     LT_cfg: float | None = (
-        # scale of classifier-free guidance at t > branch_time; 1, as None, is none and costs
-        # nothing
+        # scale of classifier-free guidance at t > branch_time; 1 and None switch it off
         None
     )
-    ST_cfg: float | None = None  # and at t <= branch_time
+    ST_cfg: float | None = None  # scale of classifier-free guidance at t <= branch_time
     branch_time: int | None = None
-    cfg_channels: int | None = None  # how many of the first channels it guides
-    classifier_scale: float | None = None  # of classifier guidance
-    dg_time: str | None = None  # what a discriminator takes for the time: see `as_cond_fn`
+    cfg_channels: int | None = None  # number of first channels that it guides; None: 3
+    classifier_scale: float | None = None  # scale of classifier guidance
+    dg_time: str | None = None  # a discriminator's time, "level" or "step": see `as_cond_fn`
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -66,7 +65,10 @@ class DDPMSampling:
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps; give at least 1")
         if not 0 <= self.eta <= 1 or (self.eta and self.method != "ddim"):
-            raise ValueError(f"eta {self.eta:g} with {self.method}; eta is DDIM's, from 0 to 1")
+            raise ValueError(
+                f"eta is {self.eta:g} with {self.method}; give a number from 0 to 1, and 0 unless "
+                "the method is ddim"
+            )
         for name in ("LT_cfg", "ST_cfg", "classifier_scale"):
             if not math.isfinite(getattr(self, name) or 0):
                 raise ValueError(f"{name} is {getattr(self, name)}; give a finite number")
@@ -76,8 +78,8 @@ class DDPMSampling:
             and self.ST_cfg is None
         ):
             raise ValueError(
-                "branch_time and cfg_channels are of classifier-free guidance; give LT_cfg and "
-                "ST_cfg too"
+                "branch_time and cfg_channels belong to classifier-free guidance; give "
+                "LT_cfg and ST_cfg too"
             )
         if self.cfg_channels is not None and self.cfg_channels < 1:
             raise ValueError(f"cfg_channels is {self.cfg_channels}; give at least 1")
@@ -110,8 +112,8 @@ def ddpm_sampler(
     classifier_scale: float = 0.0,
     dg_time: str = "level",
 ) -> Tensor:
-    """Draw what the model diffuses from noise; takes what `edm.edm_sampler` takes, and the values
-    of `DDPMSampling`.
+    """Draw images or latents from noise. The arguments are those of `edm.edm_sampler` and the
+    values of `DDPMSampling`.
 
     latents       [N, C, H, W]  standard normal
     class_labels  [N, K]        one-hot; None for an unconditional network, unless a classifier
@@ -157,11 +159,11 @@ def check_guidance(
     ST_cfg: float | None = None,
     classifier_scale: float | None = None,
 ) -> None:
-    """ValueError unless the model has what such guidance needs."""
+    """ValueError unless the model has the null class or classifier that such guidance needs."""
     if not {LT_cfg, ST_cfg} <= {None, 1} and model.null_class is None:
         raise ValueError(
-            "classifier-free guidance needs a network that was trained without classes too, as DiT "
-            "is; leave its scales out"
+            "classifier-free guidance needs a network with a null class, as DiT has; leave "
+            "its scales out"
         )
     if classifier_scale:
         if model.classifier is None:
@@ -185,7 +187,8 @@ def as_cond_fn(
     dg_time: str = "level",
     network: Callable | None = None,
 ) -> Callable:
-    """A `cond_fn(x, t)` for the samplers of `diffusion`: what a guidance adds to the score of x_t.
+    """A `cond_fn(x, t)` for the samplers of `diffusion`: the change of the score of x_t by a
+    guidance.
 
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of
@@ -202,7 +205,8 @@ def as_cond_fn(
     0.10010, and of 1.0034 at t = 999, beyond the window's end at 1. Networks see it only in the
     embedding of 999 times the time, which it moves by 0.5 to 3.4; a head with random weights then
     gives gradients that differ by 12% (t = 150) to 61% (t = 900), a trained one, smooth in time, by
-    less. The authors train on levels, so "level" is what their heads mean; "step" is what they ran.
+    less. The authors train on levels, so "level" agrees with the training of their heads; "step"
+    agrees with their sampling.
 
     Every step is of first order, so the weight of the first order counts, and 1 is exact for an
     exact log ratio. ValueError for boosting, whose churn has no place here, and where the network
@@ -210,8 +214,8 @@ def as_cond_fn(
     """
     if guidance.needs_step:
         raise ValueError(
-            "boosting is made for EDM's sampler, whose churn it raises; leave it out with a DDPM, "
-            "as any guidance that needs the steps of that sampler"
+            "the guidance needs the steps of EDM's sampler, as boosting does, which a DDPM "
+            "does not have; leave boosting out"
         )
     if guidance.uses_network and network is None:
         raise ValueError(
@@ -219,8 +223,8 @@ def as_cond_fn(
         )
     if dg_time == "step" and not _is_published(diffusion):
         raise ValueError(
-            "dg_time 'step' takes t / 999 of the linear schedule of 1000 steps, but this process "
-            "is another one; take 'level'"
+            "dg_time 'step' takes t / 999 of the linear schedule of 1000 steps, but this "
+            "process has another schedule; use 'level'"
         )
     timesteps, alpha_bars = diffusion.schedule.timestep_map, diffusion.schedule.alphas_cumprod
 

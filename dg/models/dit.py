@@ -40,16 +40,16 @@ __all__ = [
     "load_vae",
 ]
 
-# How the published samples are drawn; with this scale of classifier-free guidance DiT's best FID,
-# 2.27, was measured.
+# Settings of the published samples. DiT's best FID, 2.27, was measured with this scale of
+# classifier-free guidance.
 PUBLISHED_SAMPLING = dict(
     method="ancestral", num_steps=250, clip_denoised=False, LT_cfg=1.5, ST_cfg=1.5
 )
 # Attention heads of the published sizes, by width and depth: DiT-XL, L, B, S.
 HEADS = {(1152, 28): 16, (1024, 24): 16, (768, 12): 12, (384, 12): 6}
-PROCESS = dict(schedule="linear", num_steps=1000)  # the one of the original code
-# VP time from which Kim et al. 2023 guide it, above timestep 100: between those of 100 and 101 by t
-# / 999 and by noise level.
+PROCESS = dict(schedule="linear", num_steps=1000)  # as in the original code
+# Kim et al. 2023 guide DiT above timestep 100. This VP time lies between timesteps 100 and 101,
+# both by t / 999 and by noise level.
 DG_TIME_MIN = 0.101
 
 
@@ -142,17 +142,17 @@ def load_dit(
     path       an original file such as DiT-XL-2-256x256.pt, bare or in a training's checkpoint; or
                a folder of diffusers, itself or below it as transformer/, with
                scheduler/scheduler_config.json beside that
-    num_heads  of an original file, whose tensors do not show it; None: of the published sizes,
-               `HEADS`
+    num_heads  attention heads of an original file, whose tensors do not show them; None: those of
+               the published sizes, `HEADS`
     noise_schedule, diffusion_steps  None: as the folder's scheduler says, else those of the
                                      original code
-    notify     called with one line on what was taken
+    notify     called with one line that names the settings taken
 
-    ValueError with one line that names the file and what is wrong, or what to install.
+    ValueError with one line that names the file and the fault, or the package to install.
     """
     folder = folder_in(path)
     if folder and num_heads is not None:
-        raise ValueError(f"{path}: tells num_heads itself; leave that out")
+        raise ValueError(f"{path}: holds num_heads itself; leave num_heads out")
     transformer = _from_folder(folder) if folder else _from_original(Path(path), num_heads)
     told = read_scheduler(folder) if folder else None
     given = dict(schedule=noise_schedule, num_steps=diffusion_steps)
@@ -164,7 +164,7 @@ def load_dit(
     heads = transformer.config.num_attention_heads
     notify(f"{path}: {heads} heads, {_in_words(process)}, {source}")
     model = LatentDiffusion(_as_trained(transformer), process=process)
-    model.respaced()  # refuses what is no process
+    model.respaced()  # refuses settings that no process has
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -188,7 +188,9 @@ def is_original(names) -> bool:
 def _from_folder(path: Path) -> nn.Module:
     config, tensors = read_folder(path)
     if (kind := config.get("_class_name")) not in ("DiTTransformer2DModel", "Transformer2DModel"):
-        raise ValueError(f"{path}: holds a {kind}, not a DiTTransformer2DModel")
+        raise ValueError(
+            f"{path}: holds a {kind}, not a DiTTransformer2DModel; give the folder of a DiT"
+        )
     model = create("DiTTransformer2DModel", config | {"norm_eps": 1e-6}, path)
     load_strictly(model, tensors, path)
     embed = model.pos_embed
@@ -225,7 +227,7 @@ def _settings(state: Mapping[str, Tensor], num_heads: int | None, path: Path) ->
     if heads is None:
         raise MissingSettings(str(path), ["num_heads"])
     if heads < 1 or width % heads:
-        raise ValueError(f"a width of {width} cannot be shared by {heads} heads: give a divisor")
+        raise ValueError(f"a width of {width} does not divide into {heads} heads; give a divisor")
     return dict(
         num_attention_heads=heads,
         attention_head_dim=width // heads,
@@ -242,7 +244,7 @@ def _settings(state: Mapping[str, Tensor], num_heads: int | None, path: Path) ->
 def _shape(state: Mapping[str, Tensor], name: str, ndim: int) -> tuple[int, ...]:
     if name not in state or state[name].ndim != ndim:
         raise ValueError(
-            f"tensor '{name}' is missing or does not have {ndim} dimensions: this is no DiT"
+            f"tensor '{name}' is missing or does not have {ndim} dimensions; give the file of a DiT"
         )
     return tuple(state[name].shape)
 

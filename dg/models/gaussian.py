@@ -28,6 +28,7 @@ class Gaussian:
         return self.mean + self.sd * torch.randn(shape, dtype=torch.float64, generator=generator)
 
     def log_density(self, x: Tensor, sigma: float) -> Tensor:
-        """Of noisy images, [N] in nats, up to a constant that all Gaussians of one size share."""
+        """Log density of noisy images, [N] in nats, up to a constant shared by all Gaussians of a
+        size."""
         variance = self.sd**2 + sigma**2
         return -0.5 * ((x - self.mean) ** 2 / variance + np.log(variance)).sum(dim=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""What `dg.sampling.generate` can sample, declared in one place."""
+"""The protocol of models that `dg.sampling.generate` samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ class SamplingSettings(Protocol):
 class GenerativeModel(ABC):
     """A model that draws images from latents.
 
-    img_resolution    pixels of a side of the latents and of what is drawn
-    img_channels      their channels
+    img_resolution    side in pixels of the latents and of the images or latents drawn
+    img_channels      channels of both
     label_dim         number of classes, 0 = unconditional
     sampling_type     class of its sampling settings, see `SamplingSettings`
     sampling_defaults settings with which it was published, where they are not the class's defaults
@@ -46,7 +46,7 @@ class GenerativeModel(ABC):
         return self.sampling_type(**{**self.sampling_defaults, **settings})
 
     def num_classes(self, sampling: SamplingSettings | None = None) -> int:
-        """How many classes there are to draw from when it is sampled so."""
+        """Number of classes to draw from with these settings; 0 = none."""
         return self.label_dim
 
     def draw(
@@ -57,7 +57,7 @@ class GenerativeModel(ABC):
         randn_like=torch.randn_like,
         guidance: Guidance | None = None,
     ) -> Tensor:
-        """What the model draws, [N, C, R, R] float64, from standard normal latents [N, C, R, R].
+        """Draw [N, C, R, R] float64 from standard normal latents [N, C, R, R].
 
         class_labels  [N, K]  one-hot, None where there are no classes
         randn_like            source of the noise of the steps
@@ -72,7 +72,8 @@ class GenerativeModel(ABC):
         )
 
     def to_images(self, drawn: Tensor) -> Tensor:
-        """Images [N, C, H, W], nominally in [-1, 1], of what `draw` returns: here, the same."""
+        """Turn the result of `draw` into images [N, C, H, W], nominally in [-1, 1]; here
+        unchanged."""
         return drawn
 
     @abstractmethod
@@ -81,4 +82,4 @@ class GenerativeModel(ABC):
 
     @abstractmethod
     def describe(self) -> dict:
-        """Fingerprints of all on which images depend; the model's own is named "network"."""
+        """Fingerprints of all parts that images depend on; the model's own is named "network"."""

@@ -13,7 +13,7 @@ from edm.checkpoint import kind_of, network_file
 from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
 
 LOADERS = {ddpm.FORMAT: ddpm.load_ddpm, vae.FORMAT: vae.load_vae}
-# of torch.save, now and before 1.6
+# First bytes of files of torch.save, now and before 1.6.
 TORCH_FILES = (
     b"PK\x03\x04",
     b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
@@ -40,12 +40,13 @@ def load_model(
 
     path      a file of this project, or a folder with its network.safetensors; an NVIDIA .pkl; a
               file of guided-diffusion's or DiT's; a folder of diffusers with a DiT
-    notify    called with one line on what was taken for settings that the file does not tell
-    settings  those of `SETTINGS` that the tensors of a published file do not tell; None is none
+    notify    called with one line that names settings taken because the file does not hold them
+    settings  the settings of `SETTINGS` that the tensors of a published file do not show; None
+              gives none
 
-    What is none of the others is left to `edm.load_network`, which also says what is wrong with it.
-    All but the score network, which `dg.sampling.as_model` wraps, are a `GenerativeModel`.
-    ValueError of one line; `MissingSettings` where settings must be given.
+    `edm.load_network` reads, or refuses, every other file. All but the score network, which
+    `dg.sampling.as_model` wraps, are a `GenerativeModel`. ValueError of one line; `MissingSettings`
+    where settings must be given.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     path = network_file(path)
@@ -58,7 +59,7 @@ def load_model(
 
 
 def _load_published(path, device, notify, settings: dict) -> nn.Module:
-    """An ADM or DiT, told by the names of its tensors."""
+    """An ADM or DiT, recognised by the names of its tensors."""
     names = _names(path, notify)
     if dit.is_original(names):
         return _load_dit(path, device, notify, settings)
@@ -77,14 +78,13 @@ def _load_dit(path, device, notify, settings: dict) -> nn.Module:
 
 
 def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
-    """ValueError for a setting which the file tells itself."""
+    """ValueError for a setting that the file itself holds."""
     if told := [name for name in settings if name not in needed]:
-        raise ValueError(f"{path}: tells {listed(told)} itself; leave that out")
+        raise ValueError(f"{path}: holds {listed(told)} itself; leave that out")
 
 
 def _names(path, notify) -> list[str]:
-    """The names of the tensors in a torch.save'd state dict, which are not read as far as
-    possible."""
+    """Names of the tensors in a torch.save'd state dict, whose values are not read if possible."""
     try:
         content = read_file(path, mmap=True)
     except ValueError as error:
@@ -109,7 +109,7 @@ def first_bytes(path, number: int = 16) -> bytes:
 
 
 def _format(path) -> str | None:
-    """What the header of a safetensors file says it is; None for any other file."""
+    """The kind of network that the header of a safetensors file names; None for any other file."""
     if not Path(path).is_file():
         return None
     with open(path, "rb") as file:

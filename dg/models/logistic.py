@@ -1,5 +1,5 @@
-"""Logistic distributions of pixels, continuous to draw from and rounded to 256 levels to measure
-with."""
+"""Logistic distributions of pixels: continuous for drawing, rounded to 256 levels for
+likelihoods."""
 
 import torch
 from torch import Tensor

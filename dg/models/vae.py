@@ -20,7 +20,7 @@ from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
 from edm.fingerprints import fingerprint
 
 FORMAT = "vae"
-MIN_LOG_SCALE = -7.0  # of a pixel's logistic: far below a level, where nothing is left to gain
+MIN_LOG_SCALE = -7.0  # of a pixel's logistic; far below a level, so a smaller one gains nothing
 
 
 class Block(nn.Module):
@@ -43,8 +43,8 @@ class Block(nn.Module):
 class VAE(GenerativeModel, nn.Module):
     """Normal latents, a normal posterior with diagonal covariance, logistic pixels.
 
-    img_resolution, img_channels  of the images; the resolution can be halved once per level but the
-                                  last
+    img_resolution, img_channels  size of the images; the resolution is divisible by 2 ** (levels -
+                                  1)
     width         channels of the first level, a multiple of 8
     channel_mult  width of each level relative to that
     latent_dim    numbers that stand for an image, at most as many as it has
@@ -80,8 +80,8 @@ class VAE(GenerativeModel, nn.Module):
         if not widths or width < 8 or width % 8 or img_resolution % 2**halvings:
             raise ValueError(
                 f"images of {img_resolution} pixels do not fit a width of {width} and "
-                f"{len(channel_mult)} levels: the pixels are to be halved {halvings} times, the "
-                "width a multiple of 8"
+                f"{len(channel_mult)} levels; give pixels that can be halved {halvings} times "
+                "and a width that is a multiple of 8"
             )
         if not 0 < latent_dim <= img_channels * img_resolution**2:
             raise ValueError(

@@ -18,9 +18,9 @@ class VAESampling:
     """How to draw from a VAE, in place of `dg.sampling.Sampling`: generate(model, store,
     VAESampling()).
 
-    sample  of each pixel's logistic the "mean", a smooth image as is usually shown, or a "draw",
-            which is what the likelihood speaks of and carries its noise; distances between sets of
-            images differ, so say which it was
+    sample  "mean": the mean of each pixel's logistic, a smooth image, as is usually shown; "draw":
+            a draw from it, with its noise, the model whose likelihood is measured. The two differ
+            in their distances, so name the one you measure
     """
 
     sample: str = "mean"
@@ -50,8 +50,8 @@ def vae_sampler(
     guidance=None,
     sample: str = "mean",
 ) -> Tensor:
-    """Images from noise; takes what `edm.edm_sampler` takes, of which a VAE has no use for classes
-    and guidance.
+    """Draw images from noise. It has the arguments of `edm.edm_sampler`, but a VAE uses neither
+    classes nor guidance.
 
     model    a `dg.models.vae.VAE`
     latents  [N, C, R, R]  standard normal; the first `latent_dim` numbers of each image are used
@@ -59,7 +59,7 @@ def vae_sampler(
     """
     if guidance is not None:
         raise ValueError(
-            "a VAE is sampled in one step, which nothing can guide; leave the guidance out"
+            "a VAE is sampled in one step, so it cannot be guided; leave the guidance out"
         )
     mean, log_scale = (
         part.to(torch.float64) for part in model.decode(latents.flatten(1)[:, : model.latent_dim])

@@ -1,8 +1,10 @@
-"""What the declarations of all scripts share."""
+"""Shared by the options of all scripts: help with headings, files by name, closing lines."""
 
 import platform
+import shlex
 from dataclasses import replace
 from importlib import metadata
+from itertools import chain
 
 import click
 
@@ -11,17 +13,52 @@ from dg.runtime import console
 
 SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
 version = click.version_option(__version__, message="%(prog)s %(version)s")
+DEVICE = click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Device to compute on: cpu, cuda, cuda:1 ...  [default: a GPU if there is one]",
+)
+WIDEST = 30  # columns of an option's name in a help text; the text of a longer one starts below
 
 
-def declared(options):
-    """A decorator that declares these options on a command, in their order."""
+class Command(click.Command):
+    """A command whose help lists the options under headings.
 
-    def decorate(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
+    sections  {heading: options, as `click.option` declares them}
+    """
 
-    return decorate
+    def __init__(self, *args, sections, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.sections = {heading: _declared(options) for heading, options in sections.items()}
+        self.params = [*chain(*self.sections.values()), *self.params]
+
+    def format_options(self, ctx, formatter):
+        listed = [*chain(*self.sections.values())]
+        others = [param for param in self.get_params(ctx) if param not in listed]
+        rows = {
+            heading: [
+                param.get_help_record(ctx) for param in params if param.param_type_name == "option"
+            ]
+            for heading, params in (*self.sections.items(), ("Help", others))
+        }
+        width = min(WIDEST, max(len(name) for name, _ in chain(*rows.values())))
+        for heading, section in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in section], WIDEST)
+
+
+def texts(docstring):
+    """Help and epilog of a command; the epilog begins where the examples do."""
+    text, mark, examples = docstring.partition("\b\nExamples:")
+    return dict(help=text, epilog=mark + examples)
+
+
+def _declared(options):
+    """The options as click's objects."""
+    holder = click.Command(None)
+    for option in options:
+        option(holder)
+    return holder.params
 
 
 def input_file(name):
@@ -32,8 +69,8 @@ def input_file(name):
 
 
 def head_file(name):
-    """The file of a discriminator; of a folder that train.py has written its best head, or the last
-    where it has kept no images to tell."""
+    """The file of a discriminator's head. A folder of train.py stands for its best head, or for the
+    last if it has no validation images."""
     from dg.checkpoints import trained_head
 
     path = input_file(name)
@@ -44,9 +81,23 @@ def head_file(name):
     return trained_head(path)
 
 
+def finish(lines, *following):
+    """Tell how a command ended, in at most four lines.
+
+    lines      sentences: the work done, and where its files are
+    following  commands to type next, each as its words; None is none. Words in capitals stand for
+               names that the user chooses
+    """
+    for line in lines:
+        console.notify(line)
+    for words in following:
+        if words:
+            console.notify(f"next: {shlex.join(['python', *map(str, words)])}")
+
+
 def computable(settings, device, asked):
-    """Settings of a training, in float32 where a preset asks for bfloat16 that the device is slow
-    in.
+    """Settings of a training, in float32 if the preset asks for bfloat16 and the device has no
+    instructions for it.
 
     device  a name, or None for the device that is taken by default
     asked   whether an option asks for the precision, which is then kept
@@ -67,7 +118,8 @@ def computable(settings, device, asked):
 
 
 def used():
-    """What the current command was given, for the files that say how something was made."""
+    """The current command, its paths and the versions, for files that record how a result was
+    made."""
     context = click.get_current_context()
     paths = {
         option.opts[0]: context.params[option.name]
@@ -85,9 +137,9 @@ def used():
 
 
 def precision_of(bf16, fp16):
-    """The precision that the two flags ask for; None where neither says."""
+    """The precision that the two flags ask for; None if neither is given."""
     if bf16 and fp16:
-        raise click.UsageError("--bf16 and --fp16: give one of them.")
+        raise click.UsageError("--bf16 and --fp16 are both given; give one of them.")
     if bf16 is None and fp16 is None:
         return None
     return "bfloat16" if bf16 else "float16" if fp16 else "float32"

@@ -2,211 +2,184 @@
 
 import click
 
-from dg.options.network import NETWORK
+from dg.options.common import DEVICE
+from dg.options.network import HEADING, NETWORK
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-OPTIONS = [
+IMAGES = [
     click.option(
         "--network",
         "--network_pkl",
         required=True,
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Score network, DDPM, ADM, DiT or VAE: a file or diffusers folder, a URL, or a "
+        help="Score network, DDPM, ADM, DiT or VAE: a file, a diffusers folder, a URL or a "
         "published name.",
     ),
-    *NETWORK,
     click.option(
         "--outdir",
         required=True,
         type=console.OutputPath(),
         metavar="DIR",
-        help="Where to save the images; a rerun goes on there.",
+        help="Folder for the images. The same command again continues an interrupted run.",
     ),
     click.option(
         "--seeds",
         type=console.SeedRange(),
         metavar="LIST",
-        help="Seeds, for example 0-63 or 1,2,5-8.",
+        help="Seeds of the images, for example 0-63 or 1,2,5-8.",
     ),
     click.option(
         "--num_samples",
         type=click.IntRange(1, console.MOST_SEEDS),
         metavar="N",
-        help="Short for --seeds S..S+N-1 with --seed S.",
+        help="Number of images; ignored with --seeds. Their seeds start at --seed.",
     ),
     click.option(
         "--seed",
         type=click.IntRange(0, 2**32 - 1),
         default=0,
-        help="First seed of --num_samples.",
-    ),
-    click.option(
-        "--batch",
-        "--batch_size",
-        "--max_batch_size",
-        type=click.IntRange(min=1),
-        default=64,
-        help="Images per batch and npz shard.",
+        metavar="N",
+        help="First seed with --num_samples.",
     ),
     click.option(
         "--class",
         "class_idx",
         type=int,
-        metavar="INT",
-        help="Class of all images.  [default: drawn per seed]",
+        metavar="N",
+        help="Class of all images.  [default: one drawn for each seed]",
     ),
+    click.option(
+        "--save_type",
+        "--save_format",
+        type=click.Choice(["npz", "png"]),
+        default="npz",
+        help="File format of the images.",
+    ),
+    click.option("--subdirs", **FLAG, default=False, help="Write one folder per thousand PNGs."),
+    click.option(
+        "--grid", **FLAG, default=True, help="Also write the first images to OUTDIR/grid.png."
+    ),
+]
+SAMPLER = [
     click.option(
         "--steps",
         "--num_steps",
         "num_steps",
         type=click.IntRange(min=1),
-        help="Sampling steps.  [default: 18; of a DDPM all of its own, of ADM and DiT 250]",
+        metavar="N",
+        help="Number of sampling steps.  [default: 18; DDPM: all of its own; ADM and DiT: 250]",
     ),
     click.option(
         "--sigma_min",
         type=click.FloatRange(min=0, min_open=True),
-        help="Lowest noise level.  [default: sampler's]",
+        metavar="SIGMA",
+        help="Lowest noise level.  [default: 0.002; VP and VE levels: their own]",
     ),
     click.option(
         "--sigma_max",
         type=click.FloatRange(min=0, min_open=True),
-        help="Highest noise level.  [default: sampler's]",
+        metavar="SIGMA",
+        help="Highest noise level.  [default: 80; VP, VE and iDDPM levels: their own]",
     ),
     click.option(
         "--rho",
         type=click.FloatRange(min=0, min_open=True),
         default=7,
-        help="Exponent of the step spacing.",
+        metavar="RHO",
+        help="Exponent of the spacing of noise levels.",
     ),
     click.option(
         "--S_churn",
         "S_churn",
         type=click.FloatRange(min=0),
         default=0,
-        help="Amount of stochasticity.",
+        metavar="S",
+        help="Amount of noise added in the course of sampling; 0 samples without it.",
     ),
     click.option(
         "--S_min",
         "S_min",
         type=click.FloatRange(min=0),
         default=0,
-        help="Lowest noise level with stochasticity.",
+        metavar="SIGMA",
+        help="Lowest noise level at which noise is added.",
     ),
     click.option(
         "--S_max",
         "S_max",
         type=click.FloatRange(min=0),
         default=float("inf"),
-        help="Highest such level.",
+        metavar="SIGMA",
+        help="Highest noise level at which noise is added.",
     ),
-    click.option("--S_noise", "S_noise", type=float, default=1, help="Noise inflation."),
-    click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation: solver."),
+    click.option(
+        "--S_noise",
+        "S_noise",
+        type=float,
+        default=1,
+        metavar="S",
+        help="Standard deviation of the added noise.",
+    ),
+    click.option(
+        "--solver",
+        type=click.Choice(["euler", "heun"]),
+        help="ODE solver; selects EDM's ablation sampler.  [default: heun]",
+    ),
     click.option(
         "--disc",
         "--discretization",
         "discretization",
         type=click.Choice(["vp", "ve", "iddpm", "edm"]),
-        help="Ablation: noise levels.",
+        help="Noise levels; selects EDM's ablation sampler.  [default: edm]",
     ),
     click.option(
-        "--schedule", type=click.Choice(["vp", "ve", "linear"]), help="Ablation: sigma(t)."
-    ),
-    click.option("--scaling", type=click.Choice(["vp", "none"]), help="Ablation: s(t)."),
-    click.option(
-        "--sampler",
-        "method",
-        type=click.Choice(["ddim", "ancestral"]),
-        help="Of a DDPM, ADM or DiT: its sampler.  [default: ddim; of ADM and DiT ancestral]",
+        "--schedule",
+        type=click.Choice(["vp", "ve", "linear"]),
+        help="Noise schedule sigma(t); selects EDM's ablation sampler.  [default: linear]",
     ),
     click.option(
-        "--eta", type=click.FloatRange(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]"
+        "--scaling",
+        type=click.Choice(["vp", "none"]),
+        help="Scaling s(t) of the image; selects EDM's ablation sampler.  [default: none]",
     ),
-    click.option(
-        "--cfg_scale",
-        "--cfg-scale",
-        "cfg_scale",
-        type=float,
-        metavar="S",
-        help="Of DiT: scale of classifier-free guidance, for both that follow; 1 is none.  "
-        "[default: 1.5]",
-    ),
-    click.option(
-        "--LT_cfg",
-        "LT_cfg",
-        type=float,
-        metavar="S",
-        help="Its scale at timesteps above --branch_time.",
-    ),
-    click.option("--ST_cfg", "ST_cfg", type=float, metavar="S", help="And at the others."),
-    click.option(
-        "--branch_time", type=click.IntRange(0, 999), help="Timestep, of 0 to 999.  [default: 200]"
-    ),
-    click.option(
-        "--vae",
-        type=console.InputPath(),
-        metavar="PATH|URL|NAME",
-        help="Of DiT: what decodes its latents.  [default: the network folder's own, or "
-        "sd-vae-ft-mse]",
-    ),
-    click.option(
-        "--classifier_scale",
-        type=click.FloatRange(min=0),
-        metavar="S",
-        help="Of a DDPM or ADM: scale of classifier guidance.  [default: none]",
-    ),
-    click.option(
-        "--classifier_ckpt",
-        type=console.InputPath(),
-        metavar="PATH|URL|NAME",
-        help="Its classifier of noisy images.  [default: adm-64-classifier to adm-512-classifier "
-        "by size]",
-    ),
-    click.option(
-        "--sample",
-        type=click.Choice(["mean", "draw"]),
-        help="Of a VAE: the mean of each pixel's distribution, or a draw from it.  [default: mean]",
-    ),
-    click.option("--subdirs", **FLAG, default=False, help="One folder per thousand PNGs."),
-    click.option(
-        "--save_type",
-        "--save_format",
-        type=click.Choice(["npz", "png"]),
-        default="npz",
-        help="File format.",
-    ),
+]
+DISCRIMINATOR = [
     click.option(
         "--discriminator_ckpt",
         "--discriminator_checkpoint",
         multiple=True,
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Discriminator head; repeat it for an ensemble.  [default: with another option of "
-        "guidance, the authors' for CIFAR-10 in checkpoints/discriminator; else there is no "
-        "guidance]",
+        help="Head of the discriminator. Repeat the option for an ensemble.  [default: no "
+        "guidance; with another option of this section, the authors' head for CIFAR-10 in "
+        "checkpoints/discriminator]",
     ),
     click.option(
         "--member_weights",
         type=console.Numbers(),
         metavar="W,W,...",
-        help="Weight of each member of an ensemble.  [default: equal]",
+        help="Weight of each head of an ensemble.  [default: equal]",
     ),
     click.option(
         "--pretrained_classifier_ckpt",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="ADM classifier under the discriminator, if it has one.  [default: "
-        "checkpoints/ADM_classifier/32x32_classifier.pt under the authors' discriminators]",
+        help="ADM classifier on whose features the head was trained.  [default: for "
+        "the authors' heads the one in checkpoints/ADM_classifier]",
     ),
     click.option(
         "--lora_checkpoint",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="LoRA of the classifier, where the head was trained with one.",
+        help="LoRA of the classifier, for a head that was trained with one.",
     ),
     click.option(
-        "--lora_rank", type=int, help="Its rank, which the file tells too; 0 or less: no LoRA."
+        "--lora_rank",
+        type=int,
+        metavar="N",
+        help="Rank of the LoRA; 0 or less switches it off.  [default: as its file says]",
     ),
     click.option(
         "--cond",
@@ -222,7 +195,8 @@ OPTIONS = [
         "--dg_scale",
         "w1",
         type=float,
-        help="Weight at the predictor stage.  [default: 2; with a DDPM, ADM or DiT 1]",
+        metavar="W",
+        help="Guidance weight at the first stage of a step.  [default: 2; DDPM, ADM and DiT: 1]",
     ),
     click.option(
         "--dg_weight_2nd_order",
@@ -230,22 +204,29 @@ OPTIONS = [
         "w2",
         type=float,
         default=0,
-        help="Weight at the corrector stage.",
+        metavar="W",
+        help="Guidance weight at the second stage of a step (Heun's correction).",
     ),
     click.option(
         "--time_min",
         "--time_mid",
         "time_min",
         type=click.FloatRange(0, 1),
-        help="Start of the guided VP time window.  [default: 0.01; with DiT 0.101, timesteps above "
-        "100]",
+        metavar="T",
+        help="Lowest VP time with guidance.  [default: 0.01; DiT: 0.101, timesteps above 100]",
     ),
-    click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window."),
+    click.option(
+        "--time_max",
+        type=click.FloatRange(0, 1),
+        default=1.0,
+        metavar="T",
+        help="Highest VP time with guidance.",
+    ),
     click.option(
         "--dg_time",
         type=click.Choice(["level", "step"]),
-        help="With a DDPM, ADM or DiT, the discriminator's time: by noise level, or the authors' "
-        "t/999.  [default: level]",
+        help="Discriminator's time with a DDPM, ADM or DiT: from the noise level, or the authors' "
+        "t/999 from the step.  [default: level]",
     ),
     click.option(
         "--boosting",
@@ -253,55 +234,151 @@ OPTIONS = [
         "boosting",
         **FLAG,
         default=False,
-        help="Boost samples of negative log ratio.",
+        help="Boost samples whose log ratio is negative: double weight, and churn by "
+        "--S_churn_manual.",
     ),
     click.option(
         "--S_churn_manual",
         "S_churn_manual",
         type=click.FloatRange(min=0),
         default=4,
-        help="S_churn of boosted samples.",
+        metavar="S",
+        help="S_churn of samples that --boosting boosts.",
     ),
     click.option(
         "--dg_clip",
         "dg_clip",
         type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
-        help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no "
-        "clip]",
+        metavar="P",
+        help="Clip the discriminator's probability to [P, 1-P]; the authors' code takes 1e-5.  "
+        "[default: no clip]",
     ),
+]
+AUTOGUIDANCE = [
     click.option(
         "--guide_network",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Autoguidance: a weaker score network of the same images, which is led away from.",
+        help="Weaker score network of the same images, which guidance leads away from.  [default: "
+        "no autoguidance]",
     ),
     click.option(
         "--guide_scale",
         type=float,
         metavar="W",
-        help="Its scale w in w D + (1 - w) D_guide; 1 is none.  [default: 2]",
+        help="Scale w of autoguidance, w D + (1 - w) D_guide; 1 is none.  [default: 2]",
     ),
-    click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
+]
+DISCRETE = [
+    click.option(
+        "--sampler",
+        "method",
+        type=click.Choice(["ddim", "ancestral"]),
+        help="Sampler of a DDPM, ADM or DiT.  [default: ddim; ADM and DiT: ancestral]",
+    ),
+    click.option(
+        "--eta",
+        type=click.FloatRange(0, 1),
+        metavar="ETA",
+        help="DDIM noise scale eta (DDPM, ADM and DiT only).  [default: 0]",
+    ),
+    click.option(
+        "--cfg_scale",
+        "--cfg-scale",
+        "cfg_scale",
+        type=float,
+        metavar="S",
+        help="Scale of classifier-free guidance at all timesteps (DiT only); 1 is none.  [default: "
+        "1.5]",
+    ),
+    click.option(
+        "--LT_cfg",
+        "LT_cfg",
+        type=float,
+        metavar="S",
+        help="Scale of classifier-free guidance at timesteps above --branch_time (DiT only).  "
+        "[default: --cfg_scale]",
+    ),
+    click.option(
+        "--ST_cfg",
+        "ST_cfg",
+        type=float,
+        metavar="S",
+        help="Scale of classifier-free guidance at timesteps up to --branch_time (DiT only).  "
+        "[default: --cfg_scale]",
+    ),
+    click.option(
+        "--branch_time",
+        type=click.IntRange(0, 999),
+        metavar="T",
+        help="Timestep, from 0 to 999, that separates --LT_cfg and --ST_cfg (DiT only).  [default: "
+        "200]",
+    ),
+    click.option(
+        "--vae",
+        type=console.InputPath(),
+        metavar="PATH|URL|NAME",
+        help="VAE that decodes latents (DiT only).  [default: the one in the network's folder, "
+        "else sd-vae-ft-mse]",
+    ),
+    click.option(
+        "--classifier_scale",
+        type=click.FloatRange(min=0),
+        metavar="S",
+        help="Scale of classifier guidance (DDPM and ADM only).  [default: none]",
+    ),
+    click.option(
+        "--classifier_ckpt",
+        type=console.InputPath(),
+        metavar="PATH|URL|NAME",
+        help="Noisy-image classifier for --classifier_scale.  [default: adm-64-classifier to "
+        "adm-512-classifier, by image size]",
+    ),
+    click.option(
+        "--sample",
+        type=click.Choice(["mean", "draw"]),
+        help="Pixels of a VAE: the mean of each pixel's distribution, or a draw from it (VAE "
+        "only).  [default: mean]",
+    ),
+]
+COMPUTATION = [
+    click.option(
+        "--batch",
+        "--batch_size",
+        "--max_batch_size",
+        type=click.IntRange(min=1),
+        default=64,
+        metavar="N",
+        help="Images computed at once by each process, and images per npz file.",
+    ),
+    DEVICE,
     click.option(
         "--precision",
         type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="Of the networks.  [default: the fastest within 2 levels of 255 of float32's images]",
+        help="Precision of the networks.  [default: the fastest whose images stay within 2 levels "
+        "of 255 of float32's]",
     ),
     click.option(
         "--precise",
         **FLAG,
         default=False,
-        help="float32 throughout, no TF32: the published code's images.",
+        help="Compute in float32 throughout, without TF32, for the published code's images.",
     ),
     click.option(
         "--compile",
         "compiled",
         **FLAG,
         default=False,
-        help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for "
-        "many images.",
-    ),
-    click.option(
-        "--grid", **FLAG, default=True, help="Also write OUTDIR/grid.png with the first images."
+        help="Compile the networks by torch.compile, on GPUs to CUDA graphs. This pays for many "
+        "images.",
     ),
 ]
+OPTIONS = {
+    "Images": IMAGES,
+    "Sampler": SAMPLER,
+    "Discriminator guidance": DISCRIMINATOR,
+    "Autoguidance (EDM score networks)": AUTOGUIDANCE,
+    "DDPM, ADM, DiT and VAE": DISCRETE,
+    HEADING: NETWORK,
+    "Computation": COMPUTATION,
+}

@@ -1,4 +1,4 @@
-"""What the options of generate.py say of guidance."""
+"""Guidance from the options of generate.py."""
 
 from functools import reduce
 from operator import add
@@ -10,7 +10,7 @@ from dg.options.common import head_file, input_file
 from dg.runtime import console
 from dg.runtime.pretrained import classifier_of
 
-# Where the authors' code expects its files for CIFAR-10; of discriminators by --cond.
+# Places of the authors' files for CIFAR-10; those of discriminators by --cond.
 CLASSIFIER = Path("checkpoints/ADM_classifier/32x32_classifier.pt")
 DISCRIMINATORS = {
     False: Path("checkpoints/discriminator/cifar_uncond/discriminator_60.pt"),
@@ -34,7 +34,8 @@ GUIDANCE_OPTIONS = (
 
 
 def guidance_of(net, sampling, device, precision, options):
-    """The guidance that the options ask for, or None; for a network that has its parts."""
+    """Build the guidance that the options ask for, or None. The network already has its VAE and
+    classifier."""
     terms = [
         _autoguidance(net, device, precision, options),
         _discriminator_guidance(net, sampling, device, options),
@@ -61,7 +62,10 @@ def _autoguidance(net, device, precision, options):
         sizes = [(one.img_resolution, one.img_channels, one.label_dim) for one in (net, guide)]
         if sizes[0] != sizes[1]:
             found = ["{} pixels, {} channels and {} classes".format(*size) for size in sizes]
-            raise ValueError(f"{name} has {found[1]}, but the network has {found[0]}")
+            raise ValueError(
+                f"{name} has {found[1]}, but the network has {found[0]}; give a network of the "
+                "same images"
+            )
     scale = 2.0 if options["guide_scale"] is None else options["guide_scale"]
     with console.option("--guide_scale"):
         return Autoguidance(guide.with_fp16(guide.use_fp16 and precision == "float16"), scale)
@@ -96,7 +100,7 @@ def is_asked_for():
 
 
 def _published(net, options):
-    """The options of files, with the authors' own files for CIFAR-10 where none are given.
+    """The options of files, or the authors' own files for CIFAR-10 if none are given.
 
     Their code guides by default, and the commands that they publish leave the options out.
     """
@@ -106,7 +110,7 @@ def _published(net, options):
     on_cifar = isinstance(net, edm.Preconditioner) and net.img_resolution == 32
     if not heads and not (on_cifar and net.img_channels == 3):
         raise click.UsageError(
-            "guidance options need a discriminator: give --discriminator_ckpt PATH."
+            "the options of guidance need a discriminator; give --discriminator_ckpt PATH."
         )
     cond = bool(net.label_dim if options["cond"] is None else options["cond"])
     wanted = {}
@@ -119,10 +123,11 @@ def _published(net, options):
         wanted["pretrained_classifier_ckpt"] = CLASSIFIER
     if missing := [str(path) for path in wanted.values() if not path.exists()]:
         raise click.UsageError(
-            f"guidance takes the authors' files by default, and {' and '.join(missing)} cannot be "
-            "found here; give --discriminator_ckpt and --pretrained_classifier_ckpt (for example "
-            f"dg-cifar10-{'cond' if cond else 'uncond'}-discriminator and dg-cifar10-classifier), "
-            "or --dg_weight_1st_order 0 for images without guidance."
+            f"guidance takes the authors' files by default, but {' and '.join(missing)} "
+            "cannot be found here; give --discriminator_ckpt and "
+            "--pretrained_classifier_ckpt (for example "
+            f"dg-cifar10-{'cond' if cond else 'uncond'}-discriminator and "
+            "dg-cifar10-classifier), or --dg_weight_1st_order 0 for images without guidance."
         )
     if wanted and console.speaks():
         console.notify(f"guided by the authors' {' and '.join(map(str, wanted.values()))}")
@@ -131,7 +136,8 @@ def _published(net, options):
 
 
 def _first_weight(net, options):
-    """The weight of the first order, after refusing what means nothing for this kind of network."""
+    """The weight of the first order. Options that mean nothing for this kind of network are
+    refused."""
     from dg.models.discrete_diffusion import DiscreteDiffusion
     from dg.models.vae import VAE
 
@@ -169,9 +175,14 @@ def _discriminator(net, sampling, device, options):
         raise click.UsageError(f"--lora_checkpoint: {error}") from None
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
-        raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
+        raise click.UsageError(
+            f"--cond {int(options['cond'])}, but the discriminator is {found}; leave --cond out."
+        )
     if discriminator.conditional and not as_model(net).num_classes(sampling):
-        raise click.UsageError("the discriminator is conditional but the network draws no classes.")
+        raise click.UsageError(
+            "the discriminator is conditional, but the network draws no classes; give an "
+            "unconditional discriminator."
+        )
     return discriminator
 
 
@@ -182,5 +193,5 @@ def _lora_path(options):
     if rank is not None and rank <= 0:
         return None
     if rank is not None and path is None:
-        raise click.UsageError("--lora_rank needs the file: give --lora_checkpoint PATH.")
+        raise click.UsageError("--lora_rank needs a file; give --lora_checkpoint PATH.")
     return path

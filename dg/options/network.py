@@ -1,71 +1,75 @@
-"""Options for what the file of a network does not tell, of every script that loads any model."""
+"""Options for settings that a network's file does not hold; every script that loads any model has
+them."""
 
 import click
 
 from dg.runtime.console import FLAG
 
+HEADING = "ADM and DiT files without settings"
 NETWORK = [
     click.option(
         "--image_size",
         type=click.IntRange(min=1),
         metavar="PIXELS",
-        help="Of a U-Net's bare weights: its images.  [default: of the published network]",
+        help="Image size of a U-Net.  [default: the published network's]",
     ),
     click.option(
         "--num_heads",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Of bare weights: attention heads of each layer.  [default: of the published network]",
+        help="Attention heads of each layer.  [default: the published network's]",
     ),
     click.option(
         "--num_head_channels",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Or the channels of each head, as in guided-diffusion.",
+        help="Channels of each attention head, in place of --num_heads.",
     ),
     click.option(
         "--noise_schedule",
         type=click.Choice(["linear", "cosine"]),
-        help="Of bare weights: trained on it.  [default: of the published network]",
+        help="Noise schedule of the training.  [default: the published network's]",
     ),
     click.option(
         "--diffusion_steps",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Of bare weights: steps trained on.  [default: of the published network]",
+        help="Diffusion steps of the training.  [default: the published network's]",
     ),
     click.option(
         "--rescale_timesteps",
         **FLAG,
         default=None,
-        help="Of bare weights: trained on timesteps scaled to 1000.  [default: unless there are "
-        "1000]",
+        help="The network takes timesteps scaled to 0-1000.  [default: True unless "
+        "--diffusion_steps is 1000]",
     ),
     click.option(
         "--use_new_attention_order",
         **FLAG,
         default=None,
-        help="Of a U-Net's bare weights: order of its heads.  [default: of the published network]",
+        help="The U-Net's attention weights hold all queries, all keys, all values, and not one "
+        "head after the other.  [default: the published network's]",
     ),
     click.option(
         "--predict_xstart",
         **FLAG,
         default=None,
-        help="Of a U-Net's bare weights: predicts the image, not the noise.",
+        help="The U-Net predicts the clean image.  [default: False, it predicts the noise]",
     ),
     click.option(
         "--sigma_small",
         **FLAG,
         default=None,
-        help="Of a U-Net's bare weights: variance of the posterior, not of the forward step.",
+        help="Reverse steps of a U-Net have the variance of the posterior.  [default: False, that "
+        "of the forward step]",
     ),
 ]
 
 
 def load(path, device, notify, options: dict):
-    """The model in a file; takes what `NETWORK` declares out of the options of a command.
+    """Load the model in a file; takes the options that `NETWORK` declares out of `options`.
 
-    Settings that the file does not tell are asked for by a usage error that names their options.
+    A usage error names the options of settings that the file does not hold.
     """
     from dg.models.loading import SETTINGS, load_model
     from guided_diffusion.loading import MissingSettings

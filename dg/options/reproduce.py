@@ -3,77 +3,88 @@
 import click
 
 from dg.experiments.registry import SETTINGS
+from dg.options.common import DEVICE
 
-OPTIONS = [
-    click.option(
-        "--setting",
-        "--world",
-        type=click.Choice(SETTINGS),
-        help="Where to run a study: data, networks, sizes. Also --world.  [default: "
-        "cifar10-uncond, churn: cifar10-cond]",
-    ),
-    click.option(
-        "--profile",
-        type=click.Choice(["full", "smoke"]),
-        default="full",
-        help="smoke: tiny and meaningless, to see that everything runs.",
-    ),
-    click.option(
-        "--dry-run",
-        is_flag=True,
-        help="Print the stages and what they would cost, and run nothing.",
-    ),
-    click.option(
-        "--stage", metavar="STAGE", help="Run this stage and what it needs, and nothing else."
-    ),
-    click.option(
-        "--samples",
-        type=click.IntRange(min=2),
-        metavar="N",
-        help="Images of every system in all.  [default: the setting's]",
-    ),
-    click.option(
-        "--seeds-per-set",
-        type=click.IntRange(min=2),
-        metavar="N",
-        help="Images of a measured set; --samples / N sets.  [default: the setting's]",
-    ),
-    click.option(
-        "--shard",
-        metavar="I/N",
-        help="Of imagenet: make only every N-th part of the images of --stage, from part I on, "
-        "counted from 0. Without it afterwards the rest is made and measured.",
-    ),
-    click.option(
-        "--fresh",
-        is_flag=True,
-        help="Forget what earlier runs made; of a study: everything in its setting.",
-    ),
-    click.option(
-        "--data",
-        metavar="PATH",
-        help="Data set of the experiment, where it is not embedded or downloaded.",
-    ),
-    click.option(
-        "--from-scratch",
-        is_flag=True,
-        help="Train every network anew, in place of those in pretrained/: hours on a CPU.",
-    ),
-    click.option("--runs", default="runs", metavar="DIR", help="Where intermediate files stay."),
-    click.option(
-        "--results",
-        default="results",
-        metavar="DIR",
-        help="Where results.json, pictures and report go.",
-    ),
-    click.option(
-        "--publish",
-        is_flag=True,
-        help="Copy results and pictures to docs/results/NAME, fill the README.",
-    ),
-    click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
-]
-# What an experiment does, in commands; {weight} is the one that was chosen.
+OPTIONS = {
+    "Experiment": [
+        click.option(
+            "--setting",
+            "--world",
+            type=click.Choice(SETTINGS),
+            metavar="NAME",
+            help=f"Data, networks and sizes of a study: {', '.join(SETTINGS)}.  [default: "
+            "cifar10-uncond; churn: cifar10-cond]",
+        ),
+        click.option(
+            "--data",
+            metavar="PATH",
+            help="Data set of the experiment, if it is neither embedded nor downloaded.",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(min=2),
+            metavar="N",
+            help="Images of every system, all sets together.  [default: the setting's]",
+        ),
+        click.option(
+            "--seeds-per-set",
+            type=click.IntRange(min=2),
+            metavar="N",
+            help="Images of one measured set. There are --samples / N sets.  [default: the "
+            "setting's]",
+        ),
+        click.option(
+            "--from-scratch",
+            is_flag=True,
+            help="Train every network anew, in place of those in pretrained/. This takes hours on "
+            "a CPU.",
+        ),
+        click.option(
+            "--profile",
+            type=click.Choice(["full", "smoke"]),
+            default="full",
+            help="Size of the run; smoke is tiny and only shows that everything runs.",
+        ),
+    ],
+    "Stages": [
+        click.option(
+            "--dry-run", is_flag=True, help="Print the stages and their cost, and run nothing."
+        ),
+        click.option(
+            "--stage", metavar="STAGE", help="Run only this stage and the stages it needs."
+        ),
+        click.option(
+            "--shard",
+            metavar="I/N",
+            help="Make the I-th of N parts of the images of --stage, I from 0 to N - 1 (imagenet "
+            "only). The command without --shard makes the rest and measures.",
+        ),
+        click.option(
+            "--fresh",
+            is_flag=True,
+            help="Remove the files of earlier runs first; for a study all files of its setting.",
+        ),
+    ],
+    "Files and computation": [
+        click.option(
+            "--runs", default="runs", metavar="DIR", help="Folder for intermediate files."
+        ),
+        click.option(
+            "--results",
+            default="results",
+            metavar="DIR",
+            help="Folder for results.json, pictures and report.",
+        ),
+        click.option(
+            "--publish",
+            is_flag=True,
+            help="Also copy results and pictures to docs/results/NAME and fill the README's "
+            "tables.",
+        ),
+        DEVICE,
+    ],
+}
+# Each experiment as commands; {weight} is the guidance weight that it chose.
 QUICKSTART = """\
 # 5,000 images of the network that ships: what the discriminator learns to tell from real ones
 python generate.py --network mnist-14 --outdir runs/by-hand/fake --num_samples 5000 --seed 1000000

@@ -2,6 +2,7 @@
 
 import click
 
+from dg.options.common import DEVICE
 from dg.options.guidance import CLASSIFIER
 from dg.recipes import CHOICES, PRESETS
 from dg.runtime import console
@@ -10,7 +11,7 @@ from dg.runtime.console import FLAG
 POSITIVE = click.FloatRange(min=0, min_open=True)
 INPUT = console.InputPath()
 
-OPTIONS = [
+IMAGES = [
     click.option(
         "--data",
         "--datadir",
@@ -18,7 +19,8 @@ OPTIONS = [
         type=INPUT,
         required=True,
         metavar="PATH|NAME",
-        help="Real images: digits:train, cifar10, mnist, a folder, zip or npz; or latents.",
+        help="Real images, or their latents: a folder, zip or npz, or a name such as cifar10, "
+        "mnist or digits:train.",
     ),
     click.option(
         "--sample_dir",
@@ -27,7 +29,8 @@ OPTIONS = [
         type=INPUT,
         required=True,
         metavar="PATH",
-        help="Generated images: what generate.py wrote, or any folder, zip or npz; or latents.",
+        help="Generated images, or their latents: the folder of generate.py, or any folder, zip "
+        "or npz.",
     ),
     click.option(
         "--save_dir",
@@ -36,13 +39,87 @@ OPTIONS = [
         required=True,
         type=console.OutputPath(),
         metavar="DIR",
-        help="Where to keep checkpoints and curves; a rerun goes on there.",
+        help="Folder for heads and curves. The same command again continues an interrupted "
+        "training.",
     ),
     click.option(
         "--num_data",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Use N real and N generated images, drawn by the seed.",
+        help="Use N real and N generated images, drawn by the seed.  [default: all]",
+    ),
+    click.option(
+        "--img_resolution",
+        type=click.IntRange(min=1),
+        metavar="PIXELS",
+        help="Refuse images of another size.  [default: any size]",
+    ),
+]
+DISCRIMINATOR = [
+    click.option(
+        "--extractor",
+        type=click.Choice(["classifier", "score", "none"]),
+        help="Features under the head: the ADM classifier's, the score network's encoder's, or "
+        "none, for a U-Net encoder trained from scratch.  [default: classifier if its file is "
+        "given, else score if --network is given]",
+    ),
+    click.option(
+        "--pretrained_classifier_ckpt",
+        type=INPUT,
+        metavar="PATH|URL|NAME",
+        help="ADM classifier for --extractor classifier.  [default: the authors' in "
+        f"{CLASSIFIER.parent} if it is there]",
+    ),
+    click.option(
+        "--network",
+        type=INPUT,
+        metavar="PATH|URL|NAME",
+        help="Score network for --extractor score and --loss matching.",
+    ),
+    click.option(
+        "--width",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Channels of the head.  [default: 32 on a score network, else 128]",
+    ),
+]
+RECIPE = [
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        default="default",
+        metavar="NAME",
+        help=f"Recipe: {', '.join(PRESETS)}. The options of this section change single values "
+        "of it.",
+    ),
+    click.option(
+        "--cond",
+        "--conditional",
+        "conditional",
+        **FLAG,
+        default=None,
+        help="Train a class-conditional discriminator.",
+    ),
+    click.option(
+        "--epoch",
+        "--n_epochs",
+        "--epochs",
+        "epochs",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Passes over the images.",
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Stop after N epochs without a lower validation loss; 0 never stops early.",
+    ),
+    click.option(
+        "--split",
+        type=console.Numbers(),
+        metavar="A,B,C",
+        help="Fractions of the images for training, validation and test, for example 0.8,0.1,0.1.",
     ),
     click.option(
         "--unequal",
@@ -51,132 +128,82 @@ OPTIONS = [
         help="Allow different numbers of real and generated images.",
     ),
     click.option(
-        "--img_resolution", type=click.IntRange(min=1), help="Refuse images of another size."
-    ),
-    click.option(
-        "--split",
-        type=console.Numbers(),
-        metavar="A,B,C",
-        help="Training, validation and test parts of the images.",
-    ),
-    click.option(
-        "--extractor",
-        type=click.Choice(["classifier", "score", "none"]),
-        help="What the head sees.  [default: classifier if its file is given, else score if a "
-        "network is given]",
-    ),
-    click.option(
-        "--pretrained_classifier_ckpt",
-        type=INPUT,
-        metavar="PATH|URL|NAME",
-        help=f"ADM classifier for --extractor classifier.  [default: {CLASSIFIER} if it is there]",
-    ),
-    click.option(
-        "--network",
-        type=INPUT,
-        metavar="PATH|URL|NAME",
-        help="Score network, for --extractor score and --loss matching.",
-    ),
-    click.option(
-        "--width",
-        type=click.IntRange(min=1),
-        help="Channels of the head.  [default: 32 on a score network, else 128]",
-    ),
-    click.option(
-        "--cond",
-        "--conditional",
-        "conditional",
-        **FLAG,
-        default=None,
-        help="Class-conditional discriminator.",
-    ),
-    click.option(
-        "--preset",
-        type=click.Choice(list(PRESETS)),
-        default="default",
-        help="Recipe; the other options change single values of it.",
-    ),
-    click.option(
-        "--epoch",
-        "--n_epochs",
-        "--epochs",
-        "epochs",
-        type=click.IntRange(min=1),
-        help="Passes over the images.",
-    ),
-    click.option(
-        "--patience",
-        type=click.IntRange(min=0),
-        help="Stop after so many epochs without improvement; 0 = never.",
-    ),
-    click.option(
-        "--batch_size", type=click.IntRange(min=2), help="Real and generated images of one step."
+        "--batch_size",
+        type=click.IntRange(min=2),
+        metavar="N",
+        help="Images per step, real and generated together.",
     ),
     click.option(
         "--batches",
         type=click.Choice(CHOICES["batches"]),
-        help="Half real, or drawn from one shuffled set of both.",
+        help="Composition of a batch: half real and half generated, or drawn from one shuffled set "
+        "of both.",
     ),
+    click.option("--lr", type=POSITIVE, metavar="LR", help="Learning rate of the Adam optimiser."),
     click.option(
-        "--microbatch",
-        "--batch_gpu",
-        "--batch-gpu",
-        "microbatch",
-        type=click.IntRange(min=1),
-        help="Images that a process computes at once, to save memory.  [default: all of its part]",
-    ),
-    click.option(
-        "--accumulate",
-        type=click.IntRange(min=1),
-        help="Compute every batch in so many parts, to save memory.",
-    ),
-    click.option("--lr", type=POSITIVE, help="Learning rate of Adam."),
-    click.option(
-        "--lr_schedule", type=click.Choice(CHOICES["lr_schedule"]), help="Learning rate over time."
+        "--lr_schedule",
+        type=click.Choice(CHOICES["lr_schedule"]),
+        help="Learning rate over time: constant, or falling to zero along a cosine.",
     ),
     click.option(
         "--wd",
         "--weight_decay",
         "weight_decay",
         type=click.FloatRange(min=0),
+        metavar="WD",
         help="Weight decay (L2).",
     ),
     click.option(
-        "--ema_halflife", type=click.IntRange(min=0), help="Images; 0 = no averaging of the head."
+        "--ema_halflife",
+        type=click.IntRange(min=0),
+        metavar="IMAGES",
+        help="Half-life of the moving average (EMA) of the head's weights, in images; 0 averages "
+        "nothing.",
     ),
     click.option(
         "--ema_rampup",
         type=click.FloatRange(min=0),
-        help="The half-life is at most this part of the images seen; 0 = no such bound.",
+        metavar="R",
+        help="Bound on --ema_halflife, as a fraction of the images seen so far; 0 sets none.",
     ),
     click.option(
         "--loss",
         type=click.Choice(CHOICES["loss"]),
-        help="Cross-entropy; plus gradient matching; plus its size.",
+        help="Loss: binary cross-entropy, or that plus gradient matching, or plus a penalty on the "
+        "gradient (sobolev).",
     ),
     click.option(
         "--loss_weight",
         type=click.FloatRange(min=0),
-        help="Of what the last two add; on its own scale each.",
+        metavar="W",
+        help="Weight of what --loss matching or sobolev adds to the cross-entropy.",
     ),
     click.option(
         "--lora_rank",
         type=click.IntRange(min=0),
-        help="Train an adapter of this rank on the classifier; 0 = none.",
+        metavar="N",
+        help="Rank of a LoRA that is trained on the classifier with the head; 0 trains none.",
     ),
-    click.option("--lora_alpha", type=POSITIVE, help="Its scale is alpha / rank."),
+    click.option(
+        "--lora_alpha",
+        type=POSITIVE,
+        metavar="ALPHA",
+        help="Alpha of the LoRA, which is scaled by alpha / rank.",
+    ),
     click.option(
         "--noise",
         "time_sampling",
         type=click.Choice(CHOICES["time_sampling"]),
-        help="Distribution of noise levels.",
+        help="Distribution of noise levels: the paper's importance sampling in VP time, uniform in "
+        "VP time, or EDM's lognormal.",
     ),
     click.option(
         "--time_min",
         "--t_min",
         "time_min",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Smallest VP time of importance and uniform.",
+        metavar="T",
+        help="Smallest VP time with --noise importance and uniform.",
     ),
     click.option(
         "--flip", **FLAG, default=None, help="Mirror half of the images, real and generated."
@@ -187,21 +214,53 @@ OPTIONS = [
     click.option(
         "--eval_images",
         type=click.IntRange(min=1),
-        help="Noisy images of each kind in every evaluation.",
+        metavar="N",
+        help="Noisy images, real and generated each, in every evaluation.",
     ),
     click.option(
         "--keep_every",
         type=click.IntRange(min=0),
-        help="Also keep the head of every so many epochs.",
+        metavar="N",
+        help="Also keep the head of every N-th epoch; 0 keeps none of them.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        metavar="N",
+        help="Seed of split, initialisation, order and noise.",
+    ),
+]
+COMPUTATION = [
+    DEVICE,
+    click.option(
+        "--microbatch",
+        "--batch_gpu",
+        "--batch-gpu",
+        "microbatch",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Images that a process computes at once, to save memory.  [default: its whole part of "
+        "the batch]",
+    ),
+    click.option(
+        "--accumulate",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Compute every batch in N parts, to save memory.  [default: 1]",
     ),
     click.option(
         "--tensorboard", **FLAG, default=False, help="Also write the log to SAVE_DIR/tensorboard."
     ),
     click.option(
-        "--seed",
-        type=click.IntRange(0, 2**32 - 1),
-        help="Seed of split, initialisation, order and noise.",
+        "--num_workers",
+        type=int,
+        metavar="N",
+        help="Ignored: no image is loaded while training.",
     ),
-    click.option("--device", help="cpu, cuda, cuda:1 ...  [default: a GPU if there is one]"),
-    click.option("--num_workers", type=int, help="Ignored: no image is loaded while training."),
 ]
+OPTIONS = {
+    "Images": IMAGES,
+    "Discriminator": DISCRIMINATOR,
+    "Recipe (defaults: the preset's)": RECIPE,
+    "Computation": COMPUTATION,
+}

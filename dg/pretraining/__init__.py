@@ -1,1 +1,1 @@
-"""Training of what has no public checkpoint, and the training engine."""
+"""Training of networks that have no public checkpoint, and the training engine."""

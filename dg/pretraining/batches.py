@@ -9,8 +9,8 @@ from dg.data.latents import AnySet
 class RandomBatch:
     """Which items of a set a step's batch has, and which of them are mirrored.
 
-    Both are drawn for the whole batch. So an item depends on its place in the batch alone, whoever
-    computes it.
+    Both are drawn for the whole batch. So an item depends on its place in the batch alone, and not
+    on the process.
     """
 
     def __init__(self, data: AnySet, size: int, generator: torch.Generator):
@@ -20,7 +20,7 @@ class RandomBatch:
     def mirror(self, generator: torch.Generator, flip: bool) -> None:
         """Mirror half of the images if `flip`.
 
-        The numbers are drawn in any case, so that what is drawn after them does not change.
+        The numbers are drawn in any case, so that later draws do not change.
         """
         mirrored = torch.rand(len(self.index), 1, 1, 1, generator=generator) < 0.5
         self.mirrored = mirrored if flip else None

@@ -29,7 +29,9 @@ def build_ddpm(
     network  arguments of `UNetModel` beyond size, channels and classes
     """
     if conditional and data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
+        raise ValueError(
+            f"{data.name}: has no labels; give a labelled set, or train an unconditional network"
+        )
     process = dict(
         schedule=settings.schedule,
         num_steps=settings.num_steps,

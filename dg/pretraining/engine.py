@@ -21,7 +21,7 @@ from dg.runtime.randomness import seeded, step_generator
 from dg.runtime.training_state import Every, load_state, save_state
 
 LOG_STEPS = 50  # an entry of the log is the mean over so many steps
-OBSERVE_STEPS = 250  # between two looks at what a training has learned, a multiple of LOG_STEPS
+OBSERVE_STEPS = 250  # between two calls of `observe`, a multiple of LOG_STEPS
 Values = dict[str, Tensor]  # scalars of a step; the gradient is that of "loss"
 
 
@@ -36,7 +36,7 @@ class Stepper:
     microbatch  images that a process computes at once; None: all of its part. It is halved where
                 they do not fit into memory. From then on it is among a step's values, as the mean
                 over the processes
-    seed        of what draws from the global generator, such as dropout. These draws depend on the
+    seed        seed of draws from the global generator, such as dropout. These draws depend on the
                 step too, and on the micro-batch's place in the batch
 
     With the same micro-batches, the number of processes changes results by rounding only.
@@ -102,13 +102,15 @@ class Stepper:
 
 
 class Run:
-    """How far a training is: its next step, its log, and the state file that a rerun goes on from.
+    """Progress of a training: its next step, its log, and the state file that a rerun continues
+    from.
 
     path      the state file; None keeps none
-    identity  what a state must agree on to be gone on from, by name; ValueError otherwise
+    identity  values by name that a state must agree on to be continued; ValueError otherwise
     holders   everything with a state_dict, by name: modules, optimizer, scaler
     ranks     all read the state, the first writes it
-    observe   given the number of steps done; what it returns, such as a test loss, joins the log
+    observe   called with the number of steps done; values that it returns, such as a test loss,
+              join the log
     every     steps from one entry of the log to the next, all of them observed. None: LOG_STEPS,
               observed every OBSERVE_STEPS. The last step is logged and observed in any case
     """
@@ -233,8 +235,8 @@ def update_average(
 
 def _check_precision(precision: str, device: torch.device) -> None:
     if precision == "float16" and device.type != "cuda":
-        raise ValueError(f"float16 trains on GPUs only, not on {device}; take bfloat16 or float32")
+        raise ValueError(f"float16 trains on GPUs only, not on {device}; use bfloat16 or float32")
     if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError(
-            f"the device {device} does not compute in bfloat16; take float16 or float32"
+            f"the device {device} does not compute in bfloat16; use float16 or float32"
         )

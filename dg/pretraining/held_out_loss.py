@@ -1,5 +1,4 @@
-"""The loss of a model on fixed test images with the same noise every time, watched while it is
-trained.
+"""The loss of a model in training on fixed test images, with the same noise every time.
 
 Each loss takes (settings of the training, model, images in [-1, 1], their classes, generator).
 """

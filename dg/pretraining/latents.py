@@ -25,13 +25,13 @@ from dg.runtime.randomness import step_generator
 class Encoding:
     """How to encode images."""
 
-    resolution: int = 256  # of the crops that are encoded
+    resolution: int = 256  # side of the crops in pixels
     # encode a mirrored copy of every image too: a mirrored latent is not the latent of a mirrored
     # image
     flip: bool = False
     sample: bool = True  # a draw from the posterior, or its mean
     dtype: str = "float32"  # or "float16", half as large; see Made
-    seed: int = 0  # of the draws
+    seed: int = 0  # seed of the draws
 
     def __post_init__(self):
         if self.dtype not in ("float32", "float16"):
@@ -39,11 +39,11 @@ class Encoding:
 
 
 class Made(NamedTuple):
-    """What `encode` has done.
+    """Result of `encode`.
 
     latents   number of them, of all processes together
-    rounding  root mean square of what float16 rounds off, of this process's latents; None where it
-              has made none
+    rounding  root mean square of the rounding errors of float16 in this process's latents; None if
+              it has made none
     spread    root mean square of the posterior's standard deviation, the yardstick for it
     """
 
@@ -58,7 +58,7 @@ def latent_store(
     """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE
     or settings.
 
-    used  of this run, as of `SampleStore`
+    used  record of this run, as for `SampleStore`
     """
     described = {
         "images": images.fingerprint(),
@@ -81,8 +81,8 @@ def encode(
     ranks: Ranks = SINGLE_PROCESS,
     notify: Callable[[str], None] = unheard,
 ) -> Made:
-    """Fill the store with the batches it still lacks. Of several processes each takes the next one
-    when it is free.
+    """Fill the store with the batches it still lacks. Each process takes the next one when it is
+    free.
 
     vae  as of `dg.models.autoencoder.load_vae`: its posterior's mean or a draw, times its scaling
          factor, is the latent
@@ -137,7 +137,7 @@ def encode(
 
 
 def _read_ahead(work: WorkList, read) -> Iterator[tuple]:
-    """(item, read(item's index)) of everything in a list of work; the next is read meanwhile."""
+    """Yield (item, read(item's index)) of every item of work; the next one is read meanwhile."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         before = None
         for item in work:

@@ -1,9 +1,9 @@
-"""The noise-aware ADM classifier, the extractor of Kim et al. 2023, trained here where none is
-published.
+"""Training of the noise-aware ADM classifier, the extractor of Kim et al. 2023, for data without a
+published one.
 
 An encoder of `guided_diffusion` learns the classes of noisy images, or latents, at VP scale
-(Dhariwal & Nichol 2021, section 4); its middle-block features are what a discriminator's head then
-sees.
+(Dhariwal & Nichol 2021, section 4); its middle-block features are the inputs of a discriminator's
+head.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def train_noisy_classifier(
     state_path, save_seconds, ranks, microbatch  as of `dg.pretraining.score.train_score_network`
     """
     if data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; a classifier needs a labelled set")
+        raise ValueError(f"{data.name}: has no labels; give a labelled set")
     if settings.flip and isinstance(data, LatentSet):
         raise ValueError(
             f"{data.name}: latents cannot be mirrored; encode mirrored copies of the images too"
@@ -113,7 +113,8 @@ def _batch_loss(
 
 @torch.no_grad()
 def noisy_accuracy(model, data: AnySet, time: float, seed: int = 0, batch_size: int = 256) -> float:
-    """Part of labelled images whose class is named at VP time `time`; noise from `seed`."""
+    """Fraction of labelled images that are classified correctly at VP time `time`, with noise from
+    `seed`."""
     generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
     correct = 0
     for start in range(0, len(data), batch_size):

@@ -1,5 +1,5 @@
-"""What `pretrain.py` trains by name: networks and how to train them. Plain data, which a script can
-list at once."""
+"""The presets of `pretrain.py`: networks and settings of their training. They are plain data, so a
+script lists them without loading torch."""
 
 import math
 from dataclasses import replace
@@ -13,8 +13,7 @@ from dg.pretraining.settings import (
 
 AUGMENT_DIM = 9  # labels of EDM's augmentation, edm.AugmentPipe
 
-# Kinds of U-Net under EDM's names (Karras et al. 2022, appendix F.2), and what they say of a
-# network.
+# Kinds of U-Net under EDM's names (Karras et al. 2022, appendix F.2), and their network settings.
 ARCHITECTURES = {
     "ddpmpp": dict(
         model_type="SongUNet",

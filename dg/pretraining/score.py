@@ -47,7 +47,9 @@ def build_score_network(
              the class, default "edm"
     """
     if conditional and data.labels is None:
-        raise ValueError(f"{data.name}: has no labels; a conditional network needs a labelled set")
+        raise ValueError(
+            f"{data.name}: has no labels; give a labelled set, or train an unconditional network"
+        )
     arguments = dict(network)
     precondition = getattr(edm, PRECONDITIONING[arguments.pop("precond", "edm")])
     with seeded(seed):
@@ -80,8 +82,8 @@ def train_score_network(
                   network-snapshot-KKKKKK.safetensors; 0 = none
     ranks         processes that share every batch; all call this alike and get the same result
     microbatch    images that a process computes at once; None: all of its part
-    observe       given the average now and then; what it returns joins the log, such as
-                  {"test_loss": ...}
+    observe       called with the average now and then; the values that it returns join the log,
+                  such as {"test_loss": ...}
 
     A run that finds a state goes on from it and ends with the same weights as one that was never
     interrupted; one with more steps trains on. How many processes there are and how large
@@ -153,12 +155,14 @@ def _check(net, data: ImageSet, settings: ScoreTraining, state_path, snap: int) 
         )
     if (data.resolution, data.channels) != (net.img_resolution, net.img_channels):
         raise ValueError(
-            f"{data.name}: {data.resolution} pixels and {data.channels} channels, but the network "
-            f"takes {net.img_resolution} and {net.img_channels}"
+            f"{data.name}: {data.resolution} pixels and {data.channels} channels, but the "
+            f"network takes {net.img_resolution} and {net.img_channels}; give images of that "
+            "size"
         )
     if net.label_dim and (data.labels is None or data.num_classes > net.label_dim):
         raise ValueError(
-            f"{data.name}: {data.num_classes} classes do not fit a network of {net.label_dim}"
+            f"{data.name}: {data.num_classes} classes, but the network has {net.label_dim}; "
+            "give a set of these classes"
         )
     augment_dim = net.init_kwargs.get("augment_dim", 0)
     if settings.augment and augment_dim != edm.AugmentPipe.dim:

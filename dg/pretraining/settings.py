@@ -1,4 +1,4 @@
-"""How networks are trained: every setting of a kind, as plain data."""
+"""Settings of the trainings, one class per kind of network, as plain data."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class ScoreTraining:
 
     steps: int = 1000
     batch_size: int = 64
-    lr: float = 2e-3  # of Adam
+    lr: float = 2e-3  # Adam's learning rate
     warmup: int = 3200  # images over which the learning rate rises linearly
     ema_halflife: int = 5000  # images in which the weight of an old network halves
     ema_rampup: float = (
@@ -24,7 +24,7 @@ class ScoreTraining:
     P_std: float = 1.2
     flip: bool = False  # mirror half of the images, which the network then draws too
     augment: float = (
-        0.0  # probability of EDM's augmentation, which the network is told of and does not draw
+        0.0  # probability of EDM's augmentation; the network gets its labels and does not draw it
     )
     precision: str = "float32"  # or "bfloat16", "float16", by autocast
     seed: int = 0
@@ -36,7 +36,7 @@ class ScoreTraining:
                 "positive numbers"
             )
         if not 0 <= self.augment <= 1:
-            raise ValueError(f"augment is {self.augment}; a probability is from 0 to 1")
+            raise ValueError(f"augment is {self.augment}; give a probability from 0 to 1")
         _check_precision(self.precision)
 
 
@@ -64,9 +64,9 @@ class NoisyClassifierTraining:
 class DDPMTraining:
     """The noise process of a DDPM and how to train its network. Impossible values: ValueError."""
 
-    schedule: str = "cosine"  # of the noise, or "linear"
-    num_steps: int = 1000  # T, of the process; `steps` are the optimizer's
-    variance: str = "fixed_small"  # of the reverse steps: see guided_diffusion.GaussianDiffusion
+    schedule: str = "cosine"  # noise schedule, or "linear"
+    num_steps: int = 1000  # diffusion steps T; `steps` are the optimizer's
+    variance: str = "fixed_small"  # reverse steps' variance: see guided_diffusion.GaussianDiffusion
     steps: int = 1000
     batch_size: int = 128
     lr: float = 1e-3  # highest value of AdamW's one-cycle schedule

@@ -18,8 +18,8 @@ from dg.runtime.randomness import seeded, step_generator
 
 
 def build_vae(data: ImageSet, network: dict, seed: int) -> VAE:
-    """A model for the images of `data`, its initial weights drawn from `seed`; `network`: arguments
-    of `VAE` beyond them."""
+    """Build a model for the images of `data`, its initial weights drawn from `seed`. `network`: the
+    other arguments of `VAE`."""
     with seeded(seed):
         return VAE(data.resolution, data.channels, **network)
 

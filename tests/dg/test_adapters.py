@@ -244,9 +244,9 @@ def test_what_fits_no_process_is_refused():
         with pytest.raises(ValueError, match="whole numbers 0 to 999"):
             cond_fn(ModelAtVP(), alphas_cumprod=given)(x, torch.tensor([t]))
     for wrong in ([[0.9]], [], [0.1, 0.9], [1.2, 0.5], alphas("linear")[::-1].copy()):
-        with pytest.raises(ValueError, match="alphas_cumprod must be a row of numbers"):
+        with pytest.raises(ValueError, match="alphas_cumprod must fall"):
             cond_fn(ModelAtVP(), alphas_cumprod=wrong)
-    with pytest.raises(ValueError, match="predicts 'flow_prediction' is not known"):
+    with pytest.raises(ValueError, match="prediction_type is 'flow_prediction'; use epsilon"):
         guided_prediction(x, x, 0.5, "flow_prediction")
     variances = torch.arange(8.0).reshape(1, 2, 2, 2)
     guided = guided_prediction(variances, torch.ones(1, 1, 2, 2), torch.tensor([0.75]))

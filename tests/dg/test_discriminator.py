@@ -369,9 +369,9 @@ def test_a_head_is_kept_to_what_it_was_trained_on(heads, files, tmp_path):
 
 
 def test_members_on_different_extractors_are_refused(heads, files):
-    refused("must share one extractor, found none, score", [heads["score"], heads["none"]], **files)
+    refused("need different extractors (none, score)", [heads["score"], heads["none"]], **files)
     refused(
-        "must share one extractor, found classifier, none",
+        "need different extractors (classifier, none)",
         [heads["classifier"], heads["none"]],
         **files,
     )

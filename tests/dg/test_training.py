@@ -673,7 +673,7 @@ def test_conditional_training_on_a_classifier(tmp_path, classifier_path):
         (dict(split=(0.5, 0.5, 0.5)), "fractions of sum 1"),
         (dict(split=(0.0, 0.5, 0.5)), "the first above 0"),
         (dict(batch_size=15), "odd"),
-        (dict(microbatch=0), "0 images at a time"),
+        (dict(microbatch=0), "microbatch is 0"),
         (dict(precision="half"), "float32 or bfloat16 or float16"),
         (dict(loss="mse"), "bce or matching or sobolev"),
         (dict(batches="half"), "balanced or mixed"),
@@ -740,7 +740,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, classifier_path):
             real=image_set(80, classes=3),
             fake=image_set(80, classes=3),
         )
-    with pytest.raises(ValueError, match="LoRA adapts the frozen classifier"):
+    with pytest.raises(ValueError, match="LoRA adapts a frozen classifier"):
         train(tmp_path, replace(SHORT, lora_rank=4))
     with pytest.raises(ValueError, match="give that network"):
         train(tmp_path, replace(SHORT, loss="matching"))
@@ -835,9 +835,9 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
         ("--split 0.5", "fractions"),
         ("--split a,b", "no list of numbers"),
         ("--loss matching", "--network"),
-        ("--accumulate 17", "--accumulate: a batch of 16 cannot be computed in 17 parts"),
-        ("--accumulate 2 --microbatch 8", "--accumulate and --microbatch: give one of them"),
-        ("--extractor none --lora_rank 2", "--lora_rank adapts the classifier"),
+        ("--accumulate 17", "--accumulate 17, but a batch has 16 images"),
+        ("--accumulate 2 --microbatch 8", "--accumulate and --microbatch are both given"),
+        ("--extractor none --lora_rank 2", "--lora_rank adapts a classifier"),
         ("--num_data 41", "--num_data: "),
         ("--lora_rank 99999", "rank"),
         ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt"),
@@ -846,7 +846,7 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
         assert message in error and "\n" not in error.rpartition("Error: ")[2].strip(), more
         assert not list((published / "disc").glob("*.safetensors"))
     (published / "checkpoints" / "ADM_classifier" / "32x32_classifier.pt").unlink()
-    assert "what should the head see?" in command(usual)
+    assert "the features for the head are missing" in command(usual)
 
 
 def test_a_part_of_a_sorted_set_holds_every_class():

@@ -271,7 +271,7 @@ def test_other_networks_are_refused(good):
     for changes, words in (
         ({"wings": 2}, "wings"),
         ({"model_type": "ResNet"}, "SongUNet"),
-        ({"model_channels": 0}, "must be positive"),
+        ({"model_channels": 0}, "give positive sizes"),
         ({"img_resolution": 7}, "cannot be halved"),
         ({"model_channels": -8}, ""),
     ):

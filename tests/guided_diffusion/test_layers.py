@@ -63,10 +63,10 @@ def test_attention_has_second_derivatives_without_fused_kernels():
 
 
 def test_attention_pool_refuses_other_sizes():
-    with pytest.raises(ValueError, match="built for 4x4 features, not 8x8"):
+    with pytest.raises(ValueError, match="features are 8x8, but the attention pool takes 4x4"):
         AttentionPool(4, 32, 32, 1)(torch.zeros(1, 32, 8, 8))
 
 
 def test_heads_must_fill_the_channels():
-    with pytest.raises(ValueError, match="96 channels do not split into attention heads of 64"):
+    with pytest.raises(ValueError, match="96 channels do not divide into attention heads of 64"):
         AttentionBlock(96, 64)

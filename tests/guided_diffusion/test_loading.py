@@ -129,7 +129,7 @@ def test_several_possible_depths_must_be_told_apart():
         **SMALL | dict(channel_mult=(1, 1), attention_resolutions=())
     ).state_dict()
     with pytest.raises(
-        ValueError, match="fit 1 and 2 and 5 residual blocks per level alike: pass num_res_blocks"
+        ValueError, match="fit 1 and 2 and 5 residual blocks per level alike; give num_res_blocks"
     ):
         load_encoder(state)
     assert load_encoder(state, num_res_blocks=2).image_size == 16

@@ -291,12 +291,12 @@ def test_trains_and_samples_with_a_diffusion():
     [
         (
             lambda: small()(torch.zeros(1, 3, 16, 16), torch.zeros(1)),
-            r"takes images \[N, 3, 8, 8\], not \[1, 3, 16, 16\]",
+            r"\[1, 3, 16, 16\]; give \[N, 3, 8, 8\]",
         ),
-        (lambda: small()(torch.zeros(1, 1, 8, 8), torch.zeros(1)), "takes images"),
+        (lambda: small()(torch.zeros(1, 1, 8, 8), torch.zeros(1)), "images have the shape"),
         (lambda: small(num_classes=5)(*inputs(1)), "has 5 classes"),
         (lambda: small()(*inputs(1), torch.tensor([0])), "has 0 classes"),
-        (lambda: small(num_head_channels=48), "do not split into attention heads of 48"),
+        (lambda: small(num_head_channels=48), "do not divide into attention heads of 48"),
         (lambda: small(channel_mult=(1, 1.5)), "multiples of 32"),
         (lambda: create_unet("32x32_diffusion"), "use one of 64x64_diffusion, "),
     ],

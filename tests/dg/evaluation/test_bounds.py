@@ -175,11 +175,11 @@ def test_the_exact_ratio_gives_the_models_chain_the_bound_of_the_true_model():
     [
         (
             lambda: ddpm_bound(small(), image_set(resolution=8).images),
-            "are no images for this network",
+            "does not fit the network",
         ),
         (
             lambda: ddpm_bound(small(), image_set().images.astype(float)),
-            "are no images for this network",
+            "does not fit the network",
         ),
         (lambda: ddpm_bound(small(num_classes=3), image_set().images), "give one-hot class_labels"),
         (lambda: ddpm_bound(small(), image_set().images, num_steps=21), "asks for 21 of 20 steps"),

@@ -151,7 +151,7 @@ def test_images_and_labels_that_do_not_fit_are_refused(digits):
     model, _ = digits
     grey = np.zeros([2, 16, 16, 1], np.uint8)
     refused(
-        "big: images of 16 pixels and 1 channels; the feature classifier takes 8 pixels and 1 "
+        "big: images of 16 pixels and 1 channels, but the feature classifier takes 8 pixels and 1 "
         "channels",
         lambda: extract_features(model, ImageSet(grey, None, "big")),
     )

@@ -146,7 +146,7 @@ def test_foreign_statistics_do_not_tell_what_made_them(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (dict(mu=np.zeros(3), sigma=np.eye(4)), "are no statistics"),
+        (dict(mu=np.zeros(3), sigma=np.eye(4)), "are not statistics"),
         (dict(mu=np.array(["a"]), sigma=np.eye(1)), "not readable statistics"),
         (dict(mu=np.zeros(3)), "not readable statistics"),
         (dict(mu=np.zeros(1), sigma=np.eye(1), about=np.array("{")), "not readable statistics"),

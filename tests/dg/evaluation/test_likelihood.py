@@ -246,9 +246,9 @@ def test_guidance_of_real_networks_counts(kind):
     [
         (
             lambda im, x: bits_per_dim(DATA, im[:, :2]),
-            r"\[2, 2, 4, 1\] are no images for this network; give uint8 \[N, 4, 4, 1\]",
+            r"\[2, 2, 4, 1\] does not fit the network; give uint8 \[N, 4, 4, 1\]",
         ),
-        (lambda im, x: bits_per_dim(DATA, im.repeat(3, axis=3)), "are no images for this network"),
+        (lambda im, x: bits_per_dim(DATA, im.repeat(3, axis=3)), "does not fit the network"),
         (lambda im, x: bits_per_dim(DATA, im / 255), "float64"),
         (lambda im, x: bits_per_dim(DATA, im[:0]), "at least one"),
         (lambda im, x: bits_per_dim(DATA, im, seeds=[1]), "1 seeds for 2 images"),
@@ -258,8 +258,8 @@ def test_guidance_of_real_networks_counts(kind):
             lambda im, x: bits_per_dim(DATA, im, solver="euler"),
             "solver is 'euler'; use one of heun, rk45",
         ),
-        (lambda im, x: bits_per_dim(DATA, im, num_steps=0), "must be positive"),
-        (lambda im, x: bits_per_dim(DATA, im, sigma_min=0), "must be positive"),
+        (lambda im, x: bits_per_dim(DATA, im, num_steps=0), "give positive numbers"),
+        (lambda im, x: bits_per_dim(DATA, im, sigma_min=0), "give positive numbers"),
         (lambda im, x: bits_per_dim(DATA, im, sigma_min=90), "larger sigma_max"),
         (lambda im, x: bits_per_dim(small_network(3), im), r"one-hot class_labels \[2, 3\]"),
         (
@@ -282,7 +282,7 @@ def test_guidance_of_real_networks_counts(kind):
         ),
         (
             lambda im, x: bits_per_dim(MODEL, im, guidance=guidance((2, 0)), solver="rk45"),
-            "equal guidance weights",
+            "give equal weights",
         ),
         (lambda im, x: log_density(DATA, x[..., :2], ones(x)), r"finite values \[N, 1, 4, 4\]"),
         (lambda im, x: log_density(DATA, x * math.nan, ones(x)), "hold NaN"),

@@ -153,15 +153,15 @@ NAN = np.where(np.eye(6) > 0, np.nan, 0.0)
         (lambda x: precision_recall(x, x[:, :5]), "reference features 5"),
         (
             lambda x: precision_recall(x, x[:3]),
-            "at least 4 generated and 4 reference features, got 200 and 3",
+            "200 generated and 3 reference features; give at least 4 of each",
         ),
         (lambda x: precision_recall(x, NAN), "reference features hold NaN"),
-        (lambda x: precision_recall(x, x, k=0), "k must be at least 1"),
+        (lambda x: precision_recall(x, x, k=0), "k is 0; give at least 1"),
         (
             lambda x: density_coverage(x[:5], x),
-            "at least 6 generated and 6 reference features, got 5 and 200",
+            "5 generated and 200 reference features; give at least 6 of each",
         ),
-        (lambda x: neighbour_indicators(x, x, k_density=0), "k_density must be at least 1"),
+        (lambda x: neighbour_indicators(x, x, k_density=0), "k_density is 0; give at least 1"),
     ],
 )
 def test_errors_are_one_line(call, message):

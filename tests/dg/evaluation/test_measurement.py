@@ -47,7 +47,7 @@ def test_sets_are_disjoint_and_summarised(sources):
 def test_what_cannot_be_measured_is_refused_before_any_work(sources):
     generated, real, _ = sources
     extractor = load_extractor("pixels")
-    with pytest.raises(ValueError, match="sharpness: unknown; there are fd"):
+    with pytest.raises(ValueError, match="sharpness: no such metric; use fd"):
         Measurement(extractor, ["sharpness"])
     measurement = Measurement(extractor, ["fd"], extrapolate=True)
     reference = measurement.reference(real)

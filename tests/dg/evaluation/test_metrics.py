@@ -226,12 +226,12 @@ NAN = np.where(np.eye(6) > 0, np.nan, 0.0)
     "call, message",
     [
         (lambda x: FeatureStatistics().mu, "at least 1"),
-        (lambda x: statistics(x[:1]), "at least 2 features, got 1"),
-        (lambda x: statistics(x[0]), r"must be \[N, D\], got shape \[6\]"),
+        (lambda x: statistics(x[:1]), "1 features; give at least 2"),
+        (lambda x: statistics(x[0]), r"the shape \[6\]; give \[N, D\]"),
         (lambda x: statistics(NAN), "NaN or infinite values in 6 of 6 rows"),
         (
             lambda x: FeatureStatistics().update(x).update(x[:, :5]),
-            "have 5 dimensions, the ones before had 6",
+            "have 5 dimensions, the ones before 6",
         ),
         (
             lambda x: kernel_distance(x, x[:, :5]),
@@ -244,12 +244,12 @@ NAN = np.where(np.eye(6) > 0, np.nan, 0.0)
             lambda x: FeatureStatistics().update(x).merge(FeatureStatistics().update(x[:, :5])),
             "have 5 dimensions",
         ),
-        (lambda x: inception_score(x[:9]), "cannot cut 9 images into 10 splits"),
+        (lambda x: inception_score(x[:9]), "9 images cannot be cut into 10 splits"),
         (lambda x: inception_score(x, splits=0), "into 0 splits"),
         (lambda x: inception_score(NAN), "logits hold NaN"),
         (
             lambda x: frechet_distance(np.zeros(6), np.eye(5), np.zeros(5), np.eye(5)),
-            "generated statistics need mu",
+            "generated statistics are mu",
         ),
         (
             lambda x: frechet_distance(np.zeros(6), np.eye(6), np.zeros(5), np.eye(5)),

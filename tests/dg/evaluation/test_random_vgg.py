@@ -68,7 +68,7 @@ def test_other_weights_are_refused(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="random-vgg has no file of weights; leave the weights"):
         load_extractor("random-vgg", tmp_path / "any.pth")
     monkeypatch.setattr(random_vgg, "SEED", 1)
-    with pytest.raises(ValueError, match=r"SHA-256 [0-9a-f]{64} on this machine, 589dc667") as told:
+    with pytest.raises(ValueError, match=r"SHA-256 [0-9a-f]{64} on this machine, but 589d") as told:
         load_extractor("random-vgg")
     assert "\n" not in str(told.value)
 

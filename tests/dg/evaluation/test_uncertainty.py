@@ -170,17 +170,17 @@ def test_fid_infinity_is_a_line_in_one_over_n():
     "call, message",
     [
         (lambda x: summarise_repeats([]), "no values"),
-        (lambda x: mean_estimate([1.0]), "at least 2 values"),
-        (lambda x: proportion_estimate([]), "list of indicators"),
-        (lambda x: kernel_distance_estimate(x[:2], x), "at least 3 generated and 3 reference"),
+        (lambda x: mean_estimate([1.0]), "give a list of at least 2"),
+        (lambda x: proportion_estimate([]), "indicators have the shape"),
+        (lambda x: kernel_distance_estimate(x[:2], x), "give at least 3 of each"),
         (lambda x: kernel_distance_estimate(x, x, part_size=2), "at least 3"),
         (
             lambda x: kernel_distance_estimate(x[:5], x, part_size=10),
-            "into 10 parts of at least 3; raise part_size",
+            "do not make 10 parts of at least 3; raise part_size",
         ),
         (
             lambda x: fid_infinity(x[:31], np.zeros(8), np.eye(8)),
-            "8-dimensional features needs at least 32 images, got 31",
+            "31 images; FID-infinity of 8-dimensional features needs at least 32",
         ),
         (lambda x: fid_infinity(x, np.zeros(8), np.eye(8), num_points=2), "at least 3"),
         (lambda x: fid_infinity(x, np.zeros(7), np.eye(7)), "8 dimensions, reference statistics 7"),

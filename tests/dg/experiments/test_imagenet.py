@@ -372,13 +372,13 @@ def test_the_operations_are_those_of_the_networks():
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("imagenet-dit", "needs the training images of ImageNet: give --data FOLDER"),
+        ("imagenet-dit", "needs the training images of ImageNet; give --data FOLDER"),
         ("imagenet-adm --data . --shard 2/2", "--shard 2/2: give I/N with I from 0 to N - 1"),
         ("imagenet-adm --data . --shard x", "--shard x: give I/N"),
         ("imagenet-adm --data . --profile smoke", "--profile means nothing for imagenet-adm"),
         (
             "imagenet-adm --data . --shard 0/2 --stage sample-guided --fresh",
-            "--fresh would forget what other machines have made",
+            "--fresh would remove the images that other machines made",
         ),
         ("digits --shard 0/2", "--shard means nothing for digits"),
     ],

@@ -112,16 +112,19 @@ def test_sizes_are_options(tmp_path):
 
 def test_one_stage_runs_with_what_it_needs(tmp_path):
     done = succeed(SMOKE + " --stage fake-score", **places(tmp_path, "recipes", "mnist-14"))
-    assert [line.split(":")[0] for line in done.lines] == ["score", "fake-score"] and done.out == ""
+    *stages, told = done.lines
+    assert [line.split(":")[0] for line in stages] == ["score", "fake-score"] and done.out == ""
+    assert told.startswith(f"stage fake-score is done; its files are in {tmp_path}/runs/")
+    assert done.following == ["the same command without --stage, for the rest and the report"]
 
 
 def test_what_is_wrong_is_one_line(tmp_path):
     for command, told in {
         "reproduce nothing": "there is no experiment",
-        "reproduce cifar10-cond --world mnist": "itself a setting",
+        "reproduce cifar10-cond --world mnist": "a setting itself",
         "reproduce digits --setting mnist": "--setting means nothing for digits",
         "reproduce recipes --setting cifar10-jpeg --runs {tmp}/r --results {tmp}/s": "--data",
-        "reproduce mnist-14 --samples 30 --seeds-per-set 20": "no multiple",
+        "reproduce mnist-14 --samples 30 --seeds-per-set 20": "not a multiple",
         "reproduce mnist-14 --profile smoke --stage magic --runs {tmp}/r --results "
         "{tmp}/s": "no stage 'magic'",
         "reproduce mnist-14 --profile smoke --data x.npz": "embedded digits",

@@ -152,7 +152,7 @@ def refused(message, function, *args):
 def test_unsuitable_classifiers_are_refused():
     classifier = fill(EncoderUNetModel(**CONFIG["classifier"]))
     gradient, t = classifier_gradient(classifier), torch.tensor([5, 6])
-    refused("needs classes to lead to", gradient, torch.zeros(2, 3, 16, 16), t)
+    refused("needs classes; give class numbers", gradient, torch.zeros(2, 3, 16, 16), t)
     refused(
         "class 10, but the classifier knows 10 classes",
         gradient,
@@ -161,15 +161,13 @@ def test_unsuitable_classifiers_are_refused():
         torch.tensor([0, 10]),
     )
     refused(
-        "built for 8x8 features, not 4x4",
+        "features are 4x4, but the attention pool takes 8x8",
         gradient,
         torch.zeros(2, 3, 8, 8),
         t,
         torch.tensor([0, 1]),
     )
-    refused(
-        r"takes \[N, 3, H, W\] inputs", gradient, torch.zeros(2, 1, 16, 16), t, torch.tensor([0, 1])
-    )
+    refused(r"give \[N, 3, H, W\]", gradient, torch.zeros(2, 1, 16, 16), t, torch.tensor([0, 1]))
 
     model = dict(img_channels=3, img_resolution=16, label_dim=10)
     check_classifier(classifier, SimpleNamespace(**model))

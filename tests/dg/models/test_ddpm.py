@@ -293,13 +293,13 @@ def test_what_no_tensor_and_no_published_file_shows_is_asked_for():
     for small, variance in ((None, "fixed_large"), (True, "fixed_small")):
         model = load_adm(plain.state_dict(), **given, sigma_small=small)
         assert model.init_kwargs["process"]["variance"] == variance
-    with pytest.raises(ValueError, match="64 channels do not split into 5 attention heads"):
+    with pytest.raises(ValueError, match="64 channels do not divide into 5 attention heads"):
         load_adm(net.state_dict(), **given | dict(num_heads=5))
 
 
 def test_a_network_of_other_channels_is_no_diffusion_model():
     with pytest.raises(
-        ValueError, match="the state dict: 3 channels in and 5 out; a diffusion model has"
+        ValueError, match="the state dict: 3 channels in and 5 out is not a diffusion model"
     ):
         load_adm(adm(out_channels=5).state_dict(), **TOLD)
     with pytest.raises(ValueError, match="schedule is 'square'"):

@@ -184,7 +184,7 @@ def put(name, tensor):
             put("blocks.0.attn.proj.bias", torch.full([32], torch.nan)),
             "'blocks.0.attn.proj.bias' has NaN",
         ),
-        (put("x_embedder.proj.weight", torch.zeros(32)), "this is no DiT"),
+        (put("x_embedder.proj.weight", torch.zeros(32)), "give the file of a DiT"),
         (put("args", argparse.Namespace()), "entry 'args' is a Namespace, not a tensor"),
     ],
 )
@@ -203,7 +203,7 @@ def test_files_that_do_not_fit(tmp_path, change, told):
 
 def test_heads_that_do_not_fit(original):
     for heads in (0, 3):
-        with pytest.raises(ValueError, match="a width of 32 cannot be shared by"):
+        with pytest.raises(ValueError, match="a width of 32 does not divide into"):
             load_dit(original, num_heads=heads)
     with pytest.raises(ValueError, match="do not tell the number of attention heads; give num_h"):
         load_dit(original)

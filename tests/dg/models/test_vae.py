@@ -323,7 +323,7 @@ def test_means_are_those_of_the_drawn_pixels():
 def test_what_cannot_be_asked_of_a_vae():
     with pytest.raises(ValueError, match="use mean or draw"):
         VAESampling("mode")
-    with pytest.raises(ValueError, match="nothing can guide"):
+    with pytest.raises(ValueError, match="cannot be guided"):
         draw_images(built(), [0], VAESampling(), guidance=object())
 
 

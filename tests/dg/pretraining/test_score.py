@@ -442,7 +442,7 @@ def test_the_network_is_told_of_the_augmentation_in_training_alone(augment_label
             {"precision": "float16"},
             {},
             {},
-            "float16 trains on GPUs only, not on cpu; take bfloat16",
+            "float16 trains on GPUs only, not on cpu; use bfloat16",
         ),
         ({}, {}, {"snap": 1}, "snapshots are written beside the state"),
         (
@@ -463,8 +463,11 @@ def test_data_of_another_shape_are_refused():
     net = build_score_network(image_set(), SMALL, 0, conditional=True)
     for other, message in (
         (image_set(resolution=8), "noise: 8 pixels and 1 channels, but the network takes 4 and 1"),
-        (image_set(num_classes=4), "noise: 4 classes do not fit a network of 3"),
-        (replace(image_set(), labels=None, num_classes=None), "noise: 0 classes do not fit"),
+        (image_set(num_classes=4), "noise: 4 classes, but the network has 3"),
+        (
+            replace(image_set(), labels=None, num_classes=None),
+            "noise: 0 classes, but the network has",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             train_score_network(net, other, QUICK)
