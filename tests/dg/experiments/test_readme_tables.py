@@ -85,7 +85,10 @@ def test_filling_replaces_what_stands_between_the_marks_and_nothing_else(tmp_pat
     (tmp_path / "digits" / "results.json").write_text(json.dumps(outcome()))
     for _ in range(2):
         fill([readme], tmp_path)
-        assert readme.read_text(encoding="utf-8") == f"{before}{block(outcome(), "digits/report.md")}\n{after}"
+        assert (
+            readme.read_text(encoding="utf-8")
+            == f"{before}{block(outcome(), 'digits/report.md')}\n{after}"
+        )
 
 
 def test_a_study_has_a_row_per_system():
@@ -130,7 +133,7 @@ def test_a_mark_names_the_metrics_that_are_shown(tmp_path):
     fill([page], tmp_path)
     lines = page.read_text(encoding="utf-8").splitlines()
     assert lines[1] == "| Digits | recall | FD |" and "[Report](digits/report.md)" in lines[-2]
-    assert lines[4].split(" | ")[1:] == ["13.00 ± 0.12", "10.00 ± 0.12 |"]
+    assert lines[4].split(" | ")[1:] == ["14.00 ± 0.12", "10.00 ± 0.12 |"]
     page.write_text("<!-- results:digits nll -->\n<!-- /results:digits -->\n")
     with pytest.raises(ValueError, match="nll: not measured; name some of fd, "):
         fill([page], tmp_path)
