@@ -16,12 +16,12 @@ COMMANDS = re.compile(
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 # Largest values of the options that say how much is made, in the order of their commands.
-COUNTS = {"--num_samples": 12, "--nproc_per_node": 1}
+COUNTS = {"--num_samples": 24, "--nproc_per_node": 1}
 # Options that are added, by script and subcommand; the last of two values counts.
 ADDED = {
-    "generate.py": "--steps 2 --batch 12",
+    "generate.py": "--steps 2 --batch 24",
     "train.py": "--epochs 1 --batch_size 4 --eval_images 4 --num_data 8",
-    "fid.py": "--num_samples 4",
+    "fid.py": "--num_samples 8",
     "fid.py nll": "--num_samples 2 --steps 2",
     "pretrain.py score": "--steps 2 --batch 4",
     "pretrain.py ddpm": "--steps 2 --batch 4",

@@ -114,7 +114,7 @@ def stand_ins(authors, made, tmp_path_factory):
         "stats/cifar10-32x32.npz": colour,
         "data/true_data.npz": {"arr_0": images(32, 3)},
         "mnist-out/samples_000000-000023.npz": grey,
-        "out/samples_000000-000023.npz": drawn,
+        "generated/samples_000000-000023.npz": drawn,
         "epoch-5/samples_000000-000023.npz": drawn,
         "epoch-10/samples_000000-000023.npz": drawn,
     }.items():
@@ -280,7 +280,7 @@ def test_every_mean_with_a_spread_was_measured(page):
         )
 
 
-LINK = re.compile(r"\[[^\]]*\]\(<?([^)>\s]+)>?\)")
+LINK = re.compile(r"(?<=\]\()<?[^)\s]+|(?<= src=\")[^\"]+")
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
@@ -300,7 +300,8 @@ REPORTS = sorted(RESULTS.glob("*/report.md"))
     "page", [*PAGES, *OTHERS, *REPORTS], ids=lambda page: page.relative_to(ROOT).as_posix()
 )
 def test_every_link_leads_somewhere(page):
-    for link in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
+    for found in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
+        link = found.strip("<>")
         if link.startswith(("http://", "https://")):
             continue
         path, _, anchor = link.partition("#")
