@@ -76,7 +76,7 @@ def on_tiny_networks(script, arguments):
     added = ADDED.get(f"{script} {arguments[0]}" if arguments else "", ADDED.get(script, ""))
     small += [word for word in added.split() if word not in small or not word.startswith("--d")]
     if script == "fid.py" and "nll" not in small and "--features" not in small:
-        small += ["--features", "pixels"]
+        small += ["--features", "random-vgg"]
     if "--classifier_scale" in small and "--classifier_ckpt" not in small:
         small += ["--classifier_ckpt", "adm-256-classifier"]  # the default goes by the size
     return small
