@@ -23,7 +23,7 @@ ADDED = {
     "train.py": "--epochs 1 --batch_size 4 --eval_images 4 --num_data 8",
     "fid.py": "--num_samples 8",
     "fid.py nll": "--num_samples 2 --steps 2",
-    "pretrain.py score": "--steps 2 --batch 4",
+    "pretrain.py score": "--steps 2 --batch 4 --cbase 16",
     "pretrain.py ddpm": "--steps 2 --batch 4",
     "pretrain.py vae": "--steps 2 --batch 4",
     "pretrain.py classifier": "--steps 2 --batch 4",
