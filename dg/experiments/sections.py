@@ -1,4 +1,4 @@
-"""The sections of a report by name: a title, and the function that makes what stands under it."""
+"""The sections of a report by name: a title, and the function that makes its content."""
 
 import numpy as np
 
@@ -13,18 +13,17 @@ from dg.experiments.pictures import Source
 
 
 def results(source: Source) -> list:
-    """The table of all systems, figures and tests of the same."""
+    """The table of all systems and one picture, then the tests and how to read them."""
     outcome, shown = source.outcome, tables.pairs(source.outcome)
     names, guided = list(outcome["systems"]), list(shown.values())
     highlight = names.index(guided[0]) if len(guided) == 1 else None
-    columns, rows, caption = tables.columns(outcome), tables.rows(outcome), table_caption(outcome)
-    items = [Table(columns, rows, highlight=highlight, caption=caption)]
-    items += [*pictures.sweep(source), *pictures.bars(source)]
+    items = [Table(tables.columns(outcome), tables.rows(outcome), highlight=highlight)]
+    items += [*pictures.glance(source), reading(outcome)]
     compared = tables.tests(outcome) if "guidance" not in outcome["sections"] else []
     if compared:
         sets, distance = outcome["settings"]["num_sets"], tables.distance_name(outcome)
         told = f"Paired t tests over {sets} sets; p is two-sided, not corrected for many systems."
-        headings = ["against unguided, paired by seeds", f"difference of {distance}"]
+        headings = ["against unguided, paired by seeds", f"difference of {distance}", "sd"]
         headings += ["95% interval", "t", "p"]
         items.append(Table(headings, compared, caption=told))
     if outcome["tests"] == "significance":
@@ -32,10 +31,11 @@ def results(source: Source) -> list:
     return items + _longer_training(outcome)
 
 
-def table_caption(outcome: dict) -> str:
+def reading(outcome: dict) -> str:
     """What the numbers of the table are."""
     settings, extractor = outcome["settings"], outcome["extractor"]
-    text = "".join(f"{line} " for line in outcome["texts"].get("caption", ()))
+    meant = f"{tables.distance_name(outcome)}: Fréchet distance to real images."
+    text = "".join(f"{line} " for line in outcome["texts"].get("caption", (meant,)))
     text += f"Features: {extractor['name']}"
     if "test_accuracy" in extractor:
         text += f", which names {100 * extractor['test_accuracy']:.1f}% of the test images"
@@ -56,8 +56,8 @@ def table_caption(outcome: dict) -> str:
     text += _likelihood_caption(outcome) if "nll" in tables.metric_names(outcome) else ""
     text += f"Real against real: {outcome['floor_images']:,} images per set"
     if not pictures.fair_floor(outcome):
-        text += ", fewer than of the systems: its distance carries a larger bias and is no floor "
-        text += "for theirs"
+        text += ", fewer than of the systems: its distance has a larger bias and is no floor for "
+        text += "theirs"
     if settings["features"] == "classifier" and settings["reference_split"] == "test":
         text += "; training images, which the feature classifier may have learned from"
     return text + "."
@@ -148,7 +148,8 @@ def guidance(source: Source) -> list:
     """What guidance does to each model."""
     distance = tables.distance_name(source.outcome)
     columns = ["", distance, "guided", "change", "better by", "p (paired)", "recall"]
-    caption = "On equal seeds; better by: mean of the paired differences over their sd."
+    caption = "Both systems start from equal seeds. Better by: mean of the paired differences over "
+    caption += "their sd."
     return [Table(columns, tables.guidance_rows(source.outcome), caption=caption)]
 
 
@@ -182,7 +183,7 @@ def likelihood(source: Source) -> list:
         "same at both stages. DDPM: the variational bound with the discretised Gaussian decoder. "
         "VAE: the ELBO with discretised logistic pixels. A bound that is higher may be loose "
         "rather than its model worse.",
-        Table(["", "what", "images", "bits/dim", "terms"], rows, align="llrrl"),
+        Table(["", "measure", "images", "bits/dim", "terms"], rows, align="llrrl"),
     ]
 
 
@@ -214,7 +215,7 @@ def run(source: Source) -> list:
     """Command, machine, times, and the same by hand where there is a way."""
     outcome = source.outcome
     extra = ["The complete settings stand in results.json beside this report."]
-    if source.context.study.aside:
+    if outcome.get("side_by_side"):
         extra.insert(0, "On a CPU two processes worked side by side.")
     for commands in outcome["texts"].get("by hand", ()):
         weight = outcome["selection"]["chosen"] if outcome["selection"] else 0.0

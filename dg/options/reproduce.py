@@ -67,6 +67,12 @@ OPTIONS = [
         help="Where results.json, pictures and report go.",
     ),
     click.option(
+        "--report-only",
+        is_flag=True,
+        help="Run nothing: make the report again from results.json, in DIR/NAME of --results or "
+        "else of docs/results. Pictures of images stay as they are.",
+    ),
+    click.option(
         "--publish",
         is_flag=True,
         help="Copy results and pictures to docs/results/NAME, fill the README.",

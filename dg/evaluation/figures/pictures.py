@@ -38,8 +38,8 @@ def paired_grid(
     """Pairs from the same seeds, one pair per row, in panels side by side.
 
     before, after  uint8 [N, H, W, C]  C = 1 or 3, image i of both from the same seed
-    panels         {title: indices}    the rows of each panel, such as {"Most changed": [...],
-                                       "Random": [...]}
+    panels         {title: indices}    the rows of each panel, such as {"Little changed": [...],
+                                       "Much changed": [...]}
     difference     add a third column, after - before on grey, amplified by the factor in its
                    heading
     """
@@ -84,10 +84,11 @@ def paired_grid(
             left += block.shape[1] + between
 
 
-def most_changed(before, after, count):
-    """Indices of the `count` pairs that differ most; before, after: uint8 [N, H, W, C]."""
-    changes = np.abs(after.astype(int) - before).mean(axis=(1, 2, 3))
-    return np.argsort(-changes)[:count].tolist()
+def by_change(before, after, count):
+    """Indices of the first `count` pairs, from the least changed one to the most changed one;
+    before, after: uint8 [N, H, W, C]."""
+    changes = np.abs(after[:count].astype(int) - before[:count]).mean(axis=(1, 2, 3))
+    return np.argsort(changes, kind="stable").tolist()
 
 
 def denoising_strips(
