@@ -92,4 +92,4 @@ def _chance(before, after, sets: int) -> str:
         return ""
     p = paired_t(after, before).p
     told = f"; p = {p:.2g} over {sets} sets"
-    return told if p < 0.05 else f"{told}, which chance can do"
+    return told if p < 0.05 else f"{told}: chance can do this"

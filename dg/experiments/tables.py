@@ -138,7 +138,7 @@ def guidance_rows(outcome: dict) -> list[list[str]]:
         if fd["sd"]:
             test = paired_t(after["values"], before["values"])
             better = [f"{-fd['difference'] / fd['sd']:.1f} sd", f"{test.p:.2g}"]
-        means = [mean_sd(entry["mean"], entry["sd"]) for entry in (before, after)]
+        means = [cell(outcome, "fd", entry) for entry in (before, after)]
         change = [f"{100 * (fd['ratio'] - 1):+.0f}%", *better, f"{recall['difference']:+.3f}"]
         table.append([outcome["systems"][base]["title"], *means, *change])
     return table

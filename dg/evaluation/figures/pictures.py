@@ -117,16 +117,11 @@ def denoising_strips(
     pitch = height + round(text * (2.2 if row_labels is not None else 0.4))
     first = pitch - height
     with canvas(path, width, pitch * len(rows), top=4.2 * text) as (picture, label):
-        label(title, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
-        for i, sigma in enumerate(sigmas):
-            number = f"{float(sigma):.2g}"
-            label(
-                f"{SIGMA} = {number}" if i == 0 else number,
-                (i + 0.5) * cell,
-                -0.5 * text,
-                text,
-                color=MUTED,
-            )
+        heading = f"{title}; noise level {SIGMA}:"
+        label(heading, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
+        for i, sigma in enumerate(map(float, sigmas)):
+            number = f"{sigma:,.0f}" if sigma >= 100 else f"{sigma:.2g}"
+            label(number, (i + 0.5) * cell, -0.5 * text, text, color=MUTED)
         for r, tile in enumerate(tiles):
             picture(tile, 0, first + r * pitch)
             if row_labels is not None:

@@ -170,9 +170,10 @@ def mean_sd(mean, sd, digits=None):
 
 
 def decimals(sds) -> int | None:
-    """Digits after the point that the median of standard deviations lets be known; None without
-    any."""
+    """Digits after the point of a column: those that the median of its standard deviations lets be
+    known, or one more where the smallest would be shown as 0; None without any."""
     known = sorted(sd for sd in sds if sd)
     if not known:
         return None
-    return max(-math.floor(math.log10(known[len(known) // 2] / 2)), 0)
+    digits = max(-math.floor(math.log10(known[len(known) // 2] / 2)), 0)
+    return digits + (round(known[0], digits) == 0)
