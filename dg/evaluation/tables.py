@@ -90,8 +90,8 @@ def ranking(values: dict[str, tuple[float, float]], unit="", least=True) -> list
 
 
 def paired_test(values, base) -> list[str] | None:
-    """Difference, its sd, 95% interval, t and p of values paired with those of `base`; None where there is
-    no spread."""
+    """Difference, its sd, 95% interval, t and p of values paired with those of `base`; None where
+    there is no spread."""
     differences = np.subtract(values, base)
     if len(differences) < 2 or not np.ptp(differences):
         return None

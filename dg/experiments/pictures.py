@@ -145,7 +145,7 @@ def costs(source: Source) -> list[Picture]:
 
 def curves(source: Source) -> list[Picture]:
     """Training of every discriminator of more than one epoch, with the checkpoint that guides."""
-    shown, said, systems = {}, [], source.outcome["systems"].values()
+    shown, systems = {}, source.outcome["systems"].values()
     for name, entry in source.outcome["trainings"].items():
         if len(log := entry["log"]) < 2:
             continue
@@ -154,11 +154,9 @@ def curves(source: Source) -> list[Picture]:
         best = entry["best_epoch"]
         step = next(row["step"] for row in log if row["epoch"] == best)
         shown[name] = (log, log[-1]["step"] if used == {"last"} else step)
-        said.append(f"{name}: {best}")
     if not shown:
         return []
-    caption = "The dashed line is chance, the dot the checkpoint that guides. The validation loss "
-    caption += f"is lowest at these epochs: {', '.join(said)}."
+    caption = "The dashed line is chance, the dot the checkpoint that guides."
     return source.draw("curves", caption, figures.all_training_curves, shown)
 
 
@@ -168,7 +166,9 @@ def losses(source: Source) -> list[Picture]:
     for name, trained in source.outcome["models"].items():
         model = settings["models"][name]
         panels[model["title"]] = {"ylabel": KINDS[model["kind"]].loss, "log": trained["log"]}
-    caption = "The losses are on different scales: compare the shapes. The test loss is that of the "
+    caption = (
+        "The losses are on different scales: compare the shapes. The test loss is that of the "
+    )
     caption += "averaged weights, on the same test images and with the same noise every time."
     return source.draw("losses", caption, figures.loss_curves, panels)
 

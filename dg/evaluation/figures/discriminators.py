@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from dg.evaluation.figures.style import (
-    GUIDED,
     INK,
     MARKERS,
     MUTED,
@@ -136,7 +135,7 @@ def _auc_by_level(axes, log):
     axes.set_ylim(low, min(high, 1))
 
 
-def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against the truth"):
+def ratio_errors(path, sigmas, errors, title="Relative error (1: no better than zero)"):
     """Relative error of a learned log ratio and of its gradient by noise level, one line per loss.
 
     sigmas  [K]   noise levels, image units
@@ -157,8 +156,9 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
                 axes.set_xscale("log")
                 axes.set_xticks(sigmas, [f"{float(sigma):g}" for sigma in sigmas], fontsize=9)
                 axes.minorticks_off()
-            row[0].set_title(f"{name}: log ratio", fontsize=10.5)
-            row[1].set_title("gradient", fontsize=10.5)
+            row[0].set_title(name)
+            row[0].set_ylabel("log ratio")
+            row[1].set_ylabel("gradient")
             row[0].set_ylim(
                 0,
                 1.05
@@ -172,7 +172,6 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
             ncols=4,
             handlelength=1.2,
         )
-        figure.supylabel("relative error (1: no better than zero)", fontsize=11)
 
 
 def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log ratio"):
@@ -213,6 +212,7 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
     rows = math.ceil(len(sigmas) / 2)
     with drawing(path, WIDTH, 1.0 + 2.1 * rows, title) as figure:
         panels = figure.subplots(rows, 2, squeeze=False).ravel()
+        figure.get_layout_engine().set(wspace=0.08)  # between the ends of two scales
         for axes in panels[len(sigmas) :]:
             axes.remove()
         for axes, sigma, of_real, of_generated in zip(
@@ -250,7 +250,8 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
             ncols=2,
             handlelength=1.2,
         )
-        figure.supxlabel("log density ratio [nats]   ←  generated  |  real  →", fontsize=11)
+        for axes in panels[max(len(sigmas) - 2, 0) : len(sigmas)]:
+            axes.set_xlabel("log ratio [nats]")
 
 
 def _series(log, key):

@@ -61,6 +61,8 @@ def distance_sweep(
             settings, mean, sd, color=GUIDED, marker="o", markersize=6, capsize=3, elinewidth=1.2
         )
         axes.margins(y=0.14)
+        if len(settings) < 9 and np.diff(settings).min() > 0.08 * np.ptp(settings):
+            axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
         if chosen is not None:
             mark(axes, chosen, f"chosen: {chosen:g}")
         axes.set(xlabel=xlabel, ylabel=f"{ylabel} (lower is better)")
