@@ -123,7 +123,7 @@ def selection(source: Source) -> list[Picture]:
     """Distance of the selection sets against the guidance weight."""
     chosen, ((_, base), *others) = (source.outcome["selection"][name] for name in ("chosen", "fd"))
     weights, distances = (list(values) for values in zip(*others, strict=True))
-    titles = dict(ylabel="FD to training images", chosen=chosen, title="Choice of the weight")
+    titles = dict(ylabel="FD, training set", chosen=chosen, title="Choice of the weight")
     caption = "The weight was chosen on seeds of its own and against the training images. The "
     caption += "results above use neither."
     shown = (figures.distance_sweep, weights, distances, [0.0] * len(others), (base, 0.0))

@@ -160,8 +160,8 @@ def precision_recall_scatter(
         axes.set(
             xlim=_within_share(axes.get_xlim()),
             ylim=_within_share(axes.get_ylim()),
-            xlabel=f"{across} (higher: more faithful images)",
-            ylabel=f"{up} (higher: more of the real variety)",
+            xlabel=f"{across} (more faithful images)",
+            ylabel=f"{up} (more of the real variety)",
         )
         figure.legend(
             loc="outside lower center",

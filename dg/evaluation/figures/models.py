@@ -99,7 +99,7 @@ def convergence(path, curves, title="Distance to the training images along the t
     """
     with drawing(path, WIDTH, 3.4, title) as figure:
         axes = figure.subplots()
-        looks = zip(itertools.cycle(SERIES[::-1]), itertools.cycle(MARKERS), strict=False)
+        looks = zip(itertools.cycle((INK, *SERIES[:2])), itertools.cycle(MARKERS), strict=False)
         for (name, points), (colour, marker) in zip(curves.items(), looks, strict=False):
             images, distances = ([one[key] for one in points] for key in ("images", "fd"))
             look = dict(color=colour, marker=marker, markersize=5, linewidth=1.4)
