@@ -27,8 +27,7 @@ def report_again(
     if not (folder / "results.json").is_file():
         if not (kept / "results.json").is_file():
             raise ValueError(
-                f"there are no results in {folder} or {kept}; run the experiment without "
-                "--report-only"
+                f"there are no results in {folder} or {kept}; run the experiment first"
             )
         notify(f"results and pictures of {kept}")
         shutil.copytree(kept, folder, dirs_exist_ok=True)

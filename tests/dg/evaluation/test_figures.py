@@ -240,7 +240,13 @@ def overlapping(figure):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     renderer = FigureCanvasAgg(figure).get_renderer()
+    unseen = set()  # labels of ticks outside the axes, which are not drawn
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        ticks = axis.get_major_ticks()
+        unseen |= {tick.label1 for tick in ticks if not low <= tick.get_loc() <= high}
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    texts = [text for text in texts if text not in unseen]
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
     pairs = itertools.combinations([box for box in boxes if box[1].width > 1], 2)
     return [
