@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 from dg.evaluation.figures.pictures import copy_with_palette
 from dg.experiments import tables
@@ -17,18 +18,23 @@ MOST_BYTES = 2_000_000  # of one file in the repository
 
 
 def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
-    """Copy results.json, report.md and pictures; ValueError for a file too large to keep."""
-    target = docs / name
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(results.iterdir()):
-        if path.suffix not in (".json", ".md", ".png"):
-            continue
+    """Copy results.json, report.md and the pictures in it; what else was published of this name
+    is removed. ValueError for a file too large to keep."""
+    target, page = docs / name, results / "report.md"
+    shown = re.findall(r'<img src="([^"/]+)"', page.read_text(encoding="utf-8"))
+    names = ["results.json", page.name, *map(unquote, shown)]
+    for path in (results / name for name in names):
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path}: larger than {MOST_BYTES} bytes; make the picture smaller")
-        if path.suffix == ".png":
-            copy_with_palette(path, target / path.name)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in target.iterdir():
+        if path.suffix == ".png" and path.name not in names:
+            path.unlink()
+    for name in names:
+        if name.endswith(".png"):
+            copy_with_palette(results / name, target / name)
         else:
-            shutil.copy(path, target / path.name)
+            shutil.copy(results / name, target / name)
     return target
 
 

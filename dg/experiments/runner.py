@@ -110,6 +110,7 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "xlabel": study.xlabel,
         "tests": study.tests,
         "sections": list(study.sections),
+        "side_by_side": bool(study.aside),
         "texts": plain(study.texts),
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},

@@ -38,8 +38,8 @@ def paired_grid(
     """Pairs from the same seeds, one pair per row, in panels side by side.
 
     before, after  uint8 [N, H, W, C]  C = 1 or 3, image i of both from the same seed
-    panels         {title: indices}    the rows of each panel, such as {"Most changed": [...],
-                                       "Random": [...]}
+    panels         {title: indices}    the rows of each panel, such as {"Little changed": [...],
+                                       "Much changed": [...]}
     difference     add a third column, after - before on grey, amplified by the factor in its
                    heading
     """
@@ -84,10 +84,11 @@ def paired_grid(
             left += block.shape[1] + between
 
 
-def most_changed(before, after, count):
-    """Indices of the `count` pairs that differ most; before, after: uint8 [N, H, W, C]."""
-    changes = np.abs(after.astype(int) - before).mean(axis=(1, 2, 3))
-    return np.argsort(-changes)[:count].tolist()
+def by_change(before, after, count):
+    """Indices of the first `count` pairs, from the least changed one to the most changed one;
+    before, after: uint8 [N, H, W, C]."""
+    changes = np.abs(after[:count].astype(int) - before[:count]).mean(axis=(1, 2, 3))
+    return np.argsort(changes, kind="stable").tolist()
 
 
 def denoising_strips(
@@ -116,16 +117,11 @@ def denoising_strips(
     pitch = height + round(text * (2.2 if row_labels is not None else 0.4))
     first = pitch - height
     with canvas(path, width, pitch * len(rows), top=4.2 * text) as (picture, label):
-        label(title, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
-        for i, sigma in enumerate(sigmas):
-            number = f"{float(sigma):.2g}"
-            label(
-                f"{SIGMA} = {number}" if i == 0 else number,
-                (i + 0.5) * cell,
-                -0.5 * text,
-                text,
-                color=MUTED,
-            )
+        heading = f"{title}; noise level {SIGMA}:"
+        label(heading, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
+        for i, sigma in enumerate(map(float, sigmas)):
+            number = f"{sigma:,.0f}" if sigma >= 100 else f"{sigma:.2g}"
+            label(number, (i + 0.5) * cell, -0.5 * text, text, color=MUTED)
         for r, tile in enumerate(tiles):
             picture(tile, 0, first + r * pitch)
             if row_labels is not None:
