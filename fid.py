@@ -26,7 +26,7 @@ import time
 
 import click
 
-from dg.options.common import SETTINGS, declared, head_file, input_file, used, version
+from dg.options.common import SETTINGS, declared, head_file, input_file, processes, used, version
 from dg.options.fid import CALC, NLL, REF
 from dg.options.network import load
 from dg.runtime import console
@@ -72,7 +72,6 @@ def calc(
     **extraction,
 ):
     from dg.runtime.files import writable_folder
-    from dg.runtime.processes import process_group
 
     metrics = metrics and _metrics(metrics, train)
     if sets > 1 and (num_samples is None or seed is not None):
@@ -83,7 +82,7 @@ def calc(
         raise click.UsageError("--fid_infinity extrapolates one set of images; leave --sets out.")
     start, outdir = time.perf_counter(), outdir or ("fid-results" if plot else None)
     folder = outdir and writable_folder(outdir)  # refused before any work
-    with process_group() as ranks:
+    with processes() as ranks:
         measurement = _measurement(ranks, metrics, fid_infinity, **extraction)
         jobs = {}
         for source in measurement.sources(images):  # refused before any work
@@ -191,10 +190,9 @@ def _write(folder, outcome, plot):
 def ref(data, dest, num_samples, keep_features, **extraction):
     from dg.evaluation.feature_sets import save_features
     from dg.runtime.files import writable_file
-    from dg.runtime.processes import process_group
 
     dest = writable_file(dest)
-    with process_group() as ranks:
+    with processes() as ranks:
         measurement = _measurement(ranks, None, False, **extraction)
         (part,) = measurement.open(data, num_samples)
         if part is None:
@@ -231,13 +229,12 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
     from dg.evaluation.likelihood_estimators import likelihood_estimator
     from dg.runtime.downloads import resolve
-    from dg.runtime.processes import process_group
     from dg.training_data import random_subset
 
     start = time.perf_counter()
     names = ("num_steps", "solver", "num_probes", "importance_samples")
     flow = {name: settings.pop(name) for name in names}
-    with process_group() as ranks:
+    with processes() as ranks:
         device = console.pick_device(device, ranks.rank)
         path = resolve(network, console.progress, console.notify)
         progress, notify = console.shown_by(ranks)

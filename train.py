@@ -25,7 +25,7 @@ from pathlib import Path
 
 import click
 
-from dg.options.common import SETTINGS, computable, declared, input_file, used, version
+from dg.options.common import SETTINGS, computable, declared, input_file, processes, used, version
 from dg.options.guidance import CLASSIFIER
 from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
@@ -58,11 +58,11 @@ def main(
         raise click.UsageError("--lora_rank adapts the classifier; give it, or --lora_rank 0.")
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
-    from dg.runtime.processes import process_group
+    from dg.runtime.run_folder import sole_writer
     from dg.training import check_sets, train_discriminator
     from dg.training_data import doubts, random_subset
 
-    with process_group(on_gpus=True) as ranks:
+    with processes(on_gpus=True) as ranks:
         device = console.pick_device(device, ranks.rank)
         progress, notify = console.shown_by(ranks)
         with ranks.main_process_first():
@@ -88,21 +88,21 @@ def main(
         for line in doubtful:
             notify(line)
         progress = console.stoppable(progress, ranks.any)
-        log = train_discriminator(
-            discriminator,
-            real,
-            fake,
-            settings,
-            save_dir,
-            net=net,
-            tensorboard=tensorboard,
-            progress=progress,
-            ranks=ranks,
-        )
-        if not ranks.first:
-            return
-    _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
-    _tell(Path(save_dir), log)
+        with sole_writer(save_dir, ranks):
+            log = train_discriminator(
+                discriminator,
+                real,
+                fake,
+                settings,
+                save_dir,
+                net=net,
+                tensorboard=tensorboard,
+                progress=progress,
+                ranks=ranks,
+            )
+            if ranks.first:
+                _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
+                _tell(Path(save_dir), log)
 
 
 def _extractor(kind, classifier, network):

@@ -8,6 +8,7 @@ import click
 
 from dg import __version__
 from dg.runtime import console
+from dg.runtime.processes import process_group
 
 SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
 version = click.version_option(__version__, message="%(prog)s %(version)s")
@@ -22,6 +23,12 @@ def declared(options):
         return command
 
     return decorate
+
+
+def processes(on_gpus=False):
+    """The processes of this run, as of `process_group`; they say where they wait for long, and hear
+    signals meanwhile."""
+    return process_group(on_gpus, console.notify, console.asked)
 
 
 def input_file(name):

@@ -16,6 +16,7 @@ from dg.evaluation.figures.models import convergence, loss_curves, quality_again
 from dg.evaluation.figures.pictures import (
     denoising_strips,
     image_grid,
+    is_grid,
     most_changed,
     paired_grid,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "distance_against_size",
     "distance_sweep",
     "image_grid",
+    "is_grid",
     "log_ratio_histograms",
     "loss_curves",
     "metric_bars",

@@ -259,6 +259,12 @@ def test_one_process_writes(tmp_path):
         def barrier(self):
             pass
 
+        def agree(self, settings):
+            pass
+
+        def broadcast(self, item=None):
+            return item
+
     steps(tmp_path / "state.pt", 2, ranks=Together(1, 2))
     assert not list(tmp_path.iterdir())
     steps(tmp_path / "state.pt", 2, ranks=Together(0, 2))

@@ -111,7 +111,7 @@ def test_every_meeting_point_says_so(call, monkeypatch):
     def gone(*args, **kwargs):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer\nat line 1")
 
-    for name in ("barrier", "gather_object", "broadcast_object_list"):
+    for name in ("all_reduce", "gather_object", "broadcast_object_list"):
         monkeypatch.setattr(torch.distributed, name, gone)
     with pytest.raises(ConnectionError, match="another process of this run has ended"):
         getattr(Ranks(0, 2), call)(*[] if call == "barrier" else [1])
