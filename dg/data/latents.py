@@ -115,7 +115,6 @@ def load_latents(source, notify=unheard) -> LatentSet:
     files = npz_paths(source, notify)
     key, (shape, _, dtype, _) = latents_header(files[0])
     counts = [1 if len(shape) == 3 else _count(path) for path in files]
-    store = None if Path(source).is_file() else _manifest(files, notify)
     latents, labels, start = np.empty((sum(counts), *shape[-3:]), dtype), [], 0
     for path, count in zip(files, counts, strict=True):
         part, some = _read(path, key)
@@ -135,6 +134,7 @@ def load_latents(source, notify=unheard) -> LatentSet:
             f"{source}: only some of the files have labels; keep them in separate folders"
         )
     joined = None if labels[0] is None else np.concatenate(labels)
+    store = None if Path(source).is_file() else _manifest(files, notify)
     encoding = store and {name: store["settings"].get(name) for name in ENCODING}
     names = store and joined is not None and store.get("class names")
     class_names = tuple(names) if names else None
@@ -162,5 +162,6 @@ def _manifest(files, notify):
     folder = files[0].parent
     if (folder / "manifest.json").is_file() and manifest_of(folder) is None:
         raise ValueError(f"{folder / 'manifest.json'} is not a store's; restore it or delete it")
-    check_whole(folder, [path.name for path in files], notify, "latents")
+    again = "give the same pretrain.py latents again"
+    check_whole(folder, [path.name for path in files], notify, "latents", again)
     return manifest_of(folder)

@@ -29,11 +29,16 @@ def was_generated(source) -> bool:
 
 
 def check_whole(
-    folder, files: Iterable[str], notify: Callable[[str], None], what: str = "images"
+    folder,
+    files: Iterable[str],
+    notify: Callable[[str], None],
+    what: str = "images",
+    again: str = "give the command that made the folder again",
 ) -> None:
     """ValueError unless `files`, relative to a store's folder, are all that it is to hold, of the
     run that its manifest names, and as that run wrote them. Other folders are not looked at.
 
+    again   what to do where that mends it
     notify  is told where a store has lost its records, so that nothing is known of its files
     """
     folder, manifest = Path(folder), manifest_of(folder)
@@ -44,7 +49,6 @@ def check_whole(
     if not (folder / RECORDS).is_dir():
         notify(f"{folder}: its folder {RECORDS} is missing, so that its files are not checked")
         return
-    again = "give the command that made the folder again"
     batches = partition(seeds_of(manifest["seeds"]), manifest["batch size"])
     paths = [record_path(folder, seeds) for seeds in batches]
     made = [(path, seeds) for path, seeds in zip(paths, batches, strict=True) if path.is_file()]
