@@ -261,8 +261,10 @@ class SampleStore:
             batches = [*self._batches, tail] if tail else self._batches
             found -= {self.outdir / name for seeds in batches for name in self._names(seeds)}
             manifest |= {"version": stored.get("version")}
-        elif (table := self.outdir / TABLE).exists() and stored is None:
-            found.add(table)
+        elif stored is None:  # never there, or lost: then records tell what is of this run
+            table = self.outdir / TABLE
+            found |= {table} if table.exists() and not found else set()
+            found -= self._recorded(manifest)
         if found:
             raise ValueError(f"{min(found)} is not an image of this run; use another folder")
         if stored is not None and "class names" in stored:
@@ -276,6 +278,16 @@ class SampleStore:
             self._check_version()
         self._begin(stored, tail)
         return manifest
+
+    def _recorded(self, manifest):
+        """The files of the batches that have a record of this run."""
+        found = ((self._record(seeds), seeds) for seeds in self._batches)
+        return {
+            self.outdir / name
+            for record, seeds in found
+            if record.is_file()
+            for name in files_of_record(record, seeds, manifest) or {}
+        }
 
     def _begin(self, stored, tail):
         """Make what has been checked so."""

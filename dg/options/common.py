@@ -1,8 +1,12 @@
 """What the declarations of all scripts share."""
 
+import os
 import platform
 from dataclasses import replace
+from functools import wraps
 from importlib import metadata
+from itertools import product
+from os.path import samefile
 
 import click
 
@@ -15,14 +19,41 @@ version = click.version_option(__version__, message="%(prog)s %(version)s")
 
 
 def declared(options):
-    """A decorator that declares these options on a command, in their order."""
+    """A decorator that declares these options on a command, in their order; the command does not
+    write to what it reads."""
 
-    def decorate(command):
+    def decorate(function):
+        @wraps(function)
+        def command(**values):
+            _check_apart(click.get_current_context())
+            return function(**values)
+
         for option in reversed(options):
             command = option(command)
         return command
 
     return decorate
+
+
+def _check_apart(context):
+    """UsageError where an option names a place to write to that another one names to read from."""
+    reads, writes = (
+        [
+            (option.opts[0], value)
+            for option in context.command.params
+            if isinstance(option.type, kind) and context.params.get(option.name)
+            for value in _listed(context.params[option.name])
+        ]
+        for kind in (console.InputPath, console.OutputPath)
+    )
+    for (target, place), (source, read) in product(writes, reads):
+        names = (read, read.rpartition(":")[0])  # perhaps with a split
+        if any(os.path.exists(n) and os.path.exists(place) and samefile(n, place) for n in names):
+            raise click.UsageError(f"{target} {place} is what {source} reads; give another place.")
+
+
+def _listed(value):
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def processes(on_gpus=False):
