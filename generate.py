@@ -38,6 +38,7 @@ from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
 from dg.runtime import console
+from dg.runtime.run_folder import sole_writer
 
 UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
 
@@ -70,7 +71,6 @@ def main(
     import edm
     from dg.data.sample_store import SampleStore
     from dg.precision import compile_networks, fastest
-    from dg.runtime.run_folder import sole_writer
     from dg.sampling import as_model, check_class, describe, generate
 
     with processes() as ranks:

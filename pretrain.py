@@ -36,6 +36,8 @@ from dg.options.common import (
 from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SCORE, VAE
 from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
+from dg.runtime.files import atomic_write, writable_file, write_json
+from dg.runtime.run_folder import sole_writer
 
 # whose defaults --arch brings
 EDM_PRESETS = {"ddpmpp": "cifar10-edm", "ncsnpp": "cifar10-edm", "adm": "imagenet64-edm"}
@@ -198,9 +200,6 @@ def _train(
     described  what training.json says of the model beside data and settings
     told       of the log's last entry, to the person at the terminal
     """
-    from dg.runtime.files import atomic_write, write_json
-    from dg.runtime.run_folder import sole_writer
-
     with processes(on_gpus=True) as ranks:
         device, images = console.pick_device(device, ranks.rank), _images(data, ranks, latents)
         folder, (progress, _) = Path(outdir), console.shown_by(ranks)
@@ -276,7 +275,6 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     from dg.models.dit import load_vae
     from dg.pretraining.latents import Encoding, encode, latent_store
     from dg.runtime.downloads import resolve
-    from dg.runtime.run_folder import sole_writer
 
     settings = Encoding(**settings)
     with processes() as ranks:
@@ -314,8 +312,6 @@ def features(data, outdir, test, epochs, seed):
         save_classifier,
         train_classifier,
     )
-    from dg.runtime.files import write_json
-    from dg.runtime.run_folder import sole_writer
 
     images, folder = load_images(data, notify=console.notify), Path(outdir)
     heldout = _heldout(test, images)
@@ -339,7 +335,6 @@ def features(data, outdir, test, epochs, seed):
 def convert(network, out, fp16):
     from dg.models.conversion import convert, is_score_network, share_within
     from dg.runtime.downloads import resolve
-    from dg.runtime.files import atomic_write, writable_file
 
     out = writable_file(out)
     path = resolve(network, console.progress, console.notify)

@@ -30,6 +30,7 @@ from dg.options.guidance import CLASSIFIER
 from dg.options.train import OPTIONS
 from dg.recipes import PRESETS
 from dg.runtime import console
+from dg.runtime.run_folder import sole_writer
 
 
 @click.command(help=__doc__, context_settings=SETTINGS)
@@ -58,7 +59,6 @@ def main(
         raise click.UsageError("--lora_rank adapts the classifier; give it, or --lora_rank 0.")
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
-    from dg.runtime.run_folder import sole_writer
     from dg.training import check_sets, train_discriminator
     from dg.training_data import doubts, random_subset
 

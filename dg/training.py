@@ -97,12 +97,8 @@ def train_discriminator(
         waited = len(run.log) - best_entry(run.log)["epoch"] if run.log else 0
         return 0 < settings.patience <= waited
 
-    holders = dict(
-        trainer=trainer,
-        checkpoints=checkpoints,
-        optimizer=stepper.optimizer,
-        scaler=stepper.scaler,
-    )
+    holders = dict(trainer=trainer, checkpoints=checkpoints)
+    holders |= dict(optimizer=stepper.optimizer, scaler=stepper.scaler)
     with sole_writer(folder, ranks):
         run = Run(folder / "state.pt", identity, holders, ranks, end_epoch, every=steps)
         writer = _tensorboard(folder, run.step) if tensorboard and ranks.first else None

@@ -1,6 +1,7 @@
 """What manifest.json and the records of batches say of the files of a store of samples: which run
 made them, and their hashes."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -101,6 +102,24 @@ def agrees(path, digest: str) -> bool:
         return sha256_of(path) == digest
     except OSError:
         return False
+
+
+def checked_seeds(seeds):
+    """Distinct seeds from 0 to 2^32 - 1 as a list; ValueError for others.
+
+    Generators take seeds modulo 2^32, so that a larger one would make the image of another.
+    """
+    seeds = [int(seed) for seed in seeds]
+    if not seeds:
+        raise ValueError("no seeds given; give at least one")
+    if min(seeds) < 0:
+        raise ValueError(f"seed {min(seeds)} is negative; give seeds from 0")
+    if max(seeds) >= 2**32:
+        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
+    if len(set(seeds)) < len(seeds):
+        twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
+        raise ValueError(f"seed {twice} is given twice; give every seed once")
+    return seeds
 
 
 def partition(seeds: list, batch_size: int) -> list[list]:

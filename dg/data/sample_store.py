@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dg.data.manifests import (
     RECORDS,
     agrees,
     batch_label,
+    checked_seeds,
     files_of_record,
     manifest_of,
     partition,
@@ -340,21 +340,3 @@ class SampleStore:
         last = (count - 1) // self.batch_size
         seeds = self.seeds[last * self.batch_size : count]
         return [] if seeds == self._batches[last] else seeds
-
-
-def checked_seeds(seeds):
-    """Distinct seeds from 0 to 2^32 - 1 as a list; ValueError for others.
-
-    Generators take seeds modulo 2^32, so that a larger one would make the image of another.
-    """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("no seeds given; give at least one")
-    if min(seeds) < 0:
-        raise ValueError(f"seed {min(seeds)} is negative; give seeds from 0")
-    if max(seeds) >= 2**32:
-        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
-        raise ValueError(f"seed {twice} is given twice; give every seed once")
-    return seeds
