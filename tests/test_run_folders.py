@@ -62,16 +62,16 @@ def wait_for(found, process, seconds=120):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "made"),
+    ("first", "second", "shown"),
     [
         ("generate --network {net} --outdir {out} --num_samples 4096 --batch 4", TWO, "*.npz"),
         (SCORE + "--steps 100000 --save_seconds 0", SCORE + "--steps 3 --lr 0.1", "state.pt"),
     ],
     ids=["generate", "pretrain"],
 )
-def test_a_second_run_in_the_folder_of_one_at_work_is_refused(first, second, made, at):
+def test_a_second_run_in_the_folder_of_one_at_work_is_refused(first, second, shown, at):
     process = start(first, at)
-    wait_for(lambda: list(at["out"].glob(made)), process)
+    wait_for(lambda: list(at["out"].glob(shown)), process)
     process.send_signal(signal.SIGSTOP)
     try:
         refused(second, f"is being written by process {process.pid} on {HOST}", **at)
@@ -132,7 +132,7 @@ def test_a_training_goes_on_to_more_steps_but_not_to_fewer_nor_in_another_versio
 
 
 def older(folder):
-    """Make a store what versions before 0.3 wrote."""
+    """Make a store what earlier versions wrote."""
     for path in (folder / "manifest.json", *folder.glob("shards/*.json")):
         found = json.loads(path.read_text())
         found.pop("version"), path.parent == folder or found.pop("settings")
