@@ -117,7 +117,11 @@ def _open_folder(path, split, notify):
     one_set(path / (split or ""))
     names = _class_names(path)
     if shards := _shards(path, split, notify):
-        check_whole(path / (split or ""), [shard.name for shard in shards], notify)
+        by_folder = {}
+        for shard in shards:
+            by_folder.setdefault(shard.parent, []).append(shard.name)
+        for folder, files in by_folder.items():
+            check_whole(folder, files, notify)
         return NpzShards(path / (split or ""), shards, notify=notify, class_names=names)
     images = ImageFiles(files_of_folder(path), split, notify, names)
     check_whole(path, images.files, notify)

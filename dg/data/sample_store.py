@@ -104,7 +104,8 @@ class SampleStore:
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
         names = {"class names": list(class_names)} if class_names else {}
         manifest = {"format": FORMAT, "version": dg.__version__} | chosen | which | what | names
-        ranks.agree({key: manifest[key] for key in (*PARTITION, "seeds", "settings", "version")})
+        whole = manifest | {"settings hash": None, "folder": str(self.outdir.resolve())}
+        ranks.agree(whole)
         with sole_writer(outdir, ranks):
             self.manifest = ranks.by_first(lambda: self._open(manifest, plain(used)))
 

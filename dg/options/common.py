@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from importlib import metadata
@@ -56,10 +57,17 @@ def _listed(value):
     return value if isinstance(value, (list, tuple)) else [value]
 
 
+@contextmanager
 def processes(on_gpus=False):
     """The processes of this run, as of `process_group`; they say where they wait for long, and hear
-    signals meanwhile."""
-    return process_group(on_gpus, console.notify, console.asked)
+    signals meanwhile. ValueError where they have not been given the same options; devices may
+    differ."""
+    context = click.get_current_context()
+    options = {option.name: option.opts[0] for option in context.command.params}
+    given = {options[name]: value for name, value in context.params.items() if name != "device"}
+    with process_group(on_gpus, console.notify, console.asked) as ranks:
+        ranks.agree(given | {"code version": __version__})
+        yield ranks
 
 
 def input_file(name):
