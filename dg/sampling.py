@@ -278,6 +278,7 @@ def fill_store(
     batch_size: int,
     guidance: edm.Guidance | None = None,
     described: dict | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
     **kwargs,
 ) -> GenerationResult:
     """Generate the images of `seeds` into the store at `path`; `kwargs` as for `generate`.
@@ -285,9 +286,9 @@ def fill_store(
     described  of all this, where `describe` has been asked before: it hashes all networks
     """
     described = described or describe(net, sampling, guidance)
-    with sole_writer(path):
-        store = SampleStore(path, described, list(seeds), batch_size)
-        return generate(net, store, sampling, guidance, **kwargs)
+    with sole_writer(path, ranks):
+        store = SampleStore(path, described, list(seeds), batch_size, ranks=ranks)
+        return generate(net, store, sampling, guidance, ranks=ranks, **kwargs)
 
 
 def _drawn_in_chunks(
