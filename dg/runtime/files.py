@@ -4,6 +4,7 @@ import atexit
 import dataclasses
 import errno
 import getpass
+import glob
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 HOST = platform.node().replace(".", "-") or "localhost"
@@ -185,6 +187,7 @@ def writable_file(path):
         writable_folder(path.parent)
     except ValueError as error:
         raise ValueError(f"cannot write {path}: {error}") from error
+    remove_stale_temporaries(path.parent, glob.escape(path.name))
     return path
 
 
@@ -220,14 +223,15 @@ def name_user() -> None:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def remove_stale_temporaries(folder):
+def remove_stale_temporaries(folder, of="*"):
     """Remove what killed writers left in `folder` and in the folders in it, never the temporary of
-    a process that still runs.
+    a process that still runs; `of` a pattern of file names.
 
     A writer holds a lock on its temporary, so that it is known to live in whatever container it
     runs. Where the file system cannot lock, and of another machine, only old ones go.
     """
-    for path in (*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")):
+    found = (Path(folder).glob(f"{below}.{of}.*.tmp") for below in ("", "*/"))
+    for path in chain.from_iterable(found):
         parts = path.name.rsplit(".", 3)  # ".name", host, "pid-token", "tmp"
         if len(parts) < 4 or not re.fullmatch(r"\d+-[0-9a-f]{8}", parts[2]):
             continue  # somebody else's

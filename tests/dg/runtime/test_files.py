@@ -125,6 +125,14 @@ def test_a_number_that_another_process_has_taken_over_keeps_no_temporary(tmp_pat
     assert not left.exists()
 
 
+def test_a_file_that_is_to_be_written_is_rid_of_its_own_temporaries(tmp_path):
+    left = [tmp_path / f".{name}.{files.HOST}.1-00000000.tmp" for name in ("a[1].npz", "b.npz")]
+    for path in left:
+        path.touch()
+    files.writable_file(tmp_path / "a[1].npz")
+    assert list(tmp_path.iterdir()) == left[1:]
+
+
 def test_where_the_file_system_cannot_lock_only_old_temporaries_go(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "lock", lambda file: None)
     new, old = (tmp_path / f".{name}.{files.HOST}.1-00000000.tmp" for name in "ab")
