@@ -263,11 +263,10 @@ def process_group(
         raise ConnectionError(f"{whom}: not there; start all processes of the run") from error
     try:
         yield Ranks(rank, world, store, notify, asked)
-    except Exception:
+    except Exception:  # an interruption is none: it would wait once more for whom it waited for
         torch.distributed.destroy_process_group()
         raise
     torch.distributed.destroy_process_group()
-    # one that was interrupted while it waited for others would wait for them here again
 
 
 def _meeting_place():
