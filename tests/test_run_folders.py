@@ -265,6 +265,12 @@ def test_what_is_read_is_not_written_to(command, told, at):
     refused(command, told, **at)
 
 
+def test_a_folder_may_be_called_as_a_data_set(at, monkeypatch):
+    monkeypatch.chdir(at["tmp"])
+    for _ in range(2):
+        succeed("pretrain score --data digits --batch_size 8 --steps 1 --outdir digits", **at)
+
+
 def test_results_are_written_before_they_are_told(at):
     command = "fid --images {fake} --ref digits:heldout --features pixels --outdir {out}"
     script, *arguments = words(command, at)
