@@ -87,7 +87,7 @@ def test_a_second_run_in_the_folder_of_one_at_work_is_refused(first, second, sho
     ("commands", "told"),
     [
         ([TWO, TWO.replace("--steps 3", "--steps 2")], "other --steps than process 0"),
-        ([SCORE, SCORE + "--steps 4 --lr 0.1"], "other --lr and --steps than process 0"),
+        ([SCORE + "--steps 3", SCORE + "--steps 4"], "other --steps than process 0"),
     ],
     ids=["generate", "pretrain"],
 )
