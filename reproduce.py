@@ -104,13 +104,13 @@ def main(
         done = f"stage {stage} is done; its files are in {run_folder}"
         shared.finish([done, "next: the same command without --stage, for the rest and the report"])
         return
-    click.echo(job.table(outcome))
-    click.echo(f"report: {folder / 'report.html'}")
+    told = [job.table(outcome), f"report: {folder / 'report.html'}"]
     if publish:
         from dg.experiments import publish as publishing
 
-        click.echo(f"published to {publishing.publish(folder, job.name)}")
+        told.append(f"published to {publishing.publish(folder, job.name)}")
         publishing.fill()
+    click.echo("\n".join(told))  # last: nobody may be reading
 
 
 def _report_again(target: str, results: Path, publish: bool) -> None:
@@ -149,9 +149,11 @@ def _job(name, profile, dry_run, choices, common) -> Job:
 
 
 def _run(job: Job, run_folder: Path, folder: Path, fresh: bool, stage: str | None):
-    from dg.experiments.pipeline import Stages
+    from dg.experiments.pipeline import Stages, needed
     from dg.runtime.files import writable_folder
 
+    if stage is not None and job.plan is not None:
+        needed(job.plan(), [stage])  # refuses what is not there, before anything is forgotten
     for place in (run_folder, folder):
         writable_folder(place)
     if fresh:

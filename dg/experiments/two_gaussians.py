@@ -31,6 +31,7 @@ from dg.runtime.files import read_json, write_json
 from dg.runtime.processes import cpu_threads
 from dg.runtime.provenance import provenance
 from dg.runtime.randomness import seeded
+from dg.runtime.run_folder import sole_writer
 from dg.training import train_discriminator
 from edm.checkpoint import read_safetensors
 
@@ -144,8 +145,9 @@ def run(
     outcome["settings"] = asdict(settings)
     outcome |= provenance(command, stages.seconds, device)
     scatter = {loss: found[settings.sizes[0], loss]["scatter"] for loss in settings.losses}
-    _draw_scatter(results, settings, scatter)
-    write_results(results, outcome, describe(results, outcome))
+    with sole_writer(results):
+        _draw_scatter(results, settings, scatter)
+        write_results(results, outcome, describe(results, outcome))
     return outcome
 
 

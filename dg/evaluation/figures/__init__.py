@@ -18,6 +18,7 @@ from dg.evaluation.figures.pictures import (
     by_change,
     denoising_strips,
     image_grid,
+    is_grid,
     paired_grid,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "distance_against_size",
     "distance_sweep",
     "image_grid",
+    "is_grid",
     "log_ratio_histograms",
     "loss_curves",
     "metric_bars",

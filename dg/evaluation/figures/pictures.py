@@ -8,6 +8,7 @@ from dg.evaluation.figures.style import MUTED, SIGMA, TIMES, canvas
 from dg.runtime.files import atomic_write
 
 GAP = 2  # pixels between enlarged images
+MADE_BY = {"Software": "discriminator-guidance, a grid of images"}  # text in the file
 
 
 def image_grid(path, images, columns=None, scale=None):
@@ -18,11 +19,26 @@ def image_grid(path, images, columns=None, scale=None):
     scale    whole-number enlargement, nearest neighbour; default: short sides of about 64 pixels
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    images = _images(images, "images")
+    images, about = _images(images, "images"), PngInfo()
+    for key, value in MADE_BY.items():
+        about.add_text(key, value)
     columns = columns or math.ceil(math.sqrt(len(images)))
     with atomic_write(path) as file:
-        Image.fromarray(_tile(images, columns, scale or _scale(images, 64))).save(file, "png")
+        grid = Image.fromarray(_tile(images, columns, scale or _scale(images, 64)))
+        grid.save(file, "png", pnginfo=about)
+
+
+def is_grid(path) -> bool:
+    """Whether a file is a picture that `image_grid` has written."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return {**picture.info, **MADE_BY} == picture.info
+    except OSError:
+        return False
 
 
 def paired_grid(
