@@ -89,18 +89,19 @@ def metric_bars(path, metrics, names, floor="floor", title="Mean ± sd", roles=N
         for axes, (metric, name) in zip(panels, names.items(), strict=True):
             shown = {system: metrics[system][metric] for system in systems[metric]}
             real = metrics.get(floor, {}).get(metric)
-            _bars(axes, shown, coloured, metric in SHARES)
             if real:
                 line = axes.axvline(real["mean"], color=REAL, linewidth=2.2)
+            _bars(axes, shown, coloured, metric in SHARES, real["mean"] if real else 0.0)
             axes.set_title(name)
         if line:
             figure.legend([line], ["real against real"], loc="outside lower right")
 
 
-def _bars(axes, shown, coloured, share):
-    """A bar for each of {system: {"mean", "sd"}}, the numbers in a column right of the axes."""
+def _bars(axes, shown, coloured, share, floor):
+    """A bar for each of {system: {"mean", "sd"}}, the numbers in a column right of the axes, which
+    reach to the floor."""
     digits = decimals(entry.get("sd") for entry in shown.values())
-    ends = [0.0]
+    ends = [0.0, floor]
     for row, (system, entry) in enumerate(shown.items()):
         mean, sd = entry["mean"], entry.get("sd") or 0
         style = {"ecolor": INK, "elinewidth": 1.3}

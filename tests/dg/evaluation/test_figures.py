@@ -216,6 +216,9 @@ def test_an_axis_ends_where_its_metric_does(tmp_path, drawn):
     figures.metric_bars(tmp_path / "f.png", {"guided": recall}, titles)
     share, distance = drawn[-1].axes
     assert share.get_xlim() == (0, 1) and distance.get_xlim()[1] > 11.5
+    metrics = {"guided": recall, "floor": {"fd": {"mean": -0.5, "sd": 0.1}}}
+    figures.metric_bars(tmp_path / "f.png", metrics, {"fd": "FD"})
+    assert drawn[-1].axes[0].get_xlim()[0] < -0.5  # the line of the floor is seen
     sure = dict(value=0.98, low=0.95, high=1.0)
     figures.precision_recall_scatter(
         tmp_path / "f.png", {"guided": dict(precision=sure, recall=sure)}
