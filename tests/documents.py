@@ -30,6 +30,7 @@ ADDED = {
     "pretrain.py features": "--epochs 1",
     "pretrain.py latents": "--resolution 16",
     "reproduce.py": "--dry-run",
+    "reproduce.py two-gaussians": "--profile smoke",
 }
 
 
@@ -74,7 +75,9 @@ def on_tiny_networks(script, arguments):
             word = f"{match[1] or ''}0-{COUNTS['--num_samples'] - 1}"
         small.append(word)
     added = ADDED.get(f"{script} {arguments[0]}" if arguments else "", ADDED.get(script, ""))
-    small += [word for word in added.split() if word not in small or not word.startswith("--d")]
+    if "--transfer" in small:  # the shape is that of the other network
+        added = added.replace("--cbase 16", "")
+    small += added.split()
     if script == "fid.py" and "nll" not in small and "--features" not in small:
         small += ["--features", "random-vgg"]
     if "--classifier_scale" in small and "--classifier_ckpt" not in small:
