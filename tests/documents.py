@@ -15,8 +15,7 @@ COMMANDS = re.compile(
 )
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
-# Largest values of the options that say how much is made, in the order of their commands.
-COUNTS = {"--num_samples": 24, "--nproc_per_node": 1}
+MOST_IMAGES = 24  # that a command makes
 # Options that are added, by script and subcommand; the last of two values counts.
 ADDED = {
     "generate.py": "--steps 2 --batch 24",
@@ -30,6 +29,7 @@ ADDED = {
     "pretrain.py features": "--epochs 1",
     "pretrain.py latents": "--resolution 16",
     "reproduce.py": "--dry-run",
+    "reproduce.py two-gaussians": "--profile smoke",
 }
 
 
@@ -65,16 +65,17 @@ def on_tiny_networks(script, arguments):
     """The arguments with everything that takes long made small."""
     small = []
     for word in arguments:
-        name, equals, value = word.partition("=")
-        if small and small[-1] in COUNTS:
-            word = str(min(int(word), COUNTS[small[-1]]))
-        elif equals and name in COUNTS:
-            word = f"{name}={min(int(value), COUNTS[name])}"
-        elif match := re.fullmatch(r"(--seeds=)?0-\d{2,}", word):
-            word = f"{match[1] or ''}0-{COUNTS['--num_samples'] - 1}"
+        if match := re.fullmatch(r"(--seeds=)?0-\d{2,}", word):
+            word = f"{match[1] or ''}0-{MOST_IMAGES - 1}"
+        elif match := re.fullmatch(r"--num_samples=(\d+)", word):
+            word = f"--num_samples={min(int(match[1]), MOST_IMAGES)}"
+        elif small and small[-1] == "--num_samples":
+            word = str(min(int(word), MOST_IMAGES))
         small.append(word)
     added = ADDED.get(f"{script} {arguments[0]}" if arguments else "", ADDED.get(script, ""))
-    small += [word for word in added.split() if word not in small or not word.startswith("--d")]
+    if "--transfer" in small:  # the shape is that of the other network
+        added = added.replace("--cbase 16", "")
+    small += added.split()
     if script == "fid.py" and "nll" not in small and "--features" not in small:
         small += ["--features", "random-vgg"]
     if "--classifier_scale" in small and "--classifier_ckpt" not in small:

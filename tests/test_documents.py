@@ -202,8 +202,8 @@ def is_started_elsewhere(words):
 # ---- Python examples
 
 
-class Quiet(ModuleType):
-    """k_diffusion's two functions that an example calls."""
+class KDiffusion(ModuleType):
+    """The two functions of k_diffusion that an example calls."""
 
     def __init__(self):
         super().__init__("k_diffusion")
@@ -215,9 +215,10 @@ class Quiet(ModuleType):
         )
 
 
+@pytest.mark.diffusers
 @by_page([page for page in PAGES if examples(page)])
 def test_every_example_runs_on_tiny_networks(page, here, monkeypatch):
-    monkeypatch.setitem(sys.modules, "k_diffusion", Quiet())
+    monkeypatch.setitem(sys.modules, "k_diffusion", KDiffusion())
     for example in examples(page):
         if "diffusers" in example:
             prepare_diffusers(monkeypatch)
