@@ -28,10 +28,20 @@ Examples:
 
 import json as json_module
 import time
+from contextlib import nullcontext
 
 import click
 
-from dg.options.common import SETTINGS, finish, head_file, input_file, texts, used, version
+from dg.options.common import (
+    SETTINGS,
+    finish,
+    head_file,
+    input_file,
+    processes,
+    texts,
+    used,
+    version,
+)
 from dg.options.fid import CALC, NLL, REF
 from dg.options.network import load
 from dg.runtime import console
@@ -72,9 +82,6 @@ def calc(
     plot,
     **extraction,
 ):
-    from dg.runtime.files import writable_folder
-    from dg.runtime.processes import process_group
-
     metrics = metrics and _metrics(metrics, train)
     if sets > 1 and (num_samples is None or seed is not None):
         raise click.UsageError(
@@ -83,8 +90,7 @@ def calc(
     if sets > 1 and fid_infinity:
         raise click.UsageError("--fid_infinity extrapolates one set of images; leave --sets out.")
     start, outdir = time.perf_counter(), outdir or ("fid-results" if plot else None)
-    folder = outdir and writable_folder(outdir)  # refused before any work
-    with process_group() as ranks:
+    with processes() as ranks, _owned(outdir, ranks) as folder:  # refused before any work
         measurement = _measurement(ranks, metrics, fid_infinity, **extraction)
         jobs = {}
         for source in measurement.sources(images):  # refused before any work
@@ -104,18 +110,18 @@ def calc(
         }
         if not ranks.first:
             return
-    seconds = {"measure": time.perf_counter() - start}
-    outcome = measurement.results(reference, rows, training) | _provenance(
-        seconds, measurement.extractor.device
-    )
+        seconds = {"measure": time.perf_counter() - start}
+        outcome = measurement.results(reference, rows, training) | _provenance(
+            seconds, measurement.extractor.device
+        )
+        if folder is not None:
+            _write(folder, outcome, plot)
     if as_json:
         click.echo(json_module.dumps(outcome, indent=2))
     else:
         from dg.evaluation.tables import measurement_table
 
         click.echo(measurement_table(outcome))
-    if folder is not None:
-        _write(folder, outcome, plot)
 
 
 def _metrics(listed, train):
@@ -171,6 +177,13 @@ def _provenance(seconds, device):
     return provenance(console.command_line(), seconds, device)
 
 
+def _owned(outdir, ranks):
+    """The folder of the results for this run alone; None where none are to be kept."""
+    from dg.runtime.run_folder import sole_writer
+
+    return nullcontext() if outdir is None else sole_writer(outdir, ranks)
+
+
 def _write(folder, outcome, plot):
     """results.json, and the figures that the results allow."""
     from dg.runtime.files import write_json
@@ -187,12 +200,14 @@ def _write(folder, outcome, plot):
 
 @main.command(**REF)
 def ref(data, dest, num_samples, keep_features, **extraction):
+    from dg.data.array_files import is_statistics
     from dg.evaluation.feature_sets import save_features
     from dg.runtime.files import writable_file
-    from dg.runtime.processes import process_group
 
     dest = writable_file(dest)
-    with process_group() as ranks:
+    if dest.exists() and not is_statistics(dest):
+        raise click.UsageError(f"--dest {dest} is no file of statistics; give another name.")
+    with processes() as ranks:
         measurement = _measurement(ranks, None, False, **extraction)
         (part,) = measurement.open(data, num_samples)
         if part is None:
@@ -231,13 +246,12 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
     from dg.data.datasets import load_images
     from dg.evaluation.likelihood_estimators import likelihood_estimator
     from dg.runtime.downloads import resolve
-    from dg.runtime.processes import process_group
     from dg.training_data import random_subset
 
     start = time.perf_counter()
     names = ("num_steps", "solver", "num_probes", "importance_samples")
     flow = {name: settings.pop(name) for name in names}
-    with process_group() as ranks:
+    with processes() as ranks:
         device = console.pick_device(device, ranks.rank)
         path = resolve(network, console.progress, console.notify)
         progress, notify = console.shown_by(ranks)

@@ -48,11 +48,21 @@ Examples:
 
 import click
 
-from dg.options.common import SETTINGS, Command, finish, input_file, texts, used, version
+from dg.options.common import (
+    SETTINGS,
+    Command,
+    finish,
+    input_file,
+    processes,
+    texts,
+    used,
+    version,
+)
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
 from dg.runtime import console
+from dg.runtime.run_folder import sole_writer
 
 UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
 
@@ -84,10 +94,9 @@ def main(
     import edm
     from dg.data.sample_store import SampleStore
     from dg.precision import compile_networks, fastest
-    from dg.runtime.processes import process_group
     from dg.sampling import as_model, check_class, describe, generate
 
-    with process_group() as ranks:
+    with processes() as ranks:
         device = console.pick_device(device, ranks.rank)
         path, taken = input_file(network), []
         net = load(path, device, taken.append, options)
@@ -105,22 +114,24 @@ def main(
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
         names = _class_names(path, as_model(net).num_classes(sampling))
-        store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names, used())
-        if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
-            taken.append(UNGUIDED)
-        for line in taken if ranks.first else []:
-            console.notify(line)
-        if compiled:
-            with console.option("--compile"):
-                guides = [] if guidance is None else guidance.networks()
-                compile_networks([*as_model(net).networks(), *guides])
-        progress = console.stoppable(console.shown_by(ranks)[0])
-        how = (device, progress, ranks, precision, console.notify)
-        made = generate(net, store, sampling, guidance, class_idx, *how)
-        if not ranks.first:
-            return
-    trainable = isinstance(net, edm.Preconditioner) and guidance is None
-    _tell(store, made, outdir, grid, network if trainable else None)
+        with sole_writer(outdir, ranks):
+            store = SampleStore(
+                outdir, settings, seeds, batch, save_type, subdirs, names, used(), ranks
+            )
+            if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
+                taken.append(UNGUIDED)
+            for line in taken if ranks.first else []:
+                console.notify(line)
+            if compiled:
+                with console.option("--compile"):
+                    guides = [] if guidance is None else guidance.networks()
+                    compile_networks([*as_model(net).networks(), *guides])
+            progress = console.stoppable(console.shown_by(ranks)[0])
+            how = (device, progress, ranks, precision, console.notify)
+            made = generate(net, store, sampling, guidance, class_idx, *how)
+            if ranks.first:
+                trainable = isinstance(net, edm.Preconditioner) and guidance is None
+                _tell(store, made, outdir, grid, network if trainable else None)
 
 
 def _tell(store, made, outdir, grid, network):
@@ -225,14 +236,18 @@ def _with_parts(net, path, device, precision, options):
 
 
 def _write_grid(store, most=64):
-    """Draw a picture of the first images into their folder; readers do not take it for an image."""
+    """Draw a picture of the first images into their folder; readers do not take it for an image,
+    and it replaces no other picture."""
     from dg.data.reader import open_images
     from dg.data.sample_store import GRID
-    from dg.evaluation.figures import image_grid
+    from dg.evaluation.figures import image_grid, is_grid
 
+    path = store.outdir / GRID
+    if path.exists() and not is_grid(path):
+        raise ValueError(f"{path} is another picture; move it away, or leave the grid out")
     stream = open_images(store.outdir)
     _, images = next(stream.batches(stream.positions(min(most, len(store.seeds))), most))
-    image_grid(store.outdir / GRID, images)
+    image_grid(path, images)
 
 
 if __name__ == "__main__":

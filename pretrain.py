@@ -36,6 +36,7 @@ from dg.options.common import (
     finish,
     input_file,
     precision_of,
+    processes,
     texts,
     used,
     version,
@@ -43,6 +44,8 @@ from dg.options.common import (
 from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SCORE, VAE
 from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
+from dg.runtime.files import atomic_write, writable_file, write_json
+from dg.runtime.run_folder import sole_writer
 
 TEST_TIMES = (0.01, 0.1, 0.3, 0.6)  # VP times at which a noisy classifier is tested
 # whose defaults --arch brings
@@ -195,26 +198,24 @@ def _train(
     measured   model -> further lines
     following  path of the model -> words of the command to type next
     """
-    from dg.runtime.files import atomic_write, writable_folder, write_json
-    from dg.runtime.processes import process_group
-
-    with process_group(on_gpus=True) as ranks:
+    with processes(on_gpus=True) as ranks:
         device, images = console.pick_device(device, ranks.rank), _images(data, ranks, latents)
-        folder, (progress, _) = writable_folder(outdir), console.shown_by(ranks)
-        model, log = train(
-            images,
-            device=device,
-            state_path=folder / "state.pt",
-            progress=console.stoppable(progress, ranks.any),
-            save_seconds=save_seconds,
-            ranks=ranks,
-            microbatch=microbatch,
-        )
-        if not ranks.first:
-            return
-    with atomic_write(folder / name) as file:
-        save(file, model)
-    write_json(folder / "training.json", _record(images, settings) | described(model))
+        folder, (progress, _) = Path(outdir), console.shown_by(ranks)
+        with sole_writer(folder, ranks):
+            model, log = train(
+                images,
+                device=device,
+                state_path=folder / "state.pt",
+                progress=console.stoppable(progress, ranks.any),
+                save_seconds=save_seconds,
+                ranks=ranks,
+                microbatch=microbatch,
+            )
+            if not ranks.first:
+                return
+            with atomic_write(folder / name) as file:
+                save(file, model)
+            write_json(folder / "training.json", _record(images, settings) | described(model))
     size, told = sum(p.numel() for p in model.parameters()), told.format(**log[-1])
     line = f"{folder / name}: {size:,} parameters, {settings.steps} steps, {told}"
     finish([line, *measured(model)], following(folder / name))
@@ -265,18 +266,18 @@ def latents(data, vae, outdir, batch_size, device, **settings):
     from dg.models.dit import load_vae
     from dg.pretraining.latents import Encoding, encode, latent_store
     from dg.runtime.downloads import resolve
-    from dg.runtime.processes import process_group
 
     settings = Encoding(**settings)
-    with process_group() as ranks:
+    with processes() as ranks:
         device = console.pick_device(device, ranks.rank)
         vae = resolve(vae, console.progress, console.notify)
         progress, notify = console.shown_by(ranks)
         images = open_images(data, notify=notify)
         vae = load_vae(vae, device)
-        store = latent_store(outdir, images, vae, settings, batch_size, used())
-        progress = console.stoppable(progress)
-        made = encode(vae, images, store, settings, device, progress, ranks, console.notify)
+        with sole_writer(outdir, ranks):
+            store = latent_store(outdir, images, vae, settings, batch_size, used(), ranks)
+            progress = console.stoppable(progress)
+            made = encode(vae, images, store, settings, device, progress, ranks, console.notify)
         if not ranks.first:
             return
     for name in store.damaged:
@@ -302,14 +303,14 @@ def features(data, outdir, test, epochs, seed):
         save_classifier,
         train_classifier,
     )
-    from dg.runtime.files import writable_folder, write_json
 
-    images, folder = load_images(data, notify=console.notify), writable_folder(outdir)
+    images, folder = load_images(data, notify=console.notify), Path(outdir)
     heldout = _heldout(test, images)
     settings = ClassifierTraining(epochs=epochs, seed=seed)
-    model = train_classifier(images, settings, console.progress)
-    save_classifier(Path(folder) / "classifier.safetensors", model)
-    write_json(folder / "training.json", _record(images, settings))
+    with sole_writer(folder):
+        model = train_classifier(images, settings, console.progress)
+        save_classifier(folder / "classifier.safetensors", model)
+        write_json(folder / "training.json", _record(images, settings))
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""
     path = folder / "classifier.safetensors"
     finish(
@@ -322,7 +323,6 @@ def features(data, outdir, test, epochs, seed):
 def convert(network, out, fp16):
     from dg.models.conversion import convert, is_score_network, share_within
     from dg.runtime.downloads import resolve
-    from dg.runtime.files import atomic_write, writable_file
 
     out = writable_file(out)
     path = resolve(network, console.progress, console.notify)

@@ -72,7 +72,9 @@ RATES = {
 )
 @click.argument("name", default=registry.QUICKSTART, metavar="[NAME]")
 @shared.version
-def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, **choices):
+def main(
+    name, profile, dry_run, stage, fresh, runs, results, report_only, publish, device, **choices
+):
     if publish and profile != "full":
         raise click.UsageError("--publish keeps measured results; leave --profile smoke out.")
     if choices["shard"] and fresh:
@@ -80,6 +82,11 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
             "--fresh would remove the images that other machines made with --shard; leave "
             "one of the two out."
         )
+    suffix = "" if profile == "full" else f"-{profile}"
+    if report_only:
+        console.refuse(["dry_run", "stage", "fresh", "samples", "seeds_per_set", "shard"], name)
+        _report_again(f"{_target(name, choices['setting'])}{suffix}", Path(results), publish)
+        return
     common = dict(
         command=console.command_line(),
         device=console.pick_device(device),
@@ -87,7 +94,6 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
         notify=console.notify,
     )
     job = _job(name, profile, dry_run, choices, common)
-    suffix = "" if profile == "full" else f"-{profile}"
     run_folder, folder = Path(runs) / (job.folder + suffix), Path(results) / (job.name + suffix)
     if dry_run:
         click.echo(_overview(job, run_folder))
@@ -98,13 +104,32 @@ def main(name, profile, dry_run, stage, fresh, runs, results, publish, device, *
         done = f"stage {stage} is done; its files are in {run_folder}"
         shared.finish([done, "next: the same command without --stage, for the rest and the report"])
         return
-    click.echo(job.table(outcome))
-    click.echo(f"report: {folder / 'report.html'}")
+    told = [job.table(outcome), f"report: {folder / 'report.html'}"]
     if publish:
         from dg.experiments import publish as publishing
 
-        click.echo(f"published to {publishing.publish(folder, job.name)}")
+        told.append(f"published to {publishing.publish(folder, job.name)}")
         publishing.fill()
+    click.echo("\n".join(told))  # last: nobody may be reading
+
+
+def _report_again(target: str, results: Path, publish: bool) -> None:
+    from dg.experiments import publish as publishing
+    from dg.experiments.again import report_again
+
+    report_again(target, results / target, notify=console.notify)
+    click.echo(f"report: {results / target / 'report.html'}")
+    if publish:
+        click.echo(f"published to {publishing.publish(results / target, target)}")
+        publishing.fill()
+
+
+def _target(name: str, setting: str | None) -> str:
+    """The name of an experiment's results."""
+    if name not in registry.STUDIES:
+        return name
+    setting = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
+    return setting if name == "recipes" else f"{name}-{setting}"
 
 
 def _job(name, profile, dry_run, choices, common) -> Job:
@@ -124,9 +149,11 @@ def _job(name, profile, dry_run, choices, common) -> Job:
 
 
 def _run(job: Job, run_folder: Path, folder: Path, fresh: bool, stage: str | None):
-    from dg.experiments.pipeline import Stages
+    from dg.experiments.pipeline import Stages, needed
     from dg.runtime.files import writable_folder
 
+    if stage is not None and job.plan is not None:
+        needed(job.plan(), [stage])  # refuses what is not there, before anything is forgotten
     for place in (run_folder, folder):
         writable_folder(place)
     if fresh:
@@ -167,6 +194,7 @@ def _study_in_setting(name, profile, dry_run, choices, common):
     from dg.experiments.settings import SETTINGS, smoke
     from dg.experiments.studies import build
 
+    target = _target(name, setting)
     setting_name = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
     chosen, data = SETTINGS[setting_name], choices["data"]
     if profile == "smoke":
@@ -177,7 +205,6 @@ def _study_in_setting(name, profile, dry_run, choices, common):
         with console.option("--from-scratch"):
             chosen = chosen.from_scratch()
     chosen = _sized(chosen, choices)
-    target = setting_name if name == "recipes" else f"{name}-{setting_name}"
     return Experiment(target, chosen, build(name, chosen), data, name, setting_name)
 
 

@@ -21,6 +21,7 @@ from dg.precision import MixedPrecisionGuidance, autocast
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
 from dg.runtime.progress import Progress, Stopped, silent, unheard
+from dg.runtime.run_folder import sole_writer
 from edm.fingerprints import fingerprint
 
 ABLATION = ("solver", "discretization", "schedule", "scaling")
@@ -211,49 +212,52 @@ def generate(
     end, by `Stopped`, all processes finish their batches and pass it on, unless that was all.
     """
     check_class(net, class_idx, sampling)
-    work = WorkList(ranks, store.pending() if ranks.first else [])
-    batches = len(work.items)  # counted by batch: its images are all finished at once
-    total = sum(len(store.batches()[index]) for index in work.items)
-    bar = iter(progress(range(batches), desc="images", unit="batch", total=batches))
-    shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
+    with sole_writer(store.outdir, ranks):
+        work = WorkList(ranks, ranks.by_first(store.pending))
+        batches = len(work.items)  # counted by batch: its images are all finished at once
+        total = sum(len(store.batches()[index]) for index in work.items)
+        bar = iter(progress(range(batches), desc="images", unit="batch", total=batches))
+        shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
 
-    def draw(index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        nonlocal most
-        images, classes, most = _drawn_in_chunks(
-            lambda seeds: draw_images(net, seeds, sampling, guidance, class_idx, device, precision),
-            store.batches()[index],
-            most,
-            notify,
-        )
-        return images, classes
+        def draw(index: int) -> tuple[np.ndarray, np.ndarray | None]:
+            nonlocal most
+            images, classes, most = _drawn_in_chunks(
+                lambda seeds: draw_images(
+                    net, seeds, sampling, guidance, class_idx, device, precision
+                ),
+                store.batches()[index],
+                most,
+                notify,
+            )
+            return images, classes
 
-    def show(number: int) -> None:
-        nonlocal shown
-        try:
-            for _ in range(shown, number):
-                next(bar, None)
-        except Stopped:  # batches in work are still finished and saved
-            work.close()
-        shown = number
+        def show(number: int) -> None:
+            nonlocal shown
+            try:
+                for _ in range(shown, number):
+                    next(bar, None)
+            except Stopped:  # batches in work are still finished and saved
+                work.close()
+            shown = number
 
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        show(1)
-        for place, index, batch in _in_flight(work, draw, at_once):
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            show(1)
+            for place, index, batch in _in_flight(work, draw, at_once):
+                if saving is not None:
+                    saving.result()
+                saving, mine = thread.submit(store.write, index, *batch), mine + 1
+                show(place + 2)
             if saving is not None:
                 saving.result()
-            saving, mine = thread.submit(store.write, index, *batch), mine + 1
-            show(place + 2)
-        if saving is not None:
-            saving.result()
-    seconds = time.perf_counter() - start if total else 0.0
-    if not work.done(mine):
-        raise Stopped
-    with suppress(Stopped):
-        for _ in bar:  # to its end: other processes may have made the last images
-            pass
-    if ranks.first:
-        store.finish()
-    return GenerationResult(total, seconds)
+        seconds = time.perf_counter() - start if total else 0.0
+        if not work.done(mine):
+            raise Stopped
+        with suppress(Stopped):
+            for _ in bar:  # to its end: other processes may have made the last images
+                pass
+        if ranks.first:
+            store.finish()
+        return GenerationResult(total, seconds)
 
 
 def _in_flight(work: WorkList, compute: Callable, at_once: int) -> Iterator[tuple]:
@@ -278,6 +282,7 @@ def fill_store(
     batch_size: int,
     guidance: edm.Guidance | None = None,
     described: dict | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
     **kwargs,
 ) -> GenerationResult:
     """Generate the images of `seeds` into the store at `path`; `kwargs` as for `generate`.
@@ -285,8 +290,9 @@ def fill_store(
     described  result of `describe` for these arguments, if it is known: it hashes all networks
     """
     described = described or describe(net, sampling, guidance)
-    store = SampleStore(path, described, list(seeds), batch_size)
-    return generate(net, store, sampling, guidance, **kwargs)
+    with sole_writer(path, ranks):
+        store = SampleStore(path, described, list(seeds), batch_size, ranks=ranks)
+        return generate(net, store, sampling, guidance, ranks=ranks, **kwargs)
 
 
 def _drawn_in_chunks(

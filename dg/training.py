@@ -21,10 +21,11 @@ from dg.lora import add_lora, save_lora
 from dg.losses import LOSSES, NoisyBatch
 from dg.pretraining.engine import Run, Stepper, Values, update_average
 from dg.recipes import PRESETS, DiscriminatorTraining
-from dg.runtime.files import plain, writable_folder, write_json
+from dg.runtime.files import plain, write_json
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent
 from dg.runtime.randomness import step_generator
+from dg.runtime.run_folder import sole_writer
 from dg.training_data import check_discriminator, check_sets, epoch_order, noisy_batch, split_sets
 from dg.training_metrics import evaluate
 
@@ -72,9 +73,9 @@ def train_discriminator(
     settings = settings if conditional is None else replace(settings, conditional=conditional)
     check_sets(real, fake, settings)
     check_discriminator(discriminator, real, settings)
-    identity = _identity(discriminator, real, fake, settings)
+    identity = _identity(discriminator, real, fake, settings, net)
     names = real.class_names if settings.conditional else None
-    trainer, folder = Trainer(discriminator, settings, net, ranks, names), writable_folder(folder)
+    trainer, folder = Trainer(discriminator, settings, net, ranks, names), Path(folder)
     train, valid, test = split_sets(real, fake, settings, trainer.device)
     order = lru_cache(1)(lambda epoch: epoch_order(train, settings, epoch))
     steps = len(order(0))  # per epoch
@@ -96,19 +97,16 @@ def train_discriminator(
         waited = len(run.log) - best_entry(run.log)["epoch"] if run.log else 0
         return 0 < settings.patience <= waited
 
-    holders = dict(
-        trainer=trainer,
-        checkpoints=checkpoints,
-        optimizer=stepper.optimizer,
-        scaler=stepper.scaler,
-    )
-    run = Run(folder / "state.pt", identity, holders, ranks, end_epoch, every=steps)
-    writer = _tensorboard(folder, run.step) if tensorboard and ranks.first else None
-    total = settings.epochs * steps
-    run.train(update, total, progress, "discriminator", save_seconds, ended)
-    if ranks.first:
-        images = {"real": len(real), "fake": len(fake)}
-        checkpoints.finish(run.log, {"valid": valid, "test": test}, images)
+    holders = dict(trainer=trainer, checkpoints=checkpoints)
+    holders |= dict(optimizer=stepper.optimizer, scaler=stepper.scaler)
+    with sole_writer(folder, ranks):
+        run = Run(folder / "state.pt", identity, holders, ranks, end_epoch, every=steps)
+        writer = _tensorboard(folder, run.step) if tensorboard and ranks.first else None
+        total = settings.epochs * steps
+        run.train(update, total, progress, "discriminator", save_seconds, ended)
+        if ranks.first:
+            images = {"real": len(real), "fake": len(fake)}
+            checkpoints.finish(run.log, {"valid": valid, "test": test}, images)
     trainer.assign(trainer.average)
     return run.log
 
@@ -306,11 +304,16 @@ def _copy(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 
 
 def _identity(
-    discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings: DiscriminatorTraining
+    discriminator: Discriminator,
+    real: ImageSet,
+    fake: ImageSet,
+    settings: DiscriminatorTraining,
+    net,
 ) -> dict:
     """Values by name that a saved state must agree on to be continued."""
     frozen = discriminator.extractor.frozen
-    return {
+    matched = net if settings.loss == "matching" and isinstance(net, nn.Module) else None
+    return ({"score network": fingerprint(matched)} if matched else {}) | {
         "settings": plain(asdict(settings)),
         "real images": real.fingerprint(),
         "generated images": fake.fingerprint(),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dg import vp
 from dg.data.datasets import ImageSet
 from dg.data.latents import AnySet, LatentSet
-from dg.data.sample_store import was_generated
+from dg.data.manifests import was_generated
 from dg.losses import NoisyBatch
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator

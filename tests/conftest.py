@@ -10,7 +10,11 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the scripts that tests start
 
 import pytest
+import torch
 
+import edm
+from guided_diffusion import create_classifier
+from tests.golden_fill import fill
 from tests.scripts import TRAIN, TWELVE, succeed
 
 
@@ -51,3 +55,41 @@ def made(tmp_path_factory):
 def at(made, tmp_path):
     """The same places, and `out` for a folder that is not there yet."""
     return {**made, "out": tmp_path / "out", "tmp": tmp_path}
+
+
+# Where the authors' files are looked for, below checkpoints/.
+PLACES = {
+    "classifier": "ADM_classifier/32x32_classifier.pt",
+    "uncond": "discriminator/cifar_uncond/discriminator_60.pt",
+    "cond": "discriminator/cifar_cond/discriminator_250.pt",
+}
+
+
+@pytest.fixture(scope="session")
+def authors(tmp_path_factory):
+    """Tiny networks in the form of the authors' files for CIFAR-10, in their places."""
+    folder = tmp_path_factory.mktemp("authors")
+    small = dict(model_type="DhariwalUNet", model_channels=32, num_blocks=1, channel_mult=[1])
+    for name, label_dim in (("uncond", 0), ("cond", 10)):
+        net = edm.EDMPrecond(32, 3, label_dim=label_dim, attn_resolutions=[], **small)
+        edm.save_network(folder / f"{name}.safetensors", fill(net))
+    classifier = create_classifier(
+        image_size=32, in_channels=3, classifier_width=64, classifier_depth=1, out_channels=10
+    )
+    heads = {
+        name: create_classifier(
+            image_size=8,
+            in_channels=256,
+            classifier_width=64,
+            classifier_depth=1,
+            out_channels=1,
+            classifier_attention_resolutions="8,4,2",
+            condition=name == "cond",
+        )
+        for name in ("uncond", "cond")
+    }
+    for name, network in {"classifier": classifier, **heads}.items():
+        path = folder / "checkpoints" / PLACES[name]
+        path.parent.mkdir(parents=True)
+        torch.save(fill(network).state_dict(), path)
+    return folder

@@ -91,10 +91,14 @@ def leads_to(done, *commands):
         succeed(f"{command.replace('.py', '', 1)} --help")
 
 
-def start_together(command, places, python=(), world=2, **streams):
+def start_together(command, places, python=(), world=2, ranks=None, **streams):
     """A script in several processes, as torchrun starts them; standard error is kept, and what
-    `streams` names."""
-    script, *arguments = words(command, places)
+    `streams` names.
+
+    command  or a list of commands, of a process each
+    ranks    which of the processes are started; None: all
+    """
+    commands = [command] * world if isinstance(command, str) else command
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {
@@ -104,15 +108,20 @@ def start_together(command, places, python=(), world=2, **streams):
         }
     return [
         subprocess.Popen(
-            [sys.executable, *python, f"{script}.py", *arguments],
+            [sys.executable, *python, *_argv(commands[rank], places)],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **group, "RANK": str(rank)},
             **streams,
         )
-        for rank in range(world)
+        for rank in (range(world) if ranks is None else ranks)
     ]
+
+
+def _argv(command, places):
+    script, *arguments = words(command, places)
+    return [f"{script}.py", *arguments]
 
 
 def run_apart(command, python=(), **places):

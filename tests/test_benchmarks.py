@@ -20,7 +20,8 @@ def test_the_page_shows_the_results(tmp_path):
     timing.fill(page, RESULTS)
     assert page.read_text() == PAGE.read_text(), "run python -m benchmarks.timing"
     shown = re.findall(r"<!-- benchmark:([\w-]+) -->", page.read_text())
-    assert sorted(shown) == sorted(path.stem for path in RESULTS.glob("*.json"))
+    linked = re.findall(r"\(results/speed/([\w-]+)\.json\)", page.read_text())
+    assert sorted(shown + linked) == sorted(path.stem for path in RESULTS.glob("*.json"))
 
 
 def test_time_within_a_call_counts_for_the_inner_one():

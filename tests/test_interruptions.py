@@ -187,6 +187,117 @@ def test_a_flipped_bit_and_a_truncated_shard_are_named_and_made_again(at):
     assert contents(at["out"]) == contents(at["fake"])
 
 
+# ---- fid.py, pretrain.py latents and reproduce.py
+
+MEASURE = "fid --images {fake} --ref digits --features {features} --outdir {out} --plot"
+
+
+def kill(command, at, moments, seconds):
+    """Start a command and kill it, after `seconds` at the most; whether that met it at work."""
+    script, *arguments = words(command, at)
+    process = subprocess.Popen(
+        [sys.executable, f"{script}.py", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + moments.uniform(0, seconds)
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    met = process.poll() is None
+    process.kill()
+    process.wait()
+    return met
+
+
+def kill_at_renames(command, at, names):
+    """Kill a command just before the first file of each of these names takes its name, in turn."""
+    script, *arguments = words(command, at)
+    for name in names:
+        code = KILLED.format(name)
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"{script}.py", *arguments], cwd=ROOT, capture_output=True
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert list(at["out"].rglob(f".*{name}.*.tmp"))
+
+
+KILLED = """
+import os, runpy, signal, sys
+replace = os.replace
+
+def replace_or_die(source, target):
+    if str(target).endswith({!r}):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+os.replace, sys.argv = replace_or_die, sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_killed_measurements_leave_whole_files_and_a_rerun_measures_the_same(at):
+    succeed(MEASURE, **at | {"out": at["tmp"] / "undisturbed"})
+    kill_at_renames(MEASURE, at, ["results.json", ".png"])
+    moments = random.Random(5)
+    for _ in range(4):
+        kill(MEASURE, at, moments, 12)
+        if (at["out"] / "results.json").exists():
+            json.loads((at["out"] / "results.json").read_text())
+    succeed(MEASURE, **at)
+    found, whole = (
+        json.loads((folder / "results.json").read_text())
+        for folder in (at["out"], at["tmp"] / "undisturbed")
+    )
+    assert found["images"] == whole["images"] and found["reference"] == whole["reference"]
+    names = [
+        {path.name for path in folder.iterdir()}
+        for folder in (at["out"], at["tmp"] / "undisturbed")
+    ]
+    assert names[0] == names[1] >= {"results.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.diffusers
+def test_killed_encodings_end_with_the_bytes_of_an_undisturbed_one(at):
+    pytest.importorskip("diffusers")
+    from tests.tiny_vae import tiny_vae
+
+    tiny_vae().save_pretrained(at["tmp"] / "vae")
+    np.savez(
+        at["tmp"] / "images.npz",
+        images=np.random.default_rng(0).integers(0, 256, [24, 16, 16, 3], dtype=np.uint8),
+    )
+    command = "pretrain latents --data {tmp}/images.npz --vae {tmp}/vae --outdir {out} "
+    command += "--resolution 16 --batch 4"
+    succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
+    shards = ["manifest.json", "-00000003.npz", "000000-000003.json", "-00000011.npz"]
+    kill_at_renames(command, at, shards)
+    for _ in range(3):
+        kill(command, at, random.Random(6), 20)
+    succeed(command, **at)
+    assert contents(at["out"]) == contents(at["tmp"] / "undisturbed")
+
+
+@pytest.mark.slow
+def test_killed_experiments_end_with_the_numbers_of_an_undisturbed_one(at):
+    command = "reproduce digits --profile smoke --runs {out} --results {out}/results"
+    succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
+    names = ["state.pt", "done.json", "best.safetensors", "metrics.json", "results.json"]
+    kill_at_renames(command, at, names)
+    moments = random.Random(8)
+    for _ in range(4):
+        kill(command, at, moments, 40)
+    succeed(command, **at)
+    found, whole = (
+        json.loads((folder / "results/digits-smoke/results.json").read_text())
+        for folder in (at["out"], at["tmp"] / "undisturbed")
+    )
+    assert found["metrics"] == whole["metrics"] and found["selection"] == whole["selection"]
+    assert not list(at["out"].rglob("*.tmp")) and not list(at["out"].rglob(".lock"))
+
+
 # ---- train.py and pretrain.py
 
 SCORE = (

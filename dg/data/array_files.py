@@ -107,6 +107,14 @@ def kinds_in(path) -> set[str]:
     return kinds | {"images"} if {*IMAGE_KEYS} & set(names) else kinds
 
 
+def is_statistics(path) -> bool:
+    """Whether a file holds statistics, and neither images nor latents."""
+    try:
+        return is_array_file(path) and kinds_in(path) == {"statistics"}
+    except ValueError:
+        return False
+
+
 def latents_header(path):
     """(name, Header) of the latents in a file, None if it holds none.
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from dg.data.array_files import latents_header, read_arrays
 from dg.data.images import ImageSet, LabelledSet, checked_labels, describe
+from dg.data.manifests import check_whole, manifest_of
 from dg.data.reader import kinds_of, load_images, npz_paths
 from dg.data.sample_store import SampleStore
-from dg.runtime.files import read_json
 from dg.runtime.progress import unheard
 
 # Settings of a store that sets must share to be told apart fairly.
@@ -115,7 +115,6 @@ def load_latents(source, notify=unheard) -> LatentSet:
     files = npz_paths(source, notify)
     key, (shape, _, dtype, _) = latents_header(files[0])
     counts = [1 if len(shape) == 3 else _count(path) for path in files]
-    store = None if Path(source).is_file() else _manifest(files[0].parent, sum(counts))
     latents, labels, start = np.empty((sum(counts), *shape[-3:]), dtype), [], 0
     for path, count in zip(files, counts, strict=True):
         part, some = _read(path, key)
@@ -135,6 +134,7 @@ def load_latents(source, notify=unheard) -> LatentSet:
             f"{source}: only some of the files have labels; keep them in separate folders"
         )
     joined = None if labels[0] is None else np.concatenate(labels)
+    store = None if Path(source).is_file() else _manifest(files, notify)
     encoding = store and {name: store["settings"].get(name) for name in ENCODING}
     names = store and joined is not None and store.get("class names")
     class_names = tuple(names) if names else None
@@ -156,21 +156,12 @@ def _read(path, key):
     return latents, checked_labels(path, labels, len(latents), what="latents")[0]
 
 
-def _manifest(folder, count):
-    """The manifest of a store, None for other folders; ValueError unless all its latents are
-    there."""
-    if not (folder / "manifest.json").is_file():
-        return None
-    manifest = read_json(folder / "manifest.json")
-    wanted, settings = (
-        manifest.get(key) if isinstance(manifest, dict) else None
-        for key in ("num seeds", "settings")
-    )
-    if not isinstance(settings, dict):
+def _manifest(files, notify):
+    """The manifest of a store, None for other folders; ValueError unless all its latents are there
+    as they were made."""
+    folder = files[0].parent
+    if (folder / "manifest.json").is_file() and manifest_of(folder) is None:
         raise ValueError(f"{folder / 'manifest.json'} is not a store's; restore it or delete it")
-    if wanted != count:
-        raise ValueError(
-            f"{folder} holds {count} of {wanted} latents; give the same pretrain.py latents again "
-            "to make the rest"
-        )
-    return manifest
+    again = "give the same pretrain.py latents again"
+    check_whole(folder, [path.name for path in files], notify, "latents", again)
+    return manifest_of(folder)

@@ -11,6 +11,7 @@ from dg.data.image_files import ImageFiles
 from dg.data.image_folders import SPLIT, SPLIT_OF_FILE, as_text, split_folder, stem, training_split
 from dg.data.image_stream import ImageStream, stream_of
 from dg.data.images import ImageSet
+from dg.data.manifests import check_whole
 from dg.data.named_sets import SPLITS, load_named
 from dg.data.npz_files import NpzShards
 from dg.data.sets import one_set
@@ -116,8 +117,15 @@ def _open_folder(path, split, notify):
     one_set(path / (split or ""))
     names = _class_names(path)
     if shards := _shards(path, split, notify):
+        by_folder = {}
+        for shard in shards:
+            by_folder.setdefault(shard.parent, []).append(shard.name)
+        for folder, files in by_folder.items():
+            check_whole(folder, files, notify)
         return NpzShards(path / (split or ""), shards, notify=notify, class_names=names)
-    return ImageFiles(files_of_folder(path), split, notify, names)
+    images = ImageFiles(files_of_folder(path), split, notify, names)
+    check_whole(path, images.files, notify)
+    return images
 
 
 def _class_names(folder):

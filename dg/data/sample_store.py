@@ -3,35 +3,48 @@
 import hashlib
 import io
 import json
-from collections import Counter
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+import dg
 from dg.data.images import ImageSet
+from dg.data.manifests import (
+    FORMAT,
+    MANIFEST,
+    RECORDS,
+    agrees,
+    batch_label,
+    checked_seeds,
+    files_of_record,
+    manifest_of,
+    partition,
+    record_path,
+    runs,
+)
 from dg.data.reader import load_images
 from dg.runtime.files import (
     atomic_write,
     plain,
     read_json,
-    remove_stale_temporaries,
     settings_hash,
-    sha256_of,
     writable_folder,
     write_json,
 )
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
+from dg.runtime.run_folder import sole_writer
 
-FORMAT = "discriminator-guidance samples"
 PARTITION = ("save type", "subdirs", "batch size")
-OPTIONAL = {"class names", "runs"}  # entries of a manifest that not every store has
+OPTIONAL = {"class names", "runs", "version"}  # entries of a manifest that not every store has
+TABLE = "dataset.json"
 GRID = "grid.png"  # a picture of many samples, which is none
 IMAGE_SUFFIXES = (".npz", ".png", ".jpg", ".jpeg")
 
 
 class SampleStore:
-    """Samples of the given seeds, kept batch by batch; several processes may fill different batches
-    of one store.
+    """Samples of the given seeds, kept batch by batch; the processes of one run may fill different
+    batches of it.
 
     outdir      folder: new, without images, or a store made with the same settings and batch size
     settings    dict of everything the images depend on besides their seeds
@@ -47,10 +60,15 @@ class SampleStore:
     subdirs     PNGs as 000000/000123.png, one folder per thousand seeds; npz shards stay where they
                 are
 
+    ranks       the processes of the run; all of them open the store alike, and the first writes
+                what belongs to all
+
     manifest.json holds settings and seeds and is written before any image. A batch is complete when
-    its record shards/000000-000063.json, written after its images, gives their SHA-256 and they
-    agree. So a kill loses the batch that was being written and no more, and writers of different
-    batches share no file.
+    its record shards/000000-000063.json, written after its images, gives the hash of the same
+    settings and the images' SHA-256, and they agree. So a kill loses the batch that was being
+    written and no more, and writers of different batches share no file. A store that another
+    version of the code has begun is not finished by this one. Where another run is writing to the
+    folder, or anything does not fit, a ValueError leaves it as it was.
     """
 
     kind = ImageSet  # of a batch
@@ -66,6 +84,7 @@ class SampleStore:
         subdirs=False,
         class_names=None,
         used=None,
+        ranks: Ranks = SINGLE_PROCESS,
     ):
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size} is too small; give at least 1")
@@ -78,15 +97,17 @@ class SampleStore:
             bool(subdirs) and save_type == "png",
         )
         self.damaged = []
-        self._batches = _partition(self.seeds, batch_size)
-        self.outdir = writable_folder(outdir)
-        self.records = self.outdir / "shards"
-        partition = dict(zip(PARTITION, (save_type, self.subdirs, batch_size), strict=True))
-        which = {"num seeds": len(self.seeds), "seeds": _runs(self.seeds)}
+        self._batches = partition(self.seeds, batch_size)
+        self.outdir, self.ranks = Path(outdir), ranks
+        chosen = dict(zip(PARTITION, (save_type, self.subdirs, batch_size), strict=True))
+        which = {"num seeds": len(self.seeds), "seeds": runs(self.seeds)}
         what = {"settings hash": settings_hash(settings), "settings": plain(settings)}
         names = {"class names": list(class_names)} if class_names else {}
-        self._open({"format": FORMAT, **partition, **which, **what, **names}, plain(used))
-        writable_folder(self.records)
+        manifest = {"format": FORMAT, "version": dg.__version__} | chosen | which | what | names
+        whole = manifest | {"settings hash": None, "folder": str(self.outdir.resolve())}
+        ranks.agree(whole)
+        with sole_writer(outdir, ranks):
+            self.manifest = ranks.by_first(lambda: self._open(manifest, plain(used)))
 
     def batches(self):
         """All batches in order, each a list of seeds."""
@@ -98,8 +119,19 @@ class SampleStore:
         Afterwards `damaged` names the files that were complete once and no longer are; their
         batches are pending again.
         """
-        self.damaged = []
-        return [index for index, seeds in enumerate(self._batches) if not self._is_complete(seeds)]
+        self.damaged, older = [], []
+        found = [i for i, seeds in enumerate(self._batches) if not self._is_complete(seeds, older)]
+        if found:
+            self._check_version()
+        for record in older:
+            about = {"settings": self.manifest["settings hash"], "version": None}
+            write_json(record, read_json(record) | about)
+        if older:
+            self.ranks.tell(
+                f"{self.outdir}: {len(older)} batches of an older version do not tell their "
+                "settings; they are taken for this run's, and tell them now"
+            )
+        return found
 
     def write(self, index, images, labels=None):
         """Store batch `index`: images uint8 [N, H, W, C] in the order of its seeds, labels int64
@@ -122,7 +154,9 @@ class SampleStore:
                 file.write(content)
             hashes[name] = hashlib.sha256(content).hexdigest()
         labels = None if batch.labels is None else batch.labels.tolist()
-        write_json(self._record(seeds), {"seeds": _runs(seeds), "labels": labels, "files": hashes})
+        made = {"settings": self.manifest["settings hash"], "version": dg.__version__}
+        record = {"seeds": runs(seeds), "labels": labels, "files": hashes}
+        write_json(self._record(seeds), record | made)
 
     def missing(self):
         """The batches that were never completed, each a list of seeds; a quick look that hashes
@@ -134,7 +168,7 @@ class SampleStore:
         pending."""
         if missing := self.missing():
             raise ValueError(
-                f"{self.outdir} lacks seeds {_runs(missing[0])}; run again to make them"
+                f"{self.outdir} lacks seeds {runs(missing[0])}; run again to make them"
             )
         if self.save_type == "png":
             records = [read_json(self._record(seeds)) for seeds in self._batches]
@@ -143,7 +177,7 @@ class SampleStore:
                     zip(r["files"], r["labels"], strict=True) for r in records
                 )
                 lines = ",\n".join(json.dumps(pair) for pair in pairs)  # one image per line
-                with atomic_write(self.outdir / "dataset.json") as file:
+                with atomic_write(self.outdir / TABLE) as file:
                     file.write(f'{{"labels": [\n{lines}\n]}}\n'.encode())
 
     def load(self):
@@ -151,7 +185,7 @@ class SampleStore:
         missing or damaged."""
         if pending := self.pending():
             raise ValueError(
-                f"{self.outdir} lacks seeds {_runs(self._batches[pending[0]])}; run again to make "
+                f"{self.outdir} lacks seeds {runs(self._batches[pending[0]])}; run again to make "
                 "them"
             )
         self.finish()
@@ -160,14 +194,14 @@ class SampleStore:
     def _names(self, seeds):
         """The image files of a batch, relative to the folder."""
         if self.save_type == "npz":
-            return [f"samples_{_label(seeds)}.npz"]
+            return [f"samples_{batch_label(seeds)}.npz"]
         return [
             f"{seed - seed % 1000:06d}/{seed:06d}.png" if self.subdirs else f"{seed:06d}.png"
             for seed in seeds
         ]
 
     def _record(self, seeds):
-        return self.records / f"{_label(seeds)}.json"
+        return record_path(self.outdir, seeds)
 
     def _encode(self, seeds, batch):
         """Yield (file name, content) for every image file of a batch; the same bytes for the same
@@ -189,59 +223,97 @@ class SampleStore:
             Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "png")
             yield name, buffer.getvalue()
 
-    def _is_complete(self, seeds):
+    def _is_complete(self, seeds, older):
+        """Whether a batch is there as it was made; `older` gets a record that lacks its
+        settings."""
         record = self._record(seeds)
         if not record.exists():
             return False  # never made, or killed on the way: nothing to warn about
-        try:
-            hashes = read_json(record)["files"]
-            if list(hashes) != self._names(seeds):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
+        hashes = files_of_record(record, seeds, self.manifest)
+        if hashes is None or list(hashes) != self._names(seeds):
             self.damaged.append(str(record.relative_to(self.outdir)))
             return False
-        bad = [name for name, digest in hashes.items() if not _agrees(self.outdir / name, digest)]
+        bad = [name for name, digest in hashes.items() if not agrees(self.outdir / name, digest)]
         self.damaged += bad
+        if not bad and "settings" not in read_json(record):
+            older.append(record)
         return not bad
 
     def _open(self, manifest, used):
-        """Check that the folder is this store's, or make it so."""
-        for temporary in (*self.outdir.glob(".*.tmp"), *self.outdir.glob("*/.*.tmp")):
-            remove_stale_temporaries(temporary.parent)
-        # First look for images, then for the manifest: another process of this run writes them in
-        # the opposite order.
+        """Check that the folder is this store's, then make it so; returns its manifest."""
         found = {
             path
             for glob in ("*", "*/*")
             for path in self.outdir.glob(glob)
             if path.suffix in IMAGE_SUFFIXES and path.name != GRID
         }
-        begun = bool(found)
-        path = self.outdir / "manifest.json"
-        stored = read_json(path) if path.exists() else None
-        ours = (
-            isinstance(stored, dict)
-            and set(stored) - OPTIONAL == set(manifest) - OPTIONAL
-            and stored["format"] == FORMAT
-        )
-        if stored is not None and not ours:
+        begun, path = bool(found), self.outdir / MANIFEST
+        stored = manifest_of(self.outdir)
+        entries = {*(stored or {})} - OPTIONAL
+        if path.exists() and (stored is None or entries != set(manifest) - OPTIONAL):
+            read_json(path)  # says so where it is damaged
             raise ValueError(f"{path} is not a sample store's; use another folder")
+        tail = []  # of the stored seeds, where it is short and a longer one takes its place
         if stored is not None and found:
             self._check_same(stored, manifest)
-            self._retire_tail(stored["num seeds"])
+            tail = self._short_tail(stored["num seeds"])
             # others are the user's previews
             found = {path for path in found if path.suffix == f".{self.save_type}"}
-            found -= {self.outdir / name for seeds in self._batches for name in self._names(seeds)}
-        if foreign := sorted(path for path in found if path.exists()):
-            raise ValueError(f"{foreign[0]} is not an image of this run; use another folder")
+            batches = [*self._batches, tail] if tail else self._batches
+            found -= {self.outdir / name for seeds in batches for name in self._names(seeds)}
+            manifest |= {"version": stored.get("version")}
+        elif stored is None:  # never there, or lost: then records tell what is of this run
+            table = self.outdir / TABLE
+            found |= {table} if table.exists() and not found else set()
+            found -= self._recorded(manifest)
+        if found:
+            raise ValueError(f"{min(found)} is not an image of this run; use another folder")
         if stored is not None and "class names" in stored:
             manifest = {"class names": stored["class names"], **manifest}
-        runs = stored.get("runs", []) if stored is not None and begun else []
-        if used is not None and used not in runs:
-            runs = [*runs, used]
-        manifest |= {"runs": runs} if runs else {}
-        if stored != manifest:
-            write_json(path, manifest)
+        before = stored.get("runs", []) if stored is not None and begun else []
+        if used is not None and used not in before:
+            before = [*before, used]
+        manifest |= {"runs": before} if before else {}
+        self.manifest = manifest
+        if self.missing():
+            self._check_version()
+        self._begin(stored, tail)
+        return manifest
+
+    def _recorded(self, manifest):
+        """The files of the batches that have a record of this run."""
+        found = ((self._record(seeds), seeds) for seeds in self._batches)
+        return {
+            self.outdir / name
+            for record, seeds in found
+            if record.is_file()
+            for name in files_of_record(record, seeds, manifest) or {}
+        }
+
+    def _begin(self, stored, tail):
+        """Make what has been checked so."""
+        writable_folder(self.outdir / RECORDS)
+        if tail:
+            self._retire_tail(tail)
+        if stored is not None and stored["num seeds"] < len(self.seeds):
+            (self.outdir / TABLE).unlink(missing_ok=True)
+        if stored != self.manifest:
+            write_json(self.outdir / MANIFEST, self.manifest)
+
+    def _retire_tail(self, seeds):
+        """Remove the short last batch of a store that is extended."""
+        for name in self._names(seeds) if self.save_type == "npz" else []:
+            (self.outdir / name).unlink(missing_ok=True)
+        self._record(seeds).unlink(missing_ok=True)
+
+    def _check_version(self):
+        """ValueError where another version has begun what is to be finished."""
+        version = self.manifest["version"]
+        if version not in (None, dg.__version__):
+            raise ValueError(
+                f"{self.outdir} was begun by version {version} and this is {dg.__version__}; "
+                "finish it with that version, or use another folder"
+            )
 
     def _check_same(self, stored, manifest):
         there, here = (
@@ -257,75 +329,15 @@ class SampleStore:
                 f"{self.outdir} was made with other settings ({'; '.join(words)}); use another "
                 "folder"
             )
-        if _runs(self.seeds[: stored["num seeds"]]) != stored["seeds"]:
+        if runs(self.seeds[: stored["num seeds"]]) != stored["seeds"]:
             seeds = f"seeds {stored['seeds']}, and seeds {manifest['seeds']} do not begin with them"
             raise ValueError(
                 f"{self.outdir} holds {seeds}; use another folder, or extend the list that is there"
             )
 
-    def _retire_tail(self, count):
-        """Remove the last batch of a store of `count` seeds that is extended, if it is short: a
-        longer one takes its place."""
+    def _short_tail(self, count):
+        """The last batch of a store of `count` seeds, if these seeds are not a batch of this
+        one."""
         last = (count - 1) // self.batch_size
         seeds = self.seeds[last * self.batch_size : count]
-        if seeds != self._batches[last]:
-            for name in self._names(seeds) if self.save_type == "npz" else []:
-                (self.outdir / name).unlink(missing_ok=True)
-            self._record(seeds).unlink(missing_ok=True)
-        if count < len(self.seeds):
-            (self.outdir / "dataset.json").unlink(missing_ok=True)
-
-
-def was_generated(source) -> bool:
-    """Whether a manifest says that the images of a folder, or of a file in it, were sampled."""
-    path = Path(source)
-    manifest = (path if path.is_dir() else path.parent) / "manifest.json"
-    try:
-        stored = read_json(manifest) if path.exists() and manifest.is_file() else {}
-        return stored["format"] == FORMAT and "network" in stored["settings"]
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def checked_seeds(seeds):
-    """Distinct seeds from 0 to 2^32 - 1 as a list; ValueError for others.
-
-    Generators take seeds modulo 2^32, so that a larger one would make the image of another.
-    """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds:
-        raise ValueError("no seeds given; give at least one")
-    if min(seeds) < 0:
-        raise ValueError(f"seed {min(seeds)} is negative; give seeds from 0")
-    if max(seeds) >= 2**32:
-        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed, count in Counter(seeds).items() if count > 1)
-        raise ValueError(f"seed {twice} is given twice; give every seed once")
-    return seeds
-
-
-def _partition(seeds, batch_size):
-    return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
-
-
-def _runs(seeds):
-    """Write a list of seeds as 0-99,105,7-9: in its order, consecutive ones joined."""
-    breaks = [i for i in range(1, len(seeds)) if seeds[i] != seeds[i - 1] + 1]
-    starts, ends = [0, *breaks], [*breaks, len(seeds)]
-    runs = [(seeds[start], seeds[end - 1]) for start, end in zip(starts, ends, strict=True)]
-    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
-
-
-def _label(seeds):
-    """Name a batch after its seeds, 000000-000063; where they are not consecutive, a hash makes it
-    unique."""
-    label = f"{seeds[0]:06d}-{seeds[-1]:06d}"
-    return label if "," not in _runs(seeds) else f"{label}-{settings_hash(seeds)[:8]}"
-
-
-def _agrees(path, digest):
-    try:
-        return sha256_of(path) == digest
-    except OSError:
-        return False
+        return [] if seeds == self._batches[last] else seeds

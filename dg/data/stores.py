@@ -7,6 +7,7 @@ import numpy as np
 from dg.data.image_stream import ImageStream
 from dg.data.sample_store import SampleStore
 from dg.runtime.progress import Progress, silent
+from dg.runtime.run_folder import sole_writer
 
 
 def store_crops(
@@ -21,10 +22,11 @@ def store_crops(
             "training set"
         )
     about = {"images": pictures.fingerprint(), "resolution": size}
-    store = SampleStore(path, about, range(count), batch_size)
-    for index in progress(store.pending(), desc="real images", unit="part"):
-        places = order[store.batches()[index]]
-        store.write(index, pictures.crops(places, size), pictures.labels[places])
+    with sole_writer(path):
+        store = SampleStore(path, about, range(count), batch_size)
+        for index in progress(store.pending(), desc="real images", unit="part"):
+            places = order[store.batches()[index]]
+            store.write(index, pictures.crops(places, size), pictures.labels[places])
 
 
 def merged(folder: Path) -> Path:

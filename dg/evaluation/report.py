@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from dg.runtime.files import write_text
 
@@ -22,13 +23,7 @@ PICTURE_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Card:
-    """A key result: a large value under a short label, with a note of one line."""
-
-    label: str
-    value: str
-    note: str = ""
+CHART = 560  # pixels on a page, at which the type of a chart is as large as the text
 
 
 @dataclass(frozen=True)
@@ -63,10 +58,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, JPEG or GIF file with its caption."""
+    """A PNG, JPEG or GIF file with its caption.
+
+    wide  whether it fills the page, as a grid of images does, and not a part of it, as a chart
+    """
 
     path: str | Path
     caption: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """The whole report: what it is about, the answer in one paragraph and in cards, then the
-    sections."""
+    """The whole report: the answer in a few sentences, what it is about, then the sections."""
 
     title: str
     lead: str = ""
-    cards: Sequence[Card] = ()
+    about: str = ""
     sections: Sequence[Section] = field(default_factory=tuple)
     footer: str = ""
 
@@ -127,8 +125,8 @@ def write_report(path_html, document):
     parts = [f"<h1>{title}</h1>"]
     if document.lead:
         parts.append(f'<p class="lead">{html.escape(document.lead)}</p>')
-    if document.cards:
-        parts.append(f'<div class="cards">{"".join(map(_card_html, document.cards))}</div>')
+    if document.about:
+        parts.append(f'<p class="about">{html.escape(document.about)}</p>')
     for section in document.sections:
         items = "\n".join(map(_item_html, section.items))
         parts.append(f"<section>\n<h2>{html.escape(section.title)}</h2>\n{items}\n</section>")
@@ -140,9 +138,9 @@ def write_report(path_html, document):
 def write_markdown(path_md, document):
     """Write the same content as Markdown (tables as in GitHub's); pictures stay files, linked
     relative to `path_md`."""
-    parts = [f"# {_escape_md(document.title)}", _escape_md(document.lead)]
-    if document.cards:
-        parts.append("\n".join(_card_md(card) for card in document.cards))
+    parts = [f"# {_escape_md(document.title)}"]
+    parts += [f"**{_escape_md(document.lead)}**" if document.lead else ""]
+    parts += [_escape_md(document.about)]
     for section in document.sections:
         parts.append(f"## {_escape_md(section.title)}")
         parts += [_item_md(item, Path(path_md).parent) for item in section.items]
@@ -154,14 +152,6 @@ def write_markdown(path_md, document):
 # HTML ---------------------------------------------------------------------------------------------
 
 
-def _card_html(card):
-    note = f'<div class="note">{html.escape(card.note)}</div>' if card.note else ""
-    return (
-        f'<div class="card"><div class="label">{html.escape(card.label)}</div>'
-        f'<div class="value">{html.escape(card.value)}</div>{note}</div>'
-    )
-
-
 def _item_html(item):
     match item:
         case str():
@@ -171,9 +161,9 @@ def _item_html(item):
         case Code():
             return f'<pre tabindex="0"><code>{html.escape(item.text.strip())}</code></pre>'
         case Picture():
-            caption = html.escape(item.caption)
+            caption, kind = html.escape(item.caption), "wide" if item.wide else "chart"
             return (
-                f'<figure><img src="{_data_uri(item.path)}" alt="{caption}">'
+                f'<figure><img class="{kind}" src="{_data_uri(item.path)}" alt="{caption}">'
                 f"<figcaption>{caption}</figcaption></figure>"
             )
         case Table():
@@ -220,14 +210,10 @@ def _data_uri(path):
 def _escape_md(text):
     """Text on one line with a backslash before whatever Markdown would read as more than a
     character."""
-    text = re.sub(r"([\\`*_\[\]<>|$~]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"[ \t\r\n]+", " ", text).strip(" ")  # keeps no-break spaces
+    text = re.sub(r"([\\`*_\[\]<>|$~]|&(?=#?\w+;))", r"\\\1", text)
     # would start a list, a heading or a rule
     return re.sub(r"^(\d*)([-+#.)])(?=[-+#]*(\s|$))", r"\1\\\2", text)
-
-
-def _card_md(card):
-    note = f" ({_escape_md(card.note)})" if card.note else ""
-    return f"- **{_escape_md(card.label)}:** {_escape_md(card.value)}{note}"
 
 
 def _item_md(item, folder):
@@ -242,17 +228,23 @@ def _item_md(item, folder):
             )
             return f"{fence}\n{item.text.strip()}\n{fence}"
         case Picture():
-            caption = _escape_md(item.caption)
-            target = Path(os.path.relpath(item.path, folder)).as_posix()
-            return f"![{caption}](<{target}>)\n\n*{caption}*"
+            target = quote(Path(os.path.relpath(item.path, folder)).as_posix())
+            width = "" if item.wide else f' width="{CHART}"'
+            image = f'<img src="{target}"{width} alt="{html.escape(item.caption)}">'
+            return f"{image}\n\n*{_escape_md(item.caption)}*"
         case Table():
             return _table_md(item)
     raise TypeError(f"a section cannot hold a {type(item).__name__}")
 
 
+def _unbroken(cell):
+    """A cell whose numbers do not wrap at the spaces around ±."""
+    return cell.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
 def _table_md(table):
     def row(cells, mark=""):
-        cells = [_escape_md(str(cell)) for cell in cells]
+        cells = [_escape_md(_unbroken(str(cell))) for cell in cells]
         return "| " + " | ".join(f"{mark}{cell}{mark}" if cell else "" for cell in cells) + " |"
 
     rules = {"l": ":---", "c": ":---:", "r": "---:"}
@@ -271,8 +263,9 @@ PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src
-'unsafe-inline'"> <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
+ style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>{style}</style>
@@ -287,56 +280,59 @@ PAGE = """<!DOCTYPE html>
 
 STYLE = """
 :root { --ink: #20262e; --muted: #5f6976; --line: #e1e5ea; --ground: #ffffff; --panel: #f5f7f9;
---accent: #2b66b1;
-  --best: #e8f0fa; }
+  --accent: #0072b2; --best: #e8f0fa; }
 @media screen and (prefers-color-scheme: dark) {
   :root { --ink: #e6e9ed; --muted: #a0aab6; --line: #343c46; --ground: #15191e; --panel: #1e242b;
-  --accent: #7fb0ee;
-    --best: #1f3047; }
+    --accent: #7fb0ee; --best: #1f3047; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); -webkit-text-size-adjust: 100%;
-  font: 17px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-  }
-main { max-width: 52rem; margin: 0 auto; padding: 2.5rem 1.1rem 4rem; overflow-wrap: break-word; }
-h1 { font-size: clamp(1.6rem, 5vw, 2.2rem); line-height: 1.2; margin: 0 0 1rem; letter-spacing:
--0.01em; } h2 { font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 0.8rem; padding-top: 1.2rem;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
+  sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 2.2rem 1.1rem 4rem; overflow-wrap: break-word; }
+h1 { font-size: clamp(1.5rem, 5vw, 2rem); line-height: 1.2; margin: 0 0 1rem; }
+h2 { font-size: 1.3rem; line-height: 1.3; margin: 2.4rem 0 0.8rem; padding-top: 1.2rem;
   border-top: 1px solid var(--line); }
+p, aside, figcaption { max-width: 46rem; }
 p { margin: 0 0 1rem; }
-.lead { font-size: 1.15rem; color: var(--muted); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 0.8rem;
-margin: 1.6rem 0; } .card { background: var(--panel); border-radius: 10px; padding: 0.8rem;
-border-top: 3px solid var(--accent); } .card .label, .card .note { font-size: 0.85rem; line-height:
-1.4; color: var(--muted); } .card .value { font-size: 1.3rem; line-height: 1.3; font-weight: 650;
-font-variant-numeric: tabular-nums; } figure { margin: 1.6rem 0; }
-figure img { display: block; max-width: 100%; max-height: 44rem; height: auto; margin: 0 auto;
-background: #ffffff;
+.lead { font-size: 1.15rem; font-weight: 600; }
+.about { color: var(--muted); }
+figure { margin: 1.4rem 0; }
+figure img { display: block; max-width: 100%; height: auto; background: #ffffff;
   border-radius: 6px; }
-figcaption { margin-top: 0.6rem; font-size: 0.9rem; line-height: 1.5; color: var(--muted); }
-.scroll, pre { overflow-x: auto; }
-table { border-collapse: collapse; min-width: 100%; font-size: 0.94rem; line-height: 1.4;
+figure img.chart { width: 36rem; }
+figure img.wide { max-height: 48rem; }
+figcaption { margin-top: 0.5rem; font-size: 0.9rem; line-height: 1.5; color: var(--muted); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; line-height: 1.4;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 0.5rem 0.6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; color: var(--muted); border-bottom: 2px solid var(--line); vertical-align:
-bottom; } .l { text-align: left; } .c { text-align: center; } .r { text-align: right; }
+th, td { padding: 0.4rem 0.6rem; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; color: var(--muted); border-bottom: 2px solid var(--line);
+  vertical-align: bottom; }
+td { white-space: nowrap; }
+td:first-child { white-space: normal; min-width: 7.5rem; }
+.l { text-align: left; } .c { text-align: center; } .r { text-align: right; }
 .best td { background: var(--best); font-weight: 650; }
-pre { background: var(--panel); border-radius: 8px; padding: 0.9rem 1rem; margin: 1.2rem 0;
-font-size: 0.85rem;
-  line-height: 1.5; }
+pre { background: var(--panel); border-radius: 8px; padding: 0.8rem 1rem; margin: 1.2rem 0;
+  font-size: 0.82rem; line-height: 1.5; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 aside { border-left: 3px solid var(--accent); padding: 0.2rem 0 0.2rem 1rem; margin: 1.2rem 0;
-color: var(--muted); } footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid
-var(--line); font-size: 0.85rem;
   color: var(--muted); }
+footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
+  font-size: 0.85rem; color: var(--muted); }
+@media (max-width: 40rem) {
+  table { font-size: 0.82rem; }
+  th, td { padding: 0.35rem 0.4rem; }
+  th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
+}
 @media print {
   html { font-size: 10pt; }
   body { font-size: 1rem; }
   main { max-width: none; padding: 0; }
-  figure, .card, aside { break-inside: avoid; }
+  figure, aside { break-inside: avoid; }
   h2 { break-after: avoid; }
-  .card, pre, .best td { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  pre, .best td { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   figure img { max-height: 13cm; }
   .scroll { overflow: visible; }
-  pre { white-space: pre-wrap; }
 }
 """

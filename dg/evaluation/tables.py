@@ -90,14 +90,15 @@ def ranking(values: dict[str, tuple[float, float]], unit="", least=True) -> list
 
 
 def paired_test(values, base) -> list[str] | None:
-    """Difference, 95% interval, t and p of values paired with those of `base`; None where there is
-    no spread."""
+    """Difference, its sd, 95% interval, t and p of values paired with those of `base`; None where
+    there is no spread."""
     differences = np.subtract(values, base)
     if len(differences) < 2 or not np.ptp(differences):
         return None
     test, sd = paired_t(values, base), float(np.std(differences, ddof=1))
     interval = f"{test.low:+.3f} to {test.high:+.3f}"
-    return [f"{test.difference:+.3f} (sd {sd:.3f})", interval, f"{test.t:.2f}", f"{test.p:.2g}"]
+    shown = [f"{test.difference:+.3f}", f"{sd:.3f}", interval]
+    return [*shown, f"{test.t:.2f}", f"{test.p:.2g}"]
 
 
 def how_it_was_run(outcome: dict, *, extra=()) -> Section:

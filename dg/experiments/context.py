@@ -16,6 +16,7 @@ from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.models.loading import load_model
 from dg.runtime.downloads import resolve
 from dg.runtime.files import read_json
+from dg.runtime.processes import Ranks
 from dg.runtime.progress import Progress, silent, unheard
 from dg.sampling import fill_store
 
@@ -69,6 +70,11 @@ class Context:
     def cores(self) -> int:
         """Batches of images that are drawn at a time."""
         return os.cpu_count() or 1 if torch.device(self.device).type == "cpu" else 1
+
+    @property
+    def ranks(self) -> Ranks:
+        """This process, whose lines are told."""
+        return Ranks(notify=self.notify)
 
     @property
     def study(self) -> Study:
@@ -153,4 +159,4 @@ class Context:
         """Fill the store at `path` with the images of consecutive seeds."""
         seeds, size = range(first_seed, first_seed + count), self.setting.batch_size
         run = dict(device=self.device, progress=self.progress, at_once=self.cores)
-        fill_store(path, net, sampling, seeds, size, guidance, **run)
+        fill_store(path, net, sampling, seeds, size, guidance, ranks=self.ranks, **run)

@@ -35,6 +35,7 @@ from dg.runtime.downloads import resolve
 from dg.runtime.files import plain, read_json, write_json
 from dg.runtime.progress import Progress
 from dg.runtime.provenance import provenance
+from dg.runtime.run_folder import sole_writer
 from dg.sampling import describe, fill_store
 from dg.training import train_discriminator, training_log
 from guided_diffusion import load_encoder
@@ -241,7 +242,8 @@ def run(
     outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
     firsts = {name: paths[f"sample-{name}"] / "part-0000" for name in imagenet.setting.systems}
     grids = {name: load_images(first).images for name, first in firsts.items()}
-    imagenet_report.write(results, outcome, grids)
+    with sole_writer(results):
+        imagenet_report.write(results, outcome, grids)
     return outcome
 
 

@@ -11,7 +11,7 @@ from dg.experiments.report import write_results
 from dg.experiments.tables import distance_name
 
 SHOWN = 32  # images of a grid
-LEAD = (
+ABOUT = (
     "{:,} images of every system, the same seeds for all; published values in brackets (Kim et al. "
     "2023). One set each: a distance has no spread here."
 )
@@ -57,12 +57,16 @@ def text_table(outcome: dict) -> str:
     return text_of([columns(outcome), *rows(outcome)])
 
 
-def describe(folder, outcome: dict, images: dict[str, np.ndarray]) -> Document:
-    """The report as plain data; draws its pictures."""
+def describe(folder, outcome: dict, images: dict[str, np.ndarray] | None = None) -> Document:
+    """The report as plain data; draws its pictures, those of images unless there are none: then
+    the files in the folder stay."""
     settings, grids, extractor = outcome["settings"], [], outcome["extractor"]
-    for name, batch in images.items():
-        figures.image_grid(folder / f"{name}.png", batch[:SHOWN], columns=8, scale=1)
-        grids.append(Picture(folder / f"{name}.png", settings["systems"][name]["title"]))
+    for name, system in settings["systems"].items():
+        path = folder / f"{name}.png"
+        if images and name in images:
+            figures.image_grid(path, images[name][:SHOWN], columns=8, scale=1)
+        if path.is_file():
+            grids.append(Picture(path, f"{system['title']}: the first seeds.", wide=True))
     curves, log = folder / "curves.png", outcome["training"]["log"]
     figures.training_curves(curves, log, title="Discriminator")
     caption = f"Features: {extractor['name']}; reference: {settings['reference']}, "
@@ -76,4 +80,15 @@ def describe(folder, outcome: dict, images: dict[str, np.ndarray]) -> Document:
         Section("Deviations", list(settings["deviations"])),
         how_it_was_run(outcome),
     ]
-    return Document(settings["title"], LEAD.format(settings["num_images"]), [], sections)
+    about = ABOUT.format(settings["num_images"])
+    return Document(settings["title"], verdict(outcome), about, sections)
+
+
+def verdict(outcome: dict) -> str:
+    """The answer in a sentence: the distance of every system."""
+    systems, distance = outcome["settings"]["systems"], distance_name(outcome)
+    values = {
+        system["title"]: outcome["metrics"][name]["fd"]["mean"] for name, system in systems.items()
+    }
+    named = ", ".join(f"{title} {value:.4g}" for title, value in values.items())
+    return f"{distance}: {named}."

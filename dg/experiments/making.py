@@ -28,7 +28,7 @@ def make_model(context: Context, path, paths: Paths, name: str) -> None:
         with atomic_write(state) as file:
             file.write((paths[model.continues] / "state.pt").read_bytes())
     kind, (network, settings) = KINDS[model.kind], model.training
-    run = dict(state_path=state, progress=context.progress)
+    run = dict(state_path=state, progress=context.progress, ranks=context.ranks)
     if count := setting.num_test_loss:
         test = context.reference_images()
         test = test.take(min(count, len(test)))
@@ -48,7 +48,8 @@ def make_classifier(context: Context, path, paths: Paths) -> None:
         context.resolve(s.classifier)
         return
     run = (context.device, context.progress, state)
-    model, log = train_noisy_classifier(context.images("train"), s.noisy_classifier, *run)
+    images = context.images("train")
+    model, log = train_noisy_classifier(images, s.noisy_classifier, *run, ranks=context.ranks)
     with atomic_write(path / "classifier.pt") as file:
         torch.save(model.state_dict(), file)
     write_json(path / "log.json", log)
@@ -75,9 +76,9 @@ def make_discriminator(context: Context, path, paths: Paths, training: Training)
     real = train.take(min(s.num_real or s.num_data, len(train)))
     head = (s.conditional, width_of(context, training), settings.seed, device)
     discriminator = build_discriminator(training.extractor, real, net, classifier, *head)
-    progress, threads = context.progress, context.cores if s.parallel_training else 1
-    with cpu_threads(threads, device):
-        train_discriminator(discriminator, real, fake, settings, path, progress=progress, net=net)
+    run = dict(progress=context.progress, ranks=context.ranks, net=net)
+    with cpu_threads(context.cores if s.parallel_training else 1, device):
+        train_discriminator(discriminator, real, fake, settings, path, **run)
 
 
 def choose_weight(context: Context, path, paths: Paths, system: System) -> None:

@@ -13,30 +13,46 @@ from dg.evaluation.log_ratios import log_ratios
 from dg.evaluation.report import Picture
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
-from dg.experiments.tables import distance_name, metric_names, pairs
+from dg.experiments.tables import distance_name, metric_names, pairs, role
 from dg.models.vae_sampling import interpolate
 from dg.runtime.provenance import machine_of
 
 HISTOGRAM_SIGMAS = (0.1, 0.3, 1.0, 3.0)
+PAIRS, GRID, COLUMNS = 16, 64, 16  # seeds that are shown as pairs and in a grid; columns of a grid
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a report is made of: where it goes, the results, and the stages' folders."""
+    """What a report is made of: where it goes, the results, and the stages' folders.
+
+    context, paths  None: the report is made again from the results alone
+    """
 
     folder: Path
     outcome: dict
-    context: Context
-    paths: Paths
+    context: Context | None = None
+    paths: Paths | None = None
 
-    def draw(self, name: str, caption: str, figure: Callable, *args, **kwargs) -> Picture:
+    def draw(self, name: str, caption: str, figure: Callable, *args, **kwargs) -> list[Picture]:
         """A picture by a function of `dg.evaluation.figures`."""
         path = self.folder / f"{name}.png"
         figure(path, *args, **kwargs)
-        return Picture(path, caption)
+        return [Picture(path, caption)]
+
+    def show(self, name: str, caption: str, draw: Callable, *args, wide=True) -> list[Picture]:
+        """A picture by `draw(source, path, *args)`, which needs the stages' folders; without them
+        the file that stands in the folder already, if there is one."""
+        path = self.folder / f"{name}.png"
+        if self.context is not None:
+            draw(self, path, *args)
+        return [Picture(path, caption, wide)] if path.is_file() else []
 
     def title(self, system: str) -> str:
         return self.outcome["systems"][system]["title"]
+
+    def roles(self) -> dict[str, str]:
+        """The role of every system by its title, for its colour."""
+        return {self.title(name): role(self.outcome, name) for name in self.outcome["systems"]}
 
     @cache  # noqa: B019
     def images(self, system: str) -> np.ndarray:
@@ -44,7 +60,7 @@ class Source:
         return load_images(self.paths[f"sample-{system}"] / "set0").images
 
     def name(self, kind: str, base: str) -> str:
-        """Of a picture of a pair of systems."""
+        """The file's name of a picture of a pair of systems."""
         return kind if len(pairs(self.outcome)) == 1 else f"{kind}-{base}"
 
     def guided(self, name: str) -> tuple:
@@ -60,6 +76,14 @@ def fair_floor(outcome: dict) -> bool:
     return settings["reference_split"] == "all" or outcome["floor_images"] >= settings["num_images"]
 
 
+# Pictures of numbers ------------------------------------------------------------------------------
+
+
+def glance(source: Source) -> list[Picture]:
+    """The one picture beside the table: the sweep, where something was varied, else bars."""
+    return sweep(source) or bars(source)
+
+
 def bars(source: Source) -> list[Picture]:
     outcome, distance = source.outcome, distance_name(source.outcome)
     named = {source.title(name): outcome["metrics"][name] for name in outcome["systems"]}
@@ -72,9 +96,11 @@ def bars(source: Source) -> list[Picture]:
         titles["kid"] = "KID (lower is better)"
     if "costs" in outcome["sections"]:
         titles["recall"] = "recall (higher is better)"
-    told = "; the line is the floor, real against real images." if fair else "."
-    caption = f"Distances of all systems{told}"
-    return [source.draw("metrics", caption, figures.metric_bars, named, titles)]
+    caption = "The bars show every system, the thin lines one sd."
+    caption += " The green line is real against real images." if fair else ""
+    title = f"Mean ± sd over {outcome['settings']['num_sets']} sets"
+    look = dict(title=title, roles=source.roles())
+    return source.draw("metrics", caption, figures.metric_bars, named, titles, **look)
 
 
 def sweep(source: Source) -> list[Picture]:
@@ -87,20 +113,21 @@ def sweep(source: Source) -> list[Picture]:
     (*means, base), (*sds, spread) = ([fd[name][key] for name in fd] for key in ("mean", "sd"))
     titles = dict(xlabel=outcome["xlabel"], ylabel=distance, title=outcome["title"])
     sets = outcome["settings"]["num_sets"]
-    caption = f"{distance}, mean and sd over {sets} sets; the band is the unguided model."
+    caption = f"The points show the mean over {sets} sets, the thin lines one sd. The band is the "
+    caption += "unguided model."
     values = (list(swept.values()), means, sds, (base, spread))
-    return [source.draw("sweep", caption, figures.distance_sweep, *values, **titles)]
+    return source.draw("sweep", caption, figures.distance_sweep, *values, **titles)
 
 
 def selection(source: Source) -> list[Picture]:
     """Distance of the selection sets against the guidance weight."""
     chosen, ((_, base), *others) = (source.outcome["selection"][name] for name in ("chosen", "fd"))
     weights, distances = (list(values) for values in zip(*others, strict=True))
-    titles = dict(ylabel="FD to training images", chosen=chosen)
-    titles["title"] = "Choice of the guidance weight (seeds of its own)"
-    caption = "Chosen on seeds of their own, against the training images; the numbers above use "
+    titles = dict(ylabel="FD, training set", chosen=chosen, title="Choice of the weight")
+    caption = "The weight was chosen on seeds of its own and against the training images. The "
+    caption += "results above use neither."
     shown = (figures.distance_sweep, weights, distances, [0.0] * len(others), (base, 0.0))
-    return [source.draw("weights", caption + "neither.", *shown, **titles)]
+    return source.draw("weights", caption, *shown, **titles)
 
 
 def costs(source: Source) -> list[Picture]:
@@ -110,98 +137,27 @@ def costs(source: Source) -> list[Picture]:
         fd, seconds = outcome["metrics"][name]["fd"], costs["seconds_per_1000"]
         points[source.title(name)] = dict(seconds=seconds, mean=fd["mean"], sd=fd["sd"])
     images = settings["num_sets"] * settings["num_images"]
-    caption = f"Sampling time against distance; time of {images:,} images on "
-    caption += f"{machine_of(outcome)}, one process per model."
+    caption = f"The time was measured once, over {images:,} images on {machine_of(outcome)}, one "
+    caption += "process for each model."
     shown = (figures.quality_against_cost, points, distance_name(outcome))
-    return [source.draw("cost", caption, *shown)]
-
-
-def before_and_after(source: Source) -> list[Picture]:
-    """Pairs of the same seeds, and the first images of both systems."""
-    found, shown = [], pairs(source.outcome)
-    for base, guided in shown.items():
-        before, after = source.images(base), source.images(guided)
-        random = np.random.default_rng(0).permutation(len(before))[:8].tolist()
-        panels = {"Most changed": figures.most_changed(before, after, 8), "Random": random}
-        titles = f"{source.title(base)} and {source.title(guided)}"
-        caption = f"{titles}: most changed pairs beside random ones."
-        name, figure = source.name("pairs", base), figures.paired_grid
-        found.append(source.draw(name, caption, figure, before, after, panels))
-    if len(shown) == 1 and "images" not in source.outcome["sections"]:
-        for name, system in zip(("unguided", "guided"), (base, guided), strict=True):
-            found.append(grid(source, name, system, f"The first images, {source.title(system)}."))
-    return found
-
-
-def grid(source: Source, name: str, system: str, caption: str) -> Picture:
-    """The first hundred images of a system."""
-    images = source.images(system)[:100]
-    shape = dict(columns=min(len(images), 20), scale=max(1, round(32 / images.shape[1])))
-    return source.draw(name, caption, figures.image_grid, images, **shape)
-
-
-def grids(source: Source) -> list[Picture]:
-    """The first images of every system, and of a VAE what lies between test images."""
-    systems, models = source.outcome["systems"], source.context.setting.models
-    found = [grid(source, name, name, f"{source.title(name)}, not selected.") for name in systems]
-    for name in (name for name, model in models.items() if model.kind == "vae"):
-        vae, test = source.context.model(source.paths, name), source.context.images("test").images
-        strips = [interpolate(vae, test[i], test[i + 1], 10) for i in range(0, 8, 2)]
-        caption = "VAE: from one test image to another on the great circle between their codes."
-        images, figure = np.concatenate(strips), figures.image_grid
-        found.append(source.draw("interpolation", caption, figure, images, columns=10))
-    return found
-
-
-def strips(source: Source) -> list[Picture]:
-    """Denoised images along the way, without and with guidance."""
-    found, context = [], source.context
-    for base, guided in pairs(source.outcome).items():
-        seeds = figures.most_changed(source.images(base), source.images(guided), 3)
-        rows, levels = {}, []
-        for name in (base, guided):
-            system = context.study.systems[name]
-            record = KINDS[context.setting.models[system.model].kind].trajectory
-            (net, guidance), sampling = source.guided(name), context.sampling(system)
-            denoised, sigmas = record(net, seeds, sampling, guidance, context.device)
-            every = max(len(sigmas) // 9, 1)
-            levels = sigmas[::every]
-            rows[name] = np.stack([to_uint8(step) for step in denoised[::every]], axis=1)
-        labels = [f"seed {seed}, {source.title(name)}" for seed in seeds for name in rows]
-        images = np.stack([rows[name][i] for i in range(len(seeds)) for name in rows])
-        caption = f"{source.title(base)}: the denoised image at falling noise level, without and "
-        caption += "with guidance."
-        shown = (figures.denoising_strips, images, levels, labels)
-        name, title = source.name("strips", base), "Denoised image, step by step"
-        found.append(source.draw(name, caption, *shown, title=title))
-    return found
+    return source.draw("cost", caption, *shown, roles=source.roles())
 
 
 def curves(source: Source) -> list[Picture]:
     """Training of every discriminator of more than one epoch, with the checkpoint that guides."""
-    found, systems = [], source.context.study.systems.values()
+    shown, systems = {}, source.outcome["systems"].values()
     for name, entry in source.outcome["trainings"].items():
-        if len(log := entry["log"]) > 1:
-            best, title = entry["best_epoch"], f"Discriminator: {name}"
-            caption = f"{name}: loss and accuracy; validation loss is lowest at epoch {best}."
-            used = {h.checkpoint for s in systems for h in s.heads if h.training == name}
-            step = log[-1]["step"] if used == {"last"} else None  # None: of the lowest loss
-            shown = (f"curves-{name}", caption, figures.training_curves, log, step)
-            found.append(source.draw(*shown, title=title))
-    return found
-
-
-def ratios(source: Source) -> list[Picture]:
-    """Histograms of the log ratio of held-out real and of generated images, without classes."""
-    ((base, guided),) = pairs(source.outcome).items()
-    heldout, device = source.context.images("test").images, source.context.device
-    discriminator, found = source.guided(guided)[1].discriminator, []
-    for name, images in (("real", heldout), ("fake", source.images(base)[: len(heldout)])):
-        stream = f"histogram-{name}"
-        found.append(log_ratios(discriminator, images, HISTOGRAM_SIGMAS, stream, device))
-    caption = "Held-out real against new generated images, which training has not seen."
-    shown = (figures.log_ratio_histograms, HISTOGRAM_SIGMAS, *found)
-    return [source.draw("log_ratio", caption, *shown)]
+        if len(log := entry["log"]) < 2:
+            continue
+        heads = [head for system in systems for head in system["heads"]]
+        used = {head["checkpoint"] for head in heads if head["training"] == name}
+        best = entry["best_epoch"]
+        step = next(row["step"] for row in log if row["epoch"] == best)
+        shown[name] = (log, log[-1]["step"] if used == {"last"} else step)
+    if not shown:
+        return []
+    caption = "The dashed line is chance, the dot the checkpoint that guides."
+    return source.draw("curves", caption, figures.all_training_curves, shown)
 
 
 def losses(source: Source) -> list[Picture]:
@@ -210,6 +166,105 @@ def losses(source: Source) -> list[Picture]:
     for name, trained in source.outcome["models"].items():
         model = settings["models"][name]
         panels[model["title"]] = {"ylabel": KINDS[model["kind"]].loss, "log": trained["log"]}
-    caption = "Losses are on different scales: compare shapes. The test loss is of the averaged "
-    caption += f"weights on {settings['num_test_loss']} test images with the same noise every time."
-    return [source.draw("losses", caption, figures.loss_curves, panels)]
+    caption = (
+        "The losses are on different scales: compare the shapes. The test loss is that of the "
+    )
+    caption += "averaged weights, on the same test images and with the same noise every time."
+    return source.draw("losses", caption, figures.loss_curves, panels)
+
+
+# Pictures of images -------------------------------------------------------------------------------
+
+
+def before_and_after(source: Source) -> list[Picture]:
+    """Pairs of the same seeds, and the first images of both systems."""
+    found, shown = [], pairs(source.outcome)
+    for base, guided in shown.items():
+        titles = f"{source.title(base)} and {source.title(guided)}"
+        caption = f"Both systems, {titles}, start from the first {PAIRS} seeds. The pairs are "
+        caption += "sorted by how much they differ, and none is left out."
+        found += source.show(source.name("pairs", base), caption, _draw_pairs, base, guided)
+    if len(shown) == 1 and "images" not in source.outcome["sections"]:
+        for name, system in zip(("unguided", "guided"), (base, guided), strict=True):
+            found += grid(source, name, system)
+    return found
+
+
+def _draw_pairs(source: Source, path: Path, base: str, guided: str) -> None:
+    before, after = source.images(base), source.images(guided)
+    order = figures.by_change(before, after, PAIRS)
+    half = len(order) // 2
+    panels = {"The half that changes less": order[:half], "The other half": order[half:]}
+    figures.paired_grid(path, before, after, panels)
+
+
+def grid(source: Source, name: str, system: str) -> list[Picture]:
+    """The first images of a system."""
+    caption = f"{source.title(system)}: the first images, not selected."
+    return source.show(name, caption, _draw_grid, system)
+
+
+def _draw_grid(source: Source, path: Path, system: str) -> None:
+    figures.image_grid(path, source.images(system)[:GRID], columns=COLUMNS)
+
+
+def grids(source: Source) -> list[Picture]:
+    """The first images of every system, and of a VAE what lies between test images."""
+    found, models = [], source.outcome["settings"]["models"]
+    for name in source.outcome["systems"]:
+        found += grid(source, name, name)
+    for name in (name for name, model in models.items() if model["kind"] == "vae"):
+        caption = "VAE: from one test image to another on the great circle between their codes."
+        found += source.show("interpolation", caption, _draw_interpolation, name)
+    return found
+
+
+def _draw_interpolation(source: Source, path: Path, name: str) -> None:
+    vae, test = source.context.model(source.paths, name), source.context.images("test").images
+    rows = [interpolate(vae, test[i], test[i + 1], 10) for i in range(0, 8, 2)]
+    figures.image_grid(path, np.concatenate(rows), columns=10)
+
+
+def strips(source: Source) -> list[Picture]:
+    """Denoised images along the way, without and with guidance."""
+    found = []
+    for base, guided in pairs(source.outcome).items():
+        caption = f"{source.title(base)}: the denoised image at falling noise level, without and "
+        caption += "with guidance."
+        found += source.show(source.name("strips", base), caption, _draw_strips, base, guided)
+    return found
+
+
+def _draw_strips(source: Source, path: Path, base: str, guided: str) -> None:
+    """Three of the seeds shown as pairs: changed little, more, and much."""
+    context, rows, levels = source.context, {}, []
+    order = figures.by_change(source.images(base), source.images(guided), PAIRS)
+    seeds = [order[len(order) * part // 4] for part in (1, 2, 3)]
+    for name in (base, guided):
+        system = context.study.systems[name]
+        record = KINDS[context.setting.models[system.model].kind].trajectory
+        (net, guidance), sampling = source.guided(name), context.sampling(system)
+        denoised, sigmas = record(net, seeds, sampling, guidance, context.device)
+        every = max(len(sigmas) // 9, 1)
+        levels = sigmas[::every]
+        rows[name] = np.stack([to_uint8(step) for step in denoised[::every]], axis=1)
+    labels = [f"seed {seed}, {source.title(name)}" for seed in seeds for name in rows]
+    images = np.stack([rows[name][i] for i in range(len(seeds)) for name in rows])
+    figures.denoising_strips(path, images, levels, labels, title="Denoised image, step by step")
+
+
+def ratios(source: Source) -> list[Picture]:
+    """Histograms of the log ratio of held-out real and of generated images, without classes."""
+    ((base, guided),) = pairs(source.outcome).items()
+    caption = "The discriminator's log ratio on held-out real images and on new generated ones. "
+    caption += "Its training has seen neither."
+    return source.show("log_ratio", caption, _draw_ratios, base, guided, wide=False)
+
+
+def _draw_ratios(source: Source, path: Path, base: str, guided: str) -> None:
+    heldout, device = source.context.images("test").images, source.context.device
+    discriminator, found = source.guided(guided)[1].discriminator, []
+    for name, images in (("real", heldout), ("fake", source.images(base)[: len(heldout)])):
+        stream = f"histogram-{name}"
+        found.append(log_ratios(discriminator, images, HISTOGRAM_SIGMAS, stream, device))
+    figures.log_ratio_histograms(path, HISTOGRAM_SIGMAS, *found)

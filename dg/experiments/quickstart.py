@@ -4,35 +4,20 @@ discriminator trained in minutes, and what its guidance changes."""
 from dataclasses import replace
 
 from dg.evaluation.classifier import ClassifierTraining
-from dg.experiments.settings import CORE, Model, Setting, tiny
+from dg.experiments.settings import Model, Setting, shipped, tiny
 from dg.experiments.study import Head, Study, System, Training
-from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS, NoisyClassifierTraining
+from dg.pretraining.presets import SCORE_PRESETS, NoisyClassifierTraining
 from dg.recipes import PRESETS
 from dg.runtime.pretrained import training_curve
 from dg.sampling import Sampling
 
 NETWORK = "mnist-14"
 WINDOW = (0.01, 0.5)  # VP time of guidance: noise levels up to 3.4, above which a head sees little
-QUICKSTART = Setting(
-    title="MNIST, 14 × 14 pixels",
-    data="mnist-small-14",
-    order="file",
-    models={"score": Model(training=SCORE_PRESETS[NETWORK], published=NETWORK)},
-    classifier=f"{NETWORK}-noisy-classifier",
-    noisy_classifier=CLASSIFIER_PRESETS[NETWORK],
-    features=f"{NETWORK}-features",
-    feature_training=ClassifierTraining(epochs=6),
-    other_reference=f"{NETWORK}-ref-random-vgg",
-    metrics=(*CORE, "fd_random_vgg"),
-    decimals=dict(fd=2, kid=2, precision=3, recall=3, fd_random_vgg=4),
-    recipes={"head": PRESETS["mnist-14"]},
-    head_width=64,
+QUICKSTART = replace(
+    shipped(NETWORK, "MNIST, 14 × 14 pixels", "mnist-small-14"),
+    recipes={"head": PRESETS[NETWORK]},
     candidates=(1.0, 2.0, 4.0),
-    num_data=5000,
-    fake_seed=1_000_000,
-    num_images=500,
     parallel_training=True,
-    scratch_data="mnist-14",
 )
 QUICKSTART_SMOKE = replace(
     QUICKSTART,
@@ -51,7 +36,7 @@ QUICKSTART_SMOKE = replace(
     features="classifier",
     feature_training=ClassifierTraining(epochs=1),
     other_reference=None,
-    recipes={"head": replace(PRESETS["mnist-14"], epochs=2, eval_images=20)},
+    recipes={"head": replace(PRESETS[NETWORK], epochs=2, eval_images=20)},
     candidates=(1.0, 2.0),
     num_selection=80,
     **tiny(80),

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from dg.evaluation.report import Card, Document, Section, write_markdown, write_report
+from dg.evaluation.report import Document, Section, write_markdown, write_report
+from dg.evaluation.significance import paired_t
 from dg.experiments import sections
 from dg.experiments.context import Context, Paths
-from dg.experiments.pictures import Source
-from dg.experiments.tables import FLOOR, distance_name, pairs
+from dg.experiments.pictures import Source, fair_floor
+from dg.experiments.tables import distance_name, pairs, role
 from dg.runtime.files import write_json
 
 
@@ -18,6 +19,11 @@ def write(folder: Path, outcome: dict, context: Context, paths: Paths) -> None:
 def write_results(folder: Path, outcome: dict, document: Document) -> None:
     """Write results.json, report.html and report.md to `folder`."""
     write_json(folder / "results.json", outcome)
+    write_pages(folder, document)
+
+
+def write_pages(folder: Path, document: Document) -> None:
+    """Write report.html and report.md to `folder`."""
     write_report(folder / "report.html", document)
     write_markdown(folder / "report.md", document)
 
@@ -29,47 +35,61 @@ def describe(source: Source) -> Document:
         title, make = sections.SECTIONS[name]
         if items := [*outcome["texts"].get(name, ()), *make(source)]:
             found.setdefault(title, []).extend(items)
-    settings, selection = outcome["settings"], outcome["selection"]
-    lead = f"{outcome['question']} {outcome['setting']}; "
-    lead += f"first-order weight {selection['chosen']:g}; " if selection else ""
-    lead += f"budget: {settings['budget']}; " if settings["budget"] else ""
-    lead += f"mean and sd over {settings['num_sets']} sets of {settings['num_images']:,} images, "
-    lead += "the same seeds for every system."
     title = outcome["title"]
     if outcome["study"] != outcome["setting_name"]:
         title += f": {outcome['setting']}"
     parts = [Section(name, items) for name, items in found.items()]
-    return Document(title, lead, cards(outcome), parts)
+    return Document(title, verdict(outcome), about(outcome), parts)
 
 
-def cards(outcome: dict) -> list[Card]:
-    """The key results."""
-    metrics, systems, distance = outcome["metrics"], outcome["systems"], distance_name(outcome)
-    shown, found = pairs(outcome), []
+def about(outcome: dict) -> str:
+    """The question, and the size of the measurement."""
+    settings, selection = outcome["settings"], outcome["selection"]
+    text = f"{outcome['question']} {outcome['setting']}; "
+    text += f"first-order weight {selection['chosen']:g}; " if selection else ""
+    text += f"budget: {settings['budget']}; " if settings["budget"] else ""
+    text += f"mean and sd over {settings['num_sets']} sets of {settings['num_images']:,} images, "
+    return f"{text}the same seeds for every system."
 
-    def change(guided, metric):
-        return f"{100 * (outcome['comparison'][guided][metric]['ratio'] - 1):+.0f}%"
 
+def verdict(outcome: dict) -> str:
+    """The answer in a few sentences: what guidance changed, and whether chance can do that."""
+    metrics, distance, shown = outcome["metrics"], distance_name(outcome), pairs(outcome)
+    systems, sets = outcome["systems"], outcome["settings"]["num_sets"]
+    said = []
     for base, guided in shown.items():
-        before, after = (metrics[name]["fd"]["mean"] for name in (base, guided))
-        titles = [systems[name]["title"] for name in (base, guided)]
-        label = distance if len(shown) == 1 else f"{distance}, {titles[0]}"
-        note = f"{' → '.join(titles)}: {change(guided, 'fd')}"
-        found.append(Card(label, f"{before:.2f} → {after:.2f}", note))
-    if len(shown) == 1:
-        (guided,) = shown.values()
-        compared = outcome["comparison"][guided]
-        if "fd_heldout" in compared:
-            note = f"of the {distance}; images that nothing was trained on"
-            found.append(Card("against held-out images", change(guided, "fd_heldout"), note))
-        found.append(Card("KID", change(guided, "kid"), "same features, another distance"))
-        recall = f"{compared['recall']['difference']:+.3f}"
-        found.append(Card("recall", recall, "diversity: should not fall"))
-    best = min(systems, key=lambda name: metrics[name]["fd"]["mean"])
-    least = f"{metrics[best]['fd']['mean']:.2f}"
-    found.append(Card(f"least {distance}", least, systems[best]["title"]))
-    if "costs" in outcome["sections"]:
-        fastest = min(costs["seconds_per_1000"] for costs in outcome["costs"].values())
-        found.append(Card("fastest sampling", f"{fastest:.1f} s", "for 1,000 images"))
-    floor, images = metrics["floor"]["fd"]["mean"], outcome["floor_images"]
-    return [*found, Card(FLOOR, f"{floor:.2f}", f"{images:,} images")]
+        rivals = sum(role(outcome, name) == "guided" for name in systems) // len(shown)
+        before, after = (metrics[name]["fd"] for name in (base, guided))
+        verb = "lowers" if after["mean"] < before["mean"] else "raises"
+        change = f"{100 * (after['mean'] / before['mean'] - 1):+.0f}%"
+        subject = "Guidance" if len(shown) == 1 else f"On {systems[base]['title']} guidance"
+        if rivals > 1:
+            subject = f"“{systems[guided]['title']}” is the best of {rivals} guided systems. It"
+            if guided == "guided" and guided != _nearest(outcome, base):
+                subject = f"Guidance by “{systems[guided]['title']}”"
+        text = f"{subject} {verb} {distance} from {before['mean']:.2f} to {after['mean']:.2f} "
+        said.append(f"{text}({change}{_chance(before['values'], after['values'], sets)}).")
+    for name in systems:
+        if shown and role(outcome, name) == "longer":
+            said.append(
+                f"Longer training of the network gives {metrics[name]['fd']['mean']:.2f} instead."
+            )
+    if fair_floor(outcome):
+        said.append(f"Real images against real ones have {metrics['floor']['fd']['mean']:.2f}.")
+    return " ".join(said)
+
+
+def _nearest(outcome: dict, base: str) -> str:
+    """The guided system of the least distance among those that are compared with `base`."""
+    compared = [n for n, s in outcome["systems"].items() if s["heads"] and s["against"] == base]
+    return min(compared, key=lambda name: outcome["metrics"][name]["fd"]["mean"])
+
+
+def _chance(before, after, sets: int) -> str:
+    """What a paired t test over the sets says of a difference; nothing where there is no spread."""
+    differences = {b - a for b, a in zip(before, after, strict=True)}
+    if len(differences) < 2:
+        return ""
+    p = paired_t(after, before).p
+    told = f"; p = {p:.2g} over {sets} sets"
+    return told if p < 0.05 else f"{told}: chance can do this"

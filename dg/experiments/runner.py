@@ -18,6 +18,7 @@ from dg.runtime.files import plain, read_json
 from dg.runtime.processes import cpu_threads
 from dg.runtime.progress import Progress, silent, unheard
 from dg.runtime.provenance import provenance
+from dg.runtime.run_folder import sole_writer
 from dg.training import training_log
 
 
@@ -52,8 +53,8 @@ def run(
             in_two_processes(stages, todo, *split_plan(context, todo), *helper)
         paths = stages.run_all(todo)
         outcome = results_of(context, stages, paths) | provenance(command, stages.seconds, device)
-        results.mkdir(parents=True, exist_ok=True)
-        report.write(results, outcome, context, paths)
+        with sole_writer(results):
+            report.write(results, outcome, context, paths)
     return outcome
 
 
@@ -110,6 +111,7 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "xlabel": study.xlabel,
         "tests": study.tests,
         "sections": list(study.sections),
+        "side_by_side": bool(study.aside),
         "texts": plain(study.texts),
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},

@@ -1,4 +1,4 @@
-"""The sections of a report by name: a title, and the function that makes what stands under it."""
+"""The sections of a report by name: a title, and the function that makes its content."""
 
 import numpy as np
 
@@ -13,18 +13,17 @@ from dg.experiments.pictures import Source
 
 
 def results(source: Source) -> list:
-    """The table of all systems, figures and tests of the same."""
+    """The table of all systems and one picture, then the tests and how to read them."""
     outcome, shown = source.outcome, tables.pairs(source.outcome)
     names, guided = list(outcome["systems"]), list(shown.values())
     highlight = names.index(guided[0]) if len(guided) == 1 else None
-    columns, rows, caption = tables.columns(outcome), tables.rows(outcome), table_caption(outcome)
-    items = [Table(columns, rows, highlight=highlight, caption=caption)]
-    items += [*pictures.sweep(source), *pictures.bars(source)]
+    items = [Table(tables.columns(outcome), tables.rows(outcome), highlight=highlight)]
+    items += [*pictures.glance(source), reading(outcome)]
     compared = tables.tests(outcome) if "guidance" not in outcome["sections"] else []
     if compared:
         sets, distance = outcome["settings"]["num_sets"], tables.distance_name(outcome)
         told = f"Paired t tests over {sets} sets; p is two-sided, not corrected for many systems."
-        headings = ["against unguided, paired by seeds", f"difference of {distance}"]
+        headings = ["against unguided, paired by seeds", f"difference of {distance}", "sd"]
         headings += ["95% interval", "t", "p"]
         items.append(Table(headings, compared, caption=told))
     if outcome["tests"] == "significance":
@@ -32,10 +31,11 @@ def results(source: Source) -> list:
     return items + _longer_training(outcome)
 
 
-def table_caption(outcome: dict) -> str:
+def reading(outcome: dict) -> str:
     """What the numbers of the table are."""
     settings, extractor = outcome["settings"], outcome["extractor"]
-    text = "".join(f"{line} " for line in outcome["texts"].get("caption", ()))
+    meant = f"{tables.distance_name(outcome)}: Fréchet distance to real images."
+    text = "".join(f"{line} " for line in outcome["texts"].get("caption", (meant,)))
     text += f"Features: {extractor['name']}"
     if "test_accuracy" in extractor:
         text += f", which names {100 * extractor['test_accuracy']:.1f}% of the test images"
@@ -56,8 +56,8 @@ def table_caption(outcome: dict) -> str:
     text += _likelihood_caption(outcome) if "nll" in tables.metric_names(outcome) else ""
     text += f"Real against real: {outcome['floor_images']:,} images per set"
     if not pictures.fair_floor(outcome):
-        text += ", fewer than of the systems: its distance carries a larger bias and is no floor "
-        text += "for theirs"
+        text += ", fewer than of the systems: its distance has a larger bias and is no floor for "
+        text += "theirs"
     if settings["features"] == "classifier" and settings["reference_split"] == "test":
         text += "; training images, which the feature classifier may have learned from"
     return text + "."
@@ -67,8 +67,8 @@ def _likelihood_caption(outcome: dict) -> str:
     if "likelihood" in outcome["sections"]:
         return "bits/dim: ± one standard error, see below. "
     text = (
-        "bits/dim: probability-flow likelihood of test images, ± one standard error; guided, of "
-        "the corrected flow with the mean of the two weights at both stages, without boosting. "
+        "bits/dim: likelihood of test images by the probability flow, ± one standard error. The "
+        "guided flow has the mean of the two weights at both stages and no boosting. "
     )
     if not outcome["settings"]["models"]["score"]["training"]:
         known = ", ".join(
@@ -89,14 +89,14 @@ def _significance(outcome: dict) -> list:
     test, sd, n = one_sample_t(means, base), float(np.std(means, ddof=1)), len(means)
     found = smallest_detectable_difference(sd, n)
     return [
-        f"{n} trainings that differ in their seed alone: mean {np.mean(means):.4f}, sd {sd:.4f}, "
-        f"n = {n}; against the unguided {base:.4f}: t = {test.t:.2f}, p = {test.p:.2g}, "
-        f"{test.effect_name} = {test.effect:.2f}. With so many trainings a difference of "
-        f"{found:.4f} would be found with 80% power at the 5% level. Reproduction A published "
+        f"The {n} trainings differ in their seed alone. Their mean is {np.mean(means):.4f} "
+        f"(sd {sd:.4f}, n = {n}), the unguided distance {base:.4f}: t = {test.t:.2f}, "
+        f"p = {test.p:.2g}, {test.effect_name} = {test.effect:.2f}. So many trainings find a "
+        f"difference of {found:.4f} with 80% power at the 5% level. Reproduction A published "
         "t = -26.42 for six discriminators (mean 1.8433, sd 0.01082, against 1.96).",
         Note(
             "The test takes the unguided distance as exactly known and the seeds of sampling as "
-            "shared: it speaks of the trainings, not of other sampling seeds."
+            "shared. It compares trainings, not other sampling seeds."
         ),
     ]
 
@@ -133,8 +133,9 @@ def costs(source: Source) -> list:
     outcome = source.outcome
     told = "Parameters and training of a guided model include its discriminator and its images."
     caption = (
-        "sd: of the two values together, over the sets; of bits/dim standard errors over the same "
-        "test images, and a bound against an estimate. Times were measured once."
+        "sd: that of the two values together, over the sets. For bits/dim it is the standard error "
+        "over the same test images, and a bound stands against an estimate. Times were measured "
+        "once."
     )
     best = ["", "best", "", "next", "ahead by"]
     return [
@@ -148,7 +149,8 @@ def guidance(source: Source) -> list:
     """What guidance does to each model."""
     distance = tables.distance_name(source.outcome)
     columns = ["", distance, "guided", "change", "better by", "p (paired)", "recall"]
-    caption = "On equal seeds; better by: mean of the paired differences over their sd."
+    caption = "Both systems start from equal seeds. Better by: mean of the paired differences over "
+    caption += "their sd."
     return [Table(columns, tables.guidance_rows(source.outcome), caption=caption)]
 
 
@@ -158,12 +160,15 @@ def discriminators(source: Source) -> list:
     for name, training in source.outcome["trainings"].items():
         best, log = training["best_epoch"], training["log"]
         last, entry = log[-1]["epoch"], next(entry for entry in log if entry["epoch"] == best)
-        late = ", its loss still falling: longer training would teach it more"
+        late = " (still falling)"
         if "valid_auc" in entry:
-            told = f"{name}: {entry['valid_auc']:.2f} at epoch {best} of {last}"
+            told = f"{name} {entry['valid_auc']:.2f} at epoch {best} of {last}"
             said.append(told + (late if best == last > 1 else ""))
-    text = "A discriminator can correct only what it sees. Validation AUC (0.5: nothing): "
-    return [*([f"{text}{'; '.join(said)}."] if said else []), *pictures.curves(source)]
+    text = "A discriminator can correct only what it sees. Its AUC on validation images, where the "
+    text += f"loss is lowest (0.5: it sees nothing): {'; '.join(said)}."
+    if any(told.endswith(late) for told in said):
+        text += " Where the loss is still falling, longer training would teach it more."
+    return [*([text] if said else []), *pictures.curves(source)]
 
 
 def likelihood(source: Source) -> list:
@@ -176,13 +181,13 @@ def likelihood(source: Source) -> list:
         value = mean_sd(nll["mean"], nll["standard_error"])
         rows.append([system["title"], KINDS[kind].measures, f"{nll['n']:,}", value, terms])
     return [
-        "All values are bits per dimension of the 8-bit images as they are (no padding), uniform "
-        "noise having 8. EDM: likelihood of the probability flow of uniformly dequantised images, "
-        "by Heun steps and Hutchinson's trace: an estimate, not a bound; guided, the weight is the "
-        "same at both stages. DDPM: the variational bound with the discretised Gaussian decoder. "
-        "VAE: the ELBO with discretised logistic pixels. A bound that is higher may be loose "
-        "rather than its model worse.",
-        Table(["", "what", "images", "bits/dim", "terms"], rows, align="llrrl"),
+        "All values are bits per dimension of the 8-bit images as they are, without padding; "
+        "uniform noise has 8. EDM: likelihood of uniformly dequantised images by the probability "
+        "flow, with Heun steps and Hutchinson's trace. This is an estimate, not a bound; guidance "
+        "has the same weight at both stages. DDPM: the variational bound with the discretised "
+        "Gaussian decoder. VAE: the ELBO with discretised logistic pixels. A higher bound may be "
+        "loose rather than its model worse.",
+        Table(["", "measure", "images", "bits/dim", "terms"], rows, align="llrrl"),
     ]
 
 
@@ -192,8 +197,8 @@ def deviations(source: Source) -> list:
     found, models = list(settings["deviations"]), settings["models"]
     if settings["budget"] and settings["num_images"] * settings["num_sets"] < 10_000:
         found.append(
-            f"{settings['num_sets']} sets of {settings['num_images']} images in place of 10,000: "
-            "distances carry the bias of that number, the floor has the same."
+            f"The sets are {settings['num_sets']} of {settings['num_images']} images, not one of "
+            "10,000. Distances have the bias of that number, and so has real against real."
         )
     if "score" in models and not models["score"]["published"]:
         found.append(
@@ -214,7 +219,7 @@ def run(source: Source) -> list:
     """Command, machine, times, and the same by hand where there is a way."""
     outcome = source.outcome
     extra = ["The complete settings stand in results.json beside this report."]
-    if source.context.study.aside:
+    if outcome.get("side_by_side"):
         extra.insert(0, "On a CPU two processes worked side by side.")
     for commands in outcome["texts"].get("by hand", ()):
         weight = outcome["selection"]["chosen"] if outcome["selection"] else 0.0

@@ -1,6 +1,6 @@
 """Cells of a report's tables, from the results file alone; the README's tables use them too."""
 
-from dg.evaluation.figures.style import mean_sd
+from dg.evaluation.figures.style import decimals, mean_sd
 from dg.evaluation.published import first_matching
 from dg.evaluation.report import text_of
 from dg.evaluation.significance import paired_t
@@ -40,6 +40,15 @@ def pairs(outcome: dict) -> dict[str, str]:
     return shown
 
 
+def role(outcome: dict, name: str) -> str:
+    """What a system is, for its colour: see `dg.evaluation.figures.style.ROLES`."""
+    system = outcome["systems"][name]
+    if system["heads"]:
+        return "guided"
+    model = outcome["settings"]["models"].get(system["model"], {})
+    return "longer" if model.get("continues") else "unguided"
+
+
 def columns(outcome: dict) -> list[str]:
     titles = TITLES | {"fd": distance_name(outcome)}
     named = [titles[metric] for metric in metric_names(outcome)]
@@ -59,14 +68,21 @@ def rows(outcome: dict) -> list[list[str]]:
 
 
 def cell(outcome: dict, metric: str, entry: dict | None) -> str:
-    """Mean and sd (of bits/dim: standard error) of a metric, in the setting's decimals."""
+    """Mean and sd (of bits/dim: standard error) of a metric, in the setting's decimals or in as
+    many as the column's spread lets be known."""
     if entry is None:
         return ""
     sd = entry.get("sd", entry.get("standard_error"))
-    decimals = outcome["settings"].get("decimals", {}).get(metric)
-    if decimals is None:
-        return mean_sd(entry["mean"], sd)
-    return f"{entry['mean']:.{decimals}f} ± {sd:.{decimals}f}"
+    digits = outcome["settings"].get("decimals", {}).get(metric)
+    if digits is None:
+        return mean_sd(entry["mean"], sd, _digits(outcome, metric))
+    return f"{entry['mean']:.{digits}f} ± {sd:.{digits}f}"
+
+
+def _digits(outcome: dict, metric: str) -> int | None:
+    """Digits after the point of a metric's column, by the spreads of all systems in it."""
+    entries = [metrics[metric] for metrics in outcome["metrics"].values() if metric in metrics]
+    return decimals(entry.get("sd", entry.get("standard_error")) for entry in entries)
 
 
 def text_table(outcome: dict) -> str:
@@ -122,7 +138,7 @@ def guidance_rows(outcome: dict) -> list[list[str]]:
         if fd["sd"]:
             test = paired_t(after["values"], before["values"])
             better = [f"{-fd['difference'] / fd['sd']:.1f} sd", f"{test.p:.2g}"]
-        means = [mean_sd(entry["mean"], entry["sd"]) for entry in (before, after)]
+        means = [cell(outcome, "fd", entry) for entry in (before, after)]
         change = [f"{100 * (fd['ratio'] - 1):+.0f}%", *better, f"{recall['difference']:+.3f}"]
         table.append([outcome["systems"][base]["title"], *means, *change])
     return table

@@ -31,6 +31,7 @@ from dg.runtime.files import read_json, write_json
 from dg.runtime.processes import cpu_threads
 from dg.runtime.provenance import provenance
 from dg.runtime.randomness import seeded
+from dg.runtime.run_folder import sole_writer
 from dg.training import train_discriminator
 from edm.checkpoint import read_safetensors
 
@@ -144,8 +145,9 @@ def run(
     outcome["settings"] = asdict(settings)
     outcome |= provenance(command, stages.seconds, device)
     scatter = {loss: found[settings.sizes[0], loss]["scatter"] for loss in settings.losses}
-    _draw(results, settings, errors, scatter)
-    write_results(results, outcome, _report(results, outcome))
+    with sole_writer(results):
+        _draw_scatter(results, settings, scatter)
+        write_results(results, outcome, describe(results, outcome))
     return outcome
 
 
@@ -160,10 +162,7 @@ def _train(settings: Settings, size: int, loss: str, device, progress, path, pat
     write_json(path / "errors.json", found)
 
 
-def _draw(folder: Path, settings: Settings, errors: dict, scatter: dict) -> None:
-    # Of the many images the last checkpoint is as the best.
-    shown = {key: errors[key] for key in errors if key != _title(settings.sizes[0], "last")}
-    ratio_errors(folder / "errors.png", settings.sigmas, shown)
+def _draw_scatter(folder: Path, settings: Settings, scatter: dict) -> None:
     truth, learned = (
         {loss: {int(i): pair[name] for i, pair in pairs.items()} for loss, pairs in scatter.items()}
         for name in ("ratio", "learned_ratio")
@@ -188,14 +187,18 @@ def text_table(outcome: dict) -> str:
 
 
 QUESTION = (
-    "Two Gaussians, whose log density ratio is known in closed form at every noise level: how well "
-    "do the three losses recover it, and how well its gradient, which is what guidance uses?"
+    "Two Gaussians have a log density ratio that is known in closed form at every noise level. How "
+    "well do the three losses recover it, and how well its gradient, which is what guidance uses?"
 )
 ERRORS = (
     "Root mean square error relative to the truth's own, mean over the noise levels; 1 is no "
     "better than a discriminator that always answers 0."
 )
-RATIOS = "Learned over true log ratio of fresh noisy images, many training images."
+BY_LEVEL = "The same errors by noise level. The dashed line is no better than a constant answer."
+RATIOS = (
+    "The learned log ratio over the true one, on fresh noisy images, after training on many "
+    "images. The line is the truth."
+)
 CHECKPOINTS = (
     "“best” has the lowest validation loss, “last” is the end of a training that is far too long "
     "for the small set. The gradient-matching loss is given the exact score of the generated "
@@ -203,10 +206,31 @@ CHECKPOINTS = (
 )
 
 
-def _report(folder: Path, outcome: dict) -> Document:
+def verdict(outcome: dict) -> str:
+    """The answer in a sentence for each size: the loss of least error of the gradient."""
+    losses, said = outcome["settings"]["losses"], []
+    for size in outcome["settings"]["sizes"]:
+        titles = {loss: f"{_title(size, 'best')}, {loss}" for loss in losses}
+        found = {
+            loss: outcome["metrics"][title]["gradient_error"]["mean"]
+            for loss, title in titles.items()
+        }
+        best, worst = min(found, key=found.get), max(found, key=found.get)
+        text = f"With {size:,} images the loss “{best}” finds the gradient best: its error is "
+        said.append(f"{text}{found[best]:.2f}, that of “{worst}” {found[worst]:.2f}.")
+    return " ".join(said)
+
+
+def describe(folder: Path, outcome: dict) -> Document:
+    """The report as plain data; draws the errors. The scatter stays as it stands in the folder."""
     columns = ["images of each kind, checkpoint, loss", "log ratio", "gradient"]
-    pictures = [Picture(folder / "errors.png", "The same by noise level.")]
-    pictures.append(Picture(folder / "ratios.png", RATIOS))
+    # With many images the last checkpoint is as good as the best one.
+    left_out = _title(outcome["settings"]["sizes"][0], "last")
+    shown = {key: lines for key, lines in outcome["errors"].items() if key != left_out}
+    ratio_errors(folder / "errors.png", outcome["settings"]["sigmas"], shown)
+    pictures = [Picture(folder / "errors.png", BY_LEVEL)]
+    if (folder / "ratios.png").is_file():
+        pictures.append(Picture(folder / "ratios.png", RATIOS))
     found = Section("Errors", [Table(columns, _rows(outcome), caption=ERRORS), *pictures])
     sections = [found, how_it_was_run(outcome, extra=[Note(CHECKPOINTS)])]
-    return Document("A discriminator against the truth", QUESTION, (), sections)
+    return Document("A discriminator against the truth", verdict(outcome), QUESTION, sections)

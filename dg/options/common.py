@@ -1,15 +1,18 @@
 """Shared by the options of all scripts: help with headings, files by name, closing lines."""
 
+import os
 import platform
 import shlex
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
-from itertools import chain
+from itertools import chain, product
 
 import click
 
 from dg import __version__
 from dg.runtime import console
+from dg.runtime.processes import process_group
 
 SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
 version = click.version_option(__version__, message="%(prog)s %(version)s")
@@ -22,7 +25,8 @@ WIDEST = 30  # columns of an option's name in a help text; the text of a longer 
 
 
 class Command(click.Command):
-    """A command whose help lists the options under headings.
+    """A command whose help lists the options under headings, and which does not write to what it
+    reads.
 
     sections  {heading: options, as `click.option` declares them}
     """
@@ -31,6 +35,10 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.sections = {heading: _declared(options) for heading, options in sections.items()}
         self.params = [*chain(*self.sections.values()), *self.params]
+
+    def invoke(self, ctx):
+        _check_apart(ctx)
+        return super().invoke(ctx)
 
     def format_options(self, ctx, formatter):
         listed = [*chain(*self.sections.values())]
@@ -59,6 +67,48 @@ def _declared(options):
     for option in options:
         option(holder)
     return holder.params
+
+
+def _check_apart(context):
+    """UsageError where an option names a place to write to that another one names to read from."""
+    reads, writes = (
+        [
+            (option.opts[0], value)
+            for option in context.command.params
+            if isinstance(option.type, kind) and context.params.get(option.name)
+            for value in _listed(context.params[option.name])
+        ]
+        for kind in (console.InputPath, console.OutputPath)
+    )
+    for (target, place), (source, read) in product(writes, reads):
+        if any(_same(name, place) for name in (read, read.rpartition(":")[0])):  # before a split
+            raise click.UsageError(f"{target} {place} is what {source} reads; give another place.")
+
+
+def _same(name, place):
+    """Whether a name that is read from is the path of a place that is there."""
+    if not (os.path.exists(name) and os.path.exists(place) and os.path.samefile(name, place)):
+        return False
+    from dg.data.named_sets import SPLITS
+
+    return name not in SPLITS
+
+
+def _listed(value):
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+@contextmanager
+def processes(on_gpus=False):
+    """The processes of this run, as of `process_group`; they say where they wait for long, and hear
+    signals meanwhile. ValueError where they have not been given the same options; devices may
+    differ."""
+    context = click.get_current_context()
+    options = {option.name: option.opts[0] for option in context.command.params}
+    given = {options[name]: value for name, value in context.params.items() if name != "device"}
+    with process_group(on_gpus, console.notify, console.asked) as ranks:
+        ranks.agree(given | {"code version": __version__})
+        yield ranks
 
 
 def input_file(name):

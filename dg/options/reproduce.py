@@ -76,6 +76,12 @@ OPTIONS = {
             help="Folder for results.json, pictures and report.",
         ),
         click.option(
+            "--report-only",
+            is_flag=True,
+            help="Run nothing: make the report again from results.json, in DIR/NAME of --results "
+            "or else of docs/results. Pictures of images stay as they are.",
+        ),
+        click.option(
             "--publish",
             is_flag=True,
             help="Also copy results and pictures to docs/results/NAME and fill the README's "

@@ -7,21 +7,25 @@ on from them.
 import json
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import dg
 from dg.precision import autocast
-from dg.runtime.files import write_text
+from dg.runtime.files import changed_names, write_text
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, Stopped
 from dg.runtime.randomness import seeded, step_generator
+from dg.runtime.run_folder import sole_writer
 from dg.runtime.training_state import Every, load_state, save_state
 
 LOG_STEPS = 50  # an entry of the log is the mean over so many steps
 OBSERVE_STEPS = 250  # between two calls of `observe`, a multiple of LOG_STEPS
+VERSION = "code version"  # an entry of every identity
 Values = dict[str, Tensor]  # scalars of a step; the gradient is that of "loss"
 
 
@@ -106,7 +110,8 @@ class Run:
     from.
 
     path      the state file; None keeps none
-    identity  values by name that a state must agree on to be continued; ValueError otherwise
+    identity  what a state and all processes must agree on, by name; ValueError otherwise. The
+              version of the code is added. What an older state does not tell is told, and trusted
     holders   everything with a state_dict, by name: modules, optimizer, scaler
     ranks     all read the state, the first writes it
     observe   called with the number of steps done; values that it returns, such as a test loss,
@@ -124,22 +129,32 @@ class Run:
         observe: Callable[[int], dict] | None = None,
         every: int | None = None,
     ):
-        self.path, self.identity, self.holders = path and Path(path), identity, holders
+        self.path, self.holders = path and Path(path), holders
+        self.identity = identity | {VERSION: dg.__version__}
         self.ranks, self.observe = ranks, observe
         self.log_steps, self.observe_steps = every or LOG_STEPS, every or OBSERVE_STEPS
         self.step, self.log, self.recent = 0, [], []  # recent: values of steps without an entry yet
-        state = None if path is None else load_state(path)
+        ranks.agree(self.identity)
+        state = None if path is None else load_state(path, ranks.tell)
         if state is not None:
-            found = state.get("identity", {})
-            if changed := [name for name, value in identity.items() if found.get(name) != value]:
-                raise ValueError(
-                    f"{path}: of a run with other {' and '.join(changed)}; choose another folder "
-                    "or delete it"
-                )
+            self._check_same(state.get("identity", {}))
             for name, holder in holders.items():
                 holder.load_state_dict(state[name])
             self.step, self.log, self.recent = state["step"], state["log"], state["recent"]
         ranks.barrier()  # all have read the state before the first replaces it
+
+    def _check_same(self, found: dict) -> None:
+        known = {name: value for name, value in self.identity.items() if name in found}
+        if changed := changed_names({name: found[name] for name in known}, known):
+            raise ValueError(
+                f"{self.path}: of a run with other {' and '.join(changed)}; choose another folder "
+                "or delete it"
+            )
+        # of an older version that keeps no version `load_state` has told
+        if unknown := [name for name in self.identity if name not in {*found, VERSION}]:
+            self.ranks.tell(
+                f"{self.path}: does not tell its {' and '.join(unknown)}; taken as here"
+            )
 
     def train(
         self,
@@ -157,25 +172,35 @@ class Run:
         ended         asked before every step whether it is the end already
 
         The state is saved too where `progress` asks to end, by `Stopped`, and where another process
-        has gone.
+        has gone. ValueError, before any step, for fewer steps than are done, and where another run
+        is writing to the folder.
         """
-        due = Every(save_seconds)
-        try:
-            self._make_entry(total)  # due where a run was left alone while it made one
-            for step in progress(
-                range(self.step, total), desc=desc, initial=self.step, total=total, unit="step"
-            ):
-                if ended():
-                    break
-                self.recent.append(update(step))  # numbers later: a GPU need not be waited for
-                self.step = step + 1
-                self._make_entry(total)
-                if due():
-                    self.save()
-        except (Stopped, ConnectionError):
+        self.ranks.agree({"steps": total})
+        if self.step > total:
+            raise ValueError(
+                f"{self.path}: {self.step} steps are done, and {total} are asked for; ask for at "
+                f"least {self.step}, or choose another folder"
+            )
+        due, owned = Every(save_seconds), nullcontext()
+        if self.path is not None:
+            owned = sole_writer(self.path.parent, self.ranks)
+        with owned:
+            try:
+                self._make_entry(total)  # due where a run was left alone while it made one
+                for step in progress(
+                    range(self.step, total), desc=desc, initial=self.step, total=total, unit="step"
+                ):
+                    if ended():
+                        break
+                    self.recent.append(update(step))  # numbers later: a GPU need not be waited for
+                    self.step = step + 1
+                    self._make_entry(total)
+                    if due():
+                        self.save()
+            except (Stopped, ConnectionError):
+                self.save()
+                raise
             self.save()
-            raise
-        self.save()
         return self.log
 
     def save(self) -> None:

@@ -19,6 +19,7 @@ from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
 from dg.runtime.progress import Progress, Stopped, silent, unheard
 from dg.runtime.randomness import step_generator
+from dg.runtime.run_folder import sole_writer
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,18 @@ class Made(NamedTuple):
 
 
 def latent_store(
-    outdir, images: ImageStream, vae, settings: Encoding, batch_size: int, used: dict | None = None
+    outdir,
+    images: ImageStream,
+    vae,
+    settings: Encoding,
+    batch_size: int,
+    used: dict | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> LatentStore:
     """The store that `encode` fills, new or gone on with; ValueError for one of other images, VAE
     or settings.
 
-    used  record of this run, as for `SampleStore`
+    used, ranks  of this run, as of `SampleStore`
     """
     described = {
         "images": images.fingerprint(),
@@ -68,7 +75,8 @@ def latent_store(
     # mirrored copies follow, so they may be added later
     number = len(images) * (1 + described.pop("flip"))
     names = images.class_names
-    return LatentStore(outdir, described, range(number), batch_size, class_names=names, used=used)
+    about = dict(class_names=names, used=used, ranks=ranks)
+    return LatentStore(outdir, described, range(number), batch_size, **about)
 
 
 def encode(
@@ -91,44 +99,45 @@ def encode(
     processes finish their batches and pass it on. A latent depends on its image, its place in the
     set and the seed, and on its batch by rounding alone.
     """
-    work = WorkList(ranks, store.pending() if ranks.first else [])
-    bar = iter(
-        progress(range(len(work.items)), desc="latents", unit="batch", total=len(work.items))
-    )
-    shown, mine, most, squares = 0, 0, store.batch_size, []
+    with sole_writer(store.outdir, ranks):
+        work = WorkList(ranks, ranks.by_first(store.pending))
+        bar = iter(
+            progress(range(len(work.items)), desc="latents", unit="batch", total=len(work.items))
+        )
+        shown, mine, most, squares = 0, 0, store.batch_size, []
 
-    def read(index):
-        places = np.array(store.batches()[index]) % len(images)
-        return places, images.crops(places, settings.resolution)
+        def read(index):
+            places = np.array(store.batches()[index]) % len(images)
+            return places, images.crops(places, settings.resolution)
 
-    with suppress(Stopped):
-        next(bar, None)
-        for (place, index), (places, crops) in _read_ahead(work, read):
-            mirrored = np.array(store.batches()[index]) >= len(images)
-            batch = partial(_encoded, vae, crops, places, mirrored, settings, device)
-            pieces, most = in_chunks(batch, len(places), most, notify)
-            latents, std = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-            half = latents.astype(np.float16)
-            squares.append(
-                [len(places) * float(np.mean(np.square(x))) for x in (latents - half, std)]
-                + [len(places)]
-            )
-            store.write(
-                index,
-                half if settings.dtype == "float16" else latents,
-                None if images.labels is None else images.labels[places],
-            )
-            mine += 1
-            for _ in range(shown, place + 1):
-                next(bar, None)
-            shown = place + 1
-    work.close()
-    images.tell()
-    if not work.done(mine):
-        raise Stopped
-    with suppress(Stopped):
-        for _ in bar:  # to its end: other processes may have made the last ones
-            pass
+        with suppress(Stopped):
+            next(bar, None)
+            for (place, index), (places, crops) in _read_ahead(work, read):
+                mirrored = np.array(store.batches()[index]) >= len(images)
+                batch = partial(_encoded, vae, crops, places, mirrored, settings, device)
+                pieces, most = in_chunks(batch, len(places), most, notify)
+                latents, std = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+                half = latents.astype(np.float16)
+                squares.append(
+                    [len(places) * float(np.mean(np.square(x))) for x in (latents - half, std)]
+                    + [len(places)]
+                )
+                store.write(
+                    index,
+                    half if settings.dtype == "float16" else latents,
+                    None if images.labels is None else images.labels[places],
+                )
+                mine += 1
+                for _ in range(shown, place + 1):
+                    next(bar, None)
+                shown = place + 1
+        work.close()
+        images.tell()
+        if not work.done(mine):
+            raise Stopped
+        with suppress(Stopped):
+            for _ in bar:  # to its end: other processes may have made the last ones
+                pass
     rounding, spread, count = np.sum(squares, axis=0) if squares else (0, 0, 0)
     number = sum(len(store.batches()[index]) for index in work.items)
     return Made(

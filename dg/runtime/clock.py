@@ -7,17 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dg.runtime.files import read_json, write_json
+from dg.runtime.progress import unheard
 
 SPENT_SECONDS = 10  # between two notes of the time so far
 
 
 @contextmanager
-def kept_clock(file: Path) -> Iterator[Callable[[], float]]:
+def kept_clock(
+    file: Path, notify: Callable[[str], None] = unheard
+) -> Iterator[Callable[[], float]]:
     """Yields what tells the seconds so far, those of interrupted runs included.
 
-    file  keeps them, also where the process is killed
+    file    keeps them, also where the process is killed
+    notify  is told where the file is damaged, so that the seconds count from now on
     """
-    before = read_json(file) if file.exists() else 0.0
+    before = 0.0
+    if file.exists():
+        try:
+            before = float(read_json(file))
+        except (ValueError, TypeError):
+            notify(f"{file} is damaged; the seconds before are not counted")
     start, over = time.perf_counter(), threading.Event()
 
     def spent() -> float:

@@ -63,10 +63,8 @@ class Terminated(BaseException):
 
 def given(name):
     """Whether the command line of the current command gives this option."""
-    return (
-        click.get_current_context().get_parameter_source(name)
-        == click.core.ParameterSource.COMMANDLINE
-    )
+    source = click.get_current_context().get_parameter_source(name)
+    return source == click.core.ParameterSource.COMMANDLINE
 
 
 def refuse(names, what):
@@ -190,7 +188,6 @@ def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progr
     A second signal ends at once. One that is ignored, as Ctrl-C is by jobs in the background, stays
     ignored. One that arrives at the last item of a loop ends the next loop of this progress.
     """
-
     _asked.clear()
 
     def iterate(iterable, **kwargs):
@@ -212,6 +209,11 @@ def stoppable(progress: Progress, agree: Callable[[bool], bool] = bool) -> Progr
 
 _asked = {}  # what signals have left for a stoppable loop to find: number -> when
 SAME_SECONDS = 1  # torchrun passes on the Ctrl-C that its processes get from the terminal too
+
+
+def asked() -> bool:
+    """Whether a signal has asked this process to end in good order."""
+    return bool(_asked)
 
 
 def _ask(number, frame):
@@ -316,9 +318,7 @@ def run(command: click.Command, resumes: bool = True) -> None:
     except Terminated:
         _leave(f"{name}: terminated; {again}", 143)
     except Stopped:
-        told = (
-            f"{name}: stopped in good order; the same command again goes on where this one stopped"
-        )
+        told = f"{name}: stopped in good order; {again}"
         _leave(told if speaks() else "", 130 if signal.SIGINT in _asked else 0)
     except (ValueError, OSError) as error:
         if os.environ.get("DG_DEBUG"):

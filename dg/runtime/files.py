@@ -4,21 +4,24 @@ import atexit
 import dataclasses
 import errno
 import getpass
+import glob
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import secrets
 import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 HOST = platform.node().replace(".", "-") or "localhost"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# another machine's process cannot be looked up, so its temporaries go by age
+# another machine's locks may not be seen here, so its temporaries go by age
 FOREIGN_TEMPORARY_SECONDS = 24 * 3600
 
 
@@ -33,11 +36,11 @@ def atomic_write(path):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{_owner()}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with _open_locked(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)  # locked until now, so that nobody takes it for left over
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -54,9 +57,35 @@ def atomic_write(path):
 
 
 def _owner():
-    """Name the writing process in a temporary's name, so that `remove_stale_temporaries` can ask
-    whether it lives."""
+    """A name for a temporary that no other writer takes."""
     return f"{HOST}.{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _open_locked(temporary):
+    """A new file, locked as long as its writer lives."""
+    while True:
+        file = open(temporary, "xb")  # noqa: SIM115
+        if lock(file) is not False and temporary.exists():
+            return file
+        file.close()  # one that sweeps left-overs away has been quicker than the lock
+        temporary.unlink(missing_ok=True)
+
+
+def lock(file) -> bool | None:
+    """Lock an open file until it is closed or its process has ended, however that ends.
+
+    False where another process, or another opening of the file, has it locked; None where the file
+    system cannot lock.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
 
 
 def write_text(path, text):
@@ -105,6 +134,11 @@ def settings_hash(obj):
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:12]
 
 
+def changed_names(there: dict, here: dict) -> list[str]:
+    """The names, in their order, whose values differ; one that is missing has the value None."""
+    return [name for name in {**there, **here} if there.get(name) != here.get(name)]
+
+
 def sha256_of(path):
     """Return the SHA-256 of a file as 64 hex digits, reading it in pieces."""
     digest = hashlib.sha256()
@@ -133,7 +167,7 @@ def writable_folder(path):
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()  # permission bits do not tell: root ignores them, read-only mounts have none
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except FileExistsError as error:
         raise ValueError(f"{path} is a file, not a folder; choose another folder") from error
     except OSError as error:
@@ -153,6 +187,7 @@ def writable_file(path):
         writable_folder(path.parent)
     except ValueError as error:
         raise ValueError(f"cannot write {path}: {error}") from error
+    remove_stale_temporaries(path.parent, glob.escape(path.name))
     return path
 
 
@@ -188,26 +223,24 @@ def name_user() -> None:
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def remove_stale_temporaries(folder):
-    """Remove what killed writers left in `folder` (not below it), never the temporary of a process
-    that still runs."""
-    for path in Path(folder).glob(".*.tmp"):
+def remove_stale_temporaries(folder, of="*"):
+    """Remove what killed writers left in `folder` and in the folders in it, never the temporary of
+    a process that still runs; `of` a pattern of file names.
+
+    A writer holds a lock on its temporary, so that it is known to live in whatever container it
+    runs. Where the file system cannot lock, and of another machine, only old ones go.
+    """
+    found = (Path(folder).glob(f"{below}.{of}.*.tmp") for below in ("", "*/"))
+    for path in chain.from_iterable(found):
         parts = path.name.rsplit(".", 3)  # ".name", host, "pid-token", "tmp"
-        pid = parts[2].split("-")[0] if len(parts) == 4 else ""
-        if pid.isdigit() and _abandoned(path, parts[1], int(pid)):
-            path.unlink(missing_ok=True)
-
-
-def _abandoned(path, host, pid):
-    try:
-        if host != HOST:
-            return time.time() - path.stat().st_mtime > FOREIGN_TEMPORARY_SECONDS
-        os.kill(pid, 0)  # signal 0 only asks whether the process exists
-    except ProcessLookupError:
-        return True
-    except OSError:  # it exists and is another user's, or its writer has finished meanwhile
-        return False
-    return False
+        if len(parts) < 4 or not re.fullmatch(r"\d+-[0-9a-f]{8}", parts[2]):
+            continue  # somebody else's
+        with suppress(OSError), open(path, "rb") as file:  # its writer may finish meanwhile
+            if (free := lock(file)) is False:
+                continue
+            age = time.time() - path.stat().st_mtime
+            if (free and parts[1] == HOST) or age > FOREIGN_TEMPORARY_SECONDS:
+                path.unlink()
 
 
 def one_line(error: BaseException) -> str:

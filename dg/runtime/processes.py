@@ -4,24 +4,39 @@ on."""
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from typing import Any
+
+from dg.runtime.files import changed_names, plain
+from dg.runtime.progress import unheard
+from dg.runtime.waiting import LOOK_SECONDS, Wait, answer_of, aside
 
 PATIENCE = timedelta(days=7)  # with a slow process; one that has ended is noticed at once
 CLOSED = 2**40  # what closing adds to the counter of a `WorkList`: more than any list has items
+ANSWER_SECONDS = 2  # within which a store that lives answers
 
 
 @dataclass(frozen=True)
 class Ranks:
     """This process among `world` of them. Where another one has gone, all that waits for it is an
-    OSError of one line."""
+    OSError of one line.
+
+    store   the torch.distributed.Store that all of several processes reach
+    notify  gets a line where this process waits long for others, and what `tell` is given
+    asked   whether this process has been asked to end: then it does not wait for long, but raises
+            `Stopped`
+    """
 
     rank: int = 0
     world: int = 1
-    store: Any = None  # the torch.distributed.Store that all of several processes reach
+    store: Any = None
+    notify: Callable[[str], None] = unheard
+    asked: Callable[[], bool] = bool
+    meetings: Iterator[int] = field(default_factory=count, compare=False, repr=False)
 
     @property
     def first(self) -> bool:
@@ -32,13 +47,31 @@ class Ranks:
         """This process's part of a list; every item goes to exactly one process."""
         return items[self.rank :: self.world]
 
+    def tell(self, line: str) -> None:
+        """One line to the person who runs this, of the first process."""
+        if self.first:
+            self.notify(line)
+
     def barrier(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            import torch.distributed
+            import torch
 
-            with _all_there():
-                torch.distributed.barrier()
+            self.sum_([torch.zeros(1)])
+
+    def agree(self, settings: dict) -> None:
+        """ValueError at all processes unless these were given the same settings, by name."""
+        if self.world == 1:
+            return
+        found, told = self.gather(plain(settings)), None
+        for rank, others in enumerate(found or ()):
+            if told is None and (names := changed_names(found[0], others)):
+                told = (
+                    f"process {rank} of this run has other {' and '.join(names)} than process 0; "
+                    "give all processes the same command"
+                )
+        if told := self.broadcast(told):
+            raise ValueError(told)
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
@@ -59,7 +92,10 @@ class Ranks:
 
         message = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _all_there():
-            torch.distributed.all_reduce(message)
+            if message.is_cuda:  # the GPU waits, not this process
+                torch.distributed.all_reduce(message)
+            else:
+                self._wait(torch.distributed.all_reduce(message, async_op=True))
         for tensor, total in zip(
             tensors, message.split([tensor.numel() for tensor in tensors]), strict=True
         ):
@@ -82,6 +118,7 @@ class Ranks:
             return [item]
         import torch.distributed
 
+        self.barrier()  # which hears signals while it waits
         items = [None] * self.world if self.first else None
         with _all_there():
             torch.distributed.gather_object(item, items)
@@ -93,10 +130,55 @@ class Ranks:
             return item
         import torch.distributed
 
+        self.barrier()
         items = [item]
         with _all_there():
             torch.distributed.broadcast_object_list(items)
         return items[0]
+
+    def by_first(self, call: Callable[[], Any]):
+        """What `call` returns, or its ValueError, at all processes; the first one calls it."""
+        result, refused = None, None
+        if self.first:
+            try:
+                result = call()
+            except ValueError as error:
+                if self.world == 1:
+                    raise
+                refused = str(error)
+        result, refused = self.broadcast((result, refused))
+        if refused is not None:
+            raise ValueError(refused)
+        return result
+
+    def _wait(self, work) -> None:
+        """For the end of a collective operation, signals being heard and the late ones named."""
+        number, wait = next(self.meetings), Wait(self.notify, self.asked)
+        while True:
+            try:
+                work.wait(timedelta(seconds=LOOK_SECONDS))
+                return
+            except RuntimeError:
+                if work.is_completed():  # it has failed
+                    raise
+            wait.look(lambda: self._late(number))
+
+    def _late(self, number: int) -> str | None:
+        """Who has not come to a meeting; None where another process is to tell."""
+        if self.store is None:
+            return "another process of this run"
+        key = f"waiting/{number}"
+
+        def look() -> list[int]:
+            self.store.set(f"{key}/{self.rank}", "here")
+            return [r for r in range(self.world) if not self.store.check([f"{key}/{r}"])]
+
+        late = answer_of(look, ANSWER_SECONDS)
+        if late is None:
+            return "process 0 of this run, which does not answer"
+        if self.rank != min(set(range(self.world)) - set(late)):
+            return None
+        return f"process {', '.join(map(str, late))} of this run" if late else None
 
 
 SINGLE_PROCESS = Ranks()
@@ -136,8 +218,11 @@ class WorkList:
         if self.store is None:
             self.taken += number
             return self.taken
+        wait = Wait(self.ranks.notify, self.ranks.asked)
         with _all_there():
-            return self.store.add(self.key, number)
+            return aside(
+                lambda: self.store.add(self.key, number), wait, lambda: "process 0 of this run"
+            )
 
 
 @contextmanager
@@ -151,33 +236,58 @@ def _all_there() -> Iterator[None]:
 
 
 @contextmanager
-def process_group(on_gpus: bool = False) -> Iterator[Ranks]:
+def process_group(
+    on_gpus: bool = False,
+    notify: Callable[[str], None] = unheard,
+    asked: Callable[[], bool] = bool,
+) -> Iterator[Ranks]:
     """The processes that torchrun started, joined by gloo; a single process joins nothing.
 
     What they exchange lies in the memory of CPUs; with `on_gpus`, tensors on GPUs (gradients) go by
-    nccl.
+    nccl. `notify` and `asked` as of `Ranks`.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Ranks()
+        yield Ranks(notify=notify, asked=asked)
         return
     import torch.distributed
 
-    nccl = on_gpus and torch.cuda.is_available() and torch.distributed.is_nccl_available()
-    with _quiet_stdout():
-        store, rank, _ = next(torch.distributed.rendezvous("env://"))
-        group, work = (torch.distributed.PrefixStore(name, store) for name in ("group", "work"))
-        torch.distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if nccl else "gloo",
-            store=group,
-            rank=rank,
-            world_size=world,
-            timeout=PATIENCE,
-        )
+    rank, where = int(os.environ["RANK"]), _meeting_place()
+    whom = f"process 0 of this run at {where}"
+    if rank == 0:
+        whom = f"the other {world - 1} processes of this run, which join it at {where}"
     try:
-        yield Ranks(rank, world, work)
-    finally:
+        with _quiet_stdout():
+            store = aside(lambda: _join(on_gpus), Wait(notify, asked), lambda: whom)
+    except RuntimeError as error:
+        raise ConnectionError(f"{whom}: not there; start all processes of the run") from error
+    try:
+        yield Ranks(rank, world, store, notify, asked)
+    except Exception:  # an interruption is none: it would wait once more for whom it waited for
         torch.distributed.destroy_process_group()
+        raise
+    torch.distributed.destroy_process_group()
+
+
+def _meeting_place():
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+
+def _join(on_gpus):
+    """Meet the other processes; returns the store that serves the lists of work."""
+    import torch.distributed
+
+    nccl = on_gpus and torch.cuda.is_available() and torch.distributed.is_nccl_available()
+    store, rank, world = next(torch.distributed.rendezvous("env://"))
+    group, work = (torch.distributed.PrefixStore(name, store) for name in ("group", "work"))
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        store=group,
+        rank=rank,
+        world_size=world,
+        timeout=PATIENCE,
+    )
+    return work
 
 
 @contextmanager

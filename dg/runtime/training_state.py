@@ -1,31 +1,73 @@
 """Exact resume: everything a training loop needs to go on as if it had never stopped."""
 
+import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from dg.runtime.files import atomic_write
+from dg.runtime.progress import unheard
+
+ENTRIES = {"sha256", "state"}  # of a file; older versions kept the state's own
 
 
 def save_state(path, state: dict) -> None:
-    """Write tensors and plain values, completely or not at all."""
+    """Write tensors and plain values with their hash, completely or not at all."""
     with atomic_write(path) as file:
-        torch.save(state, file)
+        torch.save({"sha256": content_hash(state), "state": state}, file)
 
 
-def load_state(path) -> dict | None:
+def load_state(path, notify: Callable[[str], None] = unheard) -> dict | None:
     """What `save_state` wrote, on the CPU; None if there is no such file, ValueError if it is
-    damaged."""
+    damaged.
+
+    notify  is told of a state of an older version, which has no hash and is taken as it is
+    """
     if not Path(path).exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no entries")
+        if not ENTRIES & set(found):
+            notify(f"{path}: of an older version, without a hash; it is taken as it is")
+            return found
+        if found["sha256"] != content_hash(found["state"]):
+            raise ValueError("its content does not have the hash that it was saved with")
+        return found["state"]
     except Exception as error:  # damaged bytes make the reader stumble in many ways
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
             f"{path}: not a readable training state ({reason}); delete it to start over"
         ) from None
+
+
+def content_hash(value) -> str:
+    """SHA-256 of tensors and plain values, in dicts and lists: of all that a state means, however
+    its file is laid out."""
+    digest = hashlib.sha256()
+    _update(digest, value)
+    return digest.hexdigest()
+
+
+def _update(digest, value) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{list(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy() if len(flat) else b"")
+    elif isinstance(value, dict):
+        digest.update(f"dict {len(value)}".encode())
+        for key, entry in value.items():
+            digest.update(repr(key).encode())
+            _update(digest, entry)
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"list {len(value)}".encode())
+        for entry in value:
+            _update(digest, entry)
+    else:
+        digest.update(f"{type(value).__name__} {value!r}".encode())
 
 
 class Every:

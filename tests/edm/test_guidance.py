@@ -14,7 +14,7 @@ LEVELS = (torch.tensor(2.0, dtype=torch.float64), torch.tensor([0.5, 2.0, 3.0, 1
 
 
 class TowardsGrey(Guidance):
-    """README's example."""
+    """The example of docs/interfaces.md, with a strength."""
 
     strength = 0.01
 

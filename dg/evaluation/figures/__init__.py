@@ -1,6 +1,7 @@
 """Figures of a run: plain arrays in, one PNG out."""
 
 from dg.evaluation.figures.discriminators import (
+    all_training_curves,
     log_ratio_histograms,
     ratio_errors,
     ratio_scatter,
@@ -14,22 +15,25 @@ from dg.evaluation.figures.distances import (
 )
 from dg.evaluation.figures.models import convergence, loss_curves, quality_against_cost
 from dg.evaluation.figures.pictures import (
+    by_change,
     denoising_strips,
     image_grid,
-    most_changed,
+    is_grid,
     paired_grid,
 )
 
 __all__ = [
+    "all_training_curves",
+    "by_change",
     "convergence",
     "denoising_strips",
     "distance_against_size",
     "distance_sweep",
     "image_grid",
+    "is_grid",
     "log_ratio_histograms",
     "loss_curves",
     "metric_bars",
-    "most_changed",
     "paired_grid",
     "precision_recall_scatter",
     "quality_against_cost",

@@ -5,16 +5,25 @@ import math
 import numpy as np
 
 from dg.evaluation.figures.style import (
-    GUIDED,
+    INK,
+    MARKERS,
     MUTED,
-    OTHER,
     REAL,
+    SERIES,
     SIGMA,
     UNGUIDED,
     WIDTH,
     drawing,
-    note,
+    level,
+    mark,
 )
+
+DASHED = {"linewidth": 1.2, "linestyle": (0, (4, 3))}
+PARTS = (("train", "training data", SERIES[0]), ("valid", "validation data", INK))
+QUANTITIES = {
+    "loss": ("binary cross-entropy [nats]", math.log(2)),
+    "accuracy": ("share classified correctly", 0.5),
+}  # with the value of chance
 
 
 def training_curves(path, log, best_step=None, title="Discriminator: real or generated?"):
@@ -31,74 +40,60 @@ def training_curves(path, log, best_step=None, title="Discriminator: real or gen
     if not log:
         raise ValueError("the training log is empty: nothing to draw")
     if best_step is None:
-        best_step = log[-1].get("best_step")
-    if best_step is None and (steps := _series(log, "valid_loss")[0]):
-        best_step = steps[int(np.argmin(_series(log, "valid_loss")[1]))]
+        best_step = _best_step(log)
     by_level = all(entry.get("valid_levels") for entry in log)
-    with drawing(path, WIDTH, 9.2 if by_level else 6.4, title) as figure:
+    with drawing(path, WIDTH, 8.6 if by_level else 5.8, title) as figure:
         top, bottom, *rest = figure.subplots(2 + by_level, sharex=True)
-        for axes, quantity, label in (
-            (top, "loss", "binary cross-entropy [nats]"),
-            (bottom, "accuracy", "share classified correctly"),
-        ):
-            _chance(axes, math.log(2) if quantity == "loss" else 0.5)
-            for part, name, colour in (
-                ("train", "training data", MUTED),
-                ("valid", "validation data", GUIDED),
-            ):
-                steps, values = _series(log, f"{part}_{quantity}")
-                if steps:
-                    axes.plot(
-                        steps,
-                        values,
-                        color=colour,
-                        label=name,
-                        marker="o" if len(steps) < 3 else None,
-                    )
-                if part == "valid" and best_step in steps:
-                    axes.plot(
-                        best_step,
-                        values[steps.index(best_step)],
-                        "o",
-                        color=GUIDED,
-                        markersize=9,
-                        markeredgecolor="white",
-                        markeredgewidth=1.5,
-                        zorder=5,
-                    )
-            if best_step is not None:
-                axes.axvline(best_step, color=GUIDED, linewidth=1, alpha=0.5)
-            axes.set_ylabel(label)
+        for axes, quantity in ((top, "loss"), (bottom, "accuracy")):
+            _curves(axes, log, quantity, best_step)
+            axes.set_ylabel(QUANTITIES[quantity][0])
         if best_step is not None:
-            low, high = top.get_ylim()
-            # room for the note above the chance level
-            top.set_ylim(low, high + 0.16 * (high - low))
-            note(top, best_step, f"chosen: step {best_step:,}")
-        if top.get_legend_handles_labels()[1]:
-            top.legend(
-                loc="lower left",
-                bbox_to_anchor=(0, 1.07),
-                ncols=2,
-                borderaxespad=0,
-                handlelength=1.4,
-            )
+            mark(top, best_step, f"chosen: step {best_step:,}")
         for axes in rest:
             _auc_by_level(axes, log)
         (rest or [bottom])[-1].set_xlabel("training step")
+        if top.get_legend_handles_labels()[1]:
+            shown = top.get_legend_handles_labels()
+            figure.legend(*shown, loc="outside lower center", ncols=2, handlelength=1.4)
 
 
-def _chance(axes, level):
-    axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-    axes.annotate(
-        "chance",
-        (1, level),
-        (-2, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        color=MUTED,
-        fontsize=10,
-    )
+def all_training_curves(path, trainings, title="Loss and accuracy of the discriminators"):
+    """The same of several discriminators in one figure, a row for each.
+
+    trainings  {name: (log, step of the chosen checkpoint)}
+    """
+    with drawing(path, WIDTH, 1.2 + 1.7 * len(trainings), title) as figure:
+        rows = figure.subplots(len(trainings), 2, squeeze=False)
+        for row, (name, (log, step)) in zip(rows, trainings.items(), strict=True):
+            for axes, quantity in zip(row, QUANTITIES, strict=True):
+                _curves(axes, log, quantity, step)
+                axes.set_title(f"{name}: {quantity}", fontsize=10.5, pad=5)
+                axes.tick_params(labelsize=9)
+        for axes in rows[-1]:
+            axes.set_xlabel("training step")
+        shown = rows[0][0].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside lower center", ncols=2, handlelength=1.4)
+
+
+def _best_step(log):
+    """Step of the chosen checkpoint by the log alone; None where nothing was validated."""
+    if log[-1].get("best_step") is not None:
+        return log[-1]["best_step"]
+    steps, losses = _series(log, "valid_loss")
+    return steps[int(np.argmin(losses))] if steps else None
+
+
+def _curves(axes, log, quantity, chosen):
+    """One quantity on training and validation data, chance, and the chosen checkpoint."""
+    axes.axhline(QUANTITIES[quantity][1], color=MUTED, **DASHED)
+    for part, name, colour in PARTS:
+        steps, values = _series(log, f"{part}_{quantity}")
+        if steps:
+            few = "o" if len(steps) < 3 else None
+            axes.plot(steps, values, color=colour, label=name, marker=few)
+        if part == "valid" and chosen in steps:
+            style = dict(markersize=9, markeredgecolor="white", markeredgewidth=1.5, zorder=5)
+            axes.plot(chosen, values[steps.index(chosen)], "o", color=INK, **style)
 
 
 def _auc_by_level(axes, log):
@@ -107,9 +102,9 @@ def _auc_by_level(axes, log):
 
     levels = {}
     for entry in log:
-        for level in entry["valid_levels"]:
-            if level.get("auc") is not None:
-                levels.setdefault(tuple(level["sigma"]), []).append((entry["step"], level["auc"]))
+        for one in entry["valid_levels"]:
+            if one.get("auc") is not None:
+                levels.setdefault(tuple(one["sigma"]), []).append((entry["step"], one["auc"]))
     for i, ((low, high), points) in enumerate(sorted(levels.items(), key=lambda item: item[0][0])):
         name = (
             f"{SIGMA} > {low:g}"
@@ -125,42 +120,45 @@ def _auc_by_level(axes, log):
             linewidth=1.6,
             marker="o" if len(points) < 3 else None,
         )
-    _chance(axes, 0.5)
+    level(axes, 0.5, "chance", MUTED, **DASHED)
     axes.set_ylabel("validation AUC by noise level")
-    axes.legend(loc="upper left", ncols=3, fontsize=9, handlelength=1.2, columnspacing=1)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=3,
+        fontsize=9,
+        handlelength=1.2,
+        columnspacing=1,
+        borderaxespad=0.2,
+    )
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+    axes.set_ylim(low, min(high, 1))
 
 
-def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against the truth"):
+def ratio_errors(path, sigmas, errors, title="Relative error (1: no better than zero)"):
     """Relative error of a learned log ratio and of its gradient by noise level, one line per loss.
 
     sigmas  [K]   noise levels, image units
     errors  {panel title: {"ratio" or "gradient": {loss name: [K]}}}, root mean square, 1 = as wrong
             as zero
     """
-    colours = dict(
-        zip(
-            dict.fromkeys(name for panel in errors.values() for name in panel["ratio"]),
-            (UNGUIDED, GUIDED, REAL, OTHER),
-            strict=False,
-        )
-    )
-    with drawing(path, WIDTH, 1.4 + 2.3 * len(errors), title) as figure:
+    names = dict.fromkeys(name for panel in errors.values() for name in panel["ratio"])
+    looks = dict(zip(names, zip(SERIES, MARKERS, strict=False), strict=False))
+    with drawing(path, WIDTH, 1.3 + 1.9 * len(errors), title) as figure:
         panels = figure.subplots(len(errors), 2, squeeze=False, sharex=True, sharey="row")
         for row, (name, panel) in zip(panels, errors.items(), strict=True):
             for axes, quantity in zip(row, ("ratio", "gradient"), strict=True):
-                axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+                axes.axhline(1, color=MUTED, **DASHED)
                 for loss, values in panel[quantity].items():
-                    axes.plot(
-                        sigmas, values, color=colours[loss], label=loss, marker="o", markersize=4
-                    )
-                axes.set(
-                    xscale="log", ylabel={"ratio": "log ratio", "gradient": "gradient"}[quantity]
-                )
+                    colour, marker = looks[loss]
+                    look = dict(color=colour, marker=marker, markersize=4)
+                    axes.plot(sigmas, values, label=loss, **look)
+                axes.set_xscale("log")
                 axes.set_xticks(sigmas, [f"{float(sigma):g}" for sigma in sigmas], fontsize=9)
                 axes.minorticks_off()
             row[0].set_title(name)
+            row[0].set_ylabel("log ratio")
+            row[1].set_ylabel("gradient")
             row[0].set_ylim(
                 0,
                 1.05
@@ -174,7 +172,6 @@ def ratio_errors(path, sigmas, errors, title="Log ratio and its gradient against
             ncols=4,
             handlelength=1.2,
         )
-        figure.supylabel("relative error (1: no better than zero)", fontsize=11)
 
 
 def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log ratio"):
@@ -183,18 +180,19 @@ def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log 
 
     truth    {noise level index: [n]}, learned  {loss: {noise level index: [n]}}, in nats
     """
-    with drawing(path, WIDTH, 0.8 + 1.75 * len(learned), title) as figure:
+    with drawing(path, WIDTH, 0.8 + 1.5 * len(learned), title) as figure:
         panels = figure.subplots(
             len(learned), len(truth), squeeze=False, sharex="col", sharey="col"
         )
         for row, (loss, values) in zip(panels, learned.items(), strict=True):
             for axes, (index, exact) in zip(row, truth.items(), strict=True):
-                axes.plot(exact, values[index], ".", color=GUIDED, markersize=2, alpha=0.4)
+                axes.plot(exact, values[index], ".", color=SERIES[0], markersize=2, alpha=0.5)
                 axes.axline((0, 0), slope=1, color=MUTED, linewidth=1.2)
             row[0].set_ylabel(loss)
         for axes, index in zip(panels[0], truth, strict=True):
             axes.set_title(f"{SIGMA} = {float(sigmas[index]):.2g}", weight="normal")
         figure.supxlabel("true log ratio [nats]", fontsize=11)
+        figure.supylabel("learned log ratio [nats]", fontsize=11)
 
 
 def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by noise level"):
@@ -214,6 +212,7 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
     rows = math.ceil(len(sigmas) / 2)
     with drawing(path, WIDTH, 1.0 + 2.1 * rows, title) as figure:
         panels = figure.subplots(rows, 2, squeeze=False).ravel()
+        figure.get_layout_engine().set(wspace=0.08)  # between the ends of two scales
         for axes in panels[len(sigmas) :]:
             axes.remove()
         for axes, sigma, of_real, of_generated in zip(
@@ -247,11 +246,12 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
             axes.grid(False)
         figure.legend(
             *panels[0].get_legend_handles_labels(),
-            loc="outside upper right",
+            loc="outside lower center",
             ncols=2,
             handlelength=1.2,
         )
-        figure.supxlabel("log density ratio [nats]   ←  generated  |  real  →", fontsize=11)
+        for axes in panels[max(len(sigmas) - 2, 0) : len(sigmas)]:
+            axes.set_xlabel("log ratio [nats]")
 
 
 def _series(log, key):

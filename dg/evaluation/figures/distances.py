@@ -1,7 +1,6 @@
-"""Metrics of sets of images: tables as bars, sweeps of a setting, precision against recall."""
+"""Metrics of sets of images: bars, sweeps of a setting, precision against recall."""
 
 import itertools
-import math
 from textwrap import fill
 
 import numpy as np
@@ -9,17 +8,20 @@ import numpy as np
 from dg.evaluation.figures.style import (
     GUIDED,
     INK,
-    MUTED,
-    OTHER,
+    MARKERS,
     REAL,
     UNGUIDED,
     WIDTH,
+    colours,
+    decimals,
     drawing,
+    level,
+    mark,
     mean_sd,
-    note,
 )
 
-LABEL = 26  # letters in a line of a bar's label
+LABEL = 28  # letters in a line of a bar's label
+SHARES = ("precision", "recall", "authenticity", "memorised", "agreement")  # metrics from 0 to 1
 
 
 def distance_sweep(
@@ -44,91 +46,84 @@ def distance_sweep(
     """
     order = np.argsort(settings)
     settings, mean, sd = (np.asarray(values, dtype=float)[order] for values in (settings, mean, sd))
-    with drawing(path, WIDTH, 4.2, title) as figure:
+    with drawing(path, WIDTH, 3.6, title) as figure:
         axes = figure.subplots()
-        for level, name, colour, place in (
-            (floor, "real against real", REAL, -4),
-            (baseline, "unguided", UNGUIDED, 4),
+        for known, name, colour in (
+            (floor, "real", REAL),
+            (baseline, "unguided", UNGUIDED),
         ):
-            if level is None:
+            if known is None:
                 continue
-            axes.axhspan(
-                level[0] - level[1], level[0] + level[1], color=colour, alpha=0.18, linewidth=0
-            )
-            axes.axhline(level[0], color=colour, linewidth=1.5)
-            axes.annotate(
-                name,
-                (1, level[0] + math.copysign(level[1], place)),
-                (-2, place),
-                color=colour,
-                ha="right",
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                weight="bold",
-                va="bottom" if place > 0 else "top",
-            )
+            middle, spread = known
+            axes.axhspan(middle - spread, middle + spread, color=colour, alpha=0.18, linewidth=0)
+            level(axes, middle, name, colour, linewidth=1.5)
         axes.errorbar(
             settings, mean, sd, color=GUIDED, marker="o", markersize=6, capsize=3, elinewidth=1.2
         )
-        if chosen is not None:
-            axes.axvline(chosen, color=GUIDED, linewidth=1, alpha=0.5)
-            note(axes, chosen, f"chosen: {chosen:g}")
         axes.margins(y=0.14)
-        axes.set(xlabel=xlabel, ylabel=f"{ylabel}  (lower is better)")
+        if len(settings) < 9 and np.diff(settings).min() > 0.08 * np.ptp(settings):
+            axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
+        if chosen is not None:
+            mark(axes, chosen, f"chosen: {chosen:g}")
+        axes.set(xlabel=xlabel, ylabel=f"{ylabel} (lower is better)")
 
 
-def metric_bars(
-    path, metrics, names, floor="floor", title="Mean and standard deviation over repetitions"
-):
+def metric_bars(path, metrics, names, floor="floor", title="Mean ± sd", roles=None):
     """Bars of several systems, one panel per metric, with the real-against-real floor as a line.
 
     metrics  {system: {metric: {"mean": float, "sd": float}}}, as in results.json; the system
              `floor` becomes the line
     names    {metric: panel title}, which chooses and orders the metrics, such as {"fd": "FD (lower
              is better)"}
+    roles    {system: role} of its colour: see `style.colours`
     """
     systems = {
         metric: [name for name in metrics if name != floor and metric in metrics[name]]
         for metric in names
     }
-    line, heights = None, [0.75 + 0.36 * len(systems[metric]) for metric in names]
-    with drawing(path, WIDTH, 1 + sum(heights), title) as figure:
+    coloured = colours((name for name in metrics if name != floor), roles)
+    pitch = 0.4 if any(len(name) > LABEL for name in coloured) else 0.3
+    line, heights = None, [0.7 + pitch * len(systems[metric]) for metric in names]
+    with drawing(path, WIDTH, 0.7 + sum(heights), title) as figure:
         panels = figure.subplots(len(names), 1, squeeze=False, height_ratios=heights).ravel()
         for axes, (metric, name) in zip(panels, names.items(), strict=True):
-            for row, system in enumerate(systems[metric]):
-                mean, sd = metrics[system][metric]["mean"], metrics[system][metric].get("sd") or 0
-                colour = {"unguided": UNGUIDED, "guided": GUIDED}.get(system, OTHER)
-                axes.barh(
-                    row,
-                    mean,
-                    0.66,
-                    color=colour,
-                    xerr=sd or None,
-                    error_kw={"ecolor": INK, "elinewidth": 1.3},
-                )
-                axes.annotate(
-                    mean_sd(mean, sd),
-                    (max(mean + sd, 0), row),
-                    (6, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=10,
-                )
-            if metric in metrics.get(floor, {}):
-                line = axes.axvline(metrics[floor][metric]["mean"], color=REAL, linewidth=2.2)
-            axes.set_yticks(
-                range(len(systems[metric])), [fill(system, LABEL) for system in systems[metric]]
-            )
-            axes.set_ylim(len(systems[metric]) - 0.5, -0.5)
-            axes.margins(x=0.42)
-            axes.locator_params(axis="x", nbins=6)
+            shown = {system: metrics[system][metric] for system in systems[metric]}
+            real = metrics.get(floor, {}).get(metric)
+            _bars(axes, shown, coloured, metric in SHARES)
+            if real:
+                line = axes.axvline(real["mean"], color=REAL, linewidth=2.2)
             axes.set_title(name)
-            axes.grid(axis="y", visible=False)
-            axes.tick_params(axis="y", length=0)
         if line:
-            figure.legend(
-                [line], ["real against real images"], loc="outside lower right", handlelength=1.2
-            )
+            figure.legend([line], ["real against real"], loc="outside lower right")
+
+
+def _bars(axes, shown, coloured, share):
+    """A bar for each of {system: {"mean", "sd"}}, the numbers in a column right of the axes."""
+    digits = decimals(entry.get("sd") for entry in shown.values())
+    ends = [0.0]
+    for row, (system, entry) in enumerate(shown.items()):
+        mean, sd = entry["mean"], entry.get("sd") or 0
+        style = {"ecolor": INK, "elinewidth": 1.3}
+        axes.barh(row, mean, 0.66, color=coloured[system], xerr=sd or None, error_kw=style)
+        ends += [mean - sd, mean + sd]
+        axes.annotate(
+            mean_sd(mean, sd, digits),
+            (1, row),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
+            annotation_clip=False,
+        )
+    low, high = min(ends), max(ends)
+    room = 0.05 * (high - low)
+    axes.set_xlim(low - room * (low < 0), min(high + room, 1) if share else high + room or 1)
+    labels = [fill(system, LABEL) for system in shown]
+    axes.set_yticks(range(len(shown)), labels, fontsize=10, linespacing=1.0)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
 
 
 def precision_recall_scatter(
@@ -143,21 +138,18 @@ def precision_recall_scatter(
              kinds of images)
     """
     across, up = names
+    coloured = colours(systems, {floor: "real"})
     with drawing(path, WIDTH, 4.6, title) as figure:
         axes = figure.subplots()
-        others = iter((UNGUIDED, GUIDED, OTHER, INK, "#8e44ad", "#b03a5b"))
-        for system, metrics in systems.items():
-            colour = {"unguided": UNGUIDED, "guided": GUIDED, floor: REAL}.get(system) or next(
-                others, MUTED
-            )
+        for i, (system, metrics) in enumerate(systems.items()):
             (x, *reach_x), (y, *reach_y) = (_with_reach(metrics[name]) for name in names)
             axes.errorbar(
                 x,
                 y,
                 np.transpose([reach_y]),
                 np.transpose([reach_x]),
-                color=colour,
-                marker="o",
+                color=coloured[system],
+                marker=MARKERS[i % len(MARKERS)],
                 markersize=8,
                 capsize=3,
                 elinewidth=1.3,
@@ -166,14 +158,21 @@ def precision_recall_scatter(
             )
         axes.margins(0.12)
         axes.set(
-            xlabel=f"{across}  (higher: more faithful images)",
-            ylabel=f"{up}  (higher: more of the real variety)",
+            xlim=_within_share(axes.get_xlim()),
+            ylim=_within_share(axes.get_ylim()),
+            xlabel=f"{across} (more faithful images)",
+            ylabel=f"{up} (more of the real variety)",
         )
         figure.legend(
             loc="outside lower center",
             ncols=1 if any(len(name) > 24 for name in systems) else 2,
             handlelength=1,
         )
+
+
+def _within_share(limits):
+    """Limits of an axis whose values lie between 0 and 1; a marker at the end stays whole."""
+    return max(limits[0], -0.01), min(limits[1], 1.01)
 
 
 def _with_reach(estimate):
@@ -199,15 +198,14 @@ def distance_against_size(
     shown = sorted({sizes[0], sizes[len(sizes) // 8], sizes[len(sizes) // 3], sizes[-1]})
     with drawing(path, WIDTH, 4.4, title) as figure:
         axes = figure.subplots()
-        for (system, curve), colour in zip(
-            curves.items(), itertools.cycle((UNGUIDED, GUIDED, OTHER, INK)), strict=False
-        ):
-            colour = {"unguided": UNGUIDED, "guided": GUIDED}.get(system, colour)
+        coloured = colours(curves)
+        for (system, curve), marker in zip(curves.items(), itertools.cycle(MARKERS), strict=False):
+            colour = coloured[system]
             inverse = 1 / np.asarray(curve["sizes"], dtype=float)
             axes.plot(
                 inverse,
                 curve["values"],
-                "o",
+                marker,
                 color=colour,
                 markersize=5,
                 label=f"{system}: {mean_sd(curve['intercept'], curve['standard_error'])} at ∞",
@@ -225,6 +223,6 @@ def distance_against_size(
             )
         axes.set_xticks([0, *(1 / n for n in shown)], ["∞", *(f"{n:,}" for n in shown)])
         axes.set(
-            xlabel="number of generated images (axis: 1 / n)", ylabel=f"{ylabel}  (lower is better)"
+            xlabel="number of generated images (axis: 1 / n)", ylabel=f"{ylabel} (lower is better)"
         )
         figure.legend(loc="outside lower center", handlelength=1)

@@ -30,7 +30,7 @@ def draw_measurements(folder: Path, results: dict) -> None:
         "precision": "precision (higher is better)",
         "recall": "recall (higher is better)",
         "authenticity": "authenticity (higher is better)",
-        "memorised": "memorised (0.5: as near to training images as unseen ones)",
+        "memorised": "memorised (0.5: as unseen images, 1: copies)",
     }
     shown = {
         metric: title

@@ -1,6 +1,8 @@
 """How generative models learn, and how they compare."""
 
-from dg.evaluation.figures.style import GUIDED, MUTED, UNGUIDED, WIDTH, drawing
+import itertools
+
+from dg.evaluation.figures.style import INK, MARKERS, SERIES, WIDTH, colours, drawing
 
 
 def loss_curves(path, curves, title="Loss on training and on test images"):
@@ -17,7 +19,7 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
             axes.plot(
                 [entry["step"] for entry in log],
                 [entry["loss"] for entry in log],
-                color=MUTED,
+                color=SERIES[0],
                 linewidth=1.4,
                 label="training",
             )
@@ -25,7 +27,7 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
             axes.plot(
                 [entry["step"] for entry in looked],
                 [entry["test_loss"] for entry in looked],
-                color=GUIDED,
+                color=INK,
                 marker="o",
                 markersize=4,
                 label="test, averaged weights",
@@ -53,51 +55,41 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
 
 
 def quality_against_cost(
-    path, systems, ylabel="Fréchet distance", title="Quality against sampling cost"
+    path, systems, ylabel="Fréchet distance", title="Quality against sampling time", roles=None
 ):
-    """Fréchet distance over seconds per 1,000 images (logarithmic), one labelled point per system.
+    """Fréchet distance over seconds per 1,000 images (logarithmic), one point per system.
 
     systems  {system: {"seconds": float, "mean": float, "sd": float}}
+    roles    {system: role} of its colour: see `style.colours`
     """
-    with drawing(path, WIDTH, 4.2, title) as figure:
+    coloured = colours(systems, roles)
+    with drawing(path, WIDTH, 4.4, title) as figure:
         axes = figure.subplots()
-        for name, entry in systems.items():
-            colour = GUIDED if "guided" in name and "unguided" not in name else UNGUIDED
+        for i, (name, entry) in enumerate(systems.items()):
             axes.errorbar(
                 entry["seconds"],
                 entry["mean"],
                 entry["sd"],
-                color=colour,
-                marker="o",
-                markersize=7,
+                color=coloured[name],
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=8,
                 capsize=3,
-            )
-            axes.annotate(
-                name,
-                (entry["seconds"], entry["mean"]),
-                (7, 5),
-                textcoords="offset points",
-                fontsize=10,
+                linestyle="none",
+                label=name,
             )
         axes.set(
             xscale="log",
             xlabel="seconds per 1,000 images (logarithmic)",
-            ylabel=f"{ylabel}  (lower is better)",
+            ylabel=f"{ylabel} (lower is better)",
         )
-        axes.margins(0.25)
+        axes.margins(0.12)
         axes.set_ylim(bottom=0)
-        low, high = (
-            min(entry["seconds"] for entry in systems.values()),
-            max(entry["seconds"] for entry in systems.values()),
-        )
-        ticks = [
-            value * 10**power
-            for power in range(-3, 7)
-            for value in (1, 3)
-            if low / 2 < value * 10**power < 2 * high
-        ]
+        low, high = axes.get_xlim()
+        ticks = [value * 10**power for power in range(-3, 7) for value in (1, 3)]
+        ticks = [tick for tick in ticks if low <= tick <= high]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+        figure.legend(loc="outside lower center", ncols=min(len(systems), 3), handlelength=1)
 
 
 def convergence(path, curves, title="Distance to the training images along the training"):
@@ -105,14 +97,25 @@ def convergence(path, curves, title="Distance to the training images along the t
 
     curves  {network: [{"images": int, "fd": float}]}
     """
-    with drawing(path, WIDTH, 3.6, title) as figure:
+    with drawing(path, WIDTH, 3.4, title) as figure:
         axes = figure.subplots()
-        for (name, points), marker in zip(curves.items(), "osD^v<>" * 9, strict=False):
+        looks = zip(itertools.cycle((INK, *SERIES[:2])), itertools.cycle(MARKERS), strict=False)
+        for (name, points), (colour, marker) in zip(curves.items(), looks, strict=False):
             images, distances = ([one[key] for one in points] for key in ("images", "fd"))
-            axes.plot(images, distances, marker=marker, markersize=5, linewidth=1.4, label=name)
-        ticks = sorted({one["images"] for points in curves.values() for one in points})
+            look = dict(color=colour, marker=marker, markersize=5, linewidth=1.4)
+            axes.plot(images, distances, label=name, **look)
+        ticks = _apart({one["images"] for points in curves.values() for one in points})
         axes.set(xscale="log", xlabel="training images seen (logarithmic)", ylabel="FD")
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=3, handlelength=1.4)
+
+
+def _apart(numbers, factor=1.6):
+    """The numbers from the last one down, each at least `factor` below the one before."""
+    kept = []
+    for number in sorted(numbers, reverse=True):
+        if not kept or number * factor <= kept[-1]:
+            kept.append(number)
+    return kept

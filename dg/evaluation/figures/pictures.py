@@ -8,6 +8,7 @@ from dg.evaluation.figures.style import MUTED, SIGMA, TIMES, canvas
 from dg.runtime.files import atomic_write
 
 GAP = 2  # pixels between enlarged images
+MADE_BY = {"Software": "discriminator-guidance, a grid of images"}  # text in the file
 
 
 def image_grid(path, images, columns=None, scale=None):
@@ -18,11 +19,26 @@ def image_grid(path, images, columns=None, scale=None):
     scale    whole-number enlargement, nearest neighbour; default: short sides of about 64 pixels
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    images = _images(images, "images")
+    images, about = _images(images, "images"), PngInfo()
+    for key, value in MADE_BY.items():
+        about.add_text(key, value)
     columns = columns or math.ceil(math.sqrt(len(images)))
     with atomic_write(path) as file:
-        Image.fromarray(_tile(images, columns, scale or _scale(images, 64))).save(file, "png")
+        grid = Image.fromarray(_tile(images, columns, scale or _scale(images, 64)))
+        grid.save(file, "png", pnginfo=about)
+
+
+def is_grid(path) -> bool:
+    """Whether a file is a picture that `image_grid` has written."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return {**picture.info, **MADE_BY} == picture.info
+    except OSError:
+        return False
 
 
 def paired_grid(
@@ -38,8 +54,8 @@ def paired_grid(
     """Pairs from the same seeds, one pair per row, in panels side by side.
 
     before, after  uint8 [N, H, W, C]  C = 1 or 3, image i of both from the same seed
-    panels         {title: indices}    the rows of each panel, such as {"Most changed": [...],
-                                       "Random": [...]}
+    panels         {title: indices}    the rows of each panel, such as {"Little changed": [...],
+                                       "Much changed": [...]}
     difference     add a third column, after - before on grey, amplified by the factor in its
                    heading
     """
@@ -84,10 +100,11 @@ def paired_grid(
             left += block.shape[1] + between
 
 
-def most_changed(before, after, count):
-    """Indices of the `count` pairs that differ most; before, after: uint8 [N, H, W, C]."""
-    changes = np.abs(after.astype(int) - before).mean(axis=(1, 2, 3))
-    return np.argsort(-changes)[:count].tolist()
+def by_change(before, after, count):
+    """Indices of the first `count` pairs, from the least changed one to the most changed one;
+    before, after: uint8 [N, H, W, C]."""
+    changes = np.abs(after[:count].astype(int) - before[:count]).mean(axis=(1, 2, 3))
+    return np.argsort(changes, kind="stable").tolist()
 
 
 def denoising_strips(
@@ -116,16 +133,11 @@ def denoising_strips(
     pitch = height + round(text * (2.2 if row_labels is not None else 0.4))
     first = pitch - height
     with canvas(path, width, pitch * len(rows), top=4.2 * text) as (picture, label):
-        label(title, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
-        for i, sigma in enumerate(sigmas):
-            number = f"{float(sigma):.2g}"
-            label(
-                f"{SIGMA} = {number}" if i == 0 else number,
-                (i + 0.5) * cell,
-                -0.5 * text,
-                text,
-                color=MUTED,
-            )
+        heading = f"{title}; noise level {SIGMA}:"
+        label(heading, 0, -2.6 * text, 1.25 * text, weight="bold", ha="left")
+        for i, sigma in enumerate(map(float, sigmas)):
+            number = f"{sigma:,.0f}" if sigma >= 100 else f"{sigma:.2g}"
+            label(number, (i + 0.5) * cell, -0.5 * text, text, color=MUTED)
         for r, tile in enumerate(tiles):
             picture(tile, 0, first + r * pitch)
             if row_labels is not None:

@@ -1,17 +1,24 @@
 """The look that all figures share, and how a figure becomes a file: written completely or not at
 all.
 
-One colour means one thing throughout: green is real data, orange the unguided model, blue the
-guided one. Curves are drawn narrow with large type, so that a phone shows them legibly.
+One colour means one thing throughout: green is real data, vermillion the unguided model, blue the
+guided one, purple the unguided model after more training. The colours are those of Okabe and Ito,
+which colour-blind readers tell apart. Curves are drawn narrow with large type, so that a phone
+shows them legibly.
 """
 
+import itertools
 import math
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 from dg.runtime.files import atomic_write
 
-REAL, UNGUIDED, GUIDED = "#1f8a70", "#dd7a1f", "#2b66b1"
-OTHER, INK, MUTED, GRID = "#9aa5b1", "#20262e", "#6b7480", "#e4e7eb"
+REAL, UNGUIDED, GUIDED, LONGER = "#009e73", "#d55e00", "#0072b2", "#cc79a7"
+ROLES = {"real": REAL, "unguided": UNGUIDED, "guided": GUIDED, "longer": LONGER}
+INK, MUTED, GRID = "#20262e", "#6b7480", "#e4e7eb"
+SERIES = ("#56b4e9", "#e69f00", INK, "#8a8f98")  # lines that are no system, and unknown systems
+MARKERS = "osD^v<>"
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
@@ -57,6 +64,8 @@ def drawing(path, width, height, title=None, dpi=DPI, layout="constrained"):
         if title:
             figure.suptitle(title, x=0.01, ha="left")
         yield figure
+        for axes in figure.axes:
+            _round_ticks(axes)
         with atomic_write(path) as file:
             figure.savefig(file, format="png", metadata={"Software": None})
 
@@ -92,27 +101,79 @@ def canvas(path, width, height, top):
         yield picture, label
 
 
-def note(axes, x, text):
-    """Write `text` at the top of the axes beside x, on the side that has room."""
+def _round_ticks(axes):
+    """Ticks in steps of 1, 2 or 5 times a power of ten, where matplotlib chooses them."""
+    from matplotlib.ticker import AutoLocator, MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if isinstance(axis.get_major_locator(), AutoLocator):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def colours(names: Iterable[str], roles: dict[str, str] | None = None) -> dict[str, str]:
+    """A colour for each system: that of its role, or else the next one of SERIES.
+
+    roles  {system: "real", "unguided", "guided" or "longer"}; a system that has none may be named
+           by its role
+    """
+    found, others = {}, itertools.cycle(SERIES)
+    for name in names:
+        found[name] = ROLES.get((roles or {}).get(name, name)) or next(others)
+    return found
+
+
+def mark(axes, x, text):
+    """A vertical line at x with `text` above the axes, where no curve is."""
+    axes.axvline(x, color=INK, linewidth=1, linestyle=(0, (1, 2)))
     low, high = axes.get_xlim()
-    right = x > (low + high) / 2
+    place = (x - low) / (high - low)
     axes.annotate(
         text,
         (x, 1),
-        (-5 if right else 5, -2),
+        (0, 3),
         xycoords=("data", "axes fraction"),
-        color=GUIDED,
-        va="top",
         textcoords="offset points",
-        ha="right" if right else "left",
-        weight="bold",
+        ha="left" if place < 0.2 else "right" if place > 0.8 else "center",
+        va="bottom",
+        fontsize=10,
     )
 
 
-def mean_sd(mean, sd):
+def level(axes, y, text, colour, **line):
+    """A horizontal line at y with `text` right of the axes, where no curve is."""
+    axes.axhline(y, color=colour, **line)
+    axes.annotate(
+        text,
+        (1, y),
+        (5, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        color=colour,
+        fontsize=10,
+        annotation_clip=False,
+    )
+
+
+def mean_sd(mean, sd, digits=None):
     """A mean as far as its standard deviation lets it be known (0.19 and 0.2 are written so), else
-    to four digits."""
-    if not sd:
+    to four digits.
+
+    digits  after the point, as of a whole column; None: by this sd
+    """
+    if not sd and digits is None:
         return f"{mean:.4g}"
-    digits = max(-math.floor(math.log10(sd / 2)), 0)
-    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    digits = decimals([sd]) if digits is None else digits
+    mean = round(mean, digits) + 0.0  # never -0.00
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}" if sd else f"{mean:.{digits}f}"
+
+
+def decimals(sds) -> int | None:
+    """Digits after the point of a column: those that the median of its standard deviations lets be
+    known, or one more where the smallest would be shown as 0; None without any."""
+    known = sorted(sd for sd in sds if sd)
+    if not known:
+        return None
+    digits = max(-math.floor(math.log10(known[len(known) // 2] / 2)), 0)
+    return digits + (round(known[0], digits) == 0)

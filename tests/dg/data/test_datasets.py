@@ -12,6 +12,7 @@ from PIL import Image
 
 from dg.data import image_files
 from dg.data.datasets import ImageSet, load_images, pooled, to_float, to_uint8
+from dg.data.named_sets import CONTENT, content_of_set
 
 RNG = np.random.RandomState(0)
 RGB = RNG.randint(0, 256, (12, 8, 8, 3), dtype=np.uint8)
@@ -137,12 +138,22 @@ def test_torchvision(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.datasets", package.datasets)
     monkeypatch.setenv("DG_CACHE_DIR", str(tmp_path))
     assert np.array_equal(load_images("cifar10:test").images, RGB)
+    refused(
+        rf"the 12 images in {tmp_path}/MNIST/raw are not those of mnist:train; delete that folder",
+        "mnist",
+    )
+    content = content_of_set(ImageSet(RGB[::-1, ..., :1], LABELS[::-1], "another order"))
+    monkeypatch.setitem(CONTENT, "mnist:train", content)
     assert load_images("mnist", 5).images.shape == (5, 8, 8, 1)
     refused(
         r"no network.*get https://www.cs.toronto.edu/.*cifar-10-python.tar.gz and put it in "
         rf"{tmp_path}",
         "cifar10",
     )
+
+
+def test_the_embedded_images_are_those_of_mnist():
+    assert content_of_set(load_images("mnist-small:test")) == CONTENT["mnist:test"]
 
 
 # ---- npz

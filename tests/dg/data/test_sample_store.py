@@ -203,8 +203,8 @@ def test_a_store_of_many_batches_is_extended_without_looking_through_them(tmp_pa
             raise AssertionError("looks for a batch among all")
 
     monkeypatch.setattr(
-        "dg.data.sample_store._partition",
-        lambda *args, cut=store_module._partition: Batches(cut(*args)),
+        "dg.data.sample_store.partition",
+        lambda *args, cut=store_module.partition: Batches(cut(*args)),
     )
     fill(SampleStore(tmp_path, SETTINGS, range(10), 4))
     assert SampleStore(tmp_path, SETTINGS, range(18), 4).pending() == [2, 3, 4]
@@ -289,8 +289,9 @@ def test_wrong_batches_are_refused(tmp_path):
 
 
 def test_two_processes_fill_one_store(tmp_path):
+    store = SampleStore(tmp_path / "two", SETTINGS, range(64), 4)
+
     def run(rank):
-        store = SampleStore(tmp_path / "two", SETTINGS, range(64), 4)
         fill(store, [index for index in store.pending() if index % 2 == rank])
 
     ranks = [FORK.Process(target=run, args=(rank,)) for rank in (0, 1)]

@@ -1,14 +1,26 @@
+import itertools
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
 from dg.evaluation import figures
 from dg.evaluation.figures.discriminators import _auc
 from dg.evaluation.figures.pictures import GAP
+from dg.evaluation.figures.style import (
+    GUIDED,
+    LONGER,
+    SERIES,
+    UNGUIDED,
+    colours,
+    decimals,
+    mean_sd,
+)
 
 RNG = np.random.default_rng(0)
 LOG = [
@@ -76,13 +88,11 @@ def test_paired_grid_shows_the_chosen_pairs(tmp_path, drawn):
     before = images(6, 4, 4, 3)
     after = before.copy()
     after[2, :2] = 255 - after[2, :2]
-    panels = {"Most changed": [2, 1], "Random": [0, 3]}
+    panels = {"Much": [2, 1], "Little": [0, 3]}
     figures.paired_grid(tmp_path / "pairs.png", before, after, panels, "plain", "better", scale=8)
     texts = [text.get_text() for text in drawn[-1].texts]
-    assert texts[:4] == ["Most changed", "plain", "better", texts[3]] and texts[3].startswith(
-        "difference"
-    )
-    assert texts[4] == "Random" and len(texts) == 8
+    assert texts[:4] == ["Much", "plain", "better", texts[3]] and texts[3].startswith("difference")
+    assert texts[4] == "Little" and len(texts) == 8
     shown = pixels(tmp_path / "pairs.png")
     for image in (before[2], after[2], before[0], after[3]):
         assert find(shown, image.repeat(8, 0).repeat(8, 1))
@@ -103,12 +113,12 @@ def test_difference_is_amplified_around_grey(tmp_path, drawn):
 def test_denoising_strips(tmp_path, drawn):
     strips = images(2, 3, 8, 8, 1)
     figures.denoising_strips(
-        tmp_path / "s.png", strips, [80, 1.25, 0], ["seed 0", "seed 1"], scale=4
+        tmp_path / "s.png", strips, [20000, 1.25, 0], ["seed 0", "seed 1"], scale=4
     )
     texts = [text.get_text() for text in drawn[-1].texts]
     assert texts == [
-        "From noise to image",
-        "\N{GREEK SMALL LETTER SIGMA} = 80",
+        "From noise to image; noise level \N{GREEK SMALL LETTER SIGMA}:",
+        "20,000",
         "1.2",
         "0",
         "seed 0",
@@ -183,7 +193,113 @@ def test_chosen_checkpoint_is_marked(tmp_path, drawn):
 def test_bars_show_only_what_was_measured(tmp_path, drawn):
     figures.metric_bars(tmp_path / "f.png", METRICS, {"fd": "FD", "kid": "KID"})
     assert [len(axes.patches) for axes in drawn[-1].axes] == [3, 2]
-    assert "4.00 \N{PLUS-MINUS SIGN} 0.10" in labels(drawn[-1]) and "3" in labels(drawn[-1])
+    assert "4.00 \N{PLUS-MINUS SIGN} 0.10" in labels(drawn[-1]) and "3.00" in labels(drawn[-1])
+
+
+def test_a_system_has_one_colour_in_every_figure(tmp_path, drawn):
+    names = {"plain": "unguided", "better": "guided", "more steps": "longer"}
+    metrics = {name: {"fd": {"mean": 2.0, "sd": 0.1}} for name in (*names, "unknown")}
+    figures.metric_bars(tmp_path / "f.png", metrics, {"fd": "FD"}, roles=names)
+    bars = [to_hex(patch.get_facecolor()) for patch in drawn[-1].axes[0].patches]
+    assert bars == [UNGUIDED, GUIDED, LONGER, SERIES[0]]
+    points = {name: dict(seconds=1.0, mean=2.0, sd=0.1) for name in names}
+    figures.quality_against_cost(tmp_path / "f.png", points, roles=names)
+    assert [line.get_color() for line in drawn[-1].axes[0].lines[::3]] == bars[:3]
+    assert colours(["unguided", "guided"]) == {"unguided": UNGUIDED, "guided": GUIDED}
+    figures.distance_sweep(tmp_path / "f.png", [1, 2], [3.0, 2.0], [0.1, 0.1], (4.0, 0.1))
+    assert {line.get_color() for line in drawn[-1].axes[0].lines} == {UNGUIDED, GUIDED}
+
+
+def test_an_axis_ends_where_its_metric_does(tmp_path, drawn):
+    recall = {"recall": {"mean": 0.95, "sd": 0.2}, "fd": {"mean": 9.5, "sd": 2.0}}
+    titles = {"recall": "recall", "fd": "FD"}
+    figures.metric_bars(tmp_path / "f.png", {"guided": recall}, titles)
+    share, distance = drawn[-1].axes
+    assert share.get_xlim() == (0, 1) and distance.get_xlim()[1] > 11.5
+    sure = dict(value=0.98, low=0.95, high=1.0)
+    figures.precision_recall_scatter(
+        tmp_path / "f.png", {"guided": dict(precision=sure, recall=sure)}
+    )
+    assert drawn[-1].axes[0].get_xlim()[1] <= 1.01 and drawn[-1].axes[0].get_ylim()[1] <= 1.01
+    levels = [dict(sigma=[0.0, 1.0], auc=0.99), dict(sigma=[1.0, None], auc=0.5)]
+    log = [entry | {"valid_levels": levels} for entry in LOG]
+    figures.training_curves(tmp_path / "f.png", log)
+    assert drawn[-1].axes[2].get_ylim()[1] <= 1
+
+
+def test_ticks_are_round(tmp_path, drawn):
+    for high in (9.0, 11.3, 0.023):
+        figures.distance_sweep(tmp_path / "f.png", [0, 1, 3.5], [high / 3, high, 0], [0, 0, 0])
+        ticks = drawn[-1].axes[0].get_yticks()
+        step = (ticks[1] - ticks[0]) / 10.0 ** np.floor(np.log10(ticks[1] - ticks[0]) + 1e-9)
+        assert min(abs(step - round_step) for round_step in (1, 2, 5)) < 1e-6
+
+
+def overlapping(figure):
+    """Pairs of texts that cover each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    unseen = set()  # labels of ticks outside the axes, which are not drawn
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        ticks = axis.get_major_ticks()
+        unseen |= {tick.label1 for tick in ticks if not low <= tick.get_loc() <= high}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    texts = [text for text in texts if text not in unseen]
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
+    pairs = itertools.combinations([box for box in boxes if box[1].width > 1], 2)
+    return [
+        (a, b)
+        for (a, first), (b, second) in pairs
+        if min(first.x1, second.x1) - max(first.x0, second.x0) > 1
+        and min(first.y1, second.y1) - max(first.y0, second.y0) > 1
+    ]
+
+
+@pytest.mark.parametrize("name", ["sweep", "cost", "histograms", "training", "bars"])
+def test_no_text_covers_another(tmp_path, drawn, name):
+    path = tmp_path / "f.png"
+    if name == "sweep":  # the chosen setting is the last one, beside the name of the line
+        line = (3.3, 0.0)
+        figures.distance_sweep(path, [1, 2, 4], [3.0, 2.8, 2.5], [0, 0, 0], line, chosen=4.0)
+    elif name == "cost":
+        points = {
+            "EDM": dict(seconds=54, mean=12.3, sd=0.2),
+            "EDM, guided": dict(seconds=60, mean=12.4, sd=0.2),
+        }
+        figures.quality_against_cost(path, points)
+    else:
+        curve_figures(tmp_path)[name][1]()
+    assert not overlapping(drawn[-1])
+
+
+def test_training_curves_of_several_discriminators_share_a_figure(tmp_path, drawn):
+    figures.all_training_curves(tmp_path / "f.png", {"a": (LOG, 30), "b": (LOG[:4], None)})
+    titles = [axes.get_title("left") for axes in drawn[-1].axes]
+    assert titles == ["a: loss", "a: accuracy", "b: loss", "b: accuracy"]
+    chosen = drawn[-1].axes[0].lines[-1]
+    assert list(chosen.get_xdata()) == [30]
+    assert list(chosen.get_ydata()) == pytest.approx([0.7 - 0.12 + 0.054])
+
+
+def test_pairs_are_sorted_by_their_change_and_none_is_left_out():
+    before = np.full((5, 2, 2, 1), 100, np.uint8)
+    after = before + np.array([9, 3, 0, 7, 200], np.uint8)[:, None, None, None]
+    assert figures.by_change(before, after, 4) == [2, 1, 3, 0]
+    assert figures.by_change(before[:2], after[:2], 4) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "sds, digits",
+    [([0.5], 1), ([0.19, 0.21, 0.9], 1), ([0.014, 0.03, 0.002], 3), ([3.0, 4.0], 0), ([], None)],
+)
+def test_a_column_has_one_number_of_digits(sds, digits):
+    assert decimals(sds) == digits
+
+
+def test_a_mean_is_never_minus_zero():
+    assert mean_sd(-0.001, 0.05, 2) == "0.00 ± 0.05" and mean_sd(-0.06, 0.05) == "-0.06 ± 0.05"
 
 
 def test_auc_counts_ties_half():
@@ -244,7 +360,7 @@ def test_new_kinds_of_figures_show_what_they_are_given(tmp_path, drawn):
             "EDM, guided": dict(seconds=15, mean=2.0, sd=0.1),
         },
     )
-    assert {text.get_text() for text in drawn[-1].axes[0].texts} == {"EDM", "EDM, guided"}
+    assert drawn[-1].axes[0].get_legend_handles_labels()[1] == ["EDM", "EDM, guided"]
     estimate = dict(value=0.5, low=0.4, high=0.6)
     figures.precision_recall_scatter(
         tmp_path / "c.png", {"floor": dict(precision=estimate, recall=estimate | {"value": 0.4})}

@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from dg.evaluation.report import (
-    Card,
     Code,
     Document,
     Note,
@@ -29,7 +28,7 @@ def document(tmp_path):
     return Document(
         "Digits " + HOSTILE,
         "What was found: " + HOSTILE,
-        cards=[Card("FD", "4.02 → 3.12", "five repetitions"), Card("floor", "1.10")],
+        "Over five repetitions.",
         sections=[
             Section(
                 "Result",
@@ -49,7 +48,7 @@ def document(tmp_path):
                 [
                     Code("python reproduce.py digits\n# <done>"),
                     Note("A caveat."),
-                    Picture(pictures / "grid.JPG", "Samples"),
+                    Picture(pictures / "grid.JPG", "Samples", wide=True),
                     Table(["a", "b"], [], align="cl"),
                 ],
             ),
@@ -126,13 +125,25 @@ def test_tables_scroll_within_themselves(tmp_path, document):
     assert [attributes.get("class") for attributes in page.all("tr")] == [None, None, "best", None]
 
 
+def test_numbers_and_commands_are_never_cut(tmp_path, document):
+    write_report(tmp_path / "report.html", document)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"\npre \{[^}]*white-space: pre-wrap", text)
+    assert re.search(r"\ntd \{ white-space: nowrap", text)
+    kinds = [attributes["class"] for attributes in Page(text).all("img")]
+    assert kinds == ["chart", "wide"]
+    table = Table(["", "FD of all"], [["a b", "4.0 ± 0.1"]])
+    write_markdown(tmp_path / "a.md", Document("t", sections=[Section("s", [table])]))
+    content = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert "| a b | 4.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.1 |" in content
+
+
 def test_all_text_is_escaped_and_kept(tmp_path, document):
     write_report(tmp_path / "report.html", document)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.text.count(HOSTILE) == 4  # title twice, lead, table
     for part in (
-        "4.02 → 3.12",
-        "five repetitions",
+        "Over five repetitions.",
         "A paragraph.",
         "# <done>",
         "A caveat.",
@@ -148,14 +159,16 @@ def test_markdown_has_the_same_content(tmp_path, document):
     lines = (tmp_path / "docs.md").read_text(encoding="utf-8").splitlines()
     escaped = r'\<script\>alert("1")\</script\> & \| pipes \`code\` \*stars\*'
     assert lines[0] == "# Digits " + escaped
-    assert "- **FD:** 4.02 → 3.12 (five repetitions)" in lines
-    assert '![The "same" numbers](<my pictures/bars.png>)' in lines
+    assert f"**What was found: {escaped}**" in lines and "Over five repetitions." in lines
+    image = '<img src="my%20pictures/bars.png" width="560" alt="The &quot;same&quot; numbers">'
+    assert image in lines
     at = lines.index("| system | FD | images |")
     assert lines[at + 1 : at + 4] == [
         "| :--- | ---: | ---: |",
         "| unguided | 4.02 | 100 |",
         f"| **{escaped}** | **3.12** | **100** |",
     ]
+    assert '<img src="my%20pictures/grid.JPG" alt="Samples">' in lines  # fills the page
     assert "*Lower is better.*" in lines and "> A caveat." in lines and "| :---: | :--- |" in lines
     at = lines.index("```")
     assert lines[at : at + 4] == ["```", "python reproduce.py digits", "# <done>", "```"]

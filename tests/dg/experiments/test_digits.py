@@ -18,7 +18,7 @@ SYSTEMS = ("unguided", "guided", "unguided, trained longer", "real against real"
 METRICS = ("FD", "FD held out", "KID", "precision", "recall", "FD in pixels")
 COMMAND = "python reproduce.py digits --profile smoke"
 PICTURES = {
-    "curves-digits",
+    "curves",
     "guided",
     "log_ratio",
     "metrics",
@@ -173,5 +173,5 @@ def check_report(results):
     )
     assert COMMAND in html and all(title in html for title in SYSTEMS)
     markdown = (results / "report.md").read_text(encoding="utf-8")
-    linked = set(re.findall(r"\(<?([\w-]+)\.png>?\)", markdown))
+    linked = set(re.findall(r'<img src="([\w-]+)\.png"', markdown))
     assert linked == PICTURES and all((results / f"{name}.png").is_file() for name in linked)

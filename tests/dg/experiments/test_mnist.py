@@ -90,7 +90,7 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     assert all("test_loss" in model["log"][-1] for model in outcome["models"].values())
     assert len(rows(outcome)) == 6 and len(winners(outcome)) == 7
     report = (folder / "report.html").read_text()
-    assert report.count("data:image/png") >= 12 and "http" not in report.split("<body")[1]
+    assert report.count("data:image/png") >= 11 and "http" not in report.split("<body")[1]
     again = succeed(command, tmp=tmp_path)
     assert (
         again.out == done.out

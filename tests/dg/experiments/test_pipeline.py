@@ -1,9 +1,17 @@
 """Stages: made once, made again when anything they depend on changed, continued after an
 interruption."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from dg.experiments.pipeline import Stage, Stages, in_two_processes, needed
+from dg.runtime.run_folder import sole_writer
 
 
 @pytest.fixture
@@ -153,3 +161,119 @@ def test_two_processes_share_the_work(tmp_path):
     assert [name for name, _ in made] == ["a", "c"] and (tmp_path / "helped").is_dir()
     stages.run_all(plan)
     assert [name for name, _ in made] == ["a", "c", "b", "d"], "what the other left undone"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "record"])
+def test_a_damaged_part_of_a_finished_stage_is_made_again(tmp_path, clock, damage):
+    first, _ = Experiment(tmp_path, clock).run()
+    before = {path.name: path.read_text() for path in first.iterdir()}
+    if damage == "missing":
+        (first / "result.txt").unlink()
+    else:
+        broken = first / ("result.txt" if damage == "changed" else "done.json")
+        broken.write_text(broken.read_text()[:-2])
+    again = Experiment(tmp_path, clock, seconds=0.0)
+    assert again.stages.overview([stage_of(again)]) == [(stage_of(again), damage != "record")]
+    assert again.run()[0] == first and again.made == ["first"]
+    told = "its done.json is damaged" if damage == "record" else "result.txt has changed or is"
+    assert again.lines[0].startswith(f"first: {told}")
+    after = {path.name: path.read_text() for path in first.iterdir()}
+    assert after["result.txt"] == before["result.txt"] and json.loads(after["done.json"])["files"]
+    third = Experiment(tmp_path, clock)
+    third.run()
+    assert third.made == []
+
+
+def stage_of(experiment):
+    return Stage("first", experiment.settings[0], [], None)
+
+
+def test_what_a_resumed_stage_does_not_bring_back_makes_it_start_over(tmp_path):
+    """Such as the checkpoint of an early epoch, of a training that has a state beyond it."""
+
+    def make(path, paths):
+        if not (path / "state").exists():
+            (path / "early").write_text("early")
+        (path / "state").write_text("state")
+
+    one = Stage("train", {}, [], make)
+    path = Stages(tmp_path).run(one)
+    (path / "early").write_text("other")
+    assert (Stages(tmp_path).run(one) / "early").read_text() == "early"
+
+
+def test_stages_of_older_versions_get_their_hashes_once(tmp_path, clock):
+    first, _ = Experiment(tmp_path, clock).run()
+    record = json.loads((first / "done.json").read_text())
+    files = record.pop("files")
+    assert list(files) == ["half.txt", "result.txt"]
+    (first / "done.json").write_text(json.dumps(record))
+    again = Experiment(tmp_path, clock)
+    again.run()
+    assert again.made == [] and again.lines[0] == (
+        "first: its files had no hashes; they are taken as they are"
+    )
+    assert json.loads((first / "done.json").read_text())["files"] == files
+
+
+def test_a_stage_that_another_process_makes_is_not_made_nor_forgotten(tmp_path, clock):
+    stages, path = Stages(tmp_path), Stages(tmp_path).path(stage("a"))
+    script = "import sys; from dg.runtime.run_folder import sole_writer\n"
+    script += "with sole_writer(sys.argv[1]): print(flush=True), sys.stdin.read()"
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", script, path], **pipes) as child:
+        child.stdout.readline()
+        for refused in (lambda: stages.run(stage("a", made=[])), stages.clear):
+            with pytest.raises(ValueError, match=f"is being written by process {child.pid}"):
+                refused()
+        assert path.exists()
+        child.communicate()
+    with sole_writer(path):  # of this process, it may go on
+        assert stages.run(stage("a", made=[])) == path
+
+
+def test_a_damaged_clock_is_told_and_begins_anew(tmp_path, clock):
+    interrupted = Experiment(tmp_path, clock, fail_in="first")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.run()
+    next(tmp_path.glob("first-*/seconds.json")).write_text("2.")
+    again = Experiment(tmp_path, clock)
+    again.run()
+    assert "seconds.json is damaged; the seconds before are not counted" in again.lines[0]
+    assert again.stages.seconds["first"] == 2.0
+
+
+def beat(path):
+    while True:
+        path.write_text(str(time.monotonic()))
+        time.sleep(0.05)
+
+
+HELPED = """
+import sys, time
+from pathlib import Path
+from dg.experiments.pipeline import Stage, Stages, in_two_processes
+from tests.dg.experiments.test_pipeline import beat
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    plan = [Stage("a", {}, [], lambda *args: time.sleep(600)), Stage("b", {}, [], None)]
+    in_two_processes(Stages(folder), plan, {"b"}, {"a"}, beat, (folder / "beat",))
+"""
+
+
+def test_the_second_process_ends_with_a_first_that_is_killed(tmp_path):
+    script, beats = tmp_path / "helped.py", tmp_path / "beat"
+    script.write_text(HELPED)
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": root}
+    )
+    end = time.monotonic() + 120
+    while not beats.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(3)
+    last = beats.read_text()
+    time.sleep(1)
+    assert beats.read_text() == last

@@ -1,8 +1,11 @@
-"""The README's tables come from the results files."""
+"""The tables of the README and of docs/*.md come from the results files."""
 
 import json
 import re
+import shutil
 from pathlib import Path
+
+import pytest
 
 from dg.experiments.comparisons import DIGITS
 from dg.experiments.publish import block, fill
@@ -51,7 +54,7 @@ def outcome():
 
 
 def test_a_table_has_a_row_per_system_and_a_column_per_metric():
-    lines = block(outcome()).splitlines()
+    lines = block(outcome(), "digits/report.md").splitlines()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in lines
@@ -81,8 +84,11 @@ def test_filling_replaces_what_stands_between_the_marks_and_nothing_else(tmp_pat
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "results.json").write_text(json.dumps(outcome()))
     for _ in range(2):
-        fill(readme, tmp_path)
-        assert readme.read_text(encoding="utf-8") == f"{before}{block(outcome())}\n{after}"
+        fill([readme], tmp_path)
+        assert (
+            readme.read_text(encoding="utf-8")
+            == f"{before}{block(outcome(), 'digits/report.md')}\n{after}"
+        )
 
 
 def test_a_study_has_a_row_per_system():
@@ -104,7 +110,7 @@ def test_a_study_has_a_row_per_system():
         "hardware": {"cpu": "a processor", "gpu": "a GPU", "threads": 2},
         "versions": {"torch": "2.10.0"},
     }
-    lines = block(results).splitlines()
+    lines = block(results, "docs/results/weights-here/report.md").splitlines()
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in lines
@@ -119,11 +125,39 @@ def test_a_study_has_a_row_per_system():
     )
 
 
-def test_every_mark_of_the_readme_has_results():
-    """What the README promises to be measured has been."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = re.findall(r"<!-- results:([\w-]+) -->", text)
-    assert {"quickstart", "mnist"} <= set(names)
-    for name in names:
-        assert (ROOT / "docs" / "results" / name / "results.json").exists(), name
-        assert f"<!-- /results:{name} -->" in text
+def test_a_mark_names_the_metrics_that_are_shown(tmp_path):
+    page = tmp_path / "page.md"
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "results.json").write_text(json.dumps(outcome()))
+    page.write_text("<!-- results:digits recall fd -->\n<!-- /results:digits -->\n")
+    fill([page], tmp_path)
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "| Digits | recall | FD |" and "[Report](digits/report.md)" in lines[-2]
+    assert lines[4].split(" | ")[1:] == ["14.00 ± 0.12", "10.00 ± 0.12 |"]
+    page.write_text("<!-- results:digits nll -->\n<!-- /results:digits -->\n")
+    with pytest.raises(ValueError, match="nll: not measured; name some of fd, "):
+        fill([page], tmp_path)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_pages_show_the_results(tmp_path):
+    """As their results files hold them; and all that the pages promise has been measured."""
+    (tmp_path / "docs").mkdir()
+    for page in PAGES:
+        shutil.copy(page, tmp_path / page.relative_to(ROOT))
+    (tmp_path / "docs" / "results").symlink_to(ROOT / "docs" / "results")
+    copies = [tmp_path / page.relative_to(ROOT) for page in PAGES]
+    fill(copies, tmp_path / "docs" / "results")
+    fault = "run: python -c 'from dg.experiments.publish import fill; fill()'"
+    for page, copy in zip(PAGES, copies, strict=True):
+        text = page.read_text(encoding="utf-8")
+        assert copy.read_text(encoding="utf-8") == text, fault
+        for name in re.findall(r"<!-- results:([\w-]+)", text):
+            assert (ROOT / "docs" / "results" / name / "results.json").exists(), name
+            assert f"<!-- /results:{name} -->" in text
+
+
+def test_the_readme_shows_the_quickstart():
+    assert "<!-- results:quickstart " in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from dg.experiments.pipeline import Stages
 from dg.experiments.settings import SETTINGS, smoke
 from dg.experiments.studies import STUDIES, build, trainings
 from dg.runtime.catalogue import CATALOGUE
+from dg.runtime.pretrained import pretrained_names
 
 EVERY = [(study, setting) for study in STUDIES for setting in SETTINGS]
 
@@ -58,7 +59,7 @@ def test_settings_name_known_files():
     for setting in SETTINGS.values():
         published = setting.models["score"].published
         for name in (published, setting.classifier, setting.released, setting.reference):
-            assert name is None or name in CATALOGUE
+            assert name is None or name in (*CATALOGUE, *pretrained_names())
         for wanted in (one for rows in setting.published.values() for one in rows):
             assert (
                 sum(all(row.get(k) == v for k, v in wanted.items()) for row in published_rows())
@@ -130,12 +131,12 @@ def test_the_published_settings():
 def test_a_plan_depends_on_what_it_should(tmp_path):
     keys = {}
     for name, setting in {
-        "plain": SETTINGS["mnist-14"],
-        "more images": replace(SETTINGS["mnist-14"], num_images=600),
-        "other network": replace(SETTINGS["mnist-14"], conditional=True),
+        "plain": SETTINGS["cifar10-jpeg-16"],
+        "more images": replace(SETTINGS["cifar10-jpeg-16"], num_images=600),
+        "other network": replace(SETTINGS["cifar10-jpeg-16"], conditional=True),
     }.items():
         stages = Stages(tmp_path)
-        made = plan("recipes", "mnist-14", setting)[1]
+        made = plan("recipes", "cifar10-jpeg-16", setting)[1]
         keys[name] = {stage.name: stages.path(stage).name for stage in made}
     assert keys["plain"]["score"] == keys["more images"]["score"] != keys["other network"]["score"]
     assert (

@@ -107,19 +107,54 @@ def test_temporaries_of_a_killed_process_go_and_live_ones_stay(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".someone-elses.tmp"]
 
 
-def test_temporaries_of_others_are_left_alone(tmp_path, monkeypatch):
-    (tmp_path / f".a.npz.{files.HOST}.1-00000000.tmp").touch()
+def test_temporaries_of_others_are_left_alone(tmp_path):
     (tmp_path / ".a.npz.another-host.999999999-00000000.tmp").touch()  # perhaps it is running there
+    (tmp_path / f".a.{files.HOST}.tmp").touch()  # of another program
     old = tmp_path / ".b.npz.another-host.999999999-00000000.tmp"
     old.touch()
     os.utime(old, (0, 0))
-
-    def deny(pid, number):
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", deny)  # the process exists, of another user
     files.remove_stale_temporaries(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2 and not old.exists()
+
+
+def test_a_number_that_another_process_has_taken_over_keeps_no_temporary(tmp_path):
+    (tmp_path / "shards").mkdir()
+    left = tmp_path / "shards" / f".a.json.{files.HOST}.{os.getpid()}-00000000.tmp"
+    left.touch()  # as of a container in which numbers begin anew
+    files.remove_stale_temporaries(tmp_path)
+    assert not left.exists()
+
+
+def test_a_file_that_is_to_be_written_is_rid_of_its_own_temporaries(tmp_path):
+    left = [tmp_path / f".{name}.{files.HOST}.1-00000000.tmp" for name in ("a[1].npz", "b.npz")]
+    for path in left:
+        path.touch()
+    files.writable_file(tmp_path / "a[1].npz")
+    assert list(tmp_path.iterdir()) == left[1:]
+
+
+def test_where_the_file_system_cannot_lock_only_old_temporaries_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "lock", lambda file: None)
+    new, old = (tmp_path / f".{name}.{files.HOST}.1-00000000.tmp" for name in "ab")
+    for path in (new, old):
+        path.touch()
+    os.utime(old, (0, 0))
+    files.write_text(tmp_path / "c", "written all the same")
+    files.remove_stale_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, "c"]
+
+
+def test_a_writer_whose_new_temporary_is_swept_away_takes_another(tmp_path, monkeypatch):
+    lock, swept = files.lock, []
+
+    def sweep_first(file):
+        if not swept:
+            swept.append(os.unlink(file.name))
+        return lock(file)
+
+    monkeypatch.setattr(files, "lock", sweep_first)
+    files.write_text(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_json_round_trip_of_what_settings_hold(tmp_path):

@@ -82,6 +82,23 @@ def take_until_closed(ranks):
     return len(taken), told, work.done(len(taken)), ranks.any(ranks.rank == 1), ranks.any(False)
 
 
+def disagree(ranks):
+    def fail():
+        raise ValueError("no such file")
+
+    found = [ranks.by_first(lambda: ranks.rank)]
+    for call in (
+        lambda: ranks.agree({"seed": 1, "steps": [2, float("inf")]}),
+        lambda: ranks.agree({"seed": 1, "steps": ranks.rank, "lr": ranks.rank}),
+        lambda: ranks.by_first(fail),
+    ):
+        try:
+            found.append(call())
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
 def leave_the_first_alone(ranks):
     if not ranks.first:
         os._exit(1)
@@ -99,6 +116,12 @@ def test_closing_ends_the_list_for_all_and_the_first_tells():
     assert found[0][1:] == found[1][1:] == ("from the first", False, True, False)
 
 
+def test_all_processes_learn_of_a_difference_and_of_what_the_first_meets():
+    told = "process 1 of this run has other steps and lr than process 0; give all processes the "
+    expected = [0, None, told + "same command", "no such file"]
+    assert together(disagree) == {0: expected, 1: expected}
+
+
 def test_a_process_that_has_gone_is_one_line():
     (message,) = together(leave_the_first_alone).values()
     assert message == "another process of this run has ended; the same command again goes on"
@@ -111,7 +134,7 @@ def test_every_meeting_point_says_so(call, monkeypatch):
     def gone(*args, **kwargs):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer\nat line 1")
 
-    for name in ("barrier", "gather_object", "broadcast_object_list"):
+    for name in ("all_reduce", "gather_object", "broadcast_object_list"):
         monkeypatch.setattr(torch.distributed, name, gone)
     with pytest.raises(ConnectionError, match="another process of this run has ended"):
         getattr(Ranks(0, 2), call)(*[] if call == "barrier" else [1])
