@@ -254,8 +254,8 @@ def _heldout(source, images):
     heldout = load_set(source, console.notify) if source else None
     if heldout and (heldout.labels is None or heldout.items.shape[1:] != images.items.shape[1:]):
         raise ValueError(
-            f"{heldout.name}: does not fit {images.name}; give --test labelled {images.what} "
-            "of the same size"
+            f"{heldout.name}: does not fit {images.name}; give --test {images.what} of the "
+            "same size, with labels"
         )
     return heldout
 

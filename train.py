@@ -72,10 +72,7 @@ def main(
     if settings.loss == "matching" and not network:
         raise click.UsageError("--loss matching needs a score network; give --network.")
     if settings.lora_rank and extractor != "classifier":
-        raise click.UsageError(
-            "--lora_rank adapts a classifier, but the head has none; give "
-            "--pretrained_classifier_ckpt, or --lora_rank 0."
-        )
+        raise click.UsageError("--lora_rank adapts a classifier; give its file, or --lora_rank 0.")
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
     from dg.training import check_sets, train_discriminator
@@ -91,9 +88,7 @@ def main(
             real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
         if img_resolution not in (None, real.resolution):
             found = f"{real.name} has {real.what} of {real.resolution} pixels"
-            raise click.UsageError(
-                f"--img_resolution {img_resolution}: {found}; change one of them."
-            )
+            raise click.UsageError(f"--img_resolution {img_resolution}: {found}; give that.")
         check_sets(real, fake, settings)
         net = _network(network, device)
         discriminator = build_discriminator(

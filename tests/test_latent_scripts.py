@@ -194,7 +194,7 @@ def test_a_classifier_and_a_discriminator_learn_on_latents(tmp_path, latents, mo
             "pretrain score --data {real} --outdir {out}/score --steps 1",
             "holds latents, not images",
         ),
-        (classify + "--test digits:train", "give --test labelled latents of the same size"),
+        (classify + "--test digits:train", "give --test latents of the same size, with labels"),
     ):
         done = run(command, **places)
         assert done.code == 2 and message in done.lines[-1] and len(done.lines) == 1, done.err

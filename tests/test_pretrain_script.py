@@ -234,7 +234,7 @@ def test_a_classifier_serves_train_and_generate(tmp_path):
         (CLASSIFIER.replace("digits:train", "{out}/unlabelled") + "--steps 2", "has no labels"),
         (
             CLASSIFIER + "--steps 2 --test {out}/unlabelled",
-            "does not fit digits:train; give --test labelled images of the same size",
+            "does not fit digits:train; give --test images of the same size, with labels",
         ),
         (CLASSIFIER.replace("--preset mnist", "") + "--steps 2", "Missing option '--preset'"),
     ],

@@ -187,8 +187,7 @@ def as_cond_fn(
     dg_time: str = "level",
     network: Callable | None = None,
 ) -> Callable:
-    """A `cond_fn(x, t)` for the samplers of `diffusion`: the change of the score of x_t by a
-    guidance.
+    """A `cond_fn(x, t)` for the samplers of `diffusion`: a guidance's change of the score of x_t.
 
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of
@@ -209,8 +208,7 @@ def as_cond_fn(
     agrees with their sampling.
 
     Every step is of first order, so the weight of the first order counts, and 1 is exact for an
-    exact log ratio. ValueError for boosting, whose churn has no place here, and where the network
-    is missing.
+    exact log ratio. ValueError for boosting, which needs churn, and for a missing network.
     """
     if guidance.needs_step:
         raise ValueError(
