@@ -134,7 +134,9 @@ PRESETS = {
         eval_images=1000,
     ),
     # The heads in pretrained/ and in the quickstart.
-    "mnist-14": DiscriminatorTraining(epochs=12, split=(0.9, 0.1, 0.0), eval_images=1000),
+    "mnist-14": DiscriminatorTraining(
+        epochs=6, split=(0.9, 0.1, 0.0), unequal=True, eval_images=300
+    ),
     "authors-uncond": AUTHORS,
     "authors-cond": replace(AUTHORS, epochs=250, conditional=True),
     **{

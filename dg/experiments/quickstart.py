@@ -16,7 +16,8 @@ WINDOW = (0.01, 0.5)  # VP time of guidance: noise levels up to 3.4, above which
 QUICKSTART = replace(
     shipped(NETWORK, "MNIST, 14 × 14 pixels", "mnist-small-14"),
     recipes={"head": PRESETS[NETWORK]},
-    candidates=(1.0, 2.0, 4.0),
+    candidates=(2.0, 4.0),
+    num_real=10_000,
     parallel_training=True,
 )
 QUICKSTART_SMOKE = replace(
