@@ -28,6 +28,7 @@ import click
 
 from dg.options.common import SETTINGS, declared, head_file, input_file, used, version
 from dg.options.fid import CALC, NLL, REF
+from dg.options.guidance import refuse_unused_classifier
 from dg.options.network import load
 from dg.runtime import console
 
@@ -294,6 +295,7 @@ def _guidance(
     heads = [head_file(name) for name in discriminator_ckpt]
     classifier = input_file(pretrained_classifier_ckpt)
     discriminator = load_discriminator(classifier, heads, net, device=device)
+    refuse_unused_classifier(discriminator)
     return DiscriminatorGuidance(discriminator, (w1, w2), time_min, time_max)
 
 

@@ -119,6 +119,8 @@ def _extractor(kind, classifier, network):
         )
     if kind == "classifier" and not classifier:
         raise click.UsageError("--extractor classifier needs --pretrained_classifier_ckpt.")
+    if kind != "classifier":
+        console.refuse({"pretrained_classifier_ckpt"}, f"the extractor {kind}")
     return kind, classifier
 
 

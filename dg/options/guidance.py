@@ -156,23 +156,33 @@ def _discriminator(net, sampling, device, options):
     from dg.sampling import as_model
 
     heads = [head_file(path) for path in options["discriminator_ckpt"]]
+    lora = _lora_path(options)
     try:
         discriminator = load_discriminator(
             input_file(options["pretrained_classifier_ckpt"]),
             heads,
             net,
             device=device,
-            lora_path=input_file(_lora_path(options)),
+            lora_path=input_file(lora),
             weights=options["member_weights"],
+            lora_rank=options["lora_rank"] if lora else None,
         )
     except MissingLoRA as error:
         raise click.UsageError(f"--lora_checkpoint: {error}") from None
+    refuse_unused_classifier(discriminator)
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(f"--cond {int(options['cond'])}: the discriminator is {found}.")
     if discriminator.conditional and not as_model(net).num_classes(sampling):
         raise click.UsageError("the discriminator is conditional but the network draws no classes.")
     return discriminator
+
+
+def refuse_unused_classifier(discriminator):
+    """A usage error where a classifier is given beside heads that do not see its features."""
+    if discriminator.extractor.kind != "classifier":
+        which = f"a discriminator on the extractor {discriminator.extractor.kind}"
+        console.refuse({"pretrained_classifier_ckpt"}, which)
 
 
 def _lora_path(options):
