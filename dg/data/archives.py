@@ -13,7 +13,8 @@ def open_archive(path) -> zipfile.ZipFile:
     """A zip archive, opened for reading, of a regular file.
 
     FileError where entries together claim more than the file has, where one claims more than its
-    bytes can expand to, or where an entry is packed in another way than by deflate. Damage raises what zipfile raises.
+    bytes can expand to, or where an entry is packed in another way than by deflate. Damage raises
+    what zipfile raises.
     """
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size

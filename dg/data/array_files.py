@@ -81,7 +81,10 @@ def read_header(path, name) -> Header:
         if dtype.hasobject:
             raise ValueError("Object arrays are not loaded")
         # items without bytes cost time all the same
-        if size < file.tell() + math.prod(shape) * max(1, dtype.itemsize) or min(shape, default=0) < 0:
+        if (
+            size < file.tell() + math.prod(shape) * max(1, dtype.itemsize)
+            or min(shape, default=0) < 0
+        ):
             raise ValueError("fewer bytes than its header tells")
         return Header(shape, by_columns, dtype, file.tell())
 

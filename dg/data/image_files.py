@@ -84,8 +84,8 @@ class ImageFiles(ImageStream):
 
         # Small images are decoded before another thread could take over: threads made these 1.6
         # times slower. Of the largest only one is decoded at once, to save memory.
-        pixels = self.shape[0] * self.shape[1]
-        at_once = 1 if pixels < 64 * 64 else max(1, min(os.cpu_count() or 1, MOST_PIXELS // pixels))
+        values = np.prod(self.shape)
+        at_once = 1 if values < 64 * 64 else min(os.cpu_count() or 1, 1 + MOST_PIXELS // values)
         with ThreadPoolExecutor(at_once) as pool:
             for _ in pool.map(fill, range(0, len(names), CHUNK)):
                 pass

@@ -3,7 +3,6 @@ memory and on disk."""
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import nn
 
 from dg.models.classifier_guidance import check_classifier

@@ -7,7 +7,6 @@ from inspect import signature
 from math import isclose
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from dg.runtime.files import read_json
