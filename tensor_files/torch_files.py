@@ -163,12 +163,12 @@ def _filled(data, dtype, count, shapes_only) -> Storage:
 
 def _zip_content(file, shapes_only):
     with zipfile.ZipFile(file) as archive:
-        entries = {info.filename: info for info in archive.infolist()}
-        size = file.seek(0, 2)
-        if len(entries) < len(archive.infolist()):
+        names, size = archive.namelist(), file.seek(0, 2)
+        if len(set(names)) < len(names):
             raise Damaged("an entry that occurs twice")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
-            raise OtherKind("not a PyTorch file but another zip archive")
+        # tensors are never packed; the code of TorchScript is
+        stored = (info for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED)
+        entries = {info.filename: info for info in stored}
         if sum(info.file_size for info in entries.values()) > size:
             raise Damaged("entries larger than the file")
         roots = [
@@ -194,11 +194,11 @@ def _zip_content(file, shapes_only):
                 raise Damaged("a storage of two kinds")
             return storages[key]
 
-        script = f"{root}constants.pkl" in entries
-        names = _ScriptNames(NAMES) if script else NAMES
+        script = f"{root}constants.pkl" in names
+        table = _ScriptNames(NAMES) if script else NAMES
         data = memoryview(archive.read(f"{root}data.pkl"))
         state = _set_script_state if script else _set_state
-        content = PickleMachine(data, names, instructions(), state, storage).run()
+        content = PickleMachine(data, table, instructions(), state, storage).run()
     return dict(_script_tensors(content)) if script else content
 
 
