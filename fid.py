@@ -31,6 +31,7 @@ from dg.options.fid import CALC, NLL, REF
 from dg.options.guidance import refuse_unused_classifier
 from dg.options.network import load
 from dg.runtime import console
+from dg.runtime.addresses import public
 
 
 class CalcByDefault(click.Group):
@@ -259,7 +260,7 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
         click.echo(_sentence(likelihood, terms, images, estimator.kind))
         return
     outcome = {
-        "network": network,
+        "network": public(network),
         "data": images.name,
         "fingerprint": images.fingerprint(),
         "num_images": len(images),

@@ -48,6 +48,8 @@ def array_names(path) -> list[str]:
         if _is_npy(path):
             return [NPY]
         with open_archive(path) as archive:
+            for info in archive.infolist():
+                archive.open(info).close()  # its own name is that in the directory
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except FileError as error:
         raise FileError(f"{path}: {error}") from error

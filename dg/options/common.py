@@ -8,6 +8,7 @@ import click
 
 from dg import __version__
 from dg.runtime import console
+from dg.runtime.addresses import public
 
 SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
 version = click.version_option(__version__, message="%(prog)s %(version)s")
@@ -70,7 +71,7 @@ def used():
     """What the current command was given, for the files that say how something was made."""
     context = click.get_current_context()
     paths = {
-        option.opts[0]: context.params[option.name]
+        option.opts[0]: _public(context.params[option.name])
         for option in context.command.params
         if isinstance(option.type, (console.InputPath, console.OutputPath))
         and context.params.get(option.name)
@@ -82,6 +83,12 @@ def used():
         "versions": {"discriminator-guidance": __version__, "python": platform.python_version()}
         | versions,
     }
+
+
+def _public(given):
+    """A path or address, or several, without passwords."""
+    several = isinstance(given, tuple | list)
+    return [public(str(one)) for one in given] if several else public(str(given))
 
 
 def precision_of(bf16, fp16):

@@ -3,6 +3,7 @@
 import click
 
 from dg.options.network import NETWORK
+from dg.options.numbers import Real
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -202,7 +203,7 @@ NLL = [
         "--dg_weight_1st_order",
         "--w_dg_1",
         "w1",
-        type=float,
+        type=Real(),
         default=1,
         help="Weight at the first stage of a step.",
     ),
@@ -210,7 +211,7 @@ NLL = [
         "--dg_weight_2nd_order",
         "--w_dg_2",
         "w2",
-        type=float,
+        type=Real(),
         default=1,
         help="Weight at the second stage.",
     ),
@@ -218,11 +219,11 @@ NLL = [
         "--time_min",
         "--time_mid",
         "time_min",
-        type=click.FloatRange(0, 1),
+        type=Real(0, 1),
         default=0.01,
         help="Start of the guided VP time window.",
     ),
-    click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window."),
+    click.option("--time_max", type=Real(0, 1), default=1.0, help="End of the window."),
     click.option(
         "--batch",
         "--batch_size",

@@ -3,6 +3,7 @@
 import click
 
 from dg.options.network import NETWORK
+from dg.options.numbers import MOST_SEEDS, Numbers, Real, SeedRange
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -26,13 +27,13 @@ OPTIONS = [
     ),
     click.option(
         "--seeds",
-        type=console.SeedRange(),
+        type=SeedRange(),
         metavar="LIST",
         help="Seeds, for example 0-63 or 1,2,5-8.",
     ),
     click.option(
         "--num_samples",
-        type=click.IntRange(1, console.MOST_SEEDS),
+        type=click.IntRange(1, MOST_SEEDS),
         metavar="N",
         help="Short for --seeds S..S+N-1 with --seed S.",
     ),
@@ -66,42 +67,42 @@ OPTIONS = [
     ),
     click.option(
         "--sigma_min",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Real(min=0, min_open=True),
         help="Lowest noise level.  [default: sampler's]",
     ),
     click.option(
         "--sigma_max",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Real(min=0, min_open=True),
         help="Highest noise level.  [default: sampler's]",
     ),
     click.option(
         "--rho",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Real(min=0, min_open=True),
         default=7,
         help="Exponent of the step spacing.",
     ),
     click.option(
         "--S_churn",
         "S_churn",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         default=0,
         help="Amount of stochasticity.",
     ),
     click.option(
         "--S_min",
         "S_min",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         default=0,
         help="Lowest noise level with stochasticity.",
     ),
     click.option(
         "--S_max",
         "S_max",
-        type=click.FloatRange(min=0),
+        type=Real(min=0, infinite=True),
         default=float("inf"),
         help="Highest such level.",
     ),
-    click.option("--S_noise", "S_noise", type=float, default=1, help="Noise inflation."),
+    click.option("--S_noise", "S_noise", type=Real(), default=1, help="Noise inflation."),
     click.option("--solver", type=click.Choice(["euler", "heun"]), help="Ablation: solver."),
     click.option(
         "--disc",
@@ -120,14 +121,12 @@ OPTIONS = [
         type=click.Choice(["ddim", "ancestral"]),
         help="Of a DDPM, ADM or DiT: its sampler.  [default: ddim; of ADM and DiT ancestral]",
     ),
-    click.option(
-        "--eta", type=click.FloatRange(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]"
-    ),
+    click.option("--eta", type=Real(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]"),
     click.option(
         "--cfg_scale",
         "--cfg-scale",
         "cfg_scale",
-        type=float,
+        type=Real(),
         metavar="S",
         help="Of DiT: scale of classifier-free guidance, for both that follow; 1 is none.  "
         "[default: 1.5]",
@@ -135,11 +134,11 @@ OPTIONS = [
     click.option(
         "--LT_cfg",
         "LT_cfg",
-        type=float,
+        type=Real(),
         metavar="S",
         help="Its scale at timesteps above --branch_time.",
     ),
-    click.option("--ST_cfg", "ST_cfg", type=float, metavar="S", help="And at the others."),
+    click.option("--ST_cfg", "ST_cfg", type=Real(), metavar="S", help="And at the others."),
     click.option(
         "--branch_time", type=click.IntRange(0, 999), help="Timestep, of 0 to 999.  [default: 200]"
     ),
@@ -152,7 +151,7 @@ OPTIONS = [
     ),
     click.option(
         "--classifier_scale",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         metavar="S",
         help="Of a DDPM or ADM: scale of classifier guidance.  [default: none]",
     ),
@@ -188,7 +187,7 @@ OPTIONS = [
     ),
     click.option(
         "--member_weights",
-        type=console.Numbers(),
+        type=Numbers(),
         metavar="W,W,...",
         help="Weight of each member of an ensemble.  [default: equal]",
     ),
@@ -221,14 +220,14 @@ OPTIONS = [
         "--w_dg_1",
         "--dg_scale",
         "w1",
-        type=float,
+        type=Real(),
         help="Weight at the predictor stage.  [default: 2; with a DDPM, ADM or DiT 1]",
     ),
     click.option(
         "--dg_weight_2nd_order",
         "--w_dg_2",
         "w2",
-        type=float,
+        type=Real(),
         default=0,
         help="Weight at the corrector stage.",
     ),
@@ -236,11 +235,11 @@ OPTIONS = [
         "--time_min",
         "--time_mid",
         "time_min",
-        type=click.FloatRange(0, 1),
+        type=Real(0, 1),
         help="Start of the guided VP time window.  [default: 0.01; with DiT 0.101, timesteps above "
         "100]",
     ),
-    click.option("--time_max", type=click.FloatRange(0, 1), default=1.0, help="End of the window."),
+    click.option("--time_max", type=Real(0, 1), default=1.0, help="End of the window."),
     click.option(
         "--dg_time",
         type=click.Choice(["level", "step"]),
@@ -258,14 +257,14 @@ OPTIONS = [
     click.option(
         "--S_churn_manual",
         "S_churn_manual",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         default=4,
         help="S_churn of boosted samples.",
     ),
     click.option(
         "--dg_clip",
         "dg_clip",
-        type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+        type=Real(0, 0.5, min_open=True, max_open=True),
         help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no "
         "clip]",
     ),
@@ -277,7 +276,7 @@ OPTIONS = [
     ),
     click.option(
         "--guide_scale",
-        type=float,
+        type=Real(),
         metavar="W",
         help="Its scale w in w D + (1 - w) D_guide; 1 is none.  [default: 2]",
     ),

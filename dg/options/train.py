@@ -3,11 +3,12 @@
 import click
 
 from dg.options.guidance import CLASSIFIER
+from dg.options.numbers import Numbers, Real
 from dg.recipes import CHOICES, PRESETS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Real(min=0, min_open=True)
 INPUT = console.InputPath()
 
 OPTIONS = [
@@ -55,7 +56,7 @@ OPTIONS = [
     ),
     click.option(
         "--split",
-        type=console.Numbers(),
+        type=Numbers(),
         metavar="A,B,C",
         help="Training, validation and test parts of the images.",
     ),
@@ -138,7 +139,7 @@ OPTIONS = [
         "--wd",
         "--weight_decay",
         "weight_decay",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         help="Weight decay (L2).",
     ),
     click.option(
@@ -146,7 +147,7 @@ OPTIONS = [
     ),
     click.option(
         "--ema_rampup",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         help="The half-life is at most this part of the images seen; 0 = no such bound.",
     ),
     click.option(
@@ -156,7 +157,7 @@ OPTIONS = [
     ),
     click.option(
         "--loss_weight",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         help="Of what the last two add; on its own scale each.",
     ),
     click.option(
@@ -175,7 +176,7 @@ OPTIONS = [
         "--time_min",
         "--t_min",
         "time_min",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Real(0, 1, min_open=True, max_open=True),
         help="Smallest VP time of importance and uniform.",
     ),
     click.option(

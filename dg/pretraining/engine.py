@@ -18,7 +18,8 @@ from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, Stopped
 from dg.runtime.randomness import seeded, step_generator
-from dg.runtime.training_state import Every, load_state, save_state
+from dg.runtime.training_state import Every, load_state, restoring, save_state
+from tensor_files.reading import FileError
 
 LOG_STEPS = 50  # an entry of the log is the mean over so many steps
 OBSERVE_STEPS = 250  # between two looks at what a training has learned, a multiple of LOG_STEPS
@@ -128,15 +129,19 @@ class Run:
         self.step, self.log, self.recent = 0, [], []  # recent: values of steps without an entry yet
         state = None if path is None else load_state(path)
         if state is not None:
-            found = state.get("identity", {})
+            found = state.get("identity")
+            found = found if isinstance(found, dict) else {}
             if changed := [name for name, value in identity.items() if found.get(name) != value]:
                 raise ValueError(
                     f"{path}: of a run with other {' and '.join(changed)}; choose another folder "
                     "or delete it"
                 )
-            for name, holder in holders.items():
-                holder.load_state_dict(state[name])
-            self.step, self.log, self.recent = state["step"], state["log"], state["recent"]
+            with restoring(path):
+                for name, holder in holders.items():
+                    holder.load_state_dict(state[name])
+                self.step, self.log, self.recent = state["step"], state["log"], state["recent"]
+                if type(self.step) is not int or not type(self.log) is type(self.recent) is list:
+                    raise FileError("its step and log are of another kind; delete it to start over")
         ranks.barrier()  # all have read the state before the first replaces it
 
     def train(
