@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from tensor_files.reading import FileError, open_file
+from tensor_files.reading import FileError, open_file, shown
 from tensor_files.safetensors_files import is_safetensors, read_safetensors_file
 from tensor_files.torch_files import read_content
 
@@ -55,8 +55,7 @@ def built(factory: Callable[..., nn.Module], tensors: Mapping, **settings) -> nn
     except FileError:
         raise
     except Exception as error:  # a constructor stumbles over wrong values in many ways
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise FileError(text) from error
+        raise FileError(shown(error)) from error
 
 
 @contextmanager

@@ -470,7 +470,7 @@ def _outcome(kind, path, expected, untouched):
         text = str(error)
         if "\n" in text or str(path.parent) not in text or len(text) > 1000 + len(str(path)):
             return "unclear line", text[:300]
-        if "memory" in text or "allocate" in text:
+        if "out of memory" in text or "allocate" in text or "MemoryError" in text:
             return "memory", text[:300]
         return ("refused", text) if not untouched else ("refused a good file", text)
     except Exception:

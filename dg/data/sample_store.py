@@ -25,6 +25,7 @@ from dg.runtime.files import (
 FORMAT = "discriminator-guidance samples"
 PARTITION = ("save type", "subdirs", "batch size")
 OPTIONAL = {"class names", "runs"}  # entries of a manifest that not every store has
+KINDS = {"settings": dict, "num seeds": int, "seeds": str, "class names": list, "runs": list}
 GRID = "grid.png"  # a picture of many samples, which is none
 IMAGE_SUFFIXES = (".npz", ".png", ".jpg", ".jpeg")
 
@@ -223,6 +224,9 @@ class SampleStore:
             isinstance(stored, dict)
             and set(stored) - OPTIONAL == set(manifest) - OPTIONAL
             and stored["format"] == FORMAT
+            and all(
+                isinstance(stored[name], kind) for name, kind in KINDS.items() if name in stored
+            )
         )
         if stored is not None and not ours:
             raise ValueError(f"{path} is not a sample store's; use another folder")
