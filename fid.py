@@ -43,8 +43,10 @@ from dg.options.common import (
     version,
 )
 from dg.options.fid import CALC, NLL, REF
+from dg.options.guidance import refuse_unused_classifier
 from dg.options.network import load
 from dg.runtime import console
+from dg.runtime.addresses import public
 
 
 class CalcByDefault(click.Group):
@@ -272,7 +274,7 @@ def nll(network, data, num_samples, seed, batch, device, as_json, **settings):
         click.echo(_sentence(likelihood, terms, images, estimator.kind))
         return
     outcome = {
-        "network": network,
+        "network": public(network),
         "data": images.name,
         "fingerprint": images.fingerprint(),
         "num_images": len(images),
@@ -308,6 +310,7 @@ def _guidance(
     heads = [head_file(name) for name in discriminator_ckpt]
     classifier = input_file(pretrained_classifier_ckpt)
     discriminator = load_discriminator(classifier, heads, net, device=device)
+    refuse_unused_classifier(discriminator)
     return DiscriminatorGuidance(discriminator, (w1, w2), time_min, time_max)
 
 

@@ -137,6 +137,8 @@ def _extractor(kind, classifier, network):
         raise click.UsageError(
             "--extractor classifier needs a classifier; give --pretrained_classifier_ckpt."
         )
+    if kind != "classifier":
+        console.refuse({"pretrained_classifier_ckpt"}, f"the extractor {kind}")
     return kind, classifier
 
 

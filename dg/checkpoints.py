@@ -3,7 +3,6 @@ loaded on another one."""
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from dg.discriminator import Discriminator
@@ -12,10 +11,13 @@ from dg.fingerprints import fingerprint
 from dg.heads import ScoreHead
 from dg.lora import load_lora, merge_lora
 from dg.runtime.files import atomic_write
-from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
 from guided_diffusion import load_encoder
+from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "discriminator-head"
+NEEDED = dict(head=str, head_kwargs=dict, extractor=str)  # in the metadata of a head
+OPTIONAL = dict(fingerprint=str | None, schedule=str | None, training=dict)
 
 
 class MissingLoRA(ValueError):
@@ -52,6 +54,7 @@ def load_discriminator(
     device="cpu",
     lora_path=None,
     average="logits",
+    lora_rank=None,
 ) -> Discriminator:
     """A frozen discriminator from files.
 
@@ -62,6 +65,7 @@ def load_discriminator(
     weights, average  as in `Discriminator`
     lora_path        low-rank update of the classifier that the head was trained with; merged, so
                      that it costs nothing
+    lora_rank        which that update must have; None: any
 
     Raises ValueError with one line that names the file: missing, damaged, or trained on another
     extractor.
@@ -86,6 +90,7 @@ def load_discriminator(
     _adapt(
         extractor,
         lora_path,
+        lora_rank,
         [config.get("training", {}).get("lora_rank") for _, config in loaded],
         paths[0],
     )
@@ -97,18 +102,17 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
     if not path.is_file():
         raise ValueError(f"{path}: no such discriminator; train one with train.py")
     with open(path, "rb") as file:
-        own_format = file.read(9)[8:] == b"{"
+        own_format = is_safetensors(file.read(9))
     if not own_format:
         head = load_encoder(path)
         return head, {"extractor": "none" if head.in_channels <= 4 else "classifier"}
-    config, tensors = read_safetensors(path, FORMAT, "head", "head_kwargs", "extractor")
+    config, tensors = read_safetensors(path, FORMAT, *NEEDED, **NEEDED, **OPTIONAL)
     if config["head"] == "EncoderUNetModel":
         try:
             return load_encoder(tensors), config
         except ValueError as error:
             raise ValueError(str(error).replace("the state dict", str(path), 1)) from None
-    with torch.device("meta"):
-        head = ScoreHead(**config["head_kwargs"])
+    head = build(ScoreHead, config["head_kwargs"], tensors, path)
     load_strictly(head, tensors, path)
     return head, config
 
@@ -120,10 +124,15 @@ def _extractor_of(config: dict, classifier_path, net, path) -> Extractor:
         raise ValueError(f"{path}: was trained on a score network's encoder; give that network")
     if kind == "classifier" and classifier_path is None:
         raise ValueError(f"{path}: works on a classifier's features; give that classifier")
-    return build_extractor(kind, net, classifier_path, config.get("schedule"))
+    try:
+        return build_extractor(kind, net, classifier_path, config.get("schedule"))
+    except ValueError as error:
+        message = str(error)
+        own = message.startswith(str(classifier_path))
+        raise ValueError(message if own else f"{path}: {message}") from error
 
 
-def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
+def _adapt(extractor, lora_path, rank: int | None, ranks: list, head_path) -> None:
     """Merge a LoRA into the classifier; a head that was trained with one must get one."""
     if lora_path is None:
         if any(ranks):
@@ -136,7 +145,9 @@ def _adapt(extractor, lora_path, ranks: list, head_path) -> None:
             f"{lora_path}: LoRA adapts a classifier, but the head was trained on the "
             f"extractor {extractor.kind}; leave the LoRA out"
         )
-    load_lora(lora_path, extractor.encoder)
+    found = load_lora(lora_path, extractor.encoder)["rank"]
+    if rank not in (None, found):
+        raise ValueError(f"{lora_path}: is of rank {found}, not {rank}; leave the rank out")
     merge_lora(extractor.encoder)
 
 

@@ -6,6 +6,7 @@ convolution of every residual block of the ADM classifier in this way, together 
 ranks 16 and 128.
 """
 
+import math
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dg.fingerprints import base_state_dict, fingerprint
 from dg.runtime.files import atomic_write
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion.loading import bare_state, check_tensors, read_file
+from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "lora"
 ALPHA = 1.0  # the reproduction's, loralib's default: at rank 16 the update is B A / 16
@@ -182,8 +184,13 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such LoRA file; train one, or give another path")
     with open(path, "rb") as file:
-        own_format = file.read(9)[8:] == b"{"
-    config, tensors = read_safetensors(path, FORMAT) if own_format else ({"alpha": ALPHA}, None)
+        own_format = is_safetensors(file.read(9))
+    config, tensors = {"alpha": ALPHA}, None
+    if own_format:
+        types = dict(alpha=float | int, fingerprint=str | None, training=dict)
+        config, tensors = read_safetensors(path, FORMAT, "alpha", **types)
+        if not math.isfinite(config["alpha"]):
+            raise ValueError(f"{path}: its alpha is not finite; make the file again")
     try:
         return config, check_tensors(bare_state(tensors if own_format else read_file(path)))
     except ValueError as error:

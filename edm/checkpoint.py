@@ -6,13 +6,19 @@ from inspect import signature
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from edm.nvidia_pickle import read_network
 from edm.precond import PRECONDITIONERS, Preconditioner
+from tensor_files.reading import FileError, open_file, parsing
+from tensor_files.safetensors_files import (
+    is_safetensors,
+    read_safetensors_file,
+    safetensors_bytes,
+)
+from tensor_files.weights import built, fault_of
 
 FORMAT = "edm-network"
+UNREADABLE, AGAIN = "not a readable safetensors file", "make or download it again"
 NAME_IN_FOLDER = "network.safetensors"  # of what a training has written
 
 
@@ -28,9 +34,9 @@ def load_network(path, device="cpu") -> Preconditioner:
     if not path.is_file():
         folder = f" (a folder without {NAME_IN_FOLDER})" if path.is_dir() else ""
         raise ValueError(f"{path}: no such network file{folder}; give a .safetensors or .pkl file")
-    with open(path, "rb") as file:
+    with parsing(path), open_file(path) as file:
         head = file.read(9)
-    if head[8:9] == b"{":
+    if is_safetensors(head):
         config, state_dict = read_safetensors(path, FORMAT, "class_name", "init_kwargs")
         class_name, init_kwargs = config["class_name"], config["init_kwargs"]
     else:
@@ -65,17 +71,25 @@ def _by_name(class_name: str, args: tuple, kwargs: dict, path) -> dict:
 
 def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) -> Preconditioner:
     """The network that a checkpoint describes, with its weights; `path` is named in errors."""
-    if class_name not in PRECONDITIONERS:
+    if not isinstance(class_name, str) or class_name not in PRECONDITIONERS:
         raise ValueError(
             f"{path}: holds a {class_name}, not a score network ({', '.join(PRECONDITIONERS)})"
         )
-    try:
-        with torch.device("meta"):
-            net = PRECONDITIONERS[class_name](**init_kwargs)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: {class_name} does not take these arguments: {error}") from None
+    net = build(PRECONDITIONERS[class_name], init_kwargs, state_dict, path)
     load_strictly(net, state_dict, path)
     return net.eval().requires_grad_(False)
+
+
+def build(network, settings: dict, state_dict: dict, path, what: str | None = None):
+    """The module of class `network` that a file's settings describe, on the meta device; `path` is
+    named in errors, and `what` the module is."""
+    what = what or f"{network.__name__} does not take these arguments"
+    try:
+        if not isinstance(settings, dict) or not all(type(name) is str for name in settings):
+            raise FileError("they have no names")
+        return built(network, state_dict, **settings)
+    except FileError as error:
+        raise FileError(f"{path}: {what}: {error}; get or make the file again") from error
 
 
 def save_network(file, net: Preconditioner) -> None:
@@ -94,21 +108,11 @@ def write_safetensors(file, tensors: dict, kind: str, config: dict) -> None:
     file object. The metadata also says `format: pt`, as Hugging Face's loaders demand."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", "kind": kind, "config": json.dumps(config)}
-    data = _ordered(save(tensors, metadata))
+    data = safetensors_bytes(tensors, metadata)
     if hasattr(file, "write"):
         file.write(data)
     else:
         Path(file).write_bytes(data)
-
-
-def _ordered(data: bytes) -> bytes:
-    """The same safetensors file with its metadata sorted: the library writes them in another order
-    every time."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return data[:8] + text.ljust(size) + data[8 + size :]
 
 
 def kind_of(metadata: dict) -> str | None:
@@ -116,26 +120,34 @@ def kind_of(metadata: dict) -> str | None:
     return metadata.get("kind", metadata.get("format"))
 
 
-def read_safetensors(path, kind: str, *keys: str) -> tuple[dict, dict]:
+def read_safetensors(path, kind: str, *keys: str, **types) -> tuple[dict, dict]:
     """(config, tensors) of a file that `write_safetensors` wrote, whose config has `keys`.
+
+    types  of entries of the config that are there, as of `isinstance`
 
     ValueError if the file is damaged or of another kind.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if (found := kind_of(metadata)) != kind:
-                raise ValueError(f"{path}: is no {kind} (its metadata says {found or 'nothing'})")
-            config = json.loads(metadata["config"])
-            if not isinstance(config, dict) or not set(keys) <= set(config):
-                raise ValueError(
-                    f"{path}: its metadata does not say {' and '.join(keys)}; make the file again"
-                )
-            return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a readable safetensors file ({error}); make or download it again"
-        ) from None
+    with parsing(path, AGAIN, UNREADABLE):
+        metadata, tensors = read_safetensors_file(path)
+    if (found := kind_of(metadata)) != kind:
+        raise FileError(f"{path}: is no {kind} (its metadata says {found or 'nothing'})")
+    return config_in(metadata, path, *keys, **types), tensors
+
+
+def config_in(metadata: dict, path, *keys: str, **types) -> dict:
+    """The settings in the metadata of a file, which have `keys` of these `types`; ValueError
+    otherwise."""
+    with parsing(path, AGAIN, UNREADABLE):
+        config = json.loads(metadata.get("config", "{}"))
+    if not isinstance(config, dict) or not set(keys) <= set(config):
+        raise FileError(
+            f"{path}: its metadata does not say {' and '.join(keys)}; make the file again"
+        )
+    for name, kinds in types.items():
+        if name in config and not isinstance(config[name], kinds):
+            found = f"{name} of another kind ({type(config[name]).__name__})"
+            raise FileError(f"{path}: its metadata has {found}; make or download the file again")
+    return config
 
 
 def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
@@ -152,9 +164,9 @@ def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
             raise ValueError(
                 f"{path}: tensor {name} has shape {found} where the network needs {shape}"
             )
-        if not torch.isfinite(state_dict[name]).all():
+        if fault := fault_of(state_dict[name]):
             raise ValueError(
-                f"{path}: tensor {name} holds NaN or infinity; the file is damaged, make it again"
+                f"{path}: tensor {name} {fault}; the file is damaged, make or download it again"
             )
     for name in state_dict:
         if name not in expected:

@@ -2,10 +2,10 @@
 
 A pickle is a program: the ordinary loader imports and calls whatever the file names, and these
 files also carry Python source which NVIDIA's own loader runs. Here a small machine
-(`edm.pickle_machine`) interprets only the instructions that describe data. The names a file may use
-stand in a table of functions of this module; any other name, instruction or argument is refused. No
-part of a network counts twice and instructions are counted, so a small file cannot ask for much
-time or memory.
+(`tensor_files.pickle_machine`) interprets only the instructions that describe data. The names a
+file may use stand in a table of functions of this module; any other name, instruction or argument
+is refused. No part of a network counts twice and instructions are counted, so a small file cannot
+ask for much time or memory.
 
 Formats: the machine's pickles, `torch_utils/persistence.py` of github.com/NVlabs/edm, and the
 storage files of `torch.save(..., _use_new_zipfile_serialization=False)`.
@@ -22,20 +22,25 @@ from pathlib import Path
 
 import torch
 
-from edm.pickle_machine import (
-    MAX_INSTRUCTIONS,
+from tensor_files.pickle_machine import (
     MAX_NAME,
-    U8,
-    CheckpointError,
+    Damaged,
+    Foreign,
+    OtherKind,
     PickleMachine,
-    damaged,
-    hostile,
-    other_kind,
     shown,
 )
+from tensor_files.reading import FileError, open_file
+from tensor_files.torch_files import STORAGES, Storage, instructions, legacy_content, viewed
 
 CLASS_NAMES = ("EDMPrecond", "VPPrecond", "VEPrecond", "iDDPMPrecond")
+MAX_INSTRUCTIONS = 400_000  # nearly four times what the largest published network needs
 MAX_ITEMS = 64  # entries of one container among the constructor's arguments
+
+
+class CheckpointError(ValueError):
+    """A file that is no usable EDM network; one line that names the file, what is wrong and what to
+    do."""
 
 
 @dataclass(frozen=True)
@@ -62,32 +67,38 @@ def read_network(path, key: str = "ema") -> NetworkRecord:
     anything that such files do not need, or holds NaN or infinity.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             start = file.read(2)
             if start == b"PK":
-                raise other_kind("a file of torch.save" + _of_training(path))
+                raise OtherKind("a file of torch.save" + _of_training(path))
             if start[:1] != pickle.PROTO:
-                raise other_kind("no pickle of protocol 2 to 5")
+                raise OtherKind("no pickle of protocol 2 to 5")
             file.seek(0)
             data = memoryview(file.read())
-        instructions = iter(range(MAX_INSTRUCTIONS))
+        steps = instructions(MAX_INSTRUCTIONS)
         names = _NETWORK_NAMES | {
-            "torch.storage._load_from_bytes": functools.partial(_storage, instructions)
+            "torch.storage._load_from_bytes": functools.partial(_storage, steps)
         }
-        return _record(PickleMachine(data, names, instructions, _set_state).run(), key)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path"
-        ) from None
-    except (
-        Exception
-    ) as error:  # whatever malformed bytes make the machine stumble over is the file's fault
-        reason = shown(f"{type(error).__name__}: {error}")
-        raise CheckpointError(
-            f"{path}: is damaged or no EDM network ({reason}); download it again"
-        ) from error
+        return _record(PickleMachine(data, names, steps, _set_state).run(), key)
+    except Exception as error:  # malformed bytes make the machine stumble in every way
+        raise CheckpointError(f"{path}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What is wrong with a file, and what to do."""
+    if isinstance(error, OtherKind):
+        return f"is {error}; give a network pickle of NVIDIA's EDM"
+    if isinstance(error, Foreign):
+        act = f"{error}, which no EDM network does"
+        return f"{act}; do not open this file with any other tool"
+    if isinstance(error, Damaged):
+        return f"is damaged ({error}); download it again"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error}); check the path"
+    if isinstance(error, (CheckpointError, FileError)):
+        return str(error)
+    reason = shown(f"{type(error).__name__}: {error}")
+    return f"is damaged or no EDM network ({reason}); download it again"
 
 
 def _of_training(path) -> str:
@@ -118,9 +129,9 @@ def _record(content, key: str) -> NetworkRecord:
             )
         content = content[key]
     if type(content) is not _Object:
-        raise other_kind("a pickle of something else")
+        raise OtherKind("a pickle of something else")
     if content.class_name not in CLASS_NAMES:
-        raise other_kind(
+        raise OtherKind(
             f"a pickled {shown(content.class_name)}, not one of {', '.join(CLASS_NAMES)}"
         )
     init_kwargs = content.state.get("_init_kwargs")
@@ -128,13 +139,13 @@ def _record(content, key: str) -> NetworkRecord:
     if (type(init_kwargs), type(init_args)) != (dict, tuple) or not _is_plain(
         [init_kwargs, init_args], depth=4
     ):
-        raise damaged("constructor arguments")
+        raise Damaged("constructor arguments")
     state_dict = {}
     for name, tensor in _tensors(content):
         extremes = tensor.aminmax()  # one pass, and NaN spreads to both
         if name in state_dict or not all(map(math.isfinite, extremes)):
             fault = "occurs twice" if name in state_dict else "holds NaN or infinity"
-            raise damaged(f"tensor {shown(name)} {fault}")
+            raise Damaged(f"tensor {shown(name)} {fault}")
         state_dict[name] = tensor
     return NetworkRecord(content.class_name, init_kwargs, state_dict, init_args)
 
@@ -147,7 +158,7 @@ def _tensors(network: _Object) -> Iterator[tuple[str, torch.Tensor]]:
     def once(thing, kind):
         # Shared parts would let a small file spell out a network of any size.
         if type(thing) is not kind or id(thing) in seen:
-            raise damaged("structure of the network")
+            raise Damaged("structure of the network")
         seen.add(id(thing))
         return thing
 
@@ -158,7 +169,7 @@ def _tensors(network: _Object) -> Iterator[tuple[str, torch.Tensor]]:
         parts = (once(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules"))
         parameters, buffers, children = parts
         if any(len(prefix) + len(name) > MAX_NAME for name in (*parameters, *buffers, *children)):
-            raise damaged("length of a name")
+            raise Damaged("length of a name")
         for name, tensor in (*parameters.items(), *buffers.items()):
             if tensor is not None:
                 yield prefix + name, once(tensor, torch.Tensor)
@@ -190,7 +201,7 @@ def _persistent_object(meta) -> _Object:
         or type(meta.get("class_name")) is not str
         or type(meta.get("state")) is not dict
     ):
-        raise damaged("a persistent object")
+        raise Damaged("a persistent object")
     return _Object(meta["class_name"], meta["state"])
 
 
@@ -209,7 +220,7 @@ def _set_state(target, state) -> None:
     elif (
         type(target) is not struct.Struct or type(state) is not tuple or state[1] not in ("<", "|")
     ):
-        raise hostile("sets the state of something that has none")
+        raise Foreign("sets the state of something that has none")
 
 
 _NUMPY_LAYOUTS = {"b1": "<?", "i4": "<i", "i8": "<q", "f2": "<e", "f4": "<f", "f8": "<d"}
@@ -217,78 +228,37 @@ _NUMPY_LAYOUTS = {"b1": "<?", "i4": "<i", "i8": "<q", "f2": "<e", "f4": "<f", "f
 
 def _numpy_dtype(code, align, copy) -> struct.Struct:
     if type(code) is not str or code not in _NUMPY_LAYOUTS:
-        raise hostile("holds a numpy value that is no simple number")
+        raise Foreign("holds a numpy value that is no simple number")
     return struct.Struct(_NUMPY_LAYOUTS[code])
 
 
 def _numpy_scalar(layout, data) -> bool | int | float:
     if type(layout) is not struct.Struct or type(data) is not bytes or len(data) != layout.size:
-        raise damaged("a numpy number")
+        raise Damaged("a numpy number")
     return layout.unpack(data)[0]
 
 
-@dataclass(eq=False)
-class _Storage:
-    """A flat tensor, until the one tensor that is made of it takes it."""
-
-    flat: torch.Tensor | None
-
-
-def _storage(instructions: Iterator, data) -> _Storage:
-    """The legacy torch.save file of one storage: five pickles, the number of elements, and the
-    elements.
-
-    The pickles are a magic number, a version, a description of the machine, ('storage', type, key,
-    device, elements, None) as a persistent id, and [key]. The device is ignored: all tensors come
-    to the CPU.
-    """
-    machine = PickleMachine(memoryview(data), _STORAGE_NAMES, instructions, persistent=True)
-    magic, version, system, description, keys = (machine.run() for _ in range(5))
-    kind, dtype, key, device, count, view = description
-    plain = (
-        type(kind) is type(key) is type(device) is str
-        and type(count) is int
-        and type(dtype) is torch.dtype
-    )
-    known = (
-        plain
-        and (magic, version, kind, view) == (0x1950A86A20F9469CFC6C, 1001, "storage", None)
-        and keys == [key]
-    )
-    if not known or system.get("little_endian") is not True:
-        raise damaged("a storage")
-    if (
-        not 0 < count == machine.number(U8)
-        or len(data) - machine.position != count * dtype.itemsize
-    ):
-        raise damaged("a storage has another size than it states")
-    return _Storage(torch.frombuffer(bytearray(machine.data[machine.position :]), dtype=dtype))
+def _storage(steps: Iterator, data) -> Storage:
+    """The legacy torch.save file of one storage, which serves one tensor. The device is ignored:
+    all tensors come to the CPU."""
+    storage = legacy_content(memoryview(data), steps, names=_STORAGE_NAMES)
+    if type(storage) is not Storage:
+        raise Damaged("a storage")
+    storage.left = len(storage.flat)
+    return storage
 
 
 def _tensor(storage, offset, size, stride, requires_grad, hooks) -> torch.Tensor:
-    """A view of a storage, inside its bounds and no larger than it."""
-    if (
-        type(storage) is not _Storage
-        or storage.flat is None
-        or type(size) is not tuple
-        or type(stride) is not tuple
-    ):
-        raise damaged("a tensor")
-    flat, storage.flat = storage.flat, None
-    numbers = (offset, *size, *stride)
-    fits = len(size) == len(stride) <= 8 and all(
-        type(n) is int and 0 <= n <= len(flat) for n in numbers
-    )
-    if not fits or not 0 < math.prod(size) <= len(flat):
-        raise hostile("holds a tensor larger than its storage")
-    if offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= len(flat):
-        raise hostile("holds a tensor that reaches beyond its storage")
-    return flat.as_strided(size, stride, offset)
+    tensor = viewed(storage, offset, size, stride)
+    if not tensor.numel():
+        raise Damaged("an empty tensor")
+    storage.left = 0
+    return tensor
 
 
 def _parameter(tensor, requires_grad, hooks) -> torch.Tensor:
     if type(tensor) is not torch.Tensor:
-        raise damaged("a parameter")
+        raise Damaged("a parameter")
     return tensor
 
 
@@ -303,10 +273,6 @@ _NETWORK_NAMES = {
     "numpy.dtype": _numpy_dtype,
 }
 _STORAGE_NAMES = {
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.FloatStorage": torch.float32,
-    "torch.DoubleStorage": torch.float64,
-    "torch.IntStorage": torch.int32,
-    "torch.LongStorage": torch.int64,
+    f"torch.{kind}Storage": STORAGES[f"torch.{kind}Storage"]
+    for kind in ("Half", "BFloat16", "Float", "Double", "Int", "Long")
 }

@@ -16,6 +16,7 @@ from torch import Tensor
 from .schedules import BETAS, NoiseSchedule, space_timesteps
 
 MEANS = ("epsilon", "x_start")
+MOST_STEPS = 100_000  # of a process; the published ones have 1000 and 4000
 RESCALED_TO = 1000.0  # timesteps of networks that were trained with rescaled ones
 VARIANCES = ("fixed_small", "fixed_large", "learned", "learned_range")
 
@@ -48,8 +49,8 @@ def create_diffusion(
     """
     if schedule not in BETAS:
         raise ValueError(f"schedule is {schedule!r}; use one of {', '.join(BETAS)}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; give at least 1")
+    if not 1 <= num_steps <= MOST_STEPS:
+        raise ValueError(f"num_steps is {num_steps}; give at least 1, at most {MOST_STEPS}")
     time_scale = RESCALED_TO / num_steps if rescale_timesteps else 1.0
     full = NoiseSchedule(BETAS[schedule](num_steps), time_scale=time_scale)
     return GaussianDiffusion(

@@ -1,16 +1,16 @@
 """Rebuild a network from a bare state dict: every setting that shapes it is read off its tensors'
 names and shapes."""
 
-import pickle
 import re
-import warnings
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from tensor_files.pickle_machine import Foreign, OtherKind
+from tensor_files.reading import FileError
+from tensor_files.weights import built, fault_of, read_tensor_file
 
 from .encoder import EncoderUNetModel
 from .layouts import Shapes, infer_settings, infer_unet_settings, shapes_of, untold_settings
@@ -105,8 +105,7 @@ def load_network(
         missing = untold(shapes, overrides)
         if "num_heads" in missing:
             settings["num_heads"] = 1  # any number has the same tensors
-        with torch.device("meta"):
-            net = network(**settings)
+        net = built(network, state, **settings)
         check_fit(shapes, shapes_of(net.state_dict()))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
@@ -118,55 +117,41 @@ def load_network(
     return net.eval()
 
 
-def read_file(path: str | Path, mmap: bool = False) -> object:
+def read_file(path: str | Path, shapes_only: bool = False) -> object:
     """What a `torch.save`d file holds: tensors, plain containers, the Namespace of a command line;
     or the tensors of a safetensors file.
 
-    mmap  leave the tensors on the disk where the format allows it
+    shapes_only  leave the content of the tensors on the disk where the format allows it
 
-    ValueError for anything else; nothing in the file is executed.
+    ValueError of one line for anything else; nothing in the file is executed.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise ValueError("no such file: check the path or download it first")
     try:
-        if _is_safetensors(path):
-            return load_file(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
-            warnings.simplefilter("ignore")  # the reader remarks on the pickle protocol
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=mmap and _is_zip(path)
-            )
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, str(error))) from None
+        return read_tensor_file(path, shapes_only)
+    except FileError:
+        raise
+    except Foreign as error:
+        raise ValueError(_refusal(path, error)) from error
+    except OtherKind as error:
+        raise ValueError(f"is {error}: download or save it again") from error
     except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror}): check its permissions") from None
-    except Exception:  # a damaged file can fail anywhere inside the reader
-        raise ValueError("damaged or truncated: download or save it again") from None
+        raise ValueError(f"cannot be read ({error.strerror}): check its permissions") from error
+    except Exception as error:  # a damaged file can fail anywhere inside the reader
+        raise ValueError("damaged or truncated: download or save it again") from error
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Whether a JSON header follows its length."""
-    with open(path, "rb") as file:
-        return file.read(9)[8:] == b"{"
-
-
-def _is_zip(path: Path) -> bool:
-    """Whether torch 1.6 or a later one has saved it; older files cannot be mapped."""
-    with open(path, "rb") as file:
-        return file.read(2) == b"PK"
-
-
-def _refusal(path: Path, text: str) -> str:
+def _refusal(path: Path, error: Foreign) -> str:
     """Why the reader took no such file, in our words."""
-    if not (refused := re.search(r"GLOBAL (\S+)", text)):
-        return "not a PyTorch file: download or save it again"
+    if error.name is None:
+        return f"{error}, which no PyTorch file does: download or save it again"
     number = re.fullmatch(r"training-state-(\d+)\.pt", path.name)
-    if number or refused[1].startswith("torch_utils.persistence."):
+    if number or error.name.startswith("torch_utils.persistence."):
         beside = f"network-snapshot-{number[1] if number else '*'}.pkl"
         return f"is the state of EDM's training: give the network, {beside} beside it"
     return (
-        f"holds a pickled '{refused[1]}', refused because loading it could run code: store the "
+        f"holds a pickled '{error.name}', refused because loading it could run code: store the "
         "bare weights with torch.save(model.state_dict(), path)"
     )
 
@@ -213,11 +198,10 @@ def check_tensors(state: object) -> Mapping[str, Tensor]:
                 f"entry '{key}' is a {type(tensor).__name__}, not a tensor: store the bare "
                 "model.state_dict()"
             )
-        if not tensor.isfinite().all():
+        if fault := fault_of(tensor, "has NaN or infinite weights"):
             raise ValueError(
-                f"tensor '{key}' has NaN or infinite weights: use a checkpoint from before the "
-                "training "
-                "diverged, or download it again"
+                f"tensor '{key}' {fault}: use a checkpoint from before the training diverged, or "
+                "download it again"
             )
     return state
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
-PACKAGES = ("dg", "edm", "guided_diffusion")
+PACKAGES = ("dg", "edm", "guided_diffusion", "tensor_files")
 SOURCES = sorted(
     [
         *ROOT.glob("*.py"),
@@ -23,7 +23,11 @@ LIBRARIES = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in PACK
 # What a package may import beside the standard library and itself; a package without an entry may
 # import any other.
 LOW = {"torch", "numpy", "safetensors"}
-MAY_IMPORT = {"edm": LOW, "guided_diffusion": LOW}
+MAY_IMPORT = {
+    "tensor_files": LOW,
+    "edm": LOW | {"tensor_files"},
+    "guided_diffusion": LOW | {"tensor_files"},
+}
 TERMINAL = {"click", "tqdm"}
 CONSOLE, OPTIONS = "dg/runtime/console.py", "dg/options/"  # what speaks of the command line
 # Heavy third parties, imported inside functions and by these modules only.

@@ -496,6 +496,8 @@ def test_the_published_path_on_a_classifier(at, rank):
         refused = run(guided, **at)
         assert refused.code == 2 and "--lora_checkpoint" in refused.lines[0]
         guided += " --lora_checkpoint {tmp}/head/lora_last.safetensors"
+        refused = run(guided + " --lora_rank 7", **at)
+        assert refused.code == 2 and f"is of rank {rank}, not 7" in refused.lines[0]
     succeed(guided, **at)
     assert not np.array_equal(pixels(at["out"]), pixels(at["fake"]))
 
@@ -637,6 +639,15 @@ REFUSALS = [
         "none does not exist",
     ),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/empty", "empty"),
+    (
+        GENERATE + "--seeds 0-3 --discriminator_ckpt {head} --pretrained_classifier_ckpt {net}",
+        "--pretrained_classifier_ckpt means nothing for a discriminator on the extractor score",
+    ),
+    (
+        TRAIN_HERE + TWELVE + "--extractor score --pretrained_classifier_ckpt {net}",
+        "--pretrained_classifier_ckpt means nothing for the extractor score",
+    ),
+    (GENERATE + "--seeds 0-3 --dg_clip nan", "nan is no number to compute with"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/text", "text"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/short_head", "short_head"),
     (GENERATE + "--seeds 0-3 --discriminator_ckpt {broken}/nan_head", "NaN"),

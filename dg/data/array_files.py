@@ -1,14 +1,18 @@
-"""Files of arrays, npz or npy: which arrays they hold, told by their headers, and their content."""
+"""Files of arrays, npz or npy: which arrays they hold, told by their headers, and their content.
+
+No size that a file claims is believed before it is compared with the size of the file.
+"""
 
 import math
-import zipfile
+import os
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dg.runtime.files import one_line
+from dg.data.archives import open_archive
+from tensor_files.reading import FileError, open_file, parsing, shown
 
 SUFFIXES = (".npz", ".npy")
 NPY = "arr_0"  # how numpy calls an array without a name
@@ -29,7 +33,7 @@ def is_array_file(path) -> bool:
     """Whether a file is npz or npy, by its suffix or, where that is another, by its first bytes."""
     path = Path(path)
     if path.suffix.lower() in SUFFIXES:
-        return path.is_file()
+        return path.exists() and not path.is_dir()
     if not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -43,27 +47,32 @@ def array_names(path) -> list[str]:
     try:
         if _is_npy(path):
             return [NPY]
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
+            for info in archive.infolist():
+                archive.open(info).close()  # its own name is that in the directory
             return [name.removesuffix(".npy") for name in archive.namelist()]
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
     except Exception as error:  # zipfile raises many kinds
-        raise ValueError(
-            f"{path} cannot be read (not an npz file, or cut short: {one_line(error)}); get or "
+        raise FileError(
+            f"{path} cannot be read (not an npz file, or cut short: {shown(error)}); get or "
             "make the file again"
         ) from error
 
 
 def open_array(path, name):
     """The bytes of an array as a file."""
-    return open(path, "rb") if _is_npy(path) else zipfile.ZipFile(path).open(f"{name}.npy")
+    return open_file(path) if _is_npy(path) else open_archive(path).open(f"{name}.npy")
 
 
 def read_header(path, name) -> Header:
     """The Header of an array; ValueError where the file ends before the array does."""
     with one_line_for_damage(path, name), ExitStack() as opened:
         if _is_npy(path):
-            file, size = opened.enter_context(open(path, "rb")), Path(path).stat().st_size
+            file = opened.enter_context(open_file(path))
+            size = os.fstat(file.fileno()).st_size
         else:
-            archive = opened.enter_context(zipfile.ZipFile(path))
+            archive = opened.enter_context(open_archive(path))
             entry = archive.getinfo(f"{name}.npy")
             file, size = opened.enter_context(archive.open(entry)), entry.file_size
         version = np.lib.format.read_magic(file)
@@ -73,7 +82,11 @@ def read_header(path, name) -> Header:
             shape, by_columns, dtype = np.lib.format.read_array_header_2_0(file)
         if dtype.hasobject:
             raise ValueError("Object arrays are not loaded")
-        if size < file.tell() + math.prod(shape) * dtype.itemsize:
+        # items without bytes cost time all the same
+        if (
+            size < file.tell() + math.prod(shape) * max(1, dtype.itemsize)
+            or min(shape, default=0) < 0
+        ):
             raise ValueError("fewer bytes than its header tells")
         return Header(shape, by_columns, dtype, file.tell())
 
@@ -86,15 +99,18 @@ def read_arrays(path, *names):
     what = " and ".join(name for name in names if isinstance(name, str)) or "it"
     if not any(names):
         return [None for _ in names]
+    held = array_names(path)
+    there = [
+        next((n for n in name if n in held), None) if type(name) is tuple else name
+        for name in names
+    ]
+    for name in filter(None, there):
+        read_header(path, name)  # refuses claims beyond the file
     with one_line_for_damage(path, what):
         if _is_npy(path):
             array = np.load(path, allow_pickle=False)
-            return [array if name == NPY else None for name in names]
+            return [array if name == NPY else None for name in there]
         with np.load(path, allow_pickle=False) as arrays:
-            there = [
-                next((n for n in name if n in arrays.files), None) if type(name) is tuple else name
-                for name in names
-            ]
             return [name and arrays[name] for name in there]
 
 
@@ -143,13 +159,15 @@ def latents_header(path):
 def one_line_for_damage(path, what):
     """Errors within, of reading `what` of the file `path`, become a ValueError of one line."""
     try:
-        yield
-    except Exception as error:  # zip, zlib, numpy and the operating system each raise their own
-        objects = "Object arrays" in str(error)
-        advice = "save it as numbers" if objects else "get or make the file again"
-        raise ValueError(f"{path}: {what} cannot be read ({one_line(error)}); {advice}") from error
+        with parsing(path, "get or make the file again", f"{what} cannot be read"):
+            yield
+    except FileError as error:
+        if "Object arrays" not in str(error):
+            raise
+        reason = "(Object arrays are not loaded); save it as numbers"
+        raise FileError(f"{path}: {what} cannot be read {reason}") from error
 
 
 def _is_npy(path):
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(6) == b"\x93NUMPY"

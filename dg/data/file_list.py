@@ -2,16 +2,18 @@
 
 import os
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from dg.data.archives import open_archive
 from dg.data.array_files import SUFFIXES as ARRAYS
 from dg.data.image_decoding import SUFFIXES as IMAGES
 from dg.runtime.files import one_line
+from tensor_files.reading import FileError, open_file, shown
 
+MOST_BYTES = 2**29  # of an image file or dataset.json, which is read at once
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 # What sampling and dataset_tool.py write beside images.
 COMPANIONS = re.compile(r"(^|/)(dataset\.json|manifest\.json|grid\.png|shards/[^/]+\.json)$")
@@ -89,7 +91,14 @@ def files_of_folder(path: Path, depth: int | None = None) -> Files:
         taken.update(real for _, real in new)
         links += more
         repeated += bool(again or len(new) < len(found))
-    return Files(path, names, lambda name: (path / name).read_bytes(), repeated)
+    return Files(path, names, lambda name: _content_of(path / name), repeated)
+
+
+def _content_of(path):
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise FileError(f"more than {MOST_BYTES:,} bytes")
+        return file.read()
 
 
 def _walk(folder, name, depth, visited):
@@ -117,7 +126,7 @@ def _walk(folder, name, depth, visited):
                 links.append((below, os.path.realpath(entry.path)))
             elif entry.is_dir():
                 folders.append((entry.path, below))
-            elif entry.is_file():
+            else:  # also what is no regular file, which opening refuses
                 files.append((below, entry.path))
     return files, sorted(links), again
 
@@ -125,11 +134,13 @@ def _walk(folder, name, depth, visited):
 def files_of_zip(path: Path) -> Files:
     """The files in a zip archive."""
     try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read ({one_line(error)}); get or make it again"
-        ) from error
+        archive = open_archive(path)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+    except Exception as error:  # zipfile raises many kinds
+        raise FileError(f"{path} cannot be read ({shown(error)}); get or make it again") from error
+    if large := [info for info in archive.infolist() if info.file_size > MOST_BYTES]:
+        raise FileError(f"{path}: {large[0].filename!a} has more than {MOST_BYTES:,} bytes")
     entries = [name for name in archive.namelist() if not name.endswith("/")]
     names = list(dict.fromkeys(entries))
     return Files(path, names, archive.read, len(entries) - len(names))

@@ -21,6 +21,7 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters is told by the notes below
+MOST_PIXELS = 2**26  # of one image: 200 MB in colour
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
 WHITE_IS_ZERO = 0  # a photometric interpretation
 TURNS = {  # by orientation, of pixels [H, W, C]
@@ -57,6 +58,8 @@ def decode(content: bytes) -> tuple[np.ndarray, list[str]]:
     except UnidentifiedImageError:
         raise ValueError("not an image, damaged, or of a kind that Pillow does not read") from None
     with opened as image:
+        if (pixels := image.width * image.height) > MOST_PIXELS:
+            raise ValueError(f"{pixels:,} pixels, of which {MOST_PIXELS:,} are read; scale it down")
         mode, before = image.mode, _orientation(image)
         notes = [
             (TURNED, before in TURNS),

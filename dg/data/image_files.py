@@ -1,15 +1,16 @@
 """Image files in a folder or a zip: their images as a stream."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
-from dg.data.image_decoding import decode
+from dg.data.image_decoding import MOST_PIXELS, decode
 from dg.data.image_folders import arranged, split_folder
 from dg.data.image_stream import ImageStream
 from dg.data.images import size
-from dg.runtime.files import one_line
+from tensor_files.reading import shown
 
 CHUNK = 8  # images per task
 
@@ -53,7 +54,7 @@ class ImageFiles(ImageStream):
             image, notes = decode(self._source.read(item))
         except Exception as error:  # Pillow, zipfile and the system each raise their own
             raise ValueError(
-                f"{self.name}: {item} cannot be read ({one_line(error)}); replace or delete it"
+                f"{self.name}: {item} cannot be read ({shown(error)}); replace or delete it"
             ) from error
         for note in notes:
             self._converted.setdefault(note, set()).add(item)
@@ -82,9 +83,10 @@ class ImageFiles(ImageStream):
                 images[i] = image
 
         # Small images are decoded before another thread could take over: threads made these 1.6
-        # times slower.
-        small = np.prod(self.shape) < 64 * 64
-        with ThreadPoolExecutor(1 if small else None) as pool:
+        # times slower. Of the largest only one is decoded at once, to save memory.
+        values = np.prod(self.shape)
+        at_once = 1 if values < 64 * 64 else min(os.cpu_count() or 1, 1 + MOST_PIXELS // values)
+        with ThreadPoolExecutor(at_once) as pool:
             for _ in pool.map(fill, range(0, len(names), CHUNK)):
                 pass
         return images

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dg.data.file_list import HIDDEN, Files
-from dg.runtime.files import one_line
+from dg.data.images import MOST_CLASSES
 from dg.runtime.progress import unheard
+from tensor_files.reading import shown
 
 # train, Test, val2017, training_set: what folders and files of splits are called.
 SPLIT = re.compile(
@@ -130,8 +131,8 @@ def _seeds(inside):
 
     They are 000123.png, or in folders by the thousand, as EDM makes them, 000000/000123.png.
     """
-    flat = all(re.fullmatch(r"[0-9]+\.\w+", name) for name in inside.values())
-    by_thousands = re.compile(r"([0-9]{3,}000)/([0-9]{6,})\.\w+")
+    flat = all(re.fullmatch(r"[0-9]{1,18}\.\w+", name) for name in inside.values())
+    by_thousands = re.compile(r"([0-9]{3,15}000)/([0-9]{6,18})\.\w+")
     if not flat:
         for name in inside.values():
             match = by_thousands.fullmatch(name)
@@ -238,7 +239,7 @@ def _dataset_json(files, names, base):
         table = entries and {folder + n.replace("\\", "/"): label for n, label in entries}
     except Exception as error:  # not readable, not JSON, or JSON of another shape
         raise ValueError(
-            f"{where} is not as EDM writes it ({one_line(error)}); restore or delete it"
+            f"{where} is not as EDM writes it ({shown(error)}); restore or delete it"
         ) from error
     if entries is None:
         return True, None
@@ -249,6 +250,7 @@ def _dataset_json(files, names, base):
             f"{where} has {len(table)} labels for {len(names)} images; restore the missing images"
         )
     for name, label in table.items():
-        if type(label) is not int or label < 0:
-            raise ValueError(f"{where} has label {label!r} for {name}; number the classes from 0")
+        if type(label) is not int or not 0 <= label < MOST_CLASSES:
+            found = shown(ValueError(repr(label)))
+            raise ValueError(f"{where} has label {found} for {name}; number the classes from 0")
     return True, table

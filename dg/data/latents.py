@@ -137,7 +137,7 @@ def load_latents(source, notify=unheard) -> LatentSet:
     store = None if Path(source).is_file() else _manifest(files, notify)
     encoding = store and {name: store["settings"].get(name) for name in ENCODING}
     names = store and joined is not None and store.get("class names")
-    class_names = tuple(names) if names else None
+    class_names = tuple(map(str, names)) if isinstance(names, list) and names else None
     return LatentSet(latents, joined, str(source), encoding=encoding, class_names=class_names)
 
 

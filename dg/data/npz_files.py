@@ -265,7 +265,7 @@ def _channels_last(path, images):
 
 def _integer_labels(path, labels):
     """Return (labels [N], number of classes if known) for [N], [N, 1], or one-hot rows [N, K]."""
-    if labels is None or labels.ndim != 2:
+    if labels is None or labels.ndim != 2 or labels.dtype.kind not in "biuf":
         return labels, None
     if labels.shape[1] == 1:
         return labels[:, 0], None

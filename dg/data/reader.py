@@ -59,7 +59,7 @@ def _what_to_do(path):
             f"{path} is no npz file, zip or folder; of statistics take mean and covariance out of "
             "it and save them with numpy.savez('stats.npz', mu=mean, sigma=covariance)"
         )
-    if path.is_file():
+    if path.exists():
         return (
             f"{path} is neither an npz file nor a zip nor a folder; give the folder that holds it"
         )
@@ -135,7 +135,7 @@ def _class_names(folder):
         names = read_json(manifest)["class names"] if manifest.is_file() else None
     except (ValueError, KeyError, TypeError):
         return None
-    return tuple(names) if isinstance(names, list) else None
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def _shards(path, split, notify):

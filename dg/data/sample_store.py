@@ -38,6 +38,7 @@ from dg.runtime.run_folder import sole_writer
 PARTITION = ("save type", "subdirs", "batch size")
 OPTIONAL = {"class names", "runs", "version"}  # entries of a manifest that not every store has
 TABLE = "dataset.json"
+KINDS = {"settings": dict, "num seeds": int, "seeds": str, "class names": list, "runs": list}
 GRID = "grid.png"  # a picture of many samples, which is none
 IMAGE_SUFFIXES = (".npz", ".png", ".jpg", ".jpeg")
 
@@ -250,7 +251,10 @@ class SampleStore:
         begun, path = bool(found), self.outdir / MANIFEST
         stored = manifest_of(self.outdir)
         entries = {*(stored or {})} - OPTIONAL
-        if path.exists() and (stored is None or entries != set(manifest) - OPTIONAL):
+        other = entries != set(manifest) - OPTIONAL or any(
+            not isinstance(stored[name], kind) for name, kind in KINDS.items() if name in stored
+        )
+        if path.exists() and (stored is None or other):
             read_json(path)  # says so where it is damaged
             raise ValueError(f"{path} is not a sample store's; use another folder")
         tail = []  # of the stored seeds, where it is short and a longer one takes its place

@@ -17,7 +17,7 @@ from dg.data.datasets import ImageSet, to_float
 from dg.runtime.files import atomic_write
 from dg.runtime.progress import Progress, silent
 from dg.runtime.randomness import seeded, step_generator
-from edm.checkpoint import file_in, load_strictly, read_safetensors, write_safetensors
+from edm.checkpoint import build, file_in, load_strictly, read_safetensors, write_safetensors
 
 FORMAT = "feature-classifier"
 NAME_IN_FOLDER = "classifier.safetensors"  # in the folder of a training
@@ -186,7 +186,7 @@ def load_classifier(path) -> FeatureClassifier:
             f"{path}: no such classifier; train one with `python pretrain.py features`"
         )
     config, tensors = read_safetensors(path, FORMAT, *ARGUMENTS)
-    with torch.device("meta"):
-        model = FeatureClassifier(**{name: config[name] for name in ARGUMENTS})
+    settings = {name: config[name] for name in ARGUMENTS}
+    model = build(FeatureClassifier, settings, tensors, path)
     load_strictly(model, tensors, path)
     return model.eval().requires_grad_(False)

@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dg.data.array_files import array_names, read_arrays
 from dg.data.image_stream import ImageStream
+from dg.data.images import describe
 from dg.evaluation.features import Extractor
-from dg.evaluation.metrics import FeatureStatistics, frechet_distance
-from dg.runtime.files import atomic_write, one_line
+from dg.evaluation.metrics import FeatureStatistics, covariance_fault, frechet_distance
+from dg.runtime.files import atomic_write
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent, unheard
+from tensor_files.reading import parsing
+
+MOMENTS = ("mu", "sigma", "mu_s", "sigma_s")
 
 
 @dataclass(frozen=True)
@@ -157,25 +162,16 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
 
     ValueError if the file is damaged, or was made with another extractor than the given one.
     """
-    wanted = ("mu", "sigma", "mu_s", "sigma_s", "features", "logits", "about")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in wanted if name in file.files}
-        about = json.loads(str(arrays.pop("about", "{}")))
-        mu, sigma = arrays.pop("mu").astype(np.float64), arrays.pop("sigma").astype(np.float64)
-    except (
-        Exception
-    ) as error:  # zip, zlib, numpy, json and the operating system each raise their own for damage
-        raise ValueError(
-            f"{path}: not readable statistics ({one_line(error)}); get or make the file again"
-        ) from error
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise ValueError(
-            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are not statistics; "
-            "give a file with [D] and [D, D]"
-        )
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise ValueError(f"{path}: mu or sigma holds NaN or infinity; get or make the file again")
+    names = array_names(path)
+    if missing := [name for name in ("mu", "sigma") if name not in names]:
+        raise ValueError(f"{path}: not readable statistics (no {missing[0]}); get the file again")
+    wanted = [name for name in (*MOMENTS, "features", "logits", "about") if name in names]
+    arrays = dict(zip(wanted, read_arrays(path, *wanted), strict=True))
+    about = _about(path, arrays.pop("about", "{}"))
+    for name, array in arrays.items():
+        arrays[name] = _checked(path, name, array)
+    mu, sigma = arrays.pop("mu"), arrays.pop("sigma")
+    _check_moments(path, mu, sigma)
     made_by = about.get("extractor")
     if (
         extractor is not None
@@ -187,9 +183,12 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
             f"of {extractor.name} ({extractor.sha256[:8]}); make them again with `python fid.py "
             "ref`"
         )
-    spatial = (
-        (arrays.pop("mu_s"), arrays.pop("sigma_s")) if {"mu_s", "sigma_s"} <= set(arrays) else None
-    )
+    spatial = None
+    if {"mu_s", "sigma_s"} <= set(arrays):
+        spatial = (arrays.pop("mu_s"), arrays.pop("sigma_s"))
+        _check_moments(path, *spatial)
+    if "features" in arrays and arrays["features"].shape[1:] != mu.shape:
+        raise ValueError(f"{path}: its features are not those of mu and sigma; get the file again")
     return FeatureSet(
         str(path),
         about.get("num_images"),
@@ -201,6 +200,43 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
         arrays.get("features"),
         arrays.get("logits"),
     )
+
+
+def _about(path, text) -> dict:
+    """What `save_features` has noted, as far as it is needed; nothing in foreign files."""
+    with parsing(path, "get or make the file again", "not readable statistics"):
+        about = json.loads(str(text))
+        extractor = about.get("extractor")
+        if extractor is not None:
+            (extractor["name"] + extractor["sha256"]).encode()
+        if not isinstance(about.get("num_images"), int | None):
+            raise ValueError("num_images is no number")
+        if not isinstance(about.get("fingerprint"), str | None):
+            raise ValueError("fingerprint is no text")
+        return about
+
+
+def _checked(path, name, array) -> np.ndarray:
+    """An array of finite floats: float64 for moments, as it is for features and logits."""
+    if array.dtype.kind not in "fiu" or array.ndim != (1 if name.startswith("mu") else 2):
+        found = f"{name} is {describe(array)}"
+        raise ValueError(f"{path}: not readable statistics ({found}); get or make the file again")
+    if not np.isfinite(array).all():
+        name = "mu or sigma" if name in MOMENTS else name
+        raise ValueError(f"{path}: {name} holds NaN or infinity; get or make the file again")
+    return array.astype(np.float64) if name in MOMENTS else array
+
+
+def _check_moments(path, mu, sigma) -> None:
+    if sigma.shape != (len(mu), len(mu)) or not len(mu):
+        raise ValueError(
+            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need "
+            "[D] and [D, D]"
+        )
+    if fault := covariance_fault(sigma):
+        raise ValueError(
+            f"{path}: sigma is no covariance matrix: {fault}; get or make the file again"
+        )
 
 
 def _identity(extractor: dict) -> tuple:

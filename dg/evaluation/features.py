@@ -7,6 +7,7 @@ sFID. All float32; statistics are float64.
 """
 
 import contextlib
+import importlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dg.evaluation.dinov2 import DINOv2
 from dg.evaluation.random_vgg import SHA256 as RANDOM_VGG_SHA256
 from dg.evaluation.random_vgg import RandomVGG
 from dg.runtime.catalogue import CATALOGUE
@@ -22,9 +24,11 @@ from dg.runtime.downloads import resolve
 from dg.runtime.files import sha256_of
 from dg.runtime.pretrained import pretrained_file
 from dg.runtime.progress import silent
+from edm.checkpoint import load_strictly
+from guided_diffusion.loading import bare_state, check_tensors, read_file
+from tensor_files.reading import parsing
 
-# Name: (module and class of torch_fidelity, its feature, the catalogue's file). DINOv2 is fetched
-# by torch.hub.
+# Name: (module and class of torch_fidelity, its feature, the catalogue's file).
 FIDELITY = {
     "inception": (
         "feature_extractor_inceptionv3",
@@ -40,7 +44,7 @@ FIDELITY = {
             "feature_extractor_dinov2",
             "FeatureExtractorDinoV2",
             "dinov2",
-            None,
+            f"dinov2-vit-{size}-14",
         )
         for size in "sblg"
     },
@@ -169,9 +173,9 @@ def load_extractor(
     unpublished_weights  accept weights that are not the published ones; refused otherwise, where
                          their SHA-256 is known
 
-    torch-fidelity loads Inception's weights with an unrestricted unpickler; here they are read with
-    `weights_only` first and only what came out is handed on. ValueError of one line for whatever is
-    missing or wrong.
+    Nothing in a file of weights is executed: tensors are read out of it, and the network is built
+    from this project's and torch-fidelity's code. ValueError of one line for whatever is missing or
+    wrong.
     """
     device, name = torch.device(device), str(pretrained_file(name) or name)
     if name not in FIDELITY:
@@ -187,25 +191,13 @@ def load_extractor(
                 f"{name} is itself the file of its weights; leave the weights {weights} out"
             )
         return _load_classifier(name, device)
-    module, class_name, feature, short = FIDELITY[name]
-    path = None
-    if short is None:
-        if weights is not None:
-            raise ValueError(f"{name} is fetched by torch.hub; leave the weights {weights} out")
-    else:
-        path = Path(weights) if weights is not None else resolve(short, progress, notify)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file of weights; get {CATALOGUE[short].url}")
-    published = _check(path, short, unpublished_weights) if path else None
-    inner = _build(module, class_name, name, feature, path)
-    network = (
-        (_Inception if name == "inception" else _Named)(inner, feature)
-        .eval()
-        .requires_grad_(False)
-        .to(device)
-    )
-    sha256 = sha256_of(path) if path else "of torch.hub"
-    return Extractor(name, sha256, published, 3, network, device)
+    short = FIDELITY[name][3]
+    path = Path(weights) if weights is not None else resolve(short, progress, notify)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of weights; get {CATALOGUE[short].url}")
+    published = _check(path, short, unpublished_weights)
+    network = _build(name, path).eval().requires_grad_(False).to(device)
+    return Extractor(name, sha256_of(path), published, 3, network, device)
 
 
 def _check(path, short, unpublished_weights) -> bool | None:
@@ -223,31 +215,39 @@ def _check(path, short, unpublished_weights) -> bool | None:
     return False
 
 
-def _build(module, class_name, name, feature, path):
-    import importlib
-
-    extractor = getattr(importlib.import_module(f"torch_fidelity.{module}"), class_name)
-    wanted = [feature, "logits_unbiased"] if name == "inception" else [feature]
-    try:
-        # CLIP's is TorchScript, whose SHA-256 has been checked
-        if path is not None and not name.startswith("clip"):
-            state, path = torch.load(path, map_location="cpu", weights_only=True), io.BytesIO()
-            torch.save(state, path)
-            path.seek(0)
+def _build(name, path) -> nn.Module:
+    """The network of an extractor of torch-fidelity with the tensors in a file."""
+    module, class_name, feature, _ = FIDELITY[name]
+    advice = "give its weights, or leave the weights out to fetch them"
+    with parsing(path, advice, f"the weights of {name} cannot be used"):
+        state = bare_state(read_file(path))
+        module = importlib.import_module(f"torch_fidelity.{module}")
+        extractor = getattr(module, class_name)
         with contextlib.redirect_stdout(io.StringIO()):
-            return extractor(
-                name,
-                wanted,
-                feature_extractor_weights_path=path
-                if isinstance(path, io.BytesIO)
-                else path and str(path),
-            )
-    except Exception as error:  # of torch.load, load_state_dict, torch.hub or torch_fidelity
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"the weights of {name} cannot be used ({type(error).__name__}: {reason}); get them "
-            "again"
-        ) from error
+            if name.startswith("clip"):
+                inner = _without_file(extractor, name, feature)
+                inner.model = module.build_model(check_tensors(state), torch.float32)
+                inner.resolution = inner.model.visual.input_resolution
+            elif name.startswith("dinov2"):
+                inner = _without_file(extractor, name, feature)
+                with torch.device("meta"):
+                    inner.model = DINOv2(name.split("-")[2])
+                load_strictly(inner.model, check_tensors(state), name)
+            else:
+                # torch-fidelity's loader would execute what the file holds, so it gets the tensors
+                torch.save(state, file := io.BytesIO())
+                file.seek(0)
+                wanted = [feature, "logits_unbiased"] if name == "inception" else [feature]
+                inner = extractor(name, wanted, feature_extractor_weights_path=file)
+    return (_Inception if name == "inception" else _Named)(inner, feature)
+
+
+def _without_file(extractor, name, feature) -> nn.Module:
+    """An extractor of torch-fidelity as it is before it loads its file, which would be executed."""
+    inner = extractor.__new__(extractor)
+    super(extractor, inner).__init__(name, [feature])
+    inner.feature_extractor_internal_dtype = torch.float32
+    return inner
 
 
 def _load_classifier(path, device) -> Extractor:

@@ -14,6 +14,8 @@ import torch
 
 from dg.evaluation.feature_matrices import float64_blocks, matrix, pair
 
+ROUNDING = 1e-6  # of a covariance's norm: what rounding to float32 makes of its zero variances
+
 
 class FeatureStatistics:
     """Mean and covariance of features that arrive in batches, in memory O(D^2) however many arrive.
@@ -208,11 +210,24 @@ def _moments(mu, sigma, name):
         )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{name} statistics hold NaN or infinite values; make them again")
-    if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * np.abs(sigma).max(initial=0)):
+    if fault := covariance_fault(sigma):
         raise ValueError(
-            f"{name} sigma is not symmetric, so not a covariance matrix; make the statistics again"
+            f"{name} sigma is no covariance matrix: {fault}; make the statistics again"
         )
     return mu, (sigma + sigma.T) / 2
+
+
+def covariance_fault(sigma) -> str:
+    """Why a finite matrix [D, D] is no covariance, beyond rounding to float32; nothing where it is
+    one."""
+    if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * np.abs(sigma).max(initial=0)):
+        return "it is not symmetric"
+    slack = ROUNDING * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
+    try:
+        np.linalg.cholesky(sigma + slack * np.eye(len(sigma)))
+    except np.linalg.LinAlgError:
+        return "it has negative variances"
+    return ""
 
 
 def _factor(sigma):

@@ -1,10 +1,8 @@
 """Conversion of a network's file to safetensors, optionally with weights rounded to float16."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 import edm
@@ -12,8 +10,10 @@ import edm.checkpoint
 from dg.data.datasets import to_uint8
 from dg.models.loading import first_bytes, is_torch_file
 from dg.sampling import Sampling, draw_images
-from edm.checkpoint import kind_of, write_safetensors
+from edm.checkpoint import AGAIN, UNREADABLE, config_in, kind_of, write_safetensors
 from guided_diffusion.loading import bare_state, check_tensors, read_file
+from tensor_files.reading import parsing
+from tensor_files.safetensors_files import read_header, read_safetensors_file
 
 BARE = "state-dict"  # the kind of a file that holds weights and no settings
 
@@ -37,8 +37,8 @@ def convert(source, file, half: bool = False) -> int:
 
 def is_score_network(path) -> bool:
     """Whether a safetensors file holds a score network."""
-    with safe_open(str(path), framework="pt") as file:
-        return kind_of(file.metadata() or {}) == edm.checkpoint.FORMAT
+    with parsing(path, AGAIN, UNREADABLE):
+        return kind_of(read_header(path).get("__metadata__", {})) == edm.checkpoint.FORMAT
 
 
 def share_within(first, second, levels: int = 2, seeds: int = 64) -> float:
@@ -62,10 +62,9 @@ def _content(path: Path) -> tuple[str, dict, dict[str, Tensor]]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if first_bytes(path)[8:9] == b"{":
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return kind_of(metadata) or BARE, json.loads(metadata.get("config", "{}")), tensors
+        with parsing(path, AGAIN, UNREADABLE):
+            metadata, tensors = read_safetensors_file(path)
+        return kind_of(metadata) or BARE, config_in(metadata, path), tensors
     net = edm.load_network(path)
     return edm.checkpoint.FORMAT, edm.checkpoint.config_of(net), net.state_dict()
 

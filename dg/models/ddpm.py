@@ -3,13 +3,12 @@ disk."""
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import nn
 
 from dg.models.classifier_guidance import check_classifier
 from dg.models.discrete_diffusion import DiscreteDiffusion
 from dg.runtime.progress import unheard
-from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
 from guided_diffusion import GaussianDiffusion, UNetModel, create_diffusion, load_unet
 from guided_diffusion.layouts import infer_unet_settings, shapes_of
 from guided_diffusion.loading import MissingSettings
@@ -92,11 +91,8 @@ def load_ddpm(path, device="cpu") -> DDPM:
     """A frozen model in evaluation mode. ValueError with one line that names the file and what is
     wrong."""
     config, tensors = read_safetensors(path, FORMAT, "process", "network")
-    try:
-        with torch.device("meta"):
-            model = DDPM(config["process"], config["network"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: describes no DDPM that can be built: {error}") from None
+    settings = {name: config[name] for name in ("process", "network")}
+    model = build(DDPM, settings, tensors, path, "describes no DDPM that can be built")
     load_strictly(model, tensors, path)
     return model.eval().requires_grad_(False).to(device)
 

@@ -2,16 +2,15 @@
 executed or left out."""
 
 import re
+from collections.abc import Mapping
 from inspect import signature
 from math import isclose
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dg.runtime.files import read_json
+from edm.checkpoint import build
 from guided_diffusion.loading import bare_state, check_tensors, read_file
 
 # Schedules of noise that are supported, by diffusers' names.
@@ -40,7 +39,9 @@ def is_folder(path) -> bool:
 def read_folder(path) -> tuple[dict, dict[str, Tensor]]:
     """(settings, tensors) of a model that diffusers has saved. ValueError of one line for anything
     else."""
-    config = read_json(Path(path) / "config.json")
+    file = Path(path) / "config.json"
+    if not isinstance(config := read_json(file), dict):
+        raise ValueError(f"{file}: describes no network; get the whole folder again")
     for name in WEIGHTS:
         if (Path(path) / name).is_file():
             return config, read_weights(Path(path) / name)
@@ -93,24 +94,14 @@ def read_weights(path) -> dict[str, Tensor]:
     """Finite tensors by name, from safetensors or a `torch.save`d state dict. ValueError of one
     line for anything else."""
     try:
-        return dict(
-            check_tensors(
-                load_file(path)
-                if Path(path).suffix == ".safetensors"
-                else bare_state(read_file(path))
-            )
-        )
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path}: not a readable safetensors file ({error}); download it again"
-        ) from None
+        return dict(check_tensors(bare_state(read_file(path))))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def create(kind: str, config: dict, path) -> nn.Module:
-    """A diffusers model of class `kind` without memory for its weights; settings that it does not
-    know are left out.
+def create(kind: str, config: dict, tensors: Mapping, path) -> nn.Module:
+    """A diffusers model of class `kind` without memory for its weights, with no more tensors than
+    `tensors`; settings that it does not know are left out.
 
     ValueError of one line, which names `path`, without diffusers or where the settings describe no
     such model.
@@ -124,10 +115,5 @@ def create(kind: str, config: dict, path) -> nn.Module:
         ) from None
     cls = getattr(diffusers, kind)
     known = signature(cls.__init__).parameters
-    try:
-        with torch.device("meta"):
-            return cls(**{name: value for name, value in config.items() if name in known})
-    except (TypeError, ValueError, ZeroDivisionError, NotImplementedError) as error:
-        raise ValueError(
-            f"{path}: describes no {kind} that can be built: {' '.join(str(error).split())}"
-        ) from None
+    config = {name: value for name, value in config.items() if name in known}
+    return build(cls, config, tensors, path, f"describes no {kind} that can be built")

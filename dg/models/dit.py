@@ -47,6 +47,7 @@ PUBLISHED_SAMPLING = dict(
 )
 # Attention heads of the published sizes, by width and depth: DiT-XL, L, B, S.
 HEADS = {(1152, 28): 16, (1024, 24): 16, (768, 12): 12, (384, 12): 6}
+MOST_PIXELS = 256  # of a latent; published ones have 32 and 64
 PROCESS = dict(schedule="linear", num_steps=1000)  # as in the original code
 # Kim et al. 2023 guide DiT above timestep 100. This VP time lies between timesteps 100 and 101,
 # both by t / 999 and by noise level.
@@ -191,7 +192,10 @@ def _from_folder(path: Path) -> nn.Module:
         raise ValueError(
             f"{path}: holds a {kind}, not a DiTTransformer2DModel; give the folder of a DiT"
         )
-    model = create("DiTTransformer2DModel", config | {"norm_eps": 1e-6}, path)
+    size = config.get("sample_size", 0)
+    if type(size) is not int or size > MOST_PIXELS:  # its positions need memory with the square
+        raise ValueError(f"{path}: has latents of {size} pixels; give up to {MOST_PIXELS}")
+    model = create("DiTTransformer2DModel", config | {"norm_eps": 1e-6}, tensors, path)
     load_strictly(model, tensors, path)
     embed = model.pos_embed
     size, channels = embed.patch_size * embed.height, model.config.in_channels
@@ -202,7 +206,7 @@ def _from_folder(path: Path) -> nn.Module:
 def _from_original(path: Path, num_heads: int | None) -> nn.Module:
     try:
         state = check_tensors(bare_state(read_file(path)))
-        model = create("DiTTransformer2DModel", _settings(state, num_heads, path), path)
+        model = create("DiTTransformer2DModel", _settings(state, num_heads, path), state, path)
         tensors = _converted(state, model)
     except MissingSettings:
         raise

@@ -1,6 +1,5 @@
 """Any generative model from its file."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,15 +10,10 @@ from dg.models import ddpm, dit, vae
 from dg.runtime.progress import unheard
 from edm.checkpoint import kind_of, network_file
 from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
+from tensor_files.safetensors_files import read_header
+from tensor_files.torch_files import is_torch_file as starts_as_torch_file
 
 LOADERS = {ddpm.FORMAT: ddpm.load_ddpm, vae.FORMAT: vae.load_vae}
-# First bytes of files of torch.save, now and before 1.6.
-TORCH_FILES = (
-    b"PK\x03\x04",
-    b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
-)
-
-
 SETTINGS = (
     "image_size",
     "num_heads",
@@ -86,7 +80,7 @@ def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
 def _names(path, notify) -> list[str]:
     """Names of the tensors in a torch.save'd state dict, whose values are not read if possible."""
     try:
-        content = read_file(path, mmap=True)
+        content = read_file(path, shapes_only=True)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if wrapper := wrapper_of(content):
@@ -97,7 +91,7 @@ def _names(path, notify) -> list[str]:
 
 def is_torch_file(path) -> bool:
     """Whether torch.save has written it."""
-    return first_bytes(path).startswith(TORCH_FILES)
+    return starts_as_torch_file(first_bytes(path))
 
 
 def first_bytes(path, number: int = 16) -> bytes:
@@ -110,12 +104,7 @@ def first_bytes(path, number: int = 16) -> bytes:
 
 def _format(path) -> str | None:
     """The kind of network that the header of a safetensors file names; None for any other file."""
-    if not Path(path).is_file():
-        return None
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = file.read(min(size, 1 << 24))
     try:
-        return kind_of(json.loads(header)["__metadata__"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return kind_of(read_header(path).get("__metadata__", {}))
+    except (ValueError, OSError, RecursionError):  # whoever loads it says what is wrong
         return None

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dg.models.generative_model import GenerativeModel
 from dg.models.logistic import discretized_logistic
 from dg.models.vae_sampling import VAESampling
-from edm.checkpoint import load_strictly, read_safetensors, write_safetensors
+from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
 from edm.fingerprints import fingerprint
 
 FORMAT = "vae"
@@ -182,10 +182,6 @@ def load_vae(path, device="cpu") -> VAE:
     """A frozen model in evaluation mode. ValueError with one line that names the file and what is
     wrong."""
     config, tensors = read_safetensors(path, FORMAT, "img_resolution", "img_channels")
-    try:
-        with torch.device("meta"):
-            model = VAE(**config)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: describes no VAE that can be built: {error}") from None
+    model = build(VAE, config, tensors, path, "describes no VAE that can be built")
     load_strictly(model, tensors, path)
     return model.eval().requires_grad_(False).to(device)

@@ -12,6 +12,7 @@ import click
 
 from dg import __version__
 from dg.runtime import console
+from dg.runtime.addresses import public
 from dg.runtime.processes import process_group
 
 SETTINGS = dict(max_content_width=110, show_default=True)  # of every command
@@ -172,7 +173,7 @@ def used():
     made."""
     context = click.get_current_context()
     paths = {
-        option.opts[0]: context.params[option.name]
+        option.opts[0]: _public(context.params[option.name])
         for option in context.command.params
         if isinstance(option.type, (console.InputPath, console.OutputPath))
         and context.params.get(option.name)
@@ -184,6 +185,12 @@ def used():
         "versions": {"discriminator-guidance": __version__, "python": platform.python_version()}
         | versions,
     }
+
+
+def _public(given):
+    """A path or address, or several, without passwords."""
+    several = isinstance(given, tuple | list)
+    return [public(str(one)) for one in given] if several else public(str(given))
 
 
 def precision_of(bf16, fp16):

@@ -4,6 +4,7 @@ import click
 
 from dg.options.common import DEVICE, Command
 from dg.options.network import HEADING, NETWORK
+from dg.options.numbers import Real
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -246,7 +247,7 @@ NLL = dict(
                 "--dg_weight_1st_order",
                 "--w_dg_1",
                 "w1",
-                type=float,
+                type=Real(),
                 default=1,
                 metavar="W",
                 help="Guidance weight at the first stage of a step.",
@@ -255,7 +256,7 @@ NLL = dict(
                 "--dg_weight_2nd_order",
                 "--w_dg_2",
                 "w2",
-                type=float,
+                type=Real(),
                 default=1,
                 metavar="W",
                 help="Guidance weight at the second stage of a step (Heun's correction).",
@@ -264,14 +265,14 @@ NLL = dict(
                 "--time_min",
                 "--time_mid",
                 "time_min",
-                type=click.FloatRange(0, 1),
+                type=Real(0, 1),
                 default=0.01,
                 metavar="T",
                 help="Lowest VP time with guidance.",
             ),
             click.option(
                 "--time_max",
-                type=click.FloatRange(0, 1),
+                type=Real(0, 1),
                 default=1.0,
                 metavar="T",
                 help="Highest VP time with guidance.",

@@ -4,6 +4,7 @@ import click
 
 from dg.options.common import DEVICE
 from dg.options.network import HEADING, NETWORK
+from dg.options.numbers import MOST_SEEDS, Numbers, Real, SeedRange
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -26,13 +27,13 @@ IMAGES = [
     ),
     click.option(
         "--seeds",
-        type=console.SeedRange(),
+        type=SeedRange(),
         metavar="LIST",
         help="Seeds of the images, for example 0-63 or 1,2,5-8.",
     ),
     click.option(
         "--num_samples",
-        type=click.IntRange(1, console.MOST_SEEDS),
+        type=click.IntRange(1, MOST_SEEDS),
         metavar="N",
         help="Number of images; ignored with --seeds. Their seeds start at --seed.",
     ),
@@ -73,19 +74,19 @@ SAMPLER = [
     ),
     click.option(
         "--sigma_min",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Real(min=0, min_open=True),
         metavar="SIGMA",
         help="Lowest noise level.  [default: 0.002; VP and VE levels: their own]",
     ),
     click.option(
         "--sigma_max",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Real(min=0, min_open=True),
         metavar="SIGMA",
         help="Highest noise level.  [default: 80; VP, VE and iDDPM levels: their own]",
     ),
     click.option(
         "--rho",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Real(min=0, min_open=True),
         default=7,
         metavar="RHO",
         help="Exponent of the spacing of noise levels.",
@@ -93,7 +94,7 @@ SAMPLER = [
     click.option(
         "--S_churn",
         "S_churn",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         default=0,
         metavar="S",
         help="Amount of noise added in the course of sampling; 0 samples without it.",
@@ -101,7 +102,7 @@ SAMPLER = [
     click.option(
         "--S_min",
         "S_min",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         default=0,
         metavar="SIGMA",
         help="Lowest noise level at which noise is added.",
@@ -109,7 +110,7 @@ SAMPLER = [
     click.option(
         "--S_max",
         "S_max",
-        type=click.FloatRange(min=0),
+        type=Real(min=0, infinite=True),
         default=float("inf"),
         metavar="SIGMA",
         help="Highest noise level at which noise is added.",
@@ -117,7 +118,7 @@ SAMPLER = [
     click.option(
         "--S_noise",
         "S_noise",
-        type=float,
+        type=Real(),
         default=1,
         metavar="S",
         help="Standard deviation of the added noise.",
@@ -158,7 +159,7 @@ DISCRIMINATOR = [
     ),
     click.option(
         "--member_weights",
-        type=console.Numbers(),
+        type=Numbers(),
         metavar="W,W,...",
         help="Weight of each head of an ensemble.  [default: equal]",
     ),
@@ -194,7 +195,7 @@ DISCRIMINATOR = [
         "--w_dg_1",
         "--dg_scale",
         "w1",
-        type=float,
+        type=Real(),
         metavar="W",
         help="Guidance weight at the first stage of a step.  [default: 2; DDPM, ADM and DiT: 1]",
     ),
@@ -202,7 +203,7 @@ DISCRIMINATOR = [
         "--dg_weight_2nd_order",
         "--w_dg_2",
         "w2",
-        type=float,
+        type=Real(),
         default=0,
         metavar="W",
         help="Guidance weight at the second stage of a step (Heun's correction).",
@@ -211,13 +212,13 @@ DISCRIMINATOR = [
         "--time_min",
         "--time_mid",
         "time_min",
-        type=click.FloatRange(0, 1),
+        type=Real(0, 1),
         metavar="T",
         help="Lowest VP time with guidance.  [default: 0.01; DiT: 0.101, timesteps above 100]",
     ),
     click.option(
         "--time_max",
-        type=click.FloatRange(0, 1),
+        type=Real(0, 1),
         default=1.0,
         metavar="T",
         help="Highest VP time with guidance.",
@@ -240,7 +241,7 @@ DISCRIMINATOR = [
     click.option(
         "--S_churn_manual",
         "S_churn_manual",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         default=4,
         metavar="S",
         help="S_churn of samples that --boosting boosts.",
@@ -248,7 +249,7 @@ DISCRIMINATOR = [
     click.option(
         "--dg_clip",
         "dg_clip",
-        type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
+        type=Real(0, 0.5, min_open=True, max_open=True),
         metavar="P",
         help="Clip the discriminator's probability to [P, 1-P]; the authors' code takes 1e-5.  "
         "[default: no clip]",
@@ -264,7 +265,7 @@ AUTOGUIDANCE = [
     ),
     click.option(
         "--guide_scale",
-        type=float,
+        type=Real(),
         metavar="W",
         help="Scale w of autoguidance, w D + (1 - w) D_guide; 1 is none.  [default: 2]",
     ),
@@ -278,7 +279,7 @@ DISCRETE = [
     ),
     click.option(
         "--eta",
-        type=click.FloatRange(0, 1),
+        type=Real(0, 1),
         metavar="ETA",
         help="DDIM noise scale eta (DDPM, ADM and DiT only).  [default: 0]",
     ),
@@ -286,7 +287,7 @@ DISCRETE = [
         "--cfg_scale",
         "--cfg-scale",
         "cfg_scale",
-        type=float,
+        type=Real(),
         metavar="S",
         help="Scale of classifier-free guidance at all timesteps (DiT only); 1 is none.  [default: "
         "1.5]",
@@ -294,7 +295,7 @@ DISCRETE = [
     click.option(
         "--LT_cfg",
         "LT_cfg",
-        type=float,
+        type=Real(),
         metavar="S",
         help="Scale of classifier-free guidance at timesteps above --branch_time (DiT only).  "
         "[default: --cfg_scale]",
@@ -302,7 +303,7 @@ DISCRETE = [
     click.option(
         "--ST_cfg",
         "ST_cfg",
-        type=float,
+        type=Real(),
         metavar="S",
         help="Scale of classifier-free guidance at timesteps up to --branch_time (DiT only).  "
         "[default: --cfg_scale]",
@@ -323,7 +324,7 @@ DISCRETE = [
     ),
     click.option(
         "--classifier_scale",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         metavar="S",
         help="Scale of classifier guidance (DDPM and ADM only).  [default: none]",
     ),

@@ -162,17 +162,20 @@ def _discriminator(net, sampling, device, options):
     from dg.sampling import as_model
 
     heads = [head_file(path) for path in options["discriminator_ckpt"]]
+    lora = _lora_path(options)
     try:
         discriminator = load_discriminator(
             input_file(options["pretrained_classifier_ckpt"]),
             heads,
             net,
             device=device,
-            lora_path=input_file(_lora_path(options)),
+            lora_path=input_file(lora),
             weights=options["member_weights"],
+            lora_rank=options["lora_rank"] if lora else None,
         )
     except MissingLoRA as error:
         raise click.UsageError(f"--lora_checkpoint: {error}") from None
+    refuse_unused_classifier(discriminator)
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(
@@ -184,6 +187,13 @@ def _discriminator(net, sampling, device, options):
             "unconditional discriminator."
         )
     return discriminator
+
+
+def refuse_unused_classifier(discriminator):
+    """A usage error where a classifier is given beside heads that do not see its features."""
+    if discriminator.extractor.kind != "classifier":
+        which = f"a discriminator on the extractor {discriminator.extractor.kind}"
+        console.refuse({"pretrained_classifier_ckpt"}, which)
 
 
 def _lora_path(options):

@@ -4,11 +4,12 @@ import click
 
 from dg.options.common import DEVICE
 from dg.options.guidance import CLASSIFIER
+from dg.options.numbers import Numbers, Real
 from dg.recipes import CHOICES, PRESETS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Real(min=0, min_open=True)
 INPUT = console.InputPath()
 
 IMAGES = [
@@ -117,7 +118,7 @@ RECIPE = [
     ),
     click.option(
         "--split",
-        type=console.Numbers(),
+        type=Numbers(),
         metavar="A,B,C",
         help="Fractions of the images for training, validation and test, for example 0.8,0.1,0.1.",
     ),
@@ -149,7 +150,7 @@ RECIPE = [
         "--wd",
         "--weight_decay",
         "weight_decay",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         metavar="WD",
         help="Weight decay (L2).",
     ),
@@ -162,7 +163,7 @@ RECIPE = [
     ),
     click.option(
         "--ema_rampup",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         metavar="R",
         help="Bound on --ema_halflife, as a fraction of the images seen so far; 0 sets none.",
     ),
@@ -174,7 +175,7 @@ RECIPE = [
     ),
     click.option(
         "--loss_weight",
-        type=click.FloatRange(min=0),
+        type=Real(min=0),
         metavar="W",
         help="Weight of what --loss matching or sobolev adds to the cross-entropy.",
     ),
@@ -201,7 +202,7 @@ RECIPE = [
         "--time_min",
         "--t_min",
         "time_min",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Real(0, 1, min_open=True, max_open=True),
         metavar="T",
         help="Smallest VP time with --noise importance and uniform.",
     ),

@@ -21,7 +21,8 @@ from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, Stopped
 from dg.runtime.randomness import seeded, step_generator
 from dg.runtime.run_folder import sole_writer
-from dg.runtime.training_state import Every, load_state, save_state
+from dg.runtime.training_state import Every, load_state, restoring, save_state
+from tensor_files.reading import FileError
 
 LOG_STEPS = 50  # an entry of the log is the mean over so many steps
 OBSERVE_STEPS = 250  # between two calls of `observe`, a multiple of LOG_STEPS
@@ -137,10 +138,14 @@ class Run:
         ranks.agree(self.identity)
         state = None if path is None else load_state(path, ranks.tell)
         if state is not None:
-            self._check_same(state.get("identity", {}))
-            for name, holder in holders.items():
-                holder.load_state_dict(state[name])
-            self.step, self.log, self.recent = state["step"], state["log"], state["recent"]
+            told = state.get("identity")
+            self._check_same(told if isinstance(told, dict) else {})
+            with restoring(path):
+                for name, holder in holders.items():
+                    holder.load_state_dict(state[name])
+                self.step, self.log, self.recent = state["step"], state["log"], state["recent"]
+                if type(self.step) is not int or not type(self.log) is type(self.recent) is list:
+                    raise FileError("its step and log are of another kind; delete it to start over")
         ranks.barrier()  # all have read the state before the first replaces it
 
     def _check_same(self, found: dict) -> None:

@@ -11,6 +11,7 @@ VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
 CLIP = (
     "https://openaipublic.azureedge.net/clip/models/{}/{}.pt"  # the SHA-256 is part of the address
 )
+DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{0}14/dinov2_vit{0}14_pretrain.pth"
 DIT = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-{0}x{0}.pt"
 VAE = "https://huggingface.co/stabilityai/sd-vae-ft-{}/resolve/main/diffusion_pytorch_model.safetensors"
 DRIVE = "https://drive.google.com/drive/folders/"
@@ -103,6 +104,8 @@ def _feature_networks():
     yield "vgg16", ".pth", VGG, "BSD-3-Clause (torchvision)"
     for short, model in (("clip-vit-b-32", "ViT-B-32"), ("clip-vit-l-14", "ViT-L-14")):
         yield short, ".pt", CLIP.format(SHA256[short], model), OPENAI
+    for size in "sblg":
+        yield f"dinov2-vit-{size}-14", ".pth", DINOV2.format(size), "Apache-2.0 (Meta)"
 
 
 def _latent_diffusion():

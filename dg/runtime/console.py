@@ -17,17 +17,17 @@ from pathlib import Path
 
 import click
 
+from dg.runtime.addresses import public
 from dg.runtime.allocator import keep_memory
 from dg.runtime.files import name_user
 from dg.runtime.processes import Ranks
 from dg.runtime.progress import Progress, Stopped, plain_lines, silent, unheard
+from tensor_files.reading import shown
 
 __all__ = [
     "FLAG",
     "InputPath",
-    "Numbers",
     "OutputPath",
-    "SeedRange",
     "allow_tf32",
     "as_notice",
     "command_line",
@@ -120,49 +120,6 @@ def _at_home(value):
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
-class Numbers(click.ParamType):
-    """`0.8,0.1,0.1`, a tuple of floats."""
-
-    name = "numbers"
-
-    def convert(self, value, param, ctx):
-        try:
-            return (
-                tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
-            )
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers; write for example 0.8,0.1,0.1", param, ctx)
-
-
-MOST_SEEDS = 10**8  # of one command: a list of them is to fit into memory
-
-
-class SeedRange(click.ParamType):
-    """`0-63`, `1,2,5` or a mixture; a list of integers."""
-
-    name = "seeds"
-
-    def convert(self, value, param, ctx):
-        if not isinstance(value, str):
-            return value
-        seeds = []
-        for part in value.split(","):
-            match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-            if match is None:
-                self.fail(
-                    f"{part!r} is not a seed or a range; write for example 0-63 or 1,2,5-8",
-                    param,
-                    ctx,
-                )
-            first, last = int(match[1]), int(match[2] or match[1])
-            if last < first:
-                self.fail(f"the range {part!r} is empty; write the smaller seed first", param, ctx)
-            if len(seeds) + last - first >= MOST_SEEDS:
-                self.fail(f"more than {MOST_SEEDS:,} seeds; give fewer at once", param, ctx)
-            seeds.extend(range(first, last + 1))
-        return seeds
-
-
 def progress(iterable, **kwargs):
     """tqdm on standard error, or a plain line every 30 s where that is no terminal; nothing where
     there is nothing to do."""
@@ -238,7 +195,7 @@ def speaks() -> bool:
 
 def notify(line: str) -> None:
     """One line for the person at the terminal; standard output stays clean."""
-    click.echo(line, err=True)
+    click.echo(public(line), err=True)
 
 
 def shown_by(ranks: Ranks) -> tuple[Progress, Callable[[str], None]]:
@@ -248,7 +205,7 @@ def shown_by(ranks: Ranks) -> tuple[Progress, Callable[[str], None]]:
 
 def command_line() -> str:
     """The command as it was given, for the files that say how something was made."""
-    return shlex.join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    return public(shlex.join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]]))
 
 
 @contextmanager
@@ -320,11 +277,28 @@ def run(command: click.Command, resumes: bool = True) -> None:
     except Stopped:
         told = f"{name}: stopped in good order; {again}"
         _leave(told if speaks() else "", 130 if signal.SIGINT in _asked else 0)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, OverflowError, RuntimeError) as error:
         if os.environ.get("DG_DEBUG"):
             raise
-        _leave(f"{name}: {error}", 2 if isinstance(error, ValueError) else 1)
+        _leave(f"{name}: {_told(error)}", 2 if isinstance(error, ValueError) else 1)
     _exit(code)
+
+
+ADVICE = {  # what a message of the system or of torch holds -> what to do
+    "out of memory|not enough memory|allocate memory": "give less at once, such as a smaller batch",
+    "No space left|PytorchStreamWriter|quota exceeded": "free some space on the disk",
+    "EADDRINUSE|[Aa]ddress already in use": "the port is taken, set MASTER_PORT to another",
+}
+
+
+def _told(error: Exception) -> str:
+    """An error in one line. Our own say what to do; torch's and the system's are cut, as torch
+    tells them in many lines."""
+    if isinstance(error, ValueError):
+        return str(error)
+    text = "out of memory" if isinstance(error, MemoryError) and not str(error) else shown(error)
+    advice = [todo for words, todo in ADVICE.items() if re.search(words, str(error) or text)]
+    return f"{text}; {(advice or ['DG_DEBUG=1 before the command shows where'])[0]}"
 
 
 def _terminate(number, frame):
@@ -336,7 +310,7 @@ def _leave(message: str, code: int) -> None:
         for bar in list(sys.modules["tqdm"].tqdm._instances):
             bar.close()  # ends its line, so that the message has its own
     if message:
-        click.echo(" ".join(message.split()), err=True)
+        click.echo(public(" ".join(message.split())), err=True)
     _exit(code)
 
 

@@ -6,17 +6,26 @@ import difflib
 import hashlib
 import io
 import os
+import re
 import tempfile
+import time
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from dg.runtime.addresses import public
 from dg.runtime.catalogue import CATALOGUE, Source
 from dg.runtime.files import cache_folder, one_line, read_json, sha256_of, write_json
 from dg.runtime.pretrained import pretrained_file, pretrained_names
 from dg.runtime.progress import silent, unheard
+from tensor_files.reading import open_file
 
 TIMEOUT = (15, 60)  # seconds to connect, seconds without a byte
 PIECE = 1 << 20  # bytes between two steps of the progress bar
+SLOW_SECONDS, LEAST_BYTES = 120, 1 << 16  # of that time: a slower server is given up
+MOST_SECONDS = 24 * 3600  # of one connection
+MOST_CONNECTIONS = 100  # of one run, each of which brings something
+MOST_GIB = 8  # of a file, unless the environment variable DG_MAX_DOWNLOAD says another number
+PAGE = re.compile(rb"\s*(<!doctype|<html|<head|<\?xml|<body)", re.IGNORECASE)
 
 
 def resolve(name, progress=silent, notify=None, suffix=None):
@@ -57,8 +66,8 @@ def _find(name, suffix=None):
     if url.scheme in ("http", "https") and url.netloc:
         # the hash keeps apart what different servers call the same
         path = PurePosixPath(unquote(url.path))
-        tag = hashlib.sha256(name.encode()).hexdigest()[:8]
-        page = f"{url.scheme}://{url.netloc}"
+        tag = hashlib.sha256(public(name).encode()).hexdigest()[:8]
+        page = public(f"{url.scheme}://{url.netloc}")
         return Source(f"{path.stem or 'download'}-{tag}{path.suffix}", name, f"unknown, see {page}")
     near = difflib.get_close_matches(*_likely(name, suffix), n=3, cutoff=0.5)
     hint = (
@@ -66,7 +75,7 @@ def _find(name, suffix=None):
         if near
         else "give a path, an http(s) URL or a short name"
     )
-    raise ValueError(f"{name} does not exist and is no known file; {hint}")
+    raise ValueError(f"{public(name)} does not exist and is no known file; {hint}")
 
 
 def _likely(name, suffix):
@@ -94,24 +103,45 @@ def _locked(target):
 def _accept(path, target, source, notify):
     """Check a complete file and give it its final name; a wrong one is set aside, not deleted."""
     record = target.with_name(f"{target.name}.json")
+    known = read_json(record) if record.exists() else {}
+    if not isinstance(known, dict):
+        raise ValueError(f"{record} is no record of a download; delete it to trust {target} anew")
     found = sha256_of(path)
-    wanted = source.sha256 or (read_json(record).get("sha256") if record.exists() else None)
+    wanted, page = source.sha256 or known.get("sha256"), public(source.url)
+    if PAGE.match(_head(path)):
+        rejected = _set_aside(path, target, found)
+        if known.get("sha256") == found:
+            record.unlink()
+        raise ValueError(
+            f"{target.name} from {page} is a web page, not the file; it was set aside as "
+            f"{rejected}; get the file in a browser and save it as {target}"
+        )
     if wanted not in (None, found):
-        rejected = target.with_name(f"{target.name}.{found[:8]}.rejected")
-        os.replace(path, rejected)
+        rejected = _set_aside(path, target, found)
         hint = (
             "" if source.sha256 else f", or delete {record} first if its publisher has changed it"
         )
         raise ValueError(
-            f"{target.name} from {source.url} has SHA-256 {found}, not {wanted}; it was set aside "
+            f"{target.name} from {page} has SHA-256 {found}, not {wanted}; it was set aside "
             f"as {rejected}; run again to fetch it anew{hint}"
         )
     if wanted is None:
-        write_json(record, {"url": source.url, "sha256": found, "bytes": path.stat().st_size})
+        write_json(record, {"url": page, "sha256": found, "bytes": path.stat().st_size})
         notify(f"{target.name}: no published SHA-256, trusting {found} from now on")
     if path != target:
         os.replace(path, target)
     return target
+
+
+def _set_aside(path, target, found):
+    rejected = target.with_name(f"{target.name}.{found[:8]}.rejected")
+    os.replace(path, rejected)
+    return rejected
+
+
+def _head(path):
+    with open_file(path) as file:
+        return file.read(256)
 
 
 # ---- http
@@ -121,72 +151,145 @@ def _fetch_url(source, target, progress):
     """Return the path of the complete download, which still has a temporary name."""
     import requests
 
-    while True:
+    limit, version = _limit(), None
+    for _ in range(MOST_CONNECTIONS):
         before = _fetched(target)
         try:
-            return _connect(source.url, target, progress)
+            with _connection(source.url) as response:
+                part = _part_of(response, target, limit)
+                if version not in (None, part):
+                    raise _Refused("the file changes while it is fetched")
+                version = part
+                return _complete(source.url, response, part, limit, progress)
+        except _Refused as error:
+            reason = str(error)
         except requests.RequestException as error:  # an OSError too, so it comes first
             response = getattr(error, "response", None)
             reason = type(error).__name__ if response is None else f"HTTP {response.status_code}"
-            if (
-                have := _fetched(target)
-            ) <= before:  # as long as every connection brings something, go on
-                raise ValueError(
-                    f"cannot download {source.url} ({reason}, {have} bytes so far); run again to "
-                    f"continue, or get the file from there and save it as {target}"
-                ) from error
+            if _fetched(target) > before:  # as long as every connection brings something, go on
+                continue
         except OSError as error:
             raise ValueError(
                 f"cannot write {target} ({error.strerror}); free some space and run again"
             ) from error
+        break
+    else:
+        reason = f"{MOST_CONNECTIONS} connections broke off"
+    raise ValueError(
+        f"cannot download {public(source.url)} ({reason}, {_fetched(target)} bytes so far); run "
+        f"again to continue, or get the file from there and save it as {target}"
+    )
+
+
+class _Refused(Exception):
+    """An answer that is not taken, in words."""
+
+
+def _limit():
+    """The largest size of a file, in bytes."""
+    said = os.environ.get("DG_MAX_DOWNLOAD") or MOST_GIB
+    try:
+        return int(float(said) * 2**30)
+    except (ValueError, OverflowError):
+        raise ValueError(f"DG_MAX_DOWNLOAD is {said}; give a number of GiB") from None
 
 
 def _fetched(target):
     return sum(part.stat().st_size for part in target.parent.glob(f"{target.name}.*.part"))
 
 
-def _connect(url, target, progress):
-    """Fetch what is missing over one connection, or two if a part is there already."""
+def _connection(url, **headers):
     import requests
 
-    headers = {"Accept-Encoding": "identity"}  # lengths and ranges are those of the file
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as response:
-        response.raise_for_status()
-        total = int(response.headers.get("Content-Length", 0))
-        version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        tag = hashlib.sha256(f"{version} {total}".encode()).hexdigest()[:8]
-        # a changed file never continues an older one
-        part = target.with_name(f"{target.name}.{tag}.part")
-        have = part.stat().st_size if part.exists() else 0
-        if not 0 < have <= total:
-            return _receive(response, part, 0, total, progress)
+    # lengths and ranges are those of the file
+    headers = {"Accept-Encoding": "identity", **headers}
+    response = requests.get(url, stream=True, timeout=TIMEOUT, headers=headers)
+    response.raise_for_status()
+    return response
+
+
+def _length(response):
+    """The bytes that an answer announces, 0 where it does not."""
+    said = response.headers.get("Content-Length", "0")
+    return int(said) if said.isascii() and said.isdigit() else 0
+
+
+def _part_of(response, target, limit):
+    """Where the download is kept; those of other versions of the file are removed."""
+    if (total := _length(response)) > limit:
+        raise _Refused(
+            f"{total:,} bytes, more than the {limit / 2**30:g} GiB that DG_MAX_DOWNLOAD allows"
+        )
+    version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    tag = hashlib.sha256(f"{version} {total}".encode()).hexdigest()[:8]
+    part = target.with_name(f"{target.name}.{tag}.part")
+    for other in target.parent.glob(f"{target.name}.*.part"):
+        if other != part:
+            other.unlink()
+    return part
+
+
+def _complete(url, response, part, limit, progress):
+    """Fetch what is missing over this connection, or another if a part is there already."""
+    total = _length(response)
+    have = part.stat().st_size if part.exists() else 0
+    if not 0 < have <= total:
+        return _receive(response, part, 0, total, limit, progress)
     if have == total:
         return part
-    with requests.get(
-        url, stream=True, timeout=TIMEOUT, headers={**headers, "Range": f"bytes={have}-"}
-    ) as response:
-        response.raise_for_status()
-        continued = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        return _receive(response, part, have if continued else 0, total, progress)
+    with _connection(url, Range=f"bytes={have}-") as rest:
+        continued = rest.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        return _receive(rest, part, have if continued else 0, total, limit, progress)
 
 
-def _receive(response, part, have, total, progress):
+def _receive(response, part, have, total, limit, progress):
     import requests
 
-    pieces = response.iter_content(PIECE)
     steps = {
         "desc": part.name.rsplit(".", 2)[0],
         "total": -(-total // PIECE) or None,
         "initial": have // PIECE,
     }
     with open(part, "ab" if have else "wb") as file:
-        for piece in progress(pieces, unit="MiB", **steps):
+        for piece in progress(_pieces(response), unit="MiB", **steps):
             file.write(piece)
+            if file.tell() > (total or limit):
+                part.unlink()
+                raise _Refused(f"it goes on beyond {total or limit:,} bytes")
         file.flush()
         os.fsync(file.fileno())
     if total and part.stat().st_size != total:
         raise requests.ConnectionError("cut short")
     return part
+
+
+def _pieces(response):
+    """The bytes of an answer; RequestException where it breaks off, or is too slow in the end."""
+    import requests
+
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise _Refused("the server packs it, though asked not to")
+    start = since = time.monotonic()
+    piece, brought = bytearray(), 0
+    while True:
+        try:
+            data = response.raw.read1(PIECE)
+        except Exception as error:  # of urllib3
+            yield bytes(piece)
+            raise requests.ConnectionError(type(error).__name__) from error
+        if not data:
+            break
+        piece, brought, now = piece + data, brought + len(data), time.monotonic()
+        if len(piece) >= PIECE:
+            yield bytes(piece)
+            piece = bytearray()
+        if now - since > SLOW_SECONDS:
+            if brought < LEAST_BYTES:
+                raise _Refused(f"only {brought} bytes in {now - since:.0f} seconds")
+            brought, since = 0, now
+        if now - start > MOST_SECONDS:
+            raise _Refused(f"not complete after {MOST_SECONDS / 3600:g} hours")
+    yield bytes(piece)
 
 
 # ---- Google Drive
@@ -205,6 +308,8 @@ def _fetch_drive(source, target, progress):
             found = [path for path in Path(folder).rglob(source.member) if path.is_file()]
             if len(found) != 1:
                 raise FileNotFoundError(f"the folder holds {len(found)} files {source.member}")
+            if found[0].stat().st_size > _limit():
+                raise ValueError("larger than DG_MAX_DOWNLOAD allows")
             os.replace(found[0], part)
     except Exception as error:  # gdown has many, and Google refuses in many ways
         reason = (

@@ -19,6 +19,8 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
+from tensor_files.reading import FileError, open_file, shown
+
 HOST = platform.node().replace(".", "-") or "localhost"
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # another machine's locks may not be seen here, so its temporaries go by age
@@ -102,11 +104,15 @@ def write_json(path, obj):
 def read_json(path):
     """Read a JSON file; one that is missing, unreadable or not JSON is a ValueError of one line."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            return json.loads(file.read())
+    except FileError as error:
+        raise ValueError(f"{path}: {error}") from error
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); restore it or delete it") from error
+    except (ValueError, RecursionError) as error:
+        reason = shown(error)
+        raise ValueError(f"{path} is not valid JSON ({reason}); restore it or delete it") from error
 
 
 def plain(obj):

@@ -1,5 +1,6 @@
 """Exact resume: everything a training loop needs to go on as if it had never stopped."""
 
+import errno
 import hashlib
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ import torch
 
 from dg.runtime.files import atomic_write
 from dg.runtime.progress import unheard
+from tensor_files.reading import FileError, parsing
+from tensor_files.weights import read_tensor_file
 
 ENTRIES = {"sha256", "state"}  # of a file; older versions kept the state's own
 
@@ -16,7 +19,10 @@ ENTRIES = {"sha256", "state"}  # of a file; older versions kept the state's own
 def save_state(path, state: dict) -> None:
     """Write tensors and plain values with their hash, completely or not at all."""
     with atomic_write(path) as file:
-        torch.save({"sha256": content_hash(state), "state": state}, file)
+        try:
+            torch.save({"sha256": content_hash(state), "state": state}, file)
+        except RuntimeError as error:  # torch's own writer, which does not tell the system's reason
+            raise OSError(errno.ENOSPC, "the disk is full, or failed") from error
 
 
 def load_state(path, notify: Callable[[str], None] = unheard) -> dict | None:
@@ -27,21 +33,22 @@ def load_state(path, notify: Callable[[str], None] = unheard) -> dict | None:
     """
     if not Path(path).exists():
         return None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(found, dict):
-            raise ValueError("it holds no entries")
+    with restoring(path):
+        if not isinstance(found := read_tensor_file(path), dict):
+            raise FileError(f"holds no state but a {type(found).__name__}; delete it to start over")
         if not ENTRIES & set(found):
             notify(f"{path}: of an older version, without a hash; it is taken as it is")
             return found
         if found["sha256"] != content_hash(found["state"]):
-            raise ValueError("its content does not have the hash that it was saved with")
+            raise FileError(
+                "its content does not have the hash that it was saved with; delete it to start over"
+            )
         return found["state"]
-    except Exception as error:  # damaged bytes make the reader stumble in many ways
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(
-            f"{path}: not a readable training state ({reason}); delete it to start over"
-        ) from None
+
+
+def restoring(path):
+    """A context in which whatever is wrong with a state becomes a ValueError of one line."""
+    return parsing(path, "delete it to start over", "not a readable training state")
 
 
 def content_hash(value) -> str:

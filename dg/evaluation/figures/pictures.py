@@ -149,7 +149,7 @@ def copy_with_palette(path, target) -> None:
     the same."""
     from PIL import Image
 
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG"]) as picture:
         small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     with atomic_write(target) as file:
         small.save(file, "png", optimize=True)

@@ -149,6 +149,16 @@ def test_foreign_statistics_do_not_tell_what_made_them(tmp_path):
         (dict(mu=np.zeros(3), sigma=np.eye(4)), "are not statistics"),
         (dict(mu=np.array(["a"]), sigma=np.eye(1)), "not readable statistics"),
         (dict(mu=np.zeros(3)), "not readable statistics"),
+        (dict(mu=np.zeros(2), sigma=-np.eye(2)), "negative variances"),
+        (dict(mu=np.zeros(2), sigma=np.array([[1, 2], [2, 1]])), "negative variances"),
+        (dict(mu=np.zeros(2), sigma=np.array([[1, 0.5], [0, 1]])), "not symmetric"),
+        (dict(mu=np.zeros(2), sigma=1j * np.eye(2)), "complex128"),
+        (dict(mu=np.zeros(1), sigma=np.eye(1), about=np.array("[]")), "not readable statistics"),
+        (
+            dict(mu=np.zeros(1), sigma=np.eye(1), about=np.array('{"extractor": {"name": 1}}')),
+            "not readable statistics",
+        ),
+        (dict(mu=np.zeros(1), sigma=np.eye(1), features=np.ones((3, 2))), "features are not those"),
         (dict(mu=np.zeros(1), sigma=np.eye(1), about=np.array("{")), "not readable statistics"),
     ],
 )

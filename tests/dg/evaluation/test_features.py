@@ -9,9 +9,11 @@ import torch
 
 from benchmarks.random_weights import write_random_weights
 from dg.data.datasets import load_images
+from dg.evaluation import dinov2
 from dg.evaluation.classifier import FeatureClassifier, extract_features, save_classifier
 from dg.evaluation.features import FIDELITY, load_extractor
 from dg.runtime.catalogue import CATALOGUE
+from dg.runtime.files import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +104,71 @@ def test_clip_addresses_are_torch_fidelitys():
         )
 
 
-def test_dinov2_takes_no_file(tmp_path):
-    with pytest.raises(ValueError, match=r"torch\.hub"):
-        load_extractor("dinov2-vit-b-14", tmp_path / "any.pth")
+class TinyCLIP(torch.nn.Module):
+    """The layout of OpenAI's archives, with the visual part of torch-fidelity."""
+
+    def __init__(self):
+        super().__init__()
+        from torch_fidelity.feature_extractor_clip import VisionTransformer
+
+        self.visual = VisionTransformer(64, 32, 64, 2, 1, 16)
+        self.text_projection = torch.nn.Parameter(torch.zeros(8, 16))
+
+    def forward(self, x):
+        return self.visual(x)
+
+
+def test_clip_is_read_out_of_its_archive_without_running_it(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = TinyCLIP().eval()
+    torch.jit.trace(model, torch.zeros(1, 3, 64, 64)).save(tmp_path / "clip.pt")
+    monkeypatch.setattr(torch.jit, "load", None)
+    monkeypatch.setattr(torch, "load", None)
+    extractor = load_extractor("clip-vit-b-32", tmp_path / "clip.pt", unpublished_weights=True)
+    for name, tensor in model.visual.state_dict().items():
+        half = tensor.half().float() if name.endswith(("in_proj_weight", "conv1.weight")) else None
+        found = extractor.network.inner.model.visual.state_dict()[name]
+        assert torch.equal(found, tensor) or half is None or torch.equal(found, half)
+    assert extractor(images(2, 20, 20, 3))["features"].shape == (2, 16)
+    with pytest.raises(ValueError, match="SHA-256"):
+        load_extractor("clip-vit-b-32", tmp_path / "clip.pt")
+
+
+def test_dinov2_is_built_here(tmp_path, monkeypatch):
+    """Position embeddings and norms by hand; nothing is asked of torch.hub."""
+    monkeypatch.setattr(torch.hub, "load", None)
+    monkeypatch.setitem(dinov2.SIZES, "s", (48, 2, 3))
+    torch.manual_seed(0)
+    net = dinov2.DINOv2("s")
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.save(net.state_dict(), tmp_path / "dino.pth")
+    extractor = load_extractor("dinov2-vit-s-14", tmp_path / "dino.pth")
+    assert extractor.published is None and extractor.sha256 == sha256_of(tmp_path / "dino.pth")
+    grey = np.full((1, 224, 224, 3), 128, dtype=np.uint8)
+    mean, sd = (torch.tensor(values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x = ((128 / 255 - mean) / sd)[None, :, None, None].expand(1, 3, 224, 224)
+    torch.testing.assert_close(extractor(grey)["features"], net.eval()(x), rtol=1e-4, atol=1e-4)
+    torch.save({"cls_token": torch.zeros(1, 1, 48)}, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match=r"part\.pth: .*patch_embed|part\.pth: .*missing"):
+        load_extractor("dinov2-vit-s-14", tmp_path / "part.pth")
+
+
+def test_dinov2_has_the_published_tensors():
+    """Numbers of values of dinov2_vit{s,b,l,g}14_pretrain.pth, as published in millions."""
+    with torch.device("meta"):
+        nets = {size: dinov2.DINOv2(size) for size in dinov2.SIZES}
+    counts = {size: sum(p.numel() for p in net.parameters()) for size, net in nets.items()}
+    assert {size: round(count / 1e6) for size, count in counts.items()} == {
+        "s": 22,
+        "b": 87,
+        "l": 304,
+        "g": 1136,
+    }
+    names = set(nets["s"].state_dict())
+    assert {"cls_token", "pos_embed", "mask_token", "norm.weight", "patch_embed.proj.bias"} <= names
+    assert {"blocks.11.ls1.gamma", "blocks.0.attn.qkv.bias", "blocks.3.mlp.fc1.weight"} <= names
+    assert nets["g"].blocks[0].mlp.w12.weight.shape == (8192, 1536)
 
 
 def test_a_classifier_is_an_extractor(tmp_path):

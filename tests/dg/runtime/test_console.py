@@ -176,3 +176,37 @@ def test_on_a_terminal_progress_is_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(console.progress(range(3), desc="images")) == [0, 1, 2]
     assert "images: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "x.py: out of memory; give less at once"),
+        (OverflowError("int too large"), "x.py: int too large; DG_DEBUG=1"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "Tried; give less at once"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed\nframe #0"), "; free some space"),
+        (RuntimeError("The server socket\nAddress already in use"), "set MASTER_PORT to another"),
+        (OSError(28, "No space left on device"), "; free some space on the disk"),
+    ],
+    ids=repr,
+)
+def test_errors_of_the_system_and_of_torch_are_one_line(error, told, capsys, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    monkeypatch.delenv("DG_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as left:
+        console.run(click.Command("x", callback=fail))
+    lines = capsys.readouterr().err.splitlines()
+    assert left.value.code == 1 and len(lines) == 1 and told in lines[0]
+    monkeypatch.setenv("DG_DEBUG", "1")
+    with pytest.raises(type(error)):
+        console.run(click.Command("x", callback=fail))
+
+
+def test_passwords_are_neither_shown_nor_kept(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--network", "https://me:hunter2@host/a.pkl"])
+    assert console.command_line() == "python x.py --network https://host/a.pkl"
+    console.notify("https://me:hunter2@host/a.pkl is there")
+    assert capsys.readouterr().err == "https://host/a.pkl is there\n"

@@ -9,7 +9,7 @@ import pytest
 
 from dg.runtime import downloads
 from dg.runtime.catalogue import CATALOGUE, Source
-from dg.runtime.files import read_json
+from dg.runtime.files import read_json, write_json
 
 CONTENT = np.random.RandomState(0).bytes(300_000)
 
@@ -38,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         body = server.content[start:]
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", hashlib.sha256(server.content).hexdigest())
+        tag = hashlib.sha256(server.content).hexdigest()
+        self.send_header("ETag", f"{tag}{len(server.requests)}" if server.changing else tag)
         self.end_headers()
         self.wfile.write(body[: server.plan.pop(0)] if server.plan else body)
 
@@ -58,6 +59,7 @@ def cache(tmp_path, monkeypatch):
 def server(cache):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.plan, server.requests, server.ranges = CONTENT, [], [], True
+    server.changing = False
     server.url = f"http://127.0.0.1:{server.server_port}/a.pkl"
     threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
@@ -165,6 +167,59 @@ def test_a_server_without_ranges_or_with_others(cache, server, ranges):
     server.ranges, server.plan = ranges, [100_000, 0]
     assert downloads.resolve(server.url).read_bytes() == CONTENT
     assert server.requests == [None, None, "bytes=100000-"]
+
+
+def test_a_file_that_changes_with_every_connection_is_given_up(cache, server):
+    server.changing, server.plan = True, [10_000 * step for step in range(1, 20)]
+    refused("the file changes while it is fetched", server.url)
+    assert len(server.requests) == 2 and len(list(cache.glob("*.part"))) <= 1
+
+
+def test_parts_of_other_versions_are_removed(cache, server):
+    server.plan = [100_000, 0, 0]
+    refused("so far", server.url)
+    server.content, server.plan = CONTENT[::-1], [50_000, 0, 0]
+    refused("50000 bytes so far", server.url)
+    assert [part.stat().st_size for part in cache.glob("*.part")] == [50_000]
+
+
+def test_a_file_is_no_larger_than_allowed(cache, server, monkeypatch):
+    monkeypatch.setenv("DG_MAX_DOWNLOAD", str(100_000 / 2**30))
+    refused(r"300,000 bytes, more than the .* GiB that DG_MAX_DOWNLOAD allows", server.url)
+    assert not list(cache.glob("*.part")) and not list(cache.glob("*.pkl"))
+    monkeypatch.setenv("DG_MAX_DOWNLOAD", "much")
+    refused("give a number of GiB", server.url)
+
+
+def test_a_slow_server_is_given_up(cache, server, monkeypatch):
+    monkeypatch.setattr(downloads, "SLOW_SECONDS", -1)
+    monkeypatch.setattr(downloads, "LEAST_BYTES", 10**9)
+    refused(r"only \d+ bytes in", server.url)
+    monkeypatch.setattr(downloads, "LEAST_BYTES", 0)
+    monkeypatch.setattr(downloads, "MOST_SECONDS", -1)
+    refused("not complete after", server.url)
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><title>Quota</title>", b"\n<HTML>", b"<?xml ?>"])
+def test_a_web_page_is_not_kept(cache, server, page, monkeypatch):
+    server.content = page
+    message = refused("is a web page, not the file; it was set aside", server.url)
+    assert "save it as" in message and not list(cache.glob("*.pkl"))
+    catalogue(monkeypatch, server.url)
+    (cache / "trial.pkl").write_bytes(page)  # of an earlier version, which had trusted it
+    write_json(cache / "trial.pkl.json", {"sha256": hashlib.sha256(page).hexdigest()})
+    refused("is a web page", "trial")
+    assert not (cache / "trial.pkl").exists() and not (cache / "trial.pkl.json").exists()
+    server.content = CONTENT
+    assert downloads.resolve("trial").read_bytes() == CONTENT
+
+
+def test_passwords_are_neither_shown_nor_written(cache, server):
+    lines, secret = [], server.url.replace("http://", "http://me:hunter2@")
+    path = downloads.resolve(secret, notify=lines.append)
+    assert path == downloads.resolve(server.url)
+    assert "hunter2" not in "".join([*lines, *(p.read_text() for p in cache.glob("*.json"))])
+    assert "hunter2" not in refused("HTTP 404", secret.replace("a.pkl", "missing.pkl"))
 
 
 def test_two_at_once_fetch_once(cache, server):

@@ -1,35 +1,40 @@
 """A machine that interprets the instructions of a pickle that describe data, and executes nothing.
 
 The names that a file may use stand in a table of the caller; any other name, instruction or
-argument is refused. Formats: pickle protocols 2 to 5 (PEP 307, PEP 3154; the standard library's
+argument is refused. Keys are strings and small numbers only: hashing them is cheap and cannot be
+made to collide. Formats: pickle protocols 2 to 5 (PEP 307, PEP 3154; the standard library's
 `pickletools` documents each instruction).
 """
 
 import pickle
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-MAX_INSTRUCTIONS = 400_000  # nearly four times what the largest published network needs
 MAX_NAME = 256  # characters of a tensor's name
+MAX_NUMBER = 2**31  # as a key
 
 
-class CheckpointError(ValueError):
-    """A file that is no usable EDM network; one line that names the file, what is wrong and what to
-    do."""
+class PickleError(ValueError):
+    """What is wrong with a pickle, as a part of a sentence."""
 
 
-def other_kind(found: str) -> CheckpointError:
-    return CheckpointError(f"is {found}; give a network pickle of NVIDIA's EDM")
+class OtherKind(PickleError):
+    """A file of another kind: the sentence says what it is."""
 
 
-def damaged(part: str) -> CheckpointError:
-    return CheckpointError(f"is damaged ({part}); download it again")
+class Damaged(PickleError):
+    """The sentence names the part."""
 
 
-def hostile(act: str) -> CheckpointError:
-    return CheckpointError(
-        f"{act}, which no EDM network does; do not open this file with any other tool"
-    )
+class Foreign(PickleError):
+    """The file does what no file of its kind does.
+
+    name  the dotted name that it asks for, if it does
+    """
+
+    def __init__(self, act: str, name: str | None = None):
+        super().__init__(act)
+        self.name = name
 
 
 def shown(text: str) -> str:
@@ -71,16 +76,16 @@ class PickleMachine:
                   call
     instructions  iterator that ends when the file has used up its share
     set_state     set_state(object, state) is what BUILD does; None refuses it
-    persistent    whether a persistent id is allowed; its description stands for it
+    persistent    persistent(description) is what a persistent id stands for; None refuses it
     """
 
     def __init__(
         self,
         data: memoryview,
-        names: dict,
+        names: Mapping,
         instructions: Iterator,
         set_state: Callable | None = None,
-        persistent: bool = False,
+        persistent: Callable | None = None,
     ):
         self.data, self.names, self.instructions, self.position = data, names, instructions, 0
         self.set_state, self.persistent = set_state, persistent
@@ -89,20 +94,20 @@ class PickleMachine:
         """Interpret one pickle up to its STOP and return the value that it describes."""
         self.stack, self.marked, self.memo = [], [], {}
         if self.take(1) != pickle.PROTO or not 2 <= self.number(_U1) <= 5:
-            raise other_kind("no pickle of protocol 2 to 5")
+            raise OtherKind("no pickle of protocol 2 to 5")
         for _ in self.instructions:
             code = bytes(self.take(1))
             if code == pickle.STOP:
                 return self.stack.pop()
             if not self._push(code) and not self._combine(code):
-                raise hostile(f"contains the pickle instruction {code!r}")
-        raise hostile(f"has more than {MAX_INSTRUCTIONS} instructions")
+                raise Foreign(f"contains the pickle instruction {code!r}")
+        raise Foreign("has more instructions than any")
 
     def take(self, count: int) -> memoryview:
         """The next bytes of the data."""
         self.position += count
         if self.position > len(self.data):
-            raise damaged("it ends too early")
+            raise Damaged("it ends too early")
         return self.data[self.position - count : self.position]
 
     def number(self, layout: struct.Struct) -> int | float:
@@ -130,7 +135,7 @@ class PickleMachine:
             self.stack = []
         elif code == pickle.FRAME:
             if self.number(U8) > len(self.data) - self.position:
-                raise damaged("it ends too early")
+                raise Damaged("it ends too early")
         elif code == pickle.GLOBAL:
             self.stack.append(self._named(self._line(), self._line()))
         else:
@@ -149,14 +154,13 @@ class PickleMachine:
             push(tuple([pop() for _ in range(_TUPLES[code])][::-1]))
         elif code in (pickle.SETITEM, pickle.SETITEMS):
             items = items if marked else [pop(), pop()][::-1]
-            # Only strings are keys: hashing them is cheap and cannot be made to collide.
-            if type(self.stack[-1]) is not dict or any(type(key) is not str for key in items[::2]):
-                raise damaged("a dict")
+            if type(self.stack[-1]) is not dict or not all(map(_is_key, items[::2])):
+                raise Damaged("a dict")
             self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
         elif code in (pickle.APPEND, pickle.APPENDS):
             items = items if marked else [pop()]
             if type(self.stack[-1]) is not list:
-                raise damaged("a list")
+                raise Damaged("a list")
             self.stack[-1].extend(items)
         elif code == pickle.STACK_GLOBAL:
             name, module = pop(), pop()
@@ -164,12 +168,14 @@ class PickleMachine:
         elif code in (pickle.REDUCE, pickle.NEWOBJ):
             arguments, function = pop(), pop()
             if not callable(function) or type(arguments) is not tuple:
-                raise hostile("calls what is no function")
+                raise Foreign("calls what is no function")
             push(function(*arguments))
         elif code == pickle.BUILD and self.set_state is not None:
             state = pop()
             self.set_state(self.stack[-1], state)
-        elif code != pickle.BINPERSID or not self.persistent:
+        elif code == pickle.BINPERSID and self.persistent is not None:
+            push(self.persistent(pop()))
+        else:
             return False
         return True
 
@@ -179,7 +185,12 @@ class PickleMachine:
 
     def _named(self, module, name):
         if type(module) is not str or type(name) is not str:
-            raise damaged("a name")
+            raise Damaged("a name")
         if f"{module}.{name}" not in self.names:
-            raise hostile(f"asks for {shown(f'{module}.{name}')}")
+            dotted = shown(f"{module}.{name}")
+            raise Foreign(f"asks for {dotted}", dotted)
         return self.names[f"{module}.{name}"]
+
+
+def _is_key(key) -> bool:
+    return type(key) is str or (type(key) is int and abs(key) <= MAX_NUMBER)
