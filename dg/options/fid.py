@@ -3,7 +3,7 @@
 import click
 
 from dg.options.network import NETWORK
-from dg.options.numbers import Real
+from dg.options.numbers import Real, RealRange
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -219,11 +219,11 @@ NLL = [
         "--time_min",
         "--time_mid",
         "time_min",
-        type=Real(0, 1),
+        type=RealRange(0, 1),
         default=0.01,
         help="Start of the guided VP time window.",
     ),
-    click.option("--time_max", type=Real(0, 1), default=1.0, help="End of the window."),
+    click.option("--time_max", type=RealRange(0, 1), default=1.0, help="End of the window."),
     click.option(
         "--batch",
         "--batch_size",

@@ -3,7 +3,7 @@
 import click
 
 from dg.options.network import NETWORK
-from dg.options.numbers import MOST_SEEDS, Numbers, Real, SeedRange
+from dg.options.numbers import MOST_SEEDS, Numbers, Real, RealRange, SeedRange
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -67,38 +67,38 @@ OPTIONS = [
     ),
     click.option(
         "--sigma_min",
-        type=Real(min=0, min_open=True),
+        type=RealRange(min=0, min_open=True),
         help="Lowest noise level.  [default: sampler's]",
     ),
     click.option(
         "--sigma_max",
-        type=Real(min=0, min_open=True),
+        type=RealRange(min=0, min_open=True),
         help="Highest noise level.  [default: sampler's]",
     ),
     click.option(
         "--rho",
-        type=Real(min=0, min_open=True),
+        type=RealRange(min=0, min_open=True),
         default=7,
         help="Exponent of the step spacing.",
     ),
     click.option(
         "--S_churn",
         "S_churn",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=0,
         help="Amount of stochasticity.",
     ),
     click.option(
         "--S_min",
         "S_min",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=0,
         help="Lowest noise level with stochasticity.",
     ),
     click.option(
         "--S_max",
         "S_max",
-        type=Real(min=0, infinite=True),
+        type=RealRange(min=0, infinite=True),
         default=float("inf"),
         help="Highest such level.",
     ),
@@ -121,7 +121,7 @@ OPTIONS = [
         type=click.Choice(["ddim", "ancestral"]),
         help="Of a DDPM, ADM or DiT: its sampler.  [default: ddim; of ADM and DiT ancestral]",
     ),
-    click.option("--eta", type=Real(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]"),
+    click.option("--eta", type=RealRange(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]"),
     click.option(
         "--cfg_scale",
         "--cfg-scale",
@@ -151,7 +151,7 @@ OPTIONS = [
     ),
     click.option(
         "--classifier_scale",
-        type=Real(min=0),
+        type=RealRange(min=0),
         metavar="S",
         help="Of a DDPM or ADM: scale of classifier guidance.  [default: none]",
     ),
@@ -235,11 +235,11 @@ OPTIONS = [
         "--time_min",
         "--time_mid",
         "time_min",
-        type=Real(0, 1),
+        type=RealRange(0, 1),
         help="Start of the guided VP time window.  [default: 0.01; with DiT 0.101, timesteps above "
         "100]",
     ),
-    click.option("--time_max", type=Real(0, 1), default=1.0, help="End of the window."),
+    click.option("--time_max", type=RealRange(0, 1), default=1.0, help="End of the window."),
     click.option(
         "--dg_time",
         type=click.Choice(["level", "step"]),
@@ -257,14 +257,14 @@ OPTIONS = [
     click.option(
         "--S_churn_manual",
         "S_churn_manual",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=4,
         help="S_churn of boosted samples.",
     ),
     click.option(
         "--dg_clip",
         "dg_clip",
-        type=Real(0, 0.5, min_open=True, max_open=True),
+        type=RealRange(0, 0.5, min_open=True, max_open=True),
         help="Clip probabilities to [P, 1-P] as the authors' code does with 1e-5.  [default: no "
         "clip]",
     ),

@@ -2,7 +2,7 @@
 
 import click
 
-from dg.options.numbers import Real
+from dg.options.numbers import RealRange
 from dg.pretraining.presets import (
     ARCHITECTURES,
     CLASSIFIER_PRESETS,
@@ -14,7 +14,7 @@ from dg.pretraining.presets import (
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-POSITIVE = Real(min=0, min_open=True)
+POSITIVE = RealRange(min=0, min_open=True)
 
 
 class Multipliers(click.ParamType):
@@ -78,7 +78,7 @@ TRAINING = [  # options of the trainings that run on several processes
     ),
     click.option(
         "--save_seconds",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=60,
         help="How often to save the state, besides at the end.",
     ),
@@ -117,7 +117,7 @@ SCORE = [
     ),
     click.option(
         "--dropout",
-        type=Real(0, 1, max_open=True),
+        type=RealRange(0, 1, max_open=True),
         help="Dropout probability.  [default: the preset's]",
     ),
     click.option(
@@ -131,7 +131,7 @@ SCORE = [
     ),
     click.option(
         "--augment",
-        type=Real(0, 1),
+        type=RealRange(0, 1),
         help="Probability of EDM's augmentation, which does not leak into what is drawn.  "
         "[default: the preset's]",
     ),

@@ -3,12 +3,12 @@
 import click
 
 from dg.options.guidance import CLASSIFIER
-from dg.options.numbers import Numbers, Real
+from dg.options.numbers import Numbers, RealRange
 from dg.recipes import CHOICES, PRESETS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-POSITIVE = Real(min=0, min_open=True)
+POSITIVE = RealRange(min=0, min_open=True)
 INPUT = console.InputPath()
 
 OPTIONS = [
@@ -139,7 +139,7 @@ OPTIONS = [
         "--wd",
         "--weight_decay",
         "weight_decay",
-        type=Real(min=0),
+        type=RealRange(min=0),
         help="Weight decay (L2).",
     ),
     click.option(
@@ -147,7 +147,7 @@ OPTIONS = [
     ),
     click.option(
         "--ema_rampup",
-        type=Real(min=0),
+        type=RealRange(min=0),
         help="The half-life is at most this part of the images seen; 0 = no such bound.",
     ),
     click.option(
@@ -157,7 +157,7 @@ OPTIONS = [
     ),
     click.option(
         "--loss_weight",
-        type=Real(min=0),
+        type=RealRange(min=0),
         help="Of what the last two add; on its own scale each.",
     ),
     click.option(
@@ -176,7 +176,7 @@ OPTIONS = [
         "--time_min",
         "--t_min",
         "time_min",
-        type=Real(0, 1, min_open=True, max_open=True),
+        type=RealRange(0, 1, min_open=True, max_open=True),
         help="Smallest VP time of importance and uniform.",
     ),
     click.option(
