@@ -155,7 +155,7 @@ def _check_trained_on(config: dict, extractor: Extractor, path) -> None:
     expected = config.get("fingerprint")
     if expected is None:
         return
-    found = fingerprint(extractor.frozen)
+    found = extractor.frozen and fingerprint(extractor.frozen)
     if found != expected:
         what = "score network" if extractor.kind == "score" else "classifier"
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ def built(factory: Callable[..., nn.Module], tensors: Mapping, **settings) -> nn
     """
     _check_moderate(settings, MOST_NESTED)
     try:
-        with _at_most(2 * len(tensors) + MOST_ENTRIES), torch.device("meta"):
+        with _at_most(2 * len(tensors) + MOST_ENTRIES), torch.device("meta"), catch_warnings():
+            simplefilter("ignore")  # of layers without weights, which no file has
             return factory(**settings)
     except FileError:
         raise

@@ -333,7 +333,8 @@ class SampleStore:
                 f"{self.outdir} was made with other settings ({'; '.join(words)}); use another "
                 "folder"
             )
-        if runs(self.seeds[: stored["num seeds"]]) != stored["seeds"]:
+        begun = self.seeds[: max(stored["num seeds"], 0)]
+        if len(begun) != stored["num seeds"] or runs(begun) != stored["seeds"]:
             seeds = f"seeds {stored['seeds']}, and seeds {manifest['seeds']} do not begin with them"
             raise ValueError(
                 f"{self.outdir} holds {seeds}; use another folder, or extend the list that is there"

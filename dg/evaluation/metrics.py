@@ -222,7 +222,10 @@ def covariance_fault(sigma) -> str:
     one."""
     if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * np.abs(sigma).max(initial=0)):
         return "it is not symmetric"
-    slack = ROUNDING * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
+    with np.errstate(over="ignore"):
+        slack = ROUNDING * np.linalg.norm(sigma) + np.finfo(np.float64).tiny
+    if not np.isfinite(slack):
+        return "its values are beyond computing"
     try:
         np.linalg.cholesky(sigma + slack * np.eye(len(sigma)))
     except np.linalg.LinAlgError:

@@ -4,7 +4,7 @@ import click
 
 from dg.options.common import DEVICE, Command
 from dg.options.network import HEADING, NETWORK
-from dg.options.numbers import Real
+from dg.options.numbers import Real, RealRange
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -265,14 +265,14 @@ NLL = dict(
                 "--time_min",
                 "--time_mid",
                 "time_min",
-                type=Real(0, 1),
+                type=RealRange(0, 1),
                 default=0.01,
                 metavar="T",
                 help="Lowest VP time with guidance.",
             ),
             click.option(
                 "--time_max",
-                type=Real(0, 1),
+                type=RealRange(0, 1),
                 default=1.0,
                 metavar="T",
                 help="Highest VP time with guidance.",

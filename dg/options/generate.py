@@ -4,7 +4,7 @@ import click
 
 from dg.options.common import DEVICE
 from dg.options.network import HEADING, NETWORK
-from dg.options.numbers import MOST_SEEDS, Numbers, Real, SeedRange
+from dg.options.numbers import MOST_SEEDS, Numbers, Real, RealRange, SeedRange
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -74,19 +74,19 @@ SAMPLER = [
     ),
     click.option(
         "--sigma_min",
-        type=Real(min=0, min_open=True),
+        type=RealRange(min=0, min_open=True),
         metavar="SIGMA",
         help="Lowest noise level.  [default: 0.002; VP and VE levels: their own]",
     ),
     click.option(
         "--sigma_max",
-        type=Real(min=0, min_open=True),
+        type=RealRange(min=0, min_open=True),
         metavar="SIGMA",
         help="Highest noise level.  [default: 80; VP, VE and iDDPM levels: their own]",
     ),
     click.option(
         "--rho",
-        type=Real(min=0, min_open=True),
+        type=RealRange(min=0, min_open=True),
         default=7,
         metavar="RHO",
         help="Exponent of the spacing of noise levels.",
@@ -94,7 +94,7 @@ SAMPLER = [
     click.option(
         "--S_churn",
         "S_churn",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=0,
         metavar="S",
         help="Amount of noise added in the course of sampling; 0 samples without it.",
@@ -102,7 +102,7 @@ SAMPLER = [
     click.option(
         "--S_min",
         "S_min",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=0,
         metavar="SIGMA",
         help="Lowest noise level at which noise is added.",
@@ -110,7 +110,7 @@ SAMPLER = [
     click.option(
         "--S_max",
         "S_max",
-        type=Real(min=0, infinite=True),
+        type=RealRange(min=0, infinite=True),
         default=float("inf"),
         metavar="SIGMA",
         help="Highest noise level at which noise is added.",
@@ -212,13 +212,13 @@ DISCRIMINATOR = [
         "--time_min",
         "--time_mid",
         "time_min",
-        type=Real(0, 1),
+        type=RealRange(0, 1),
         metavar="T",
         help="Lowest VP time with guidance.  [default: 0.01; DiT: 0.101, timesteps above 100]",
     ),
     click.option(
         "--time_max",
-        type=Real(0, 1),
+        type=RealRange(0, 1),
         default=1.0,
         metavar="T",
         help="Highest VP time with guidance.",
@@ -241,7 +241,7 @@ DISCRIMINATOR = [
     click.option(
         "--S_churn_manual",
         "S_churn_manual",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=4,
         metavar="S",
         help="S_churn of samples that --boosting boosts.",
@@ -249,7 +249,7 @@ DISCRIMINATOR = [
     click.option(
         "--dg_clip",
         "dg_clip",
-        type=Real(0, 0.5, min_open=True, max_open=True),
+        type=RealRange(0, 0.5, min_open=True, max_open=True),
         metavar="P",
         help="Clip the discriminator's probability to [P, 1-P]; the authors' code takes 1e-5.  "
         "[default: no clip]",
@@ -279,7 +279,7 @@ DISCRETE = [
     ),
     click.option(
         "--eta",
-        type=Real(0, 1),
+        type=RealRange(0, 1),
         metavar="ETA",
         help="DDIM noise scale eta (DDPM, ADM and DiT only).  [default: 0]",
     ),
@@ -324,7 +324,7 @@ DISCRETE = [
     ),
     click.option(
         "--classifier_scale",
-        type=Real(min=0),
+        type=RealRange(min=0),
         metavar="S",
         help="Scale of classifier guidance (DDPM and ADM only).  [default: none]",
     ),

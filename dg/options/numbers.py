@@ -13,21 +13,28 @@ def _finite(number: float) -> float:
     return number
 
 
-class Real(click.FloatRange):
-    """A number in a range, or of any size; `infinite` allows infinity. Arguments of
-    `click.FloatRange`."""
+class _Finite:
+    """Refuses NaN, and infinity unless that is allowed."""
 
-    def __init__(self, *bounds, infinite: bool = False, **more):
-        super().__init__(*bounds, **more)
-        self.infinite = infinite
-        if self.min is None and self.max is None:
-            self.name = "float"
+    infinite = False
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
         if math.isnan(number) or (math.isinf(number) and not self.infinite):
             self.fail(f"{value} is no number to compute with; give a finite one", param, ctx)
         return number
+
+
+class Real(_Finite, click.types.FloatParamType):
+    """A number of any size."""
+
+
+class RealRange(_Finite, click.FloatRange):
+    """A number in a range; `infinite` allows infinity. Other arguments of `click.FloatRange`."""
+
+    def __init__(self, *bounds, infinite: bool = False, **more):
+        super().__init__(*bounds, **more)
+        self.infinite = infinite
 
 
 class Numbers(click.ParamType):

@@ -3,7 +3,7 @@
 import click
 
 from dg.options.common import DEVICE, Command
-from dg.options.numbers import Real
+from dg.options.numbers import RealRange
 from dg.pretraining.presets import (
     ARCHITECTURES,
     CLASSIFIER_PRESETS,
@@ -15,7 +15,7 @@ from dg.pretraining.presets import (
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-POSITIVE = Real(min=0, min_open=True)
+POSITIVE = RealRange(min=0, min_open=True)
 
 
 class Multipliers(click.ParamType):
@@ -91,7 +91,7 @@ COMPUTATION = [
     ),
     click.option(
         "--save_seconds",
-        type=Real(min=0),
+        type=RealRange(min=0),
         default=60,
         metavar="S",
         help="Seconds between two saves of the training's state.",
@@ -175,7 +175,7 @@ SCORE = training(
         ),
         click.option(
             "--dropout",
-            type=Real(0, 1, max_open=True),
+            type=RealRange(0, 1, max_open=True),
             metavar="P",
             help="Dropout probability.  [default: the preset's]",
         ),
@@ -195,7 +195,7 @@ SCORE = training(
         ),
         click.option(
             "--augment",
-            type=Real(0, 1),
+            type=RealRange(0, 1),
             metavar="P",
             help="Probability of EDM's augmentation. It does not leak into the images drawn.",
         ),

@@ -4,12 +4,12 @@ import click
 
 from dg.options.common import DEVICE
 from dg.options.guidance import CLASSIFIER
-from dg.options.numbers import Numbers, Real
+from dg.options.numbers import Numbers, RealRange
 from dg.recipes import CHOICES, PRESETS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
-POSITIVE = Real(min=0, min_open=True)
+POSITIVE = RealRange(min=0, min_open=True)
 INPUT = console.InputPath()
 
 IMAGES = [
@@ -150,7 +150,7 @@ RECIPE = [
         "--wd",
         "--weight_decay",
         "weight_decay",
-        type=Real(min=0),
+        type=RealRange(min=0),
         metavar="WD",
         help="Weight decay (L2).",
     ),
@@ -163,7 +163,7 @@ RECIPE = [
     ),
     click.option(
         "--ema_rampup",
-        type=Real(min=0),
+        type=RealRange(min=0),
         metavar="R",
         help="Bound on --ema_halflife, as a fraction of the images seen so far; 0 sets none.",
     ),
@@ -175,7 +175,7 @@ RECIPE = [
     ),
     click.option(
         "--loss_weight",
-        type=Real(min=0),
+        type=RealRange(min=0),
         metavar="W",
         help="Weight of what --loss matching or sobolev adds to the cross-entropy.",
     ),
@@ -202,7 +202,7 @@ RECIPE = [
         "--time_min",
         "--t_min",
         "time_min",
-        type=Real(0, 1, min_open=True, max_open=True),
+        type=RealRange(0, 1, min_open=True, max_open=True),
         metavar="T",
         help="Smallest VP time with --noise importance and uniform.",
     ),

@@ -6,7 +6,7 @@ import math
 import click
 import pytest
 
-from dg.options.numbers import MOST_SEEDS, Numbers, Real, SeedRange
+from dg.options.numbers import MOST_SEEDS, Numbers, Real, RealRange, SeedRange
 
 
 def taken(kind, text):
@@ -15,22 +15,22 @@ def taken(kind, text):
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "NaN", "1e999", "infinity"])
 def test_a_number_is_finite(text):
-    for kind in (Real(), Real(min=0), Real(0, 1), Real(min=0, min_open=True)):
+    for kind in (Real(), RealRange(min=0), RealRange(0, 1), RealRange(min=0, min_open=True)):
         with pytest.raises(click.BadParameter):
             taken(kind, text)
     with pytest.raises(click.BadParameter):
         taken(Numbers(), f"0.5,{text}")
-    allowed = Real(min=0, infinite=True)
+    allowed = RealRange(min=0, infinite=True)
     assert taken(allowed, "inf") == math.inf and taken(allowed, "2.5") == 2.5
     with pytest.raises(click.BadParameter):
         taken(allowed, "nan")
 
 
 def test_numbers_in_range_are_taken():
-    assert taken(Real(), "-3e2") == -300 and taken(Real(0, 1), "0.5") == 0.5
+    assert taken(Real(), "-3e2") == -300 and taken(RealRange(0, 1), "0.5") == 0.5
     assert taken(Numbers(), "0.8,0.1,0.1") == (0.8, 0.1, 0.1)
     with pytest.raises(click.BadParameter, match="range"):
-        taken(Real(0, 1), "2")
+        taken(RealRange(0, 1), "2")
 
 
 def options_of(module):
