@@ -244,7 +244,8 @@ def _write_grid(store, most=64):
 
     path = store.outdir / GRID
     if path.exists() and not is_grid(path):
-        raise ValueError(f"{path} is another picture; move it away, or leave the grid out")
+        told = "is another picture, or an older version's; move it away, or leave the grid out"
+        raise ValueError(f"{path} {told}")
     stream = open_images(store.outdir)
     _, images = next(stream.batches(stream.positions(min(most, len(store.seeds))), most))
     image_grid(path, images)
