@@ -150,6 +150,9 @@ def _refusal(path: Path, error: Foreign) -> str:
     if number or error.name.startswith("torch_utils.persistence."):
         beside = f"network-snapshot-{number[1] if number else '*'}.pkl"
         return f"is the state of EDM's training: give the network, {beside} beside it"
+    if error.name.startswith(("torch._utils._rebuild_", "torch.storage.")):
+        kind = error.name.rsplit(".", 1)[1]
+        return f"holds tensors of an unusual kind ({kind}): save plain tensors of floats"
     return (
         f"holds a pickled '{error.name}', refused because loading it could run code: store the "
         "bare weights with torch.save(model.state_dict(), path)"
