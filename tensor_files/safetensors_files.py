@@ -40,11 +40,15 @@ def read_header(path) -> dict:
     with open_file(path) as file:
         length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
         if not 2 <= length <= size - 8:
-            raise FileError("is no safetensors file, or cut short; make or download it again")
+            raise FileError(
+                "not a readable safetensors file, or cut short; make or download it again"
+            )
         header = json.loads(file.read(length))
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
-        raise FileError("has a header of another form; make or download it again")
+        raise FileError(
+            "not a readable safetensors file (another header); make or download it again"
+        )
     return header
 
 

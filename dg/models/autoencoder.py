@@ -47,7 +47,7 @@ def load_vae(path, device="cpu") -> nn.Module:
         )
     if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         raise ValueError(f"{path}: holds a {config['_class_name']}, not an AutoencoderKL")
-    vae = create("AutoencoderKL", config, tensors, path)
+    vae = create("AutoencoderKL", config, path, tensors)
     load_strictly(vae, {_present_name(name): tensor for name, tensor in tensors.items()}, path)
     return vae.eval().requires_grad_(False).to(device)
 
