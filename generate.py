@@ -183,7 +183,7 @@ def _class_names(path, num_classes):
     record = network_file(path).with_name("training.json")
     known = read_json(record) if num_classes and record.is_file() else None
     names = known.get("class_names") if isinstance(known, dict) else None
-    return names if names and len(names) == num_classes else None
+    return names if isinstance(names, list) and len(names) == num_classes else None
 
 
 def _sampling(net, options):
