@@ -37,6 +37,7 @@ from dg.options.common import SETTINGS, declared, input_file, used, version
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
+from dg.options.samplers import log_ratio_of, settings_class, with_constants
 from dg.runtime import console
 
 UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
@@ -60,6 +61,7 @@ def main(
     precision,
     precise,
     compiled,
+    cost,
     **options,
 ):
     seeds = _seeds(seeds, num_samples, seed)
@@ -69,9 +71,13 @@ def main(
         )
     import edm
     from dg.data.sample_store import SampleStore
-    from dg.precision import compile_networks, fastest
+    from dg.precision import compile_networks
+    from dg.runtime.files import write_json
     from dg.runtime.processes import process_group
-    from dg.sampling import as_model, check_class, describe, generate
+    from dg.samplers.constants import RejectionSampling
+    from dg.samplers.cost import measured_cost
+    from dg.samplers.filling import fill_by_rejection
+    from dg.sampling import ScoreModel, as_model, check_class, describe, generate
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
@@ -82,18 +88,23 @@ def main(
             console.compute_exactly()
             precision = "float32"
         sampling = _sampling(net, options)
-        precision = precision or fastest(net, device, sampling.kwargs().get("num_steps", 18))
+        precision = _precision(precision, net, device, sampling)
         net = _with_parts(net, path, device, precision, options)
         with console.option("--class"):
             check_class(net, class_idx, sampling)
-        guidance = guidance_of(net, sampling, device, precision, options)
+        log_ratio = log_ratio_of(net, sampling, device, options)
+        guidance = guidance_of(net, sampling, device, precision, options, log_ratio)
+        if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
+            taken.append(UNGUIDED)
+        if log_ratio is not None:
+            net = ScoreModel(net, log_ratio)
+        where = (outdir, device, ranks)
+        sampling = with_constants(net, sampling, guidance, class_idx, precision, where)
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
         names = _class_names(path, as_model(net).num_classes(sampling))
         store = SampleStore(outdir, settings, seeds, batch, save_type, subdirs, names, used())
-        if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
-            taken.append(UNGUIDED)
         for line in taken if ranks.first else []:
             console.notify(line)
         if compiled:
@@ -101,10 +112,16 @@ def main(
                 guides = [] if guidance is None else guidance.networks()
                 compile_networks([*as_model(net).networks(), *guides])
         progress = console.stoppable(console.shown_by(ranks)[0])
-        how = (device, progress, ranks, precision, console.notify)
-        made = generate(net, store, sampling, guidance, class_idx, *how)
+        what = (net, store, sampling, guidance, class_idx, device, progress, ranks, precision)
+        if isinstance(sampling, RejectionSampling):
+            made = fill_by_rejection(*what)
+        else:
+            made = generate(*what, console.notify)
         if not ranks.first:
             return
+        if cost:
+            found = measured_cost(net, sampling, guidance, class_idx, device, precision)
+            write_json(outdir / "cost.json", found)
     _tell(store, made, outdir, grid)
 
 
@@ -148,12 +165,15 @@ def _sampling(net, options):
     from dg.sampling import Sampling, as_model
 
     model = as_model(net)
-    fields = model.sampling_type.__dataclass_fields__
+    kind = settings_class(model, options["method"])
+    fields = kind.__dataclass_fields__
     of_any = {
         name
         for settings in (Sampling, DDPMSampling, VAESampling)
         for name in settings.__dataclass_fields__
     }
+    if kind is not model.sampling_type:
+        of_any.discard("method")  # which has chosen the kind
     console.refuse(of_any - set(fields), f"a network of this kind ({type(net).__name__})")
     if model.sampling_type is not DDPMSampling or model.null_class is None:
         console.refuse(
@@ -164,9 +184,22 @@ def _sampling(net, options):
         options |= {
             name: scale if options[name] is None else options[name] for name in ("LT_cfg", "ST_cfg")
         }
-    return model.sampling(
-        **{name: options[name] for name in fields if options.get(name) is not None}
-    )
+    given = {name: options[name] for name in fields if options.get(name) is not None}
+    return kind(**{**model.sampling_defaults, **given})
+
+
+def _precision(asked, net, device, sampling):
+    """That of the networks; where a log ratio decides, float32 is the default."""
+    from dg.precision import fastest
+    from dg.sampling import HeunSampling
+
+    if not isinstance(sampling, HeunSampling) or not sampling.needs_log_ratio:
+        return asked or fastest(net, device, sampling.kwargs().get("num_steps", 18))
+    if asked == "bfloat16":
+        raise click.UsageError(
+            "--precision bfloat16 is too coarse where a log ratio decides; give float32 or float16."
+        )
+    return asked or "float32"
 
 
 def _with_parts(net, path, device, precision, options):

@@ -1,6 +1,7 @@
 """A discriminator: one frozen extractor, one or several trainable heads, logits end to end."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,23 @@ class LogRatio:
 
     def networks(self) -> list[nn.Module]:
         return self.discriminator.networks()
+
+
+def known_log_ratio(
+    ratio: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    sigma: Tensor,
+    class_labels: Tensor | None = None,
+) -> Tensor:
+    """ratio(x, sigma, class_labels) as float64 [N]. ValueError where it is not finite, by which
+    nothing can be decided."""
+    values = ratio(x, sigma, class_labels).to(torch.float64)
+    if not values.isfinite().all():
+        raise ValueError(
+            f"the log ratio is {float(values[~values.isfinite()][0])} at a noise level of "
+            f"{float(sigma.min()):.3g}; narrow the time window, or train the discriminator anew"
+        )
+    return values
 
 
 def build_discriminator(

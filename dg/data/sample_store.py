@@ -101,9 +101,9 @@ class SampleStore:
         self.damaged = []
         return [index for index, seeds in enumerate(self._batches) if not self._is_complete(seeds)]
 
-    def write(self, index, images, labels=None):
+    def write(self, index, images, labels=None, counts=None):
         """Store batch `index`: images uint8 [N, H, W, C] in the order of its seeds, labels int64
-        [N] if conditional."""
+        [N] if conditional; `counts` by name, [N] each, stand in its record."""
         seeds = self._batches[index]
         batch = self.kind(
             np.asarray(images), None if labels is None else np.asarray(labels), f"batch {index}"
@@ -122,7 +122,8 @@ class SampleStore:
                 file.write(content)
             hashes[name] = hashlib.sha256(content).hexdigest()
         labels = None if batch.labels is None else batch.labels.tolist()
-        write_json(self._record(seeds), {"seeds": _runs(seeds), "labels": labels, "files": hashes})
+        record = {"seeds": _runs(seeds), "labels": labels, "files": hashes, **(counts or {})}
+        write_json(self._record(seeds), record)
 
     def missing(self):
         """The batches that were never completed, each a list of seeds; a quick look that hashes

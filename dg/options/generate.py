@@ -3,6 +3,7 @@
 import click
 
 from dg.options.network import NETWORK
+from dg.options.samplers import SAMPLERS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -117,9 +118,12 @@ OPTIONS = [
     click.option(
         "--sampler",
         "method",
-        type=click.Choice(["ddim", "ancestral"]),
-        help="Of a DDPM, ADM or DiT: its sampler.  [default: ddim; of ADM and DiT ancestral]",
+        type=click.Choice(["ddim", "ancestral", "restart", "rejection", "particles"]),
+        help="Of a DDPM, ADM or DiT ddim or ancestral; of a score network one of the others, of "
+        "which rejection and particles need a discriminator.  [default: ddim; of ADM and DiT "
+        "ancestral; of a score network EDM's]",
     ),
+    *SAMPLERS,
     click.option(
         "--eta", type=click.FloatRange(0, 1), help="Of a DDPM: noise of DDIM.  [default: 0]"
     ),
@@ -300,6 +304,12 @@ OPTIONS = [
         default=False,
         help="Translate the networks by torch.compile first, on GPUs to CUDA graphs; worth it for "
         "many images.",
+    ),
+    click.option(
+        "--cost",
+        **FLAG,
+        default=False,
+        help="Also write OUTDIR/cost.json: evaluations and multiply-adds per image.",
     ),
     click.option(
         "--grid", **FLAG, default=True, help="Also write OUTDIR/grid.png with the first images."

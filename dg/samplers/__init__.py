@@ -6,6 +6,7 @@ particles    resamples groups by the change of the log ratio (Liu et al. 2024)
 acceptance   accepts or resamples finished images by their log ratios
 cost         counts what an image costs, so that samplers are compared at equal compute
 
-A Metropolis-adjusted correction by the ratio is left out: its acceptance needs the difference of the
-model's log density between two images, of which a score network tells the gradient alone.
+A Metropolis-adjusted correction by the ratio (AC-Sampler, Park et al. 2026) is left out: its
+acceptance needs the difference of the model's log density between two images, and a score network
+tells its gradient alone.
 """

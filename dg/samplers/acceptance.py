@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dg.discriminator import known_log_ratio
 from dg.runtime.randomness import step_generator
 from edm.sampler import per_image
 
@@ -32,15 +33,15 @@ def finished_log_ratios(
     )
     noisy = images.to(torch.float64) + per_image(sigma, images) * noise.to(images)
     level = torch.as_tensor(sigma, dtype=torch.float64, device=images.device)
-    return log_ratio(noisy, level, class_labels).to(torch.float64)
+    return known_log_ratio(log_ratio, noisy, level, class_labels)
 
 
 def budget_constant(log_ratios: Tensor, budget: float) -> float:
     """log c such that the mean of min(1, c r) over the ratios is the budget.
 
-    Optimal budgeted rejection (Verine et al. 2023): of all acceptance rules with this mean, the one
-    whose accepted images are nearest to the data. With c = 1 / max r they are the data, and a smaller
-    c accepts less of the same.
+    Optimal budgeted rejection (Verine et al. 2023): of all rules with this mean acceptance, the one
+    whose accepted images are nearest to the data. With c = 1 / max r they follow the data exactly,
+    and a smaller c accepts fewer of the same.
     """
     if not 0 < budget <= 1:
         raise ValueError(f"the budget is {budget}; give a share of images above 0 and up to 1")
@@ -73,7 +74,9 @@ def resampled(log_ratios: Tensor, count: int, seed: int) -> Tensor:
     they are drawn from grows; the bias falls like its inverse.
     """
     if count < 1 or math.isinf(float(log_ratios.max())):
-        raise ValueError(f"{count} images by infinite ratios or none; give finite ones, and 1 image")
+        raise ValueError(
+            f"{count} images by infinite ratios or none; give finite ones, and 1 image"
+        )
     sums = log_ratios.to(torch.float64).cpu().softmax(dim=0).cumsum(dim=0)
     generator = step_generator(seed, "resampling", 0)
     uniform = torch.rand(count, dtype=torch.float64, generator=generator)

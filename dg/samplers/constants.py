@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dg import vp
+from dg.discriminator import known_log_ratio
 from dg.runtime.files import read_json, settings_hash, write_json
 from dg.runtime.progress import Progress, silent
 from dg.sampling import HeunSampling, as_model, first_draws
@@ -102,7 +103,7 @@ class Path:
         sigma, sigma_next = self.sigmas[level], self.sigmas[level + 1]  # [N]
         if noise is not None:
             gamma = churn_factor(how.S_churn, how.num_steps)
-            gamma = gamma * ((how.S_min <= sigma) & (sigma <= how.S_max))
+            gamma = gamma * ((how.S_min <= sigma) & (sigma <= how.S_max)).to(sigma)
             x, sigma = churned(self.net, x, sigma, gamma, how.S_noise, noise)
         self.guidance.begin(x)
         rest = (labels, self.guidance, 0, second_order)
@@ -134,8 +135,9 @@ def warm_up(
         x, ratios = latents.to(torch.float64) * path.sigmas[0], []
         for level in range(levels):
             at = path.sigmas[level].expand(len(x))
-            seen = log_ratio(x, at, labels) if path.checked[level] else torch.zeros(len(x))
-            ratios.append(seen.to("cpu", torch.float64))
+            check = path.checked[level]
+            seen = known_log_ratio(log_ratio, x, at, labels) if check else x.new_zeros(len(x))
+            ratios.append(seen.cpu())
             if level < levels - 1:
                 noise = rnd.randn_like(x) if path.churns else None
                 whole = torch.full([len(x)], level)
@@ -151,7 +153,9 @@ def _quantiles(ratios: Tensor, checked: Tensor, share: float) -> Constants:
         if not checked[level]:
             known[level] = known[before]
     changes = known.diff(dim=0, prepend=known[:1])
-    return Constants(*(part.quantile(share, dim=1).clamp(min=0).tolist() for part in (known, changes)))
+    return Constants(
+        *(part.quantile(share, dim=1).clamp(min=0).tolist() for part in (known, changes))
+    )
 
 
 def stored_constants(path, identity: dict, compute: Callable[[], Constants]) -> Constants:

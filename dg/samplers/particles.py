@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dg import vp
+from dg.discriminator import known_log_ratio
 from dg.sampling import HeunSampling
 from edm.guidance import Guidance
 from edm.sampler import churn_factor, churned, heun_step, sampling_levels
@@ -113,7 +114,7 @@ def particle_sampler(
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         resampled = step in resample_steps and particles > 1
         if resampled:
-            last = log_ratio(x, sigma, labels).to(torch.float64).view(groups, particles)
+            last = known_log_ratio(log_ratio, x, sigma, labels).view(groups, particles)
             chosen = drawn(last - before, randn_like)  # [N, particles]
             before = last.gather(1, chosen)
             x = taken(x, chosen)
@@ -124,7 +125,7 @@ def particle_sampler(
         second_order = step < num_steps - 1
         x = heun_step(net, x_hat, sigma_hat, sigma_next, labels, guidance, step, second_order)
         if particles > 1 and checked[step + 1] and not any(checked[step + 2 :]):
-            last = log_ratio(x, sigma_next, labels).to(torch.float64).view(groups, particles)
+            last = known_log_ratio(log_ratio, x, sigma_next, labels).view(groups, particles)
     if select == "draw":
         one = drawn(last - before, randn_like)[:, :1]  # [N, 1]
     else:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dg.discriminator import known_log_ratio
 from dg.runtime.randomness import step_generator
 from dg.samplers.constants import Path, RejectionSampling
 from dg.sampling import as_model, first_draws
@@ -148,7 +149,11 @@ class _Pool:
         """(x, level, labels) of a whole call."""
         filled = self._filled(places)
         there = filled.to(self.device)
-        return self.x[there], self.level[filled], None if self.labels is None else self.labels[there]
+        return (
+            self.x[there],
+            self.level[filled],
+            None if self.labels is None else self.labels[there],
+        )
 
     def _normal(self, generators: list, places: Tensor, dtype=torch.float64) -> Tensor:
         """Standard normal states, each from its own generator."""
@@ -174,12 +179,15 @@ class _Pool:
     def _check(self, places: Tensor) -> Tensor:
         """The places whose states are accepted; the others go back, or begin anew."""
         x, level, labels = self._inputs(places)
-        found = self.log_ratio(x, self.path.sigmas[level.to(self.device)], labels)[: len(places)]
-        found, level = found.to("cpu", torch.float64), level[: len(places)]
+        sigma = self.path.sigmas[level.to(self.device)]
+        found = known_log_ratio(self.log_ratio, x, sigma, labels)[: len(places)].cpu()
+        level = level[: len(places)]
         self.spent[places, 1] += 1
         uniform = torch.tensor(
             [
-                torch.rand([], dtype=torch.float64, generator=self.choice[place], device=self.device)
+                torch.rand(
+                    [], dtype=torch.float64, generator=self.choice[place], device=self.device
+                )
                 for place in places.tolist()
             ]
         )

@@ -26,7 +26,9 @@ def laws(net, churned=()):
         raised = sigma * 2**0.5 if step in churned else sigma
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1)
         second = step < len(sigmas) - 2
-        shift, end = heun_step(net, ends, raised, sigma_next, second_order=second).flatten().tolist()
+        shift, end = (
+            heun_step(net, ends, raised, sigma_next, second_order=second).flatten().tolist()
+        )
         variance = variances[-1] + float(raised**2 - sigma**2)
         means.append(shift + (end - shift) * means[-1])
         variances.append((end - shift) ** 2 * variance)
