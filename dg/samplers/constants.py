@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,8 +43,8 @@ class RejectionSampling(HeunSampling):
 
     rej_percentile  quantile of the warm-up's log ratios that the constants are; 1 = their largest
     max_iter        the most evaluations of the score network that one image may take
-    time_min, time_max  VP time window of the checks; states outside of it are accepted. The authors'
-                    code checks at all times, which is time_min 0.
+    time_min, time_max  VP time window of the checks; states outside of it are accepted. The
+                    authors' code checks at all times, which is time_min 0.
     warmup          images of the warm-up
     constants       of a warm-up; None where there has been none
     """
@@ -54,6 +55,8 @@ class RejectionSampling(HeunSampling):
     time_max: float = 1.0
     warmup: int = 640
     constants: Constants | None = None
+
+    needs_log_ratio: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,8 +82,8 @@ class RejectionSampling(HeunSampling):
 
 
 class Path:
-    """The noise levels of a sampling, which of them are checked, and the step between them; each for
-    a batch whose samples may stand at different levels."""
+    """The noise levels of a sampling, which of them are checked, and the step between them, for a
+    batch whose samples may stand at different levels."""
 
     def __init__(self, net, sampling: HeunSampling, guidance: Guidance | None, device):
         self.guidance = guidance or Guidance()
@@ -122,8 +125,8 @@ def warm_up(
 ) -> Constants:
     """The constants of a sampling, from passes without rejection.
 
-    Na et al. 2024: at each level the quantile `rej_percentile` of the log ratios, and of their change
-    since the level before, both floored at 0. The images are of seeds of their own.
+    Na et al. 2024: at each level the quantile `rej_percentile` of the log ratios, and of their
+    change since the level before, both floored at 0. The images are of seeds of their own.
     """
     model, path = as_model(net), Path(net, sampling, guidance, device)
     levels, parts = len(path.sigmas), []
@@ -153,9 +156,8 @@ def _quantiles(ratios: Tensor, checked: Tensor, share: float) -> Constants:
         if not checked[level]:
             known[level] = known[before]
     changes = known.diff(dim=0, prepend=known[:1])
-    return Constants(
-        *(part.quantile(share, dim=1).clamp(min=0).tolist() for part in (known, changes))
-    )
+    bounds = (part.quantile(share, dim=1).clamp(min=0).tolist() for part in (known, changes))
+    return Constants(*bounds)
 
 
 def stored_constants(path, identity: dict, compute: Callable[[], Constants]) -> Constants:

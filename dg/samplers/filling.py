@@ -32,9 +32,10 @@ def fill_by_rejection(
 
     model  with its log ratio
 
-    Each process takes the next shard when its stream has room for a seed, and writes a shard when all
-    of its seeds are finished. Calls of the networks hold `store.batch_size` images, so the images are
-    the same whatever was there before. Where `progress` asks to end, no further shard is begun.
+    Each process takes the next shard when its stream has room for a seed, and writes a shard when
+    all of its seeds are finished. Calls of the networks hold `store.batch_size` images, so the
+    images are the same whatever was there before. Where `progress` asks to end, no further shard
+    is begun.
     """
     if precision == "bfloat16":
         raise ValueError(

@@ -155,6 +155,6 @@ def _check_levels(resample_steps, sigmas, checked) -> None:
     for step in resample_steps:
         if not checked[step]:
             raise ValueError(
-                f"resampling before step {step} at the noise level {float(sigmas[step]):.3g}, which "
-                "is outside of the time window; leave the step out or widen the window"
+                f"resampling before step {step} at the noise level {float(sigmas[step]):.3g}, "
+                "which is outside of the time window; leave the step out or widen the window"
             )

@@ -1,10 +1,10 @@
 """Rejection in every step (DiffRS; Na et al. 2024, "Diffusion rejection sampling"): a step is kept
 with the probability that the log density ratio tells, else noise is added and it is made again.
 
-The budget and a target are kept so: a sample that could not be finished within `max_iter`
-evaluations begins anew. With the largest ratios as constants and a budget of a single pass every
-rejection begins anew, and accepted images follow the data exactly. The authors' settings (quantiles,
-one step back) trade that for speed: a rejected state that is noised again follows neither law.
+A sample that could not be finished within `max_iter` evaluations begins anew. With the largest
+ratios as constants and a budget of a single pass every rejection begins anew, and accepted images
+follow the data exactly. The authors' settings (quantiles, one level back) are faster and keep a
+bias: a rejected state that is noised again follows neither the model's law nor the data's.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -62,10 +62,10 @@ def rejection_sampler(
                seeds are taken in while there are any, so that no row is idle; at the end calls are
                filled up with repetitions.
 
-    An image depends on its seed, the constants and `rows` alone, whatever else is in the stream. Its
-    latent, class and churn come from the seed's own generator, as in `edm.edm_sampler`; uniform
-    numbers and the noise of what is rejected come from a second one. So a ratio of 1 everywhere gives
-    the images of `edm_sampler`.
+    An image depends on its seed, the constants and `rows` alone, whatever else is in the stream.
+    Its latent, class and churn come from the seed's own generator, as in `edm.edm_sampler`; uniform
+    numbers and the noise of what is rejected come from a second one. So a ratio of 1 everywhere
+    gives the images of `edm_sampler`.
     """
     if sampling.constants is None:
         raise ValueError("rejection sampling needs constants; make them by a warm-up first")
@@ -81,7 +81,8 @@ def rejection_sampler(
 class _Pool:
     """Samples under way: rows of tensors, each with what it waits for.
 
-    There are three kinds of work. A pool of three times `rows` samples always has `rows` of one kind.
+    There are three kinds of work, so a full pool of three times `rows` samples has `rows` that wait
+    for one of them.
     """
 
     def __init__(self, net, log_ratio, sampling, guidance, rows, device):

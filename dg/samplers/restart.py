@@ -32,8 +32,8 @@ class Restart(NamedTuple):
 
 
 def restarts_of(entries: Mapping | Sequence) -> tuple[Restart, ...]:
-    """Entries [N_restart, K, t_min, t_max] from a list of them, from one, or from {i: entry}, as the
-    authors' code takes them. ValueError for impossible ones."""
+    """Entries [N_restart, K, t_min, t_max] from a list of them, from one, or from {i: entry}, as
+    the authors' code takes them. ValueError for impossible ones."""
     entries = list(entries.values() if isinstance(entries, Mapping) else entries)
     if entries and all(isinstance(number, (int, float)) for number in entries):
         entries = [entries]
@@ -144,9 +144,9 @@ def _by_step(restarts: Sequence[Restart], sigmas: Tensor) -> dict[int, Restart]:
         sigma = float(sigmas[index])
         if index in found or index == 0 or not 0 < sigma < entry.t_max:
             raise ValueError(
-                f"the restart {list(entry)} would begin at the noise level {sigma:.3g}, the nearest "
-                "to its t_min; give a level below the first, above 0, below t_max and in one entry "
-                "only"
+                f"the restart {list(entry)} would begin at the noise level {sigma:.3g}, the "
+                "nearest to its t_min; give a level below the first, above 0, below t_max and in "
+                "one entry only"
             )
         found[index] = entry
     return found

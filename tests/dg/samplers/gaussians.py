@@ -18,8 +18,8 @@ HOW = dict(num_steps=6, sigma_min=0.05, sigma_max=5)
 
 
 def laws(net, churned=()):
-    """(noise levels, means, variances, slopes, shifts) of EDM's sampler; `churned` are the steps that
-    raise the noise by the largest amount, S_noise 1."""
+    """(noise levels, means, variances, slopes, shifts) of EDM's sampler; `churned` are the steps
+    that raise the noise by the largest amount, S_noise 1."""
     sigmas = sampling_levels(net, rho=7, **HOW)
     means, variances, slopes, shifts = [0.0], [float(sigmas[0] ** 2)], [], []
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):

@@ -1,4 +1,4 @@
-"""Restart sampling: published counts, an exact model's law, and the plain sampler without restarts."""
+"""Restart sampling: published counts, an exact model's law, every step by hand."""
 
 import pytest
 import torch
