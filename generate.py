@@ -121,7 +121,7 @@ def main(
             return
         if cost:
             found = measured_cost(net, sampling, guidance, class_idx, device, precision)
-            write_json(outdir / "cost.json", found)
+            write_json(store.outdir / "cost.json", found)
     _tell(store, made, outdir, grid)
 
 

@@ -86,7 +86,7 @@ def settings_class(model, method):
     from dg.sampling import ScoreModel
 
     if method not in METHODS:
-        console.refuse(NAMES, "this sampler; give the --sampler that takes it, or")
+        console.refuse(NAMES, "a run without the --sampler that takes it")
         return model.sampling_type
     if not isinstance(model, ScoreModel):
         raise click.UsageError(
@@ -135,6 +135,6 @@ def with_constants(model, sampling, guidance, class_idx, precision, how):
             with autocast(precision, device):
                 return warm_up(*settings, console.shown_by(ranks)[0])
 
-        writable_folder(outdir)
-        constants = stored_constants(outdir / "constants.json", identity, compute)
+        folder = writable_folder(outdir)
+        constants = stored_constants(folder / "constants.json", identity, compute)
     return sampling.with_constants(ranks.broadcast(constants))
