@@ -37,7 +37,7 @@ from dg.options.common import SETTINGS, declared, input_file, used, version
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
-from dg.options.samplers import log_ratio_of, settings_class, with_constants
+from dg.options.samplers import log_ratio_of, settings_class, with_log_ratio
 from dg.runtime import console
 
 UNGUIDED = "unguided, as by EDM's generate.py: no option of discriminator guidance is given"
@@ -74,10 +74,8 @@ def main(
     from dg.precision import compile_networks
     from dg.runtime.files import write_json
     from dg.runtime.processes import process_group
-    from dg.samplers.constants import RejectionSampling
     from dg.samplers.cost import measured_cost
-    from dg.samplers.filling import fill_by_rejection
-    from dg.sampling import ScoreModel, as_model, check_class, describe, generate
+    from dg.sampling import as_model, check_class, describe
 
     with process_group() as ranks:
         device = console.pick_device(device, ranks.rank)
@@ -96,10 +94,8 @@ def main(
         guidance = guidance_of(net, sampling, device, precision, options, log_ratio)
         if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
             taken.append(UNGUIDED)
-        if log_ratio is not None:
-            net = ScoreModel(net, log_ratio)
-        where = (outdir, device, ranks)
-        sampling = with_constants(net, sampling, guidance, class_idx, precision, where)
+        what = (guidance, class_idx, precision)
+        net, sampling = with_log_ratio(net, log_ratio, sampling, *what, outdir, device, ranks)
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
@@ -112,17 +108,24 @@ def main(
                 guides = [] if guidance is None else guidance.networks()
                 compile_networks([*as_model(net).networks(), *guides])
         progress = console.stoppable(console.shown_by(ranks)[0])
-        what = (net, store, sampling, guidance, class_idx, device, progress, ranks, precision)
-        if isinstance(sampling, RejectionSampling):
-            made = fill_by_rejection(*what)
-        else:
-            made = generate(*what, console.notify)
+        what = (sampling, guidance, class_idx, device)
+        made = _fill(net, store, *what, progress, ranks, precision)
         if not ranks.first:
             return
         if cost:
-            found = measured_cost(net, sampling, guidance, class_idx, device, precision)
-            write_json(store.outdir / "cost.json", found)
+            write_json(store.outdir / "cost.json", measured_cost(net, *what, precision))
     _tell(store, made, outdir, grid)
+
+
+def _fill(net, store, sampling, *how):
+    """Fill the store by the sampler that was chosen."""
+    from dg.samplers.constants import RejectionSampling
+    from dg.samplers.filling import fill_by_rejection
+    from dg.sampling import generate
+
+    if isinstance(sampling, RejectionSampling):
+        return fill_by_rejection(net, store, sampling, *how)
+    return generate(net, store, sampling, *how, console.notify)
 
 
 def _tell(store, made, outdir, grid):

@@ -113,28 +113,29 @@ def log_ratio_of(net, sampling, device, options):
     return LogRatio(discriminator_of(net, sampling, device, options), options["dg_clip"])
 
 
-def with_constants(model, sampling, guidance, class_idx, precision, how):
-    """A rejection sampling with the constants of its folder, which are made where there are none.
+def with_log_ratio(net, log_ratio, sampling, guidance, class_idx, precision, outdir, device, ranks):
+    """(the network with its log ratio, the sampling with its constants), where it takes these.
 
-    how  (folder, device, ranks)
+    Constants stand in the folder, and are measured where there are none.
     """
     from dg.precision import autocast
     from dg.runtime.files import writable_folder
     from dg.samplers.constants import RejectionSampling, stored_constants, warm_up
-    from dg.sampling import describe
+    from dg.sampling import ScoreModel, describe
 
+    if log_ratio is None:
+        return net, sampling
+    model, constants = ScoreModel(net, log_ratio), None
     if not isinstance(sampling, RejectionSampling):
-        return sampling
-    outdir, device, ranks = how
-    constants = None
+        return model, sampling
     if ranks.first:
         identity = describe(model, sampling, guidance, class_idx, precision)
-        settings = (model.net, model.log_ratio, sampling, guidance, class_idx, device)
+        settings = (net, log_ratio, sampling, guidance, class_idx, device)
 
         def compute():
             with autocast(precision, device):
                 return warm_up(*settings, console.shown_by(ranks)[0])
 
-        folder = writable_folder(outdir)
-        constants = stored_constants(folder / "constants.json", identity, compute)
-    return sampling.with_constants(ranks.broadcast(constants))
+        path = writable_folder(outdir) / "constants.json"
+        constants = stored_constants(path, identity, compute)
+    return model, sampling.with_constants(ranks.broadcast(constants))
