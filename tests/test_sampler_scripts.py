@@ -51,10 +51,10 @@ def test_rejection_goes_on_to_the_same_bytes(at):
 
 @pytest.mark.slow
 def test_kills_leave_the_bytes_of_an_undisturbed_rejection(at):
-    command = REJECTION.replace("0-11", "0-79")
+    command = REJECTION.replace("0-11", "0-31")
     kills, done = 0, 0
     script, *arguments = words(command, at)
-    while kills < 4:
+    while kills < 3:
         process = subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT)
         while process.poll() is None:
             found = len(list((at["out"] / "shards").glob("*.json")))
