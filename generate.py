@@ -95,7 +95,6 @@ def main(
         )
     import edm
     from dg.data.sample_store import SampleStore
-    from dg.precision import compile_networks
     from dg.runtime.files import write_json
     from dg.samplers.cost import measured_cost
     from dg.sampling import as_model, check_class, describe
@@ -131,9 +130,7 @@ def main(
             for line in taken if ranks.first else []:
                 console.notify(line)
             if compiled:
-                with console.option("--compile"):
-                    guides = [] if guidance is None else guidance.networks()
-                    compile_networks([*as_model(net).networks(), *guides])
+                _compile(net, guidance)
             progress = console.stoppable(console.shown_by(ranks)[0])
             what = (sampling, guidance, class_idx, device)
             made = _fill(net, store, *what, progress, ranks, precision)
@@ -143,6 +140,15 @@ def main(
                 write_json(store.outdir / "cost.json", measured_cost(net, *what, precision))
             trainable = isinstance(net, edm.Preconditioner) and guidance is None
             _tell(store, made, outdir, grid, network if trainable else None)
+
+
+def _compile(net, guidance):
+    from dg.precision import compile_networks
+    from dg.sampling import as_model
+
+    with console.option("--compile"):
+        guides = [] if guidance is None else guidance.networks()
+        compile_networks([*as_model(net).networks(), *guides])
 
 
 def _fill(net, store, sampling, *how):
@@ -235,7 +241,7 @@ def _sampling(net, options):
             name: scale if options[name] is None else options[name] for name in ("LT_cfg", "ST_cfg")
         }
     given = {name: options[name] for name in fields if options.get(name) is not None}
-    return kind(**{**model.sampling_defaults, **given})
+    return model.sampling(**given) if kind is model.sampling_type else kind(**given)
 
 
 def _precision(asked, net, device, sampling):
