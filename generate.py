@@ -169,9 +169,11 @@ def _tell(store, made, outdir, grid, network):
     """
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
+    drawn = ""
     if grid:
         with console.as_notice("the grid of the first images"):
             _write_grid(store)
+            drawn = "; the first in grid.png"
     speed = ", all of them were there already"
     if made.images:
         speed = f", {made.images / made.seconds:.1f} images/s"
@@ -186,7 +188,7 @@ def _tell(store, made, outdir, grid, network):
         "DISC",
     )
     finish(
-        [f"{len(store.seeds)} images in {outdir}{speed}"],
+        [f"{len(store.seeds)} images in {outdir}{speed}{drawn}"],
         ["fid.py", "--images", outdir, "--ref", "REFERENCE"],
         ["train.py", *training] if network else None,
     )

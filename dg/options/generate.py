@@ -223,14 +223,14 @@ DISCRIMINATOR = [
         "time_min",
         type=RealRange(0, 1),
         metavar="T",
-        help="Lowest VP time with guidance.  [default: 0.01; DiT: 0.101, timesteps above 100]",
+        help="Lowest time with guidance, from 0 (no noise) to 1 (pure noise) of the VP process.  [default: 0.01; DiT: 0.101, timesteps above 100]",
     ),
     click.option(
         "--time_max",
         type=RealRange(0, 1),
         default=1.0,
         metavar="T",
-        help="Highest VP time with guidance.",
+        help="Highest time with guidance, from 0 (no noise) to 1 (pure noise) of the VP process.",
     ),
     click.option(
         "--dg_time",
