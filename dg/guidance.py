@@ -97,6 +97,8 @@ class DiscriminatorGuidance(Guidance):
         }
         if discriminator.average != "logits":
             described["average"] = discriminator.average
+        if discriminator.calibrations:
+            described["calibrations"] = [asdict(one) for one in discriminator.calibrations]
         return described
 
     def networks(self) -> list[nn.Module]:
