@@ -117,13 +117,11 @@ class Prediction:
         args = self.args
         guidance = DiscriminatorGuidance(discriminator, (args.weight, 0.0))
         seeds = range(args.first_seed, args.first_seed + args.images)
-        fill_store(
-            folder, self.net, Sampling(), seeds, args.batch, guidance, device=self.device
-        )
+        fill_store(folder, self.net, Sampling(), seeds, args.batch, guidance, device=self.device)
         images = stream_of(load_images(str(folder)))
-        return collect(
-            self.extractor, images, images.positions(None), args.batch
-        ).distance(self.reference)
+        return collect(self.extractor, images, images.positions(None), args.batch).distance(
+            self.reference
+        )
 
 
 SETTINGS = ("network", "classifier", "features", "ref", "num", "images", "first_seed", "weight")

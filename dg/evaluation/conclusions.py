@@ -8,7 +8,7 @@ import numpy as np
 
 from dg.evaluation.reliability import mean_of, measured, standard_error
 
-SURE = 2.0  # standard errors
+SURE, CERTAIN = 2.0, 4.0  # standard errors; the second where the largest of many counts
 OVERFITTED = 0.05  # AUC on training images above that on held-out images
 FOREIGN = 0.5  # share of ||c||^2 that generated images of the network itself cannot reach
 MISCALIBRATED = 1.5  # factor
@@ -126,22 +126,22 @@ def _findings(entries: list[dict], columns: list[dict], scale: np.ndarray) -> di
         )
     fake = [np.stack([one["fake"][name] for one in columns], 1) @ scale for name in ("along", "c2")]
     own = fake[0].mean() / fake[1].mean() if fake[1].mean() else 0.0
-    certain = abs(fake[0].mean()) > 2 * SURE * standard_error(fake[0])
+    certain = abs(fake[0].mean()) > CERTAIN * standard_error(fake[0])
     overfitted = _overfitted(entries)
     knows_nothing = mean_auc["value"] < 0.5 + SURE * mean_auc["se"]
+    at_random = knows_nothing and loss["value"] > math.log(2) + SURE * loss["se"]
     if not wrong and abs(own) > FOREIGN and certain:
         found["wrong network"] = (
             f"on the generated images the correction points along the network's own error "
             f"({own:.2f} of its square, 0 for images of this network): they come from another "
             "network; give the network that made them"
         )
-    elif knows_nothing and not wrong and not overfitted:
-        if loss["value"] > math.log(2) + SURE * loss["se"]:
-            found["wrong network"] = (
-                f"the logits are sure of themselves (cross-entropy {loss['value']:.3f}, chance "
-                f"0.693) and right by chance only (AUC {mean_auc['value']:.3f}): the head was "
-                "trained against images of another network, or knows its training images by heart"
-            )
+    elif at_random and not wrong and not overfitted:
+        found["wrong network"] = (
+            f"the logits are sure of themselves (cross-entropy {loss['value']:.3f}, chance 0.693) "
+            f"and right by chance only (AUC {mean_auc['value']:.3f}): the head was trained against "
+            "images of another network, or knows its training images by heart"
+        )
     if overfitted:
         found["overfitted"] = overfitted
     if (coarsest := max(one["auc"]["se"] for one in entries)) > COARSE:
@@ -153,7 +153,9 @@ def _findings(entries: list[dict], columns: list[dict], scale: np.ndarray) -> di
     factor = max(slope["value"], 1e-9)
     sure = abs(slope["value"] - 1) > SURE * slope["se"]
     if sure and not MISCALIBRATED**-1 < factor < MISCALIBRATED and not (wrong or knows_nothing):
-        size = f"{1 / factor:.1f} times too large" if factor < 1 else f"{factor:.1f} times too small"
+        size = (
+            f"{1 / factor:.1f} times too large" if factor < 1 else f"{factor:.1f} times too small"
+        )
         found["miscalibrated"] = (
             f"the logits are {size} (slope {slope['value']:.2f}); guide with the calibrated log "
             "ratio, or divide the weight"
@@ -162,15 +164,19 @@ def _findings(entries: list[dict], columns: list[dict], scale: np.ndarray) -> di
 
 
 def _overfitted(entries: list[dict]) -> str | None:
-    if "train_auc" not in entries[0]:
+    """The finding at the noise level where it is plainest; None where there is none."""
+    found = []
+    for one in entries if "train_auc" in entries[0] else ():
+        seen, held_out = one["train_auc"], one["auc"]
+        excess = seen["value"] - held_out["value"]
+        if excess > OVERFITTED and excess > CERTAIN * math.hypot(seen["se"], held_out["se"]):
+            found.append((excess, one["sigma"], seen["value"], held_out["value"]))
+    if not found:
         return None
-    held_out, seen = (_mean([one[name] for one in entries]) for name in ("auc", "train_auc"))
-    excess = seen["value"] - held_out["value"]
-    if excess < OVERFITTED or excess < 2 * SURE * math.hypot(held_out["se"], seen["se"]):
-        return None
+    _, sigma, seen, held_out = max(found)
     return (
-        f"the AUC is {seen['value']:.3f} on training images and {held_out['value']:.3f} on "
-        "held-out ones: the head knows its training images by heart"
+        f"at the noise level {sigma:.3g} the AUC is {seen:.3f} on training images and "
+        f"{held_out:.3f} on held-out ones: the head knows its training images by heart"
     )
 
 
@@ -183,15 +189,15 @@ def _verdict(found: dict, findings: dict, count: int) -> tuple[str, str]:
     if gain is not None and gain["value"] > SURE * gain["se"]:
         low, high = found["sigmas"]
         return GUIDE, (
-            f"between the noise levels {low:.3g} and {high:.3g} the correction lowers the denoising "
-            f"error on {count} held-out real images, most at weight {weight['value']:.2f}: the "
-            f"bound on the divergence falls by {gain['value']:.3g} ± {gain['se']:.2g} nats"
+            f"between the noise levels {low:.3g} and {high:.3g} the correction lowers the "
+            f"denoising error on {count} held-out real images, most at weight "
+            f"{weight['value']:.2f}: the bound on the divergence falls by {gain['value']:.3g} ± {gain['se']:.2g} nats"
         )
     if "overfitted" in findings:
         return TRAIN_ON_MORE, findings["overfitted"]
     if "too few images" in findings:
         return MEASURE_MORE, (
-            f"no noise level shows a change of the denoising error, but {findings['too few images']}"
+            f"no noise level shows a fall of the denoising error, but {findings['too few images']}"
         )
     return DO_NOT_GUIDE, (
         "at no noise level does the correction lower the denoising error on held-out real images "

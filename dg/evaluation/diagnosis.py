@@ -192,12 +192,14 @@ def _columns(
         if kind.startswith("train"):
             for name, guidance in guidances.items():
                 with torch.no_grad():
-                    rows[name].append({"logit": guidance.log_ratio(x, level, labels)})
+                    rows[name].append({"logit": guidance.log_ratio(x, level, labels).double()})
             continue
         for name, row in _geometry(net, guidances, clean, x, level, labels):
             rows[name].append(row)
     return {
-        name: {key: torch.cat([row[key] for row in parts]).double().cpu().numpy() for key in parts[0]}
+        name: {
+            key: torch.cat([row[key] for row in parts]).double().cpu().numpy() for key in parts[0]
+        }
         for name, parts in rows.items()
     }
 
@@ -216,14 +218,17 @@ def _geometry(net, guidances, clean, x, level, labels):
             part.double().flatten(1) for part in (correction, clean - denoised, x - denoised)
         )
         first = c if first is None else first
-        yield name, {
-            "logit": guidance.last_log_ratio,
-            "c2": c.square().sum(1),
-            "along": (c * error).sum(1),
-            "residual": error.square().sum(1),
-            "score": score.square().sum(1),
-            "cosine": F.cosine_similarity(c, first, dim=1, eps=1e-30),
-        }
+        yield (
+            name,
+            {
+                "logit": guidance.last_log_ratio.double(),
+                "c2": c.square().sum(1),
+                "along": (c * error).sum(1),
+                "residual": error.square().sum(1),
+                "score": score.square().sum(1),
+                "cosine": F.cosine_similarity(c, first, dim=1, eps=1e-30),
+            },
+        )
 
 
 def _visited(net, discriminator, count, batch_size, device) -> dict[int, np.ndarray]:

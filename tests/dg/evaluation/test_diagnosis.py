@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+import edm
 from dg.calibration import Calibration
 from dg.data.latents import LatentSet
 from dg.evaluation import reliability
 from dg.evaluation.conclusions import window_and_weight
-from dg.evaluation.diagnosis import calibration, diagnose, sampler_levels
+from dg.evaluation.diagnosis import VisitedRatios, calibration, diagnose, sampler_levels
 from dg.evaluation.diagnosis_report import diagnosis_text
 from dg.evaluation.figures.diagnosis import diagnosis_panels
 from dg.guidance import DiscriminatorGuidance
+from edm.guidance import WrappedGuidance
 from tests.edm.test_samplers import GaussianDenoiser
 
 SIDE, SD, SHIFT = 4, 0.5, 0.15
@@ -106,7 +108,7 @@ def test_the_exact_ratio_has_its_closed_forms_at_every_level(exact):
         right = 0.5 * math.erfc(-math.sqrt(d2) / 2 / math.sqrt(2))
         near(level["auc"], 0.5 * math.erfc(-math.sqrt(d2 / 2) / math.sqrt(2)))
         near(level["accuracy"], right)
-        near(level["loss"], normal_mean(lambda l: np.logaddexp(0, -l), d2 / 2, d2))
+        near(level["loss"], normal_mean(lambda ratio: np.logaddexp(0, -ratio), d2 / 2, d2))
         near(level["mean_log_ratio"]["real"], d2 / 2)
         near(level["mean_log_ratio"]["fake"], -d2 / 2)
         near(level["slope"], 1)
@@ -121,13 +123,46 @@ def test_the_exact_ratio_has_its_closed_forms_at_every_level(exact):
         assert level["cosine"]["value"] == pytest.approx(1)
 
 
-def test_the_exact_ratio_leads_to_real_images(exact):
-    """The states that guidance by the exact ratio visits are those of the data, up to the steps."""
+class Noted(WrappedGuidance):
+    """Notes the states of the first-order stages, by step."""
+
+    def __init__(self, guidance):
+        super().__init__(guidance)
+        self.states = {}
+
+    def denoise(self, net, x, sigma, class_labels, step, order):
+        if order == 1:
+            self.states[step] = x
+        return super().denoise(net, x, sigma, class_labels, step, order)
+
+
+def test_visited_states_have_their_closed_form(exact):
+    """The guided sampler is affine in its latent z, x = mean + k z, so that the log ratio of its
+    states is normal as well."""
+    noted = Noted(DiscriminatorGuidance(Ratio(), (2, 0)))
+    latents = torch.stack([torch.zeros(1, SIDE, SIDE), torch.ones(1, SIDE, SIDE)]).double()
+    edm.edm_sampler(MODEL, latents, guidance=noted)
     for level in exact["levels"]:
-        v = SD**2 + level["sigma"] ** 2
-        visited, d2 = level["visited"], PIXELS * SHIFT**2 / v
-        near(visited["auc"], 0.5, 5)
-        near(visited["gap"], d2, 5)
+        start, one = noted.states[level["step"]]
+        sigma, v = torch.tensor(level["sigma"]), SD**2 + level["sigma"] ** 2
+        mean, k = float(Ratio()(start[None], sigma)), float((one - start).mean())
+        variance, d2 = PIXELS * (SHIFT * k / v) ** 2, PIXELS * SHIFT**2 / v
+        visited = level["visited"]
+        near(visited["mean_log_ratio"], mean)
+        near(visited["gap"], mean + d2 / 2)
+        apart = (d2 / 2 - mean) / math.sqrt(d2 + variance)
+        near(visited["auc"], 0.5 * math.erfc(-apart / math.sqrt(2)))
+
+
+def test_log_ratios_of_visited_states_are_kept_as_the_guidance_finds_them():
+    """With the exact ratio at both stages they are those of the data's own sampler."""
+    kept, noted = VisitedRatios(DiscriminatorGuidance(Ratio(), (1, 1))), Noted(None)
+    latents = torch.randn(4, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).double()
+    edm.edm_sampler(MODEL, latents, guidance=kept)
+    edm.edm_sampler(DATA, latents, guidance=noted)
+    for level in sampler_levels(MODEL, 15)[:-1]:  # below the window the sampler is the model's
+        expected = Ratio()(noted.states[level.step], torch.tensor(level.sigma))
+        torch.testing.assert_close(kept.log_ratios[level.step][0], expected)
 
 
 def test_the_exact_ratio_gets_its_window_and_weight(exact):
@@ -157,7 +192,8 @@ def test_levels_are_the_samplers_own_inside_the_window():
 
 def test_a_head_that_is_three_times_too_sure_is_named_and_gets_a_third_of_the_weight():
     found = checked(head=Ratio(3.0), n=3000)
-    assert list(found["findings"]) == ["miscalibrated"] and "3.0 times" in str(found["findings"])
+    assert list(found["findings"]) == ["miscalibrated"]
+    assert "3.1 times too large (slope 0.33)" in found["findings"]["miscalibrated"]
     assert found["verdict"] == "guide"
     near(found["weight"], 1 / 3)
     for level in found["levels"][4:]:  # above, the logits are too small to tell
@@ -281,14 +317,12 @@ def test_text_and_picture_name_verdict_window_and_weight(tmp_path):
     assert (tmp_path / "diagnosis.png").stat().st_size > 10_000
 
 
-def test_guidance_with_calibration_is_scaled_by_the_temperature():
+def test_temperatures_are_interpolated_and_constant_beyond_the_ends():
     fitted = Calibration((0.1, 0.5), (2.0, 4.0))
     sigma = torch.tensor([0.001, 0.5, 100.0], dtype=torch.float64)
     low, middle, high = fitted.temperature(sigma).tolist()
     assert (low, high) == (2.0, 4.0) and 2 < middle < 4
     assert fitted.temperature(sigma[1]).ndim == 0
-    plain = DiscriminatorGuidance(Ratio(), (1, 1))
-    assert plain.describe  # the identity of a calibrated one: tests/dg/test_discriminator.py
 
 
 @pytest.mark.parametrize(
