@@ -191,7 +191,8 @@ def _verdict(found: dict, findings: dict, count: int) -> tuple[str, str]:
         return GUIDE, (
             f"between the noise levels {low:.3g} and {high:.3g} the correction lowers the "
             f"denoising error on {count} held-out real images, most at weight "
-            f"{weight['value']:.2f}: the bound on the divergence falls by {gain['value']:.3g} ± {gain['se']:.2g} nats"
+            f"{weight['value']:.2f}: the bound on the divergence falls by "
+            f"{gain['value']:.3g} ± {gain['se']:.2g} nats"
         )
     if "overfitted" in findings:
         return TRAIN_ON_MORE, findings["overfitted"]
