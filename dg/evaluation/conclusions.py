@@ -16,6 +16,7 @@ COARSE = 0.025  # standard error of an AUC that is too large to conclude from
 
 GUIDE, DO_NOT_GUIDE = "guide", "do not guide"
 TRAIN_ON_MORE, MEASURE_MORE = "train on more images", "measure more images"
+TRY = "measure guided images"
 
 
 class Level(NamedTuple):
@@ -59,7 +60,7 @@ def conclude(levels: list[Level], entries: list[dict], columns: list[dict]) -> d
     everywhere = np.arange(len(levels))
     found["gain_at_weight_1"] = mean_of(_gain(along, size, scale, everywhere, 1.0))
     findings = _findings(entries, columns, scale)
-    verdict, reason = _verdict(found, findings, len(columns[0]["real"]["logit"]))
+    verdict, reason = _verdict(found, findings, entries, len(columns[0]["real"]["logit"]))
     return {"verdict": verdict, "reason": reason, "findings": findings} | found
 
 
@@ -132,12 +133,13 @@ def _findings(entries: list[dict], columns: list[dict], scale: np.ndarray) -> di
     at_random = knows_nothing and loss["value"] > math.log(2) + SURE * loss["se"]
     if not wrong and abs(own) > FOREIGN and certain:
         found["wrong network"] = (
-            f"on the generated images the correction points along the network's own error "
-            f"({own:.2f} of its square, 0 for images of this network): they come from another "
-            "network; give the network that made them"
+            "the generated images are not distributed as the network says (the correction finds "
+            f"{own:.2f} of its square in the network's error on them, not 0): they come from "
+            "another network, or the sampler strays far; give the network that made them, or more "
+            "steps"
         )
     elif at_random and not wrong and not overfitted:
-        found["wrong network"] = (
+        found["ignorant"] = (
             f"the logits are sure of themselves (cross-entropy {loss['value']:.3f}, chance 0.693) "
             f"and right by chance only (AUC {mean_auc['value']:.3f}): the head was trained against "
             "images of another network, or knows its training images by heart"
@@ -180,12 +182,13 @@ def _overfitted(entries: list[dict]) -> str | None:
     )
 
 
-def _verdict(found: dict, findings: dict, count: int) -> tuple[str, str]:
+def _verdict(found: dict, findings: dict, entries: list[dict], count: int) -> tuple[str, str]:
     gain, weight = found["gain"], found["weight"]
-    if "wrong sign" in findings:
-        return DO_NOT_GUIDE, findings["wrong sign"]
+    for name in ("wrong sign", "ignorant"):
+        if name in findings:
+            return DO_NOT_GUIDE, findings[name]
     if "wrong network" in findings:
-        return DO_NOT_GUIDE, findings["wrong network"]
+        return TRY, findings["wrong network"]
     if gain is not None and gain["value"] > SURE * gain["se"]:
         low, high = found["sigmas"]
         return GUIDE, (
@@ -200,10 +203,30 @@ def _verdict(found: dict, findings: dict, count: int) -> tuple[str, str]:
         return MEASURE_MORE, (
             f"no noise level shows a fall of the denoising error, but {findings['too few images']}"
         )
+    if (seen := _difference(entries)) is not None:
+        return TRY, (
+            f"at the noise level {seen['sigma']:.3g} the discriminator tells real from generated "
+            f"images (AUC {seen['auc']['value']:.3f}), but the network's denoising error on real "
+            "images falls nowhere: the difference arises while sampling, and this diagnosis cannot "
+            "say whether guidance makes up for it"
+        )
     return DO_NOT_GUIDE, (
         "at no noise level does the correction lower the denoising error on held-out real images "
         "by more than two standard errors"
     )
+
+
+def _difference(entries: list[dict]) -> dict | None:
+    """The noise level of the largest AUC among those at which the discriminator is right in its
+    value and in its gradient; None where there is none."""
+    right = [
+        one
+        for one in entries
+        if one["auc"]["value"] > 0.5 + CERTAIN * one["auc"]["se"]
+        and one["between"] is not None
+        and one["between"]["value"] > SURE * one["between"]["se"]
+    ]
+    return max(right, key=lambda one: one["auc"]["value"], default=None)
 
 
 def _mean(values: list[dict]) -> dict[str, float]:

@@ -7,8 +7,12 @@ correction c = sigma^2 grad log r is, and whether it lowers the denoising error 
     change(w) = E ||D(x) + w c - x_0||^2 - E ||D(x) - x_0||^2 = w^2 E ||c||^2 - 2 w E <c, x_0 - D>.
 
 The true log ratio (Kim et al. 2023, Eq. 8) has E <c, x_0 - D> = E ||c||^2 and its minimum at w = 1;
-this is the term that the loss "matching" trains (Verine et al. 2025). On images of the network
-itself <c, x_0 - D> is 0 on average, whatever c is.
+this is the term that the loss "matching" trains (Verine et al. 2025).
+
+On images that are distributed as the network's score says, E <c, x_0 - D> is 0 whatever c is. Few
+steps and accumulated errors lead the sampler away from there. A discriminator of its images sees
+that difference too, and no denoising error shows it. The difference of E <c, x_0 - D> between real
+and generated images holds both: over E ||c||^2 it is 1 where c is the difference of their scores.
 """
 
 from collections.abc import Sequence
@@ -262,6 +266,9 @@ def _entry(columns: dict, visited: np.ndarray | None, weights: Sequence[float]) 
         "change": [{"weight": float(w)} | found for w, found in change.items()],
         "best_weight": reliability.ratio_of_means(real["along"], real["c2"]),
         "own": reliability.ratio_of_means(fake["along"], fake["c2"]),
+        "between": reliability.ratio_of_differences(
+            (real["along"], fake["along"]), (real["c2"], fake["c2"])
+        ),
     }
     if "train_real" in columns:
         entry["train_auc"] = reliability.auc(

@@ -8,9 +8,10 @@ from dg.evaluation.report import text_of
 LEGEND = (
     "± is one standard error over images. error: change of the denoising error on real images at "
     "the listed weight nearest to 1, in percent; the true log ratio lowers it, and best w, the "
-    "weight of its minimum, is 1. own: the same share on generated images, 0 for images of this "
-    "network. size: correction over score. visited: AUC of real images against the states of the "
-    "guided sampler; gap: their mean log ratio less that of generated images with fresh noise."
+    "weight of its minimum, is 1. own: the same share on generated images, 0 where they are "
+    "distributed as the network says. between: the share of both, 1 for the true gradient. size: "
+    "correction over score. visited: AUC of real images against the states of the guided sampler; "
+    "gap: their mean log ratio less that of generated images with fresh noise."
 )
 
 
@@ -61,6 +62,7 @@ def _rows(levels: list[dict], several: bool) -> list[list[str]]:
         "error %": lambda one: _short(relative_change(one), 2),
         "best w": lambda one: _short(one["best_weight"], 2),
         "own": lambda one: _short(one["own"], 2),
+        "between": lambda one: _short(one["between"], 2),
     }
     if several:
         columns["cosine"] = lambda one: _short(one["cosine"], 2)

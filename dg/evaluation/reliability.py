@@ -115,6 +115,19 @@ def ratio_of_means(above: np.ndarray, below: np.ndarray) -> dict[str, float] | N
     return measured(ratio, standard_error((above - ratio * below) / below.mean()))
 
 
+def ratio_of_differences(along: tuple, size: tuple) -> dict[str, float] | None:
+    """(E_1 a - E_2 a) / mean of (E_1 s, E_2 s) over two sets of images; None where s is 0.
+
+    along, size  (values of the first set [N], values of the second set [M])
+    """
+    below = (size[0].mean() + size[1].mean()) / 2
+    if not below:
+        return None
+    ratio = (along[0].mean() - along[1].mean()) / below
+    parts = along[0] - ratio * size[0] / 2, -along[1] - ratio * size[1] / 2
+    return measured(ratio, math.hypot(*map(standard_error, parts)) / below)
+
+
 def _halves(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
     value = (real.mean() + fake.mean()) / 2
     return measured(value, math.hypot(standard_error(real), standard_error(fake)) / 2)

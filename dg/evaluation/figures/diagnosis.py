@@ -21,12 +21,13 @@ def diagnosis_panels(path, heads: dict, title="Diagnosis on held-out images"):
     }
     with drawing(path, 1.5 * WIDTH, 9.6, title) as figure:
         panels = figure.subplots(3, 2, sharex=True).flatten()
-        for axes, (label, chance, _) in zip(panels, PANELS, strict=True):
+        shown = (*PANELS, COSINE if len(heads) > 1 else BETWEEN)
+        for axes, (label, chance, _) in zip(panels, shown, strict=True):
             axes.set_ylabel(label)
             axes.set_xscale("log")
             axes.axhline(chance, color=MUTED, **DASHED)
         for name, head in heads.items():
-            for axes, (_, _, value) in zip(panels, PANELS, strict=True):
+            for axes, (_, _, value) in zip(panels, shown, strict=True):
                 _line(axes, head["levels"], value, label=name, **looks[name])
             for key, style in (("train_auc", "--"), ("visited", ":")):
                 if key in head["levels"][0]:
@@ -37,8 +38,8 @@ def diagnosis_panels(path, heads: dict, title="Diagnosis on held-out images"):
                     axes.axvspan(*head["sigmas"], color=looks[name]["color"], alpha=0.06)
         for axes in panels[-2:]:
             axes.set_xlabel(f"noise level {SIGMA}")
-        shown = panels[0].get_legend_handles_labels()
-        figure.legend(*shown, loc="outside lower center", ncols=2, handlelength=1.4)
+        named = panels[0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside lower center", ncols=2, handlelength=1.4)
 
 
 def relative_change(level: dict) -> dict:
@@ -54,6 +55,9 @@ def _auc_of(key):
 
 def _line(axes, levels, value, **look):
     found = [(level["sigma"], value(level)) for level in levels]
+    found = [pair for pair in found if pair[1] is not None]
+    if not found:
+        return
     sigmas, values, errors = zip(
         *((sigma, one["value"], one["se"]) for sigma, one in found), strict=True
     )
@@ -71,5 +75,6 @@ PANELS = (
     ("slope (1: calibrated)", 1.0, lambda level: level["slope"]),
     ("correction / score", 0.0, lambda level: level["correction"]),
     ("change of denoising error [%]", 0.0, relative_change),
-    ("cosine with the first head", 0.0, lambda level: level["cosine"]),
 )
+COSINE = ("cosine with the first head", 0.0, lambda level: level["cosine"])
+BETWEEN = ("between (1: the true gradient)", 1.0, lambda level: level["between"])

@@ -120,6 +120,7 @@ def test_the_exact_ratio_has_its_closed_forms_at_every_level(exact):
             near(change, (w * w - 2 * w) * c2)
         near(level["best_weight"], 1)
         near(level["own"], 0)
+        near(level["between"], 1)
         assert level["cosine"]["value"] == pytest.approx(1)
 
 
@@ -225,13 +226,31 @@ def test_exchanged_images_are_named():
 def test_images_of_another_network_are_named():
     found = checked(head=Ratio(model=OTHER), fake=OTHER)
     assert "come from another network" in found["findings"]["wrong network"]
-    assert found["verdict"] == "do not guide"
+    assert found["verdict"] == "measure guided images" and found["window"] is None
+    for level in found["levels"]:
+        near(level["own"], -1)
+        near(level["best_weight"], 0)
+        near(level["between"], 1)
 
 
 def test_a_head_that_was_trained_against_another_network_is_named():
     found = checked(head=Ratio(model=OTHER))
-    assert "trained against images of another network" in found["findings"]["wrong network"]
+    assert "trained against images of another network" in found["findings"]["ignorant"]
     assert found["verdict"] == "do not guide"
+
+
+def test_a_difference_that_arises_while_sampling_is_told_from_one_of_the_network():
+    """The network is right; only the generated images are not as it says."""
+    found = checked(net=DATA, n=3000)
+    assert found["verdict"] == "measure guided images" and found["window"] is None
+    for level in found["levels"]:
+        near(level["best_weight"], 0)
+        near(level["own"], -1)
+        near(level["between"], 1)
+    half = Gaussian(SHIFT / 3 * SIGN, SD)  # a third of the shift is the network's
+    found = checked(net=half, n=3000)
+    assert found["verdict"] == "measure guided images" and found["weight"] is not None
+    near(found["weight"], 1 / 3)
 
 
 def test_an_overfitted_head_is_named():
