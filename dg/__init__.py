@@ -11,6 +11,7 @@ _HOME = {
     "Boosting": "guidance",
     "DiscriminatorGuidance": "guidance",
     "Discriminator": "discriminator",
+    "LogRatio": "discriminator",
     "build_discriminator": "discriminator",
     "log_ratio": "discriminator",
     "load_discriminator": "checkpoints",
@@ -18,6 +19,16 @@ _HOME = {
     "GuidedDenoiser": "adapters",
     "cond_fn": "adapters",
     "guided_prediction": "adapters",
+    "restart_sampler": "samplers.restart",
+    "RestartSampling": "samplers.restart",
+    "particle_sampler": "samplers.particles",
+    "ParticleSampling": "samplers.particles",
+    "rejection_sampler": "samplers.rejection",
+    "RejectionSampling": "samplers.constants",
+    "warm_up": "samplers.constants",
+    "budget_constant": "samplers.acceptance",
+    "accepted": "samplers.acceptance",
+    "resampled": "samplers.acceptance",
 }
 _MODULES = {"discrete_sampling": "models.discrete_sampling"}
 __all__ = sorted([*_HOME, *_MODULES])

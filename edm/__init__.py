@@ -9,7 +9,7 @@ from edm.loss import DenoisingLoss, EDMLoss, VELoss, VPLoss
 from edm.networks import DhariwalUNet, SongUNet
 from edm.precond import EDMPrecond, Preconditioner, VEPrecond, VPPrecond, iDDPMPrecond
 from edm.random import StackedRandomGenerator
-from edm.sampler import edm_sampler
+from edm.sampler import edm_sampler, heun_step
 
 __all__ = [
     "AugmentPipe",
@@ -27,6 +27,7 @@ __all__ = [
     "VPPrecond",
     "ablation_sampler",
     "edm_sampler",
+    "heun_step",
     "iDDPMPrecond",
     "load_network",
     "save_network",

@@ -16,7 +16,8 @@ COMMANDS = re.compile(
 EXAMPLES = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 MOST_IMAGES = 24  # that a command makes
-# Options that are added, by script and subcommand; the last of two values counts.
+# Options that are added, by script and subcommand, or sampler; the last of two
+# values counts.
 ADDED = {
     "generate.py": "--steps 2 --batch 24",
     "train.py": "--epochs 1 --batch_size 4 --eval_images 4 --num_data 8",
@@ -31,6 +32,9 @@ ADDED = {
     "pretrain.py latents": "--resolution 16",
     "reproduce.py": "--dry-run",
     "reproduce.py two-gaussians": "--profile smoke",
+    "restart": "--restart [2,1,0.01,100]",
+    "rejection": "--warmup 8 --max_iter 9",
+    "particles": "--resample_steps 1 --time_min 0",
 }
 
 
@@ -76,6 +80,8 @@ def on_tiny_networks(script, arguments):
     added = ADDED.get(f"{script} {arguments[0]}" if arguments else "", ADDED.get(script, ""))
     if "--transfer" in small:  # the shape is that of the other network
         added = added.replace("--cbase 16", "")
+    if "--sampler" in small:
+        added += " " + ADDED[small[small.index("--sampler") + 1]]
     small += added.split()
     of_features = script == "fid.py" and not {"nll", "diagnose"} & {*small}
     if of_features and "--features" not in small:
