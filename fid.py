@@ -52,6 +52,7 @@ from dg.options.guidance import refuse_unused_classifier
 from dg.options.network import load
 from dg.runtime import console
 from dg.runtime.addresses import public
+from dg.runtime.pretrained import classifier_of
 
 
 class CalcByDefault(click.Group):
@@ -313,7 +314,7 @@ def _guidance(
     from dg.guidance import DiscriminatorGuidance
 
     heads = [head_file(name) for name in discriminator_ckpt]
-    classifier = input_file(pretrained_classifier_ckpt)
+    classifier = input_file(pretrained_classifier_ckpt or classifier_of(discriminator_ckpt))
     discriminator = load_discriminator(classifier, heads, net, device=device)
     refuse_unused_classifier(discriminator)
     return DiscriminatorGuidance(discriminator, (w1, w2), time_min, time_max)

@@ -42,7 +42,8 @@ class Level(NamedTuple):
 
 
 def conclude(levels: list[Level], entries: list[dict], columns: list[dict]) -> dict:
-    """Return verdict, reason, findings (sentences by name), window, weight, gain in nats.
+    """Return verdict, reason, findings (sentences by name), window, weight, and gains in nats:
+    inside the window at this weight, at weight 1 everywhere, and the same between both sets.
 
     entries, columns  one per level, as in `dg.evaluation.diagnosis`
     """
@@ -59,6 +60,7 @@ def conclude(levels: list[Level], entries: list[dict], columns: list[dict]) -> d
         found["gain"] = mean_of(_gain(along, size, scale, window, weight))
     everywhere = np.arange(len(levels))
     found["gain_at_weight_1"] = mean_of(_gain(along, size, scale, everywhere, 1.0))
+    found["gain_between"] = _gain_between(columns, scale)
     findings = _findings(entries, columns, scale)
     verdict, reason = _verdict(found, findings, entries, len(columns[0]["real"]["logit"]))
     return {"verdict": verdict, "reason": reason, "findings": findings} | found
@@ -108,6 +110,18 @@ def _best_run(holds: np.ndarray, gains: np.ndarray) -> np.ndarray | None:
 def _gain(along, size, scale, window, weight) -> np.ndarray:
     """Fall of the summed denoising error of every image, [N] nats."""
     return ((2 * weight * along - weight**2 * size) * scale)[:, window].sum(1)
+
+
+def _gain_between(columns: list[dict], scale) -> dict[str, float]:
+    """The gain at weight 1 that counts the share between both sets as best weight, not that on real
+    images alone: it holds what arises while sampling as well."""
+    parts = []
+    for kind, sign in (("real", 1), ("fake", -1)):
+        along, size = (
+            np.stack([one[kind][name] for one in columns], axis=1) for name in ("along", "c2")
+        )
+        parts.append((2 * sign * along - size / 2) @ scale)
+    return measured(sum(map(np.mean, parts)), math.hypot(*map(standard_error, parts)))
 
 
 def _spread_of_weight(along, size, scale, window, weight) -> float:

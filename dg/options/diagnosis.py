@@ -6,6 +6,7 @@ from dg.options.common import DEVICE, Command, finish, head_file, input_file
 from dg.options.guidance import refuse_unused_classifier
 from dg.options.numbers import Numbers
 from dg.runtime import console
+from dg.runtime.pretrained import classifier_of
 
 DIAGNOSE = dict(
     cls=Command,
@@ -237,9 +238,9 @@ def _discriminators(net, device, options):
     """Discriminators by the names of their heads."""
     from dg.checkpoints import load_discriminator
 
-    found, classifier = {}, input_file(options["pretrained_classifier_ckpt"])
-    lora = input_file(options["lora_checkpoint"])
+    found, lora = {}, input_file(options["lora_checkpoint"])
     for name in options["discriminator_ckpt"]:
+        classifier = input_file(options["pretrained_classifier_ckpt"] or classifier_of([name]))
         found[name] = load_discriminator(
             classifier,
             head_file(name),

@@ -176,6 +176,11 @@ def test_the_exact_ratio_gets_its_window_and_weight(exact):
         one.weight * PIXELS * (SHIFT * one.sigma**2 / (SD**2 + one.sigma**2)) ** 2 for one in inside
     )
     near(exact["gain"], gain)
+    everywhere = sum(
+        one.weight * PIXELS * (SHIFT * one.sigma**2 / (SD**2 + one.sigma**2)) ** 2 for one in levels
+    )
+    near(exact["gain_at_weight_1"], everywhere)
+    near(exact["gain_between"], everywhere)
 
 
 def test_levels_are_the_samplers_own_inside_the_window():
@@ -243,6 +248,8 @@ def test_a_difference_that_arises_while_sampling_is_told_from_one_of_the_network
     """The network is right; only the generated images are not as it says."""
     found = checked(net=DATA, n=3000)
     assert found["verdict"] == "measure guided images" and found["window"] is None
+    near(found["gain_at_weight_1"], -found["gain_between"]["value"])
+    assert found["gain_between"]["value"] > 0
     for level in found["levels"]:
         near(level["best_weight"], 0)
         near(level["own"], -1)
@@ -303,9 +310,10 @@ def test_slope_stays_finite_where_logits_separate_and_near_1_where_they_say_noth
 
 
 def test_calibration_error_of_a_constant_answer():
-    """Nine of ten are real where the answer is one half: the error is 0.4 in the balanced mean."""
-    found = reliability.calibration_error(np.full(100, 3.0), np.full(100, 3.0))
-    assert found["value"] == pytest.approx(1 / (1 + math.exp(-3)) - 0.5, abs=0.15)
+    """Half of the images are real, whatever their order: an answer of one half is calibrated."""
+    for answer in (0.0, 3.0):
+        found = reliability.calibration_error(np.full(100, answer), np.full(100, answer))
+        assert found["value"] == pytest.approx(1 / (1 + math.exp(-answer)) - 0.5, abs=1e-12)
 
 
 def test_unequal_sets_give_equal_numbers():
