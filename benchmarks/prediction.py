@@ -1,20 +1,24 @@
 """Which number of a discriminator predicts how well it guides?
 
-    python -m benchmarks.prediction runs/weights-mnist-14 --network mnist-14 --data mnist-14:test \\
-        --fake heldout --ref mnist-14:test --features mnist-14-features --out results/prediction
+    python -m benchmarks.prediction runs/prediction --network mnist-14 \\
+        --classifier mnist-14-noisy-classifier --data mnist-small-14:test \\
+        --fake runs/prediction/heldout --ref mnist-small-14:test --features mnist-14-features \\
+        --images-in runs/prediction --out docs/results/prediction
 
-Every head in the `train-*` folders of experiments' run folders (best, last and kept epochs), or in
+`python -m benchmarks.prediction_heads` makes the heads. Every head in the `train-*` folders of experiments' run folders (best, last and kept epochs), or in
 the folders and files that are given, is diagnosed on held-out images, and the images of held-out
 seeds that it guides are measured. A row has validation loss, AUC, epoch and the gain of the
 corrected denoising error beside the Fréchet distance; the rank correlations have an interval by a
-bootstrap over discriminators. Rows stand in prediction.json; a head that is there already, with the
-same settings, is left alone, and an interrupted set of images goes on where it was.
+bootstrap over discriminators. Rows stand in results.json; a head that is there already, with the
+same settings, is left alone, and an interrupted set of images goes on where it was. report.md and
+prediction.png show them.
 """
 
 import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 
 import edm
 from dg.checkpoints import FORMAT, load_discriminator
@@ -23,7 +27,8 @@ from dg.data.latents import load_set
 from dg.evaluation.diagnosis import diagnose
 from dg.evaluation.feature_sets import collect
 from dg.evaluation.features import load_extractor
-from dg.evaluation.report import text_of
+from dg.evaluation.figures.prediction import predictors_against_distance
+from dg.evaluation.report import Document, Picture, Section, Table, text_of, write_markdown
 from dg.evaluation.significance import rank_correlation
 from dg.guidance import DiscriminatorGuidance
 from dg.runtime.console import pick_device
@@ -36,7 +41,21 @@ from edm.checkpoint import read_safetensors
 
 PATTERNS = ("best.safetensors", "last.safetensors", "epoch_*.safetensors")
 # What is to predict the distance; each is expected to rise or fall with it as its sign says.
-PREDICTORS = {"valid_loss": 1, "auc": -1, "loss": 1, "epoch": -1, "gain": -1, "best_gain": -1}
+PREDICTORS = {
+    "valid_loss": 1,
+    "auc": -1,
+    "loss": 1,
+    "epoch": -1,
+    "gain": -1,
+    "gain_between": -1,
+    "best_gain": -1,
+}
+LEGEND = (
+    "valid_loss: of the training, on its validation images. auc, loss: mean over noise levels, on "
+    "images that no head has seen. gain: fall of the denoising error on real images at weight 1; "
+    "gain_between: the same for the share between real and generated images; best_gain: in the "
+    "suggested window at the suggested weight [nats]."
+)
 
 
 def heads_in(places: list[Path]) -> list[Path]:
@@ -102,20 +121,24 @@ class Prediction:
         found = diagnose(self.net, {"head": discriminator}, *self.sets, num_visited=0, **run)
         diagnosis = found["heads"]["head"]
         levels = diagnosis["levels"]
-        mean = {
+        means = {
             name: sum(one[name]["value"] for one in levels) / len(levels)
             for name in ("auc", "loss")
         }
-        gain = diagnosis["gain_at_weight_1"]["value"]
-        best = diagnosis["gain"]["value"] if diagnosis["gain"] else 0.0
-        row = training_of(head) | mean | {"gain": gain, "best_gain": best}
+        gains = {
+            "gain": diagnosis["gain_at_weight_1"]["value"],
+            "gain_between": diagnosis["gain_between"]["value"],
+            "best_gain": diagnosis["gain"]["value"] if diagnosis["gain"] else 0.0,
+        }
+        row = training_of(head) | means | gains
         row |= {"verdict": diagnosis["verdict"], "weight": diagnosis["weight"]}
-        return row | {"fd": self.distance(discriminator, Path(self.args.out) / f"images-{digest}")}
+        guidance = DiscriminatorGuidance(discriminator, (self.args.weight, 0.0))
+        return row | {"fd": self.distance(guidance, digest)}
 
-    def distance(self, discriminator, folder: Path) -> float:
-        """Fréchet distance of guided images of the held-out seeds to the reference."""
+    def distance(self, guidance, name: str) -> float:
+        """Fréchet distance of images of the held-out seeds to the reference."""
         args = self.args
-        guidance = DiscriminatorGuidance(discriminator, (args.weight, 0.0))
+        folder = (args.images_in or args.out) / f"images-{name}"
         seeds = range(args.first_seed, args.first_seed + args.images)
         fill_store(folder, self.net, Sampling(), seeds, args.batch, guidance, device=self.device)
         images = stream_of(load_images(str(folder)))
@@ -138,22 +161,79 @@ def correlations(rows: list[dict]) -> dict[str, dict]:
     return found
 
 
-def table(outcome: dict) -> str:
-    """Rows and correlations for the terminal."""
-    columns = ("fd", *PREDICTORS, "verdict")
+def tables(outcome: dict) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """(columns, rows) by title: correlations, verdicts, heads."""
 
     def cell(value):
         return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    rows = [[row["name"], *(cell(row.get(one)) for one in columns)] for row in outcome["rows"]]
-    lines = [text_of([["head", *columns], *rows]), ""]
-    for name, one in outcome["correlations"].items():
-        lines.append(
-            f"{name}: rank correlation with the distance {one['value']:+.2f} "
-            f"({one['low']:+.2f} to {one['high']:+.2f}) over {one['n']} heads, expected "
-            f"{'above' if one['expected'] > 0 else 'below'} 0"
+    correlated = [
+        [
+            name,
+            f"{one['value']:+.2f}",
+            f"{one['low']:+.2f} to {one['high']:+.2f}",
+            "above 0" if one["expected"] > 0 else "below 0",
+            str(one["n"]),
+        ]
+        for name, one in outcome["correlations"].items()
+    ]
+    by_verdict: dict[str, list[float]] = {}
+    for row in outcome["rows"]:
+        by_verdict.setdefault(row["verdict"], []).append(row["fd"])
+    verdicts = [
+        [name, str(len(fds)), str(sum(fd < outcome["unguided"] for fd in fds)), cell(mean(fds))]
+        for name, fds in sorted(by_verdict.items())
+    ]
+    columns = ("fd", *PREDICTORS, "verdict")
+    rows = sorted(outcome["rows"], key=lambda row: row["fd"])
+    heads = [[row["name"], *(cell(row.get(one)) for one in columns)] for row in rows]
+    return {
+        "Rank correlation with the distance": (
+            ["predictor", "Spearman", "95% interval", "expected", "heads"],
+            correlated,
+        ),
+        "Verdicts of the diagnosis": (
+            ["verdict", "heads", "nearer than unguided", "mean distance"],
+            verdicts,
+        ),
+        "Discriminators": (["head", *columns], heads),
+    }
+
+
+def document(outcome: dict, args) -> Document:
+    """The report, and what its numbers are of."""
+    found, rows, unguided = (outcome[name] for name in ("correlations", "rows", "unguided"))
+    better = sum(row["fd"] < unguided for row in rows)
+    lead = (
+        f"{better} of {len(rows)} discriminators bring images nearer than the unguided ones, whose "
+        f"distance is {unguided:.3f}."
+    )
+    if found:
+        closest = max(found, key=lambda name: found[name]["value"] * found[name]["expected"])
+        one = found[closest]
+        lead += (
+            f" Of {len(found)} predictors, {closest} goes with the distance most closely: rank "
+            f"correlation {one['value']:+.2f}, 95% interval {one['low']:+.2f} to {one['high']:+.2f}."
         )
-    return "\n".join(lines)
+    about = (
+        f"{args.network}, weight ({args.weight:g}, 0), {args.images} guided images of the same "
+        f"seeds for every discriminator, distance to {args.ref} in the features {args.features}. "
+        f"Diagnosed on {args.num} images of each kind at most. Heads of one training are no "
+        f"independent draws, so the intervals are too narrow. {LEGEND}"
+    )
+    picture = Picture("prediction.png", "A point is a discriminator; the line is no guidance.")
+    sections = [Section("Predictors", [picture])]
+    sections += [Section(title, [Table(*parts)]) for title, parts in tables(outcome).items()]
+    return Document("Which number predicts how well a discriminator guides?", lead, about, sections)
+
+
+def publish(outcome: dict, args) -> None:
+    """Draw and write the report, and print its tables."""
+    path = args.out / "prediction.png"
+    predictors_against_distance(path, outcome["rows"], outcome["correlations"], outcome["unguided"])
+    write_markdown(args.out / "report.md", document(outcome, args))
+    for title, (columns, rows) in tables(outcome).items():
+        print(f"\n{title}\n{text_of([columns, *rows])}")
 
 
 def main(argv=None) -> None:
@@ -173,16 +253,19 @@ def main(argv=None) -> None:
     parser.add_argument("--weight", type=float, default=2.0, help="first-order guidance weight")
     parser.add_argument("--batch", type=int, default=100, help="images computed at once")
     parser.add_argument("--device", help="device to compute on")
+    parser.add_argument("--images-in", type=Path, help="folder of guided images; else --out")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     args = parser.parse_args(argv)
-    heads, path = heads_in(args.heads), args.out / "prediction.json"
+    heads, path = heads_in(args.heads), args.out / "results.json"
     args.out.mkdir(parents=True, exist_ok=True)
     prediction = Prediction(args)
     settings = prediction.settings()
     old = read_json(path) if path.is_file() else {}
     if old and old["settings"] != settings:
         raise SystemExit(f"{path} was made with other settings; give another --out")
-    rows = old.get("rows", [])
+    rows, unguided = old.get("rows", []), old.get("unguided")
+    if unguided is None:
+        unguided = prediction.distance(None, "unguided")
     for number, head in enumerate(heads, 1):
         digest = sha256_of(head)[:12]
         if any(row["sha256"] == digest for row in rows):
@@ -190,10 +273,11 @@ def main(argv=None) -> None:
         name = f"{head.parent.name}/{head.stem}"
         rows.append({"name": name, "sha256": digest} | prediction.row(head, digest))
         print(f"{number} of {len(heads)}: {name}: {rows[-1]['fd']:.4f}", flush=True)
-        write_json(path, {"settings": settings, "rows": rows})
-    outcome = {"settings": settings, "rows": rows, "correlations": correlations(rows)}
+        write_json(path, {"settings": settings, "unguided": unguided, "rows": rows})
+    outcome = {"settings": settings, "unguided": unguided, "rows": rows}
+    outcome |= {"correlations": correlations(rows)}
     write_json(path, outcome | provenance("python -m benchmarks.prediction", {}, prediction.device))
-    print(table(outcome))
+    publish(outcome, args)
 
 
 if __name__ == "__main__":

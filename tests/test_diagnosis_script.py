@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks import prediction
+from benchmarks import prediction, prediction_heads
 from dg.calibration import Calibration
 from dg.checkpoints import load_discriminator, save_calibrated
 from dg.data.manifests import MANIFEST
@@ -106,14 +106,17 @@ def test_predictions_are_resumed_and_correlated(at, capsys, monkeypatch):
     heads = prediction.heads_in([at["tmp"] / "run"])
     assert [head.stem for head in heads] == ["best", "last", "epoch_001", "epoch_002"]
     prediction.main(arguments)
-    found = read_json(at["out"] / "prediction.json")
+    found = read_json(at["out"] / "results.json")
     assert len(found["rows"]) == len({row["sha256"] for row in found["rows"]}) >= 3
     row = found["rows"][0]
     assert row["epoch"] == 1 and row["valid_loss"] > 0 and 0 < row["auc"] < 1 and row["fd"] > 0
     capsys.readouterr()
     monkeypatch.setattr(prediction.Prediction, "row", lambda *_: pytest.fail("made again"))
     prediction.main(arguments)
-    assert read_json(at["out"] / "prediction.json")["rows"] == found["rows"]
+    assert read_json(at["out"] / "results.json")["rows"] == found["rows"]
+    report = (at["out"] / "report.md").read_text()
+    assert f"whose distance is {found['unguided']:.3f}" in report and "train-head-0123" in report
+    assert (at["out"] / "prediction.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="other settings"):
         prediction.main([*arguments, "--weight", "1"])
     with pytest.raises(SystemExit, match="no head"):
@@ -126,3 +129,23 @@ def test_correlations_have_the_sign_of_the_order():
     assert set(found) == {"gain", "loss"}
     assert found["gain"]["value"] == pytest.approx(-1) and found["gain"]["expected"] == -1
     assert found["gain"]["n"] == 6 and found["gain"]["high"] <= 0
+
+
+def test_heads_are_made_along_their_trainings_and_not_again(at, monkeypatch):
+    making = prediction_heads.Making("score", 80, 2, 1, 1e-3, 8)
+    folder, trained = at["tmp"] / "made", []
+    train = prediction_heads.train_discriminator
+    monkeypatch.setattr(
+        prediction_heads,
+        "train_discriminator",
+        lambda *args, **kwargs: trained.append(args[0].extractor.kind) or train(*args, **kwargs),
+    )
+    monkeypatch.setattr(prediction_heads, "Sampling", lambda: Sampling(num_steps=2))
+    monkeypatch.setattr(prediction_heads, "TRAININGS", {"small": making})
+    arguments = [str(folder), "--network", str(at["net"]), "--data", "digits:train"]
+    for _ in range(2):
+        prediction_heads.main([*arguments, "--held-out", "4"])
+    heads = prediction.heads_in([folder])
+    assert trained == ["score", "score"]  # the second time nothing is left to do
+    assert [head.name for head in heads][2:] == ["epoch_001.safetensors", "epoch_002.safetensors"]
+    assert [prediction.training_of(head)["epoch"] for head in heads[2:]] == [1, 2]

@@ -221,8 +221,8 @@ def _verdict(found: dict, findings: dict, entries: list[dict], count: int) -> tu
         return TRY, (
             f"at the noise level {seen['sigma']:.3g} the discriminator tells real from generated "
             f"images (AUC {seen['auc']['value']:.3f}), but the network's denoising error on real "
-            "images falls nowhere: the difference arises while sampling, and this diagnosis cannot "
-            "say whether guidance makes up for it"
+            "images falls nowhere: the difference arises while sampling. Guidance may make up for "
+            "it; only the distance of guided images to real ones tells"
         )
     return DO_NOT_GUIDE, (
         "at no noise level does the correction lower the denoising error on held-out real images "

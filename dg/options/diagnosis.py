@@ -219,19 +219,28 @@ def keep_diagnosis(outcome, options, folder, store):
             save_calibrated(writable_file(store), head_file(name), fitted)
         lines.append(f"{store}: the head with its temperatures; use it with --calibrated")
     gains = {name: one["gain"]["value"] for name, one in heads.items() if one["verdict"] == "guide"}
-    finish(lines, _guided(options, max(gains, key=gains.get), heads) if gains else None)
+    tries = [
+        name
+        for name, one in heads.items()
+        if one["verdict"] == "measure guided images" and "wrong network" not in one["findings"]
+    ]
+    name = max(gains, key=gains.get) if gains else next(iter(tries), None)
+    finish(lines, name and _guided(options, name, heads[name]))
 
 
-def _guided(options, name, heads):
-    """The command that guides as the diagnosis of a head suggests."""
-    weight, (low, high) = heads[name]["weight"]["value"], heads[name]["window"]
+def _guided(options, name, head):
+    """The command that guides as the diagnosis of a head suggests, or else with the default
+    weight."""
     words = ["generate.py", "--network", options["network"], "--outdir", "GUIDED"]
     words += ["--seeds", "0-63", "--discriminator_ckpt", name]
     for option in ("pretrained_classifier_ckpt", "lora_checkpoint"):
         words += [f"--{option}", options[option]] if options[option] else []
     words += ["--calibrated"] if options["calibrated"] else []
-    words += ["--dg_weight_1st_order", f"{2 * weight:.3g}"]
-    return [*words, "--time_min", f"{low:.3g}", "--time_max", f"{high:.3g}"]
+    if head["window"]:
+        words += ["--dg_weight_1st_order", f"{2 * head['weight']['value']:.3g}"]
+        words += ["--time_min", f"{head['window'][0]:.3g}"]
+        words += ["--time_max", f"{head['window'][1]:.3g}"]
+    return words
 
 
 def _discriminators(net, device, options):
