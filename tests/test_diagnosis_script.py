@@ -52,12 +52,13 @@ def test_calibrated_images_differ_and_say_so(at):
     assert settings["guidance"]["calibrations"] == [
         {"times": [0.0, 1.0], "temperatures": [0.1, 0.1]}
     ]
-    bare = run(
-        "generate --network {net} --seeds 0-3 --discriminator_ckpt {head} --calibrated "
-        "--outdir {out}",
-        **at,
-    )
-    assert bare.code == 2 and "holds no calibration" in bare.err
+    for sampler in ("", "--sampler rejection ", "--sampler particles "):
+        bare = run(
+            "generate --network {net} --seeds 0-3 --discriminator_ckpt {head} --calibrated "
+            f"{sampler}--outdir {{out}}",
+            **at,
+        )
+        assert bare.code == 2 and "holds no calibration" in bare.err
 
 
 def test_heads_are_compared_and_guided_images_are_told(at):

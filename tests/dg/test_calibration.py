@@ -7,7 +7,7 @@ import torch
 
 from dg.calibration import Calibration
 from dg.checkpoints import load_discriminator, save_calibrated, save_head
-from dg.discriminator import Discriminator
+from dg.discriminator import Discriminator, LogRatio
 from dg.extractors import ClassifierExtractor, PixelExtractor
 from dg.guidance import DiscriminatorGuidance
 from edm.checkpoint import read_safetensors
@@ -101,6 +101,14 @@ def test_images_depend_on_the_temperatures_and_others_keep_their_identity(scored
     found = DiscriminatorGuidance(with_temperatures(plain, FITTED)).describe()
     assert found.pop("calibrations") == [{"times": (0.05, 0.4), "temperatures": (2.0, 4.0)}]
     assert found == raw
+
+
+def test_samplers_that_accept_and_select_take_the_calibrated_ratio(scored):
+    _, plain = scored
+    calibrated = LogRatio(with_temperatures(plain, FITTED))
+    expected = LogRatio(plain)(images(), SIGMA) / FITTED.temperature(SIGMA).float()
+    torch.testing.assert_close(calibrated(images(), SIGMA), expected)
+    assert len(calibrated.describe()["calibrations"]) == 1
 
 
 def test_a_head_keeps_its_temperatures_in_its_file(scored, tmp_path):
