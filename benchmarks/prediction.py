@@ -221,7 +221,9 @@ def document(outcome: dict, args) -> Document:
         f"Diagnosed on {args.num} images of each kind at most. Heads of one training are no "
         f"independent draws, so the intervals are too narrow. {LEGEND}"
     )
-    picture = Picture("prediction.png", "A point is a discriminator; the line is no guidance.")
+    picture = Picture(
+        args.out / "prediction.png", "A point is a discriminator; the line is no guidance."
+    )
     sections = [Section("Predictors", [picture])]
     sections += [Section(title, [Table(*parts)]) for title, parts in tables(outcome).items()]
     return Document("Which number predicts how well a discriminator guides?", lead, about, sections)

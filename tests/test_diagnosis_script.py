@@ -117,6 +117,7 @@ def test_predictions_are_resumed_and_correlated(at, capsys, monkeypatch):
     assert read_json(at["out"] / "results.json")["rows"] == found["rows"]
     report = (at["out"] / "report.md").read_text()
     assert f"whose distance is {found['unguided']:.3f}" in report and "train-head-0123" in report
+    assert 'src="prediction.png"' in report
     assert (at["out"] / "prediction.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="other settings"):
         prediction.main([*arguments, "--weight", "1"])
