@@ -21,6 +21,10 @@ Examples:
   # in the features of a small classifier, where Inception says nothing
   python fid.py --images runs/by-hand/guided --ref digits \\
       --features runs/by-hand/features/classifier.safetensors
+  # will this discriminator help? which window and weight?
+  python fid.py diagnose --network runs/by-hand/score/network.safetensors \\
+      --discriminator_ckpt runs/by-hand/disc/last.safetensors \\
+      --data digits:test --images runs/by-hand/heldout --outdir diagnosed
   # bits per dimension of a network on test images
   python fid.py nll --network edm-cifar10-32x32-uncond-vp \\
       --data cifar10:test --num_samples 500
@@ -42,11 +46,13 @@ from dg.options.common import (
     used,
     version,
 )
+from dg.options.diagnosis import DIAGNOSE, check_diagnosis, diagnosis_of, keep_diagnosis
 from dg.options.fid import CALC, NLL, REF
 from dg.options.guidance import refuse_unused_classifier
 from dg.options.network import load
 from dg.runtime import console
 from dg.runtime.addresses import public
+from dg.runtime.pretrained import classifier_of
 
 
 class CalcByDefault(click.Group):
@@ -308,10 +314,26 @@ def _guidance(
     from dg.guidance import DiscriminatorGuidance
 
     heads = [head_file(name) for name in discriminator_ckpt]
-    classifier = input_file(pretrained_classifier_ckpt)
+    classifier = input_file(pretrained_classifier_ckpt or classifier_of(discriminator_ckpt))
     discriminator = load_discriminator(classifier, heads, net, device=device)
     refuse_unused_classifier(discriminator)
     return DiscriminatorGuidance(discriminator, (w1, w2), time_min, time_max)
+
+
+@main.command(**DIAGNOSE)
+def diagnose(outdir, store, device, **options):
+    from dg.evaluation.diagnosis_report import diagnosis_text
+
+    check_diagnosis(options, store)
+    start = time.perf_counter()
+    with processes() as ranks, _owned(outdir, ranks) as folder:
+        device = console.pick_device(device, ranks.rank)
+        outcome = diagnosis_of(options, device, *console.shown_by(ranks))
+        if not ranks.first:
+            return
+        outcome |= _provenance({"diagnose": time.perf_counter() - start}, device)
+        click.echo(diagnosis_text(outcome))
+        keep_diagnosis(outcome, options, folder, store)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Discriminators on disk. The file of a head names the extractor that it was trained on; it is not
 loaded on another one."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
 
+from dg.calibration import Calibration
 from dg.discriminator import Discriminator
 from dg.extractors import Extractor, build_extractor
 from dg.fingerprints import fingerprint
@@ -18,7 +20,7 @@ from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "discriminator-head"
 NEEDED = dict(head=str, head_kwargs=dict, extractor=str)  # in the metadata of a head
-OPTIONAL = dict(fingerprint=str | None, schedule=str | None, training=dict)
+OPTIONAL = dict(fingerprint=str | None, schedule=str | None, training=dict, calibration=dict)
 
 
 class MissingLoRA(ValueError):
@@ -40,6 +42,16 @@ def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None
         write_safetensors(file, head.state_dict(), FORMAT, config)
 
 
+def save_calibrated(path, head_path, calibration: Calibration) -> None:
+    """Write a copy of a head's file with a calibration in its metadata, in place of an older
+    one."""
+    head, config = _load_head(Path(head_path))
+    bare = {"head": type(head).__name__, "head_kwargs": {}}  # where the file is the authors'
+    with atomic_write(path) as file:
+        config = bare | config | {"calibration": asdict(calibration)}
+        write_safetensors(file, head.state_dict(), FORMAT, config)
+
+
 def trained_head(folder: Path) -> Path:
     """Return the file of the head of lowest validation loss, or of the last head if no images are
     kept for validation."""
@@ -56,6 +68,7 @@ def load_discriminator(
     lora_path=None,
     average="logits",
     lora_rank=None,
+    calibrated=False,
 ) -> Discriminator:
     """A frozen discriminator from files.
 
@@ -67,6 +80,7 @@ def load_discriminator(
     lora_path        low-rank update of the classifier that the head was trained with; merged, so
                      that it costs nothing
     lora_rank        which that update must have; None: any
+    calibrated       divide logits by the temperatures that the files of the heads hold
 
     Raises ValueError with one line that names the file: missing, damaged, or trained on another
     extractor.
@@ -95,7 +109,11 @@ def load_discriminator(
         [config.get("training", {}).get("lora_rank") for _, config in loaded],
         paths[0],
     )
-    discriminator = Discriminator(extractor, [head for head, _ in loaded], weights, average)
+    heads, calibrations = [head for head, _ in loaded], None
+    if calibrated:
+        pairs = zip(paths, loaded, strict=True)
+        calibrations = [_calibration(config, path) for path, (_, config) in pairs]
+    discriminator = Discriminator(extractor, heads, weights, average, calibrations)
     return discriminator.to(device).eval().requires_grad_(False)
 
 
@@ -150,6 +168,18 @@ def _adapt(extractor, lora_path, rank: int | None, ranks: list, head_path) -> No
     if rank not in (None, found):
         raise FileError(f"{lora_path}: is of rank {found}, not {rank}; leave the rank out")
     merge_lora(extractor.encoder)
+
+
+def _calibration(config: dict, path) -> Calibration:
+    """The calibration in the metadata of a head."""
+    if "calibration" not in config:
+        raise ValueError(
+            f"{path}: holds no calibration; store one by a diagnosis, or guide without calibration"
+        )
+    try:
+        return Calibration(**config["calibration"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; calibrate the head again") from error
 
 
 def _check_trained_on(config: dict, extractor: Extractor, path) -> None:

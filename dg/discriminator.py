@@ -2,11 +2,14 @@
 throughout."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
+from dg import vp
+from dg.calibration import Calibration
 from dg.data.latents import AnySet
 from dg.extractors import Extractor, build_extractor
 from dg.heads import ScoreHead
@@ -25,10 +28,19 @@ class Discriminator(nn.Module):
     weights    one per member, normalised to sum 1; None = equal
     average    "logits" averages the members' logits, and the mean of log ratios is a log ratio;
                "probabilities" averages probabilities, as reproduction B does
+    calibrations  one per member, which divide the members' logits; None: logits as they are
     """
 
-    def __init__(self, extractor: Extractor, heads, weights=None, average: str = "logits"):
+    def __init__(
+        self,
+        extractor: Extractor,
+        heads,
+        weights=None,
+        average: str = "logits",
+        calibrations: Sequence[Calibration] | None = None,
+    ):
         super().__init__()
+        self.calibrations = calibrations and tuple(calibrations)
         if average not in ("logits", "probabilities"):
             raise ValueError(f"average is {average!r}; use logits or probabilities")
         self.average = average
@@ -48,16 +60,22 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot or None -> logits
         [N]."""
-        return self._joined(*self.extractor(x, sigma, class_labels), class_labels)
+        return self._joined(*self.extractor(x, sigma, class_labels), class_labels, sigma)
 
     def from_encoding(self, encoding: Encoding, class_labels: Tensor | None = None) -> Tensor:
         """The same from the score network's encoder pass; for the `score` extractor only."""
-        return self._joined(*self.extractor.from_encoding(encoding), class_labels)
+        features, time = self.extractor.from_encoding(encoding)
+        return self._joined(features, time, class_labels, encoding.sigma.flatten())
 
     def at_vp(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Logits [N] of images x [N, C, H, W] that are at VP scale already, at VP time [N]; not for
         `score`."""
-        return self._joined(*self.extractor.at_vp(x, time), class_labels)
+        if self.calibrations and self.extractor.schedule == "cosine":
+            raise ValueError(
+                "a calibration is by the linear schedule's time, but the classifier takes the "
+                "cosine schedule's; guide at the sampler's noise level, or without calibration"
+            )
+        return self._joined(*self.extractor.at_vp(x, time), class_labels, vp.to_sigma(time))
 
     @property
     def conditional(self) -> bool:
@@ -75,7 +93,11 @@ class Discriminator(nn.Module):
             "member_weights": self.weights.tolist(),
             "extractor": self.extractor.describe(),
         }
-        return described | ({} if self.average == "logits" else {"average": self.average})
+        if self.average != "logits":
+            described["average"] = self.average
+        if self.calibrations:
+            described["calibrations"] = [asdict(one) for one in self.calibrations]
+        return described
 
     def networks(self) -> list[nn.Module]:
         """The networks that it evaluates."""
@@ -87,10 +109,13 @@ class Discriminator(nn.Module):
             [head(features, time, condition=class_labels).flatten() for head in self.heads]
         )
 
-    def _joined(self, features, time, class_labels) -> Tensor:
+    def _joined(self, features, time, class_labels, sigma: Tensor) -> Tensor:
         logits = self.member_logits(features, time, class_labels)
         # under autocast the logits are half precision
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.calibrations:
+            found = [one.temperature(sigma).expand(precise.shape[1]) for one in self.calibrations]
+            precise = precise / torch.stack(found).to(precise)
         if self.average == "probabilities":
             return (self.weights[:, None] * precise.sigmoid()).sum(dim=0).logit()
         return (self.weights[:, None] * precise).sum(dim=0)

@@ -22,6 +22,7 @@ ADDED = {
     "generate.py": "--steps 2 --batch 24",
     "train.py": "--epochs 1 --batch_size 4 --eval_images 4 --num_data 8",
     "fid.py": "--num_samples 8",
+    "fid.py diagnose": "--num_samples 10 --num_visited 2 --levels 2",
     "fid.py nll": "--num_samples 2 --steps 2",
     "pretrain.py score": "--steps 2 --batch 4 --cbase 16",
     "pretrain.py ddpm": "--steps 2 --batch 4",
@@ -82,7 +83,8 @@ def on_tiny_networks(script, arguments):
     if "--sampler" in small:
         added += " " + ADDED[small[small.index("--sampler") + 1]]
     small += added.split()
-    if script == "fid.py" and "nll" not in small and "--features" not in small:
+    of_features = script == "fid.py" and not {"nll", "diagnose"} & {*small}
+    if of_features and "--features" not in small:
         small += ["--features", "random-vgg"]
     if "--classifier_scale" in small and "--classifier_ckpt" not in small:
         small += ["--classifier_ckpt", "adm-256-classifier"]  # the default goes by the size

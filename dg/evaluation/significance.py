@@ -232,3 +232,36 @@ def _require_spread(n, sd):
         raise ValueError(f"n is {n}; give at least 2 values")
     if sd <= 0:
         raise ValueError(f"sd is {sd}; give a number above 0")
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's correlation of pairs, with a 95% percentile interval of a bootstrap over pairs."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def rank_correlation(x, y, draws: int = 2000, seed: int = 0) -> RankCorrelation:
+    """Spearman's rank correlation of x [n] and y [n], ties at their mean rank.
+
+    Draws in which one side has a single value have no correlation and are left out of the interval.
+    ValueError for fewer than 3 pairs, or one value alone.
+    """
+    x, y = _values(x, "x"), _values(y, "y")
+    if len(x) != len(y) or len(x) < 3 or not (np.ptp(x) and np.ptp(y)):
+        raise ValueError(
+            f"{len(x)} and {len(y)} values, or all of one side the same, have no rank correlation; "
+            "give at least 3 pairs"
+        )
+
+    def spearman(index):
+        ranks = stats.rankdata(x[index]), stats.rankdata(y[index])
+        return np.corrcoef(*ranks)[0, 1] if all(map(np.ptp, ranks)) else np.nan
+
+    rng = np.random.default_rng(seed)
+    again = [spearman(rng.integers(len(x), size=len(x))) for _ in range(draws)]
+    low, high = np.nanpercentile(again, [2.5, 97.5])
+    return RankCorrelation(float(spearman(np.arange(len(x)))), float(low), float(high), len(x))

@@ -192,6 +192,13 @@ DISCRIMINATOR = [
         help="Rank of the LoRA; 0 or less switches it off.  [default: as its file says]",
     ),
     click.option(
+        "--calibrated",
+        **FLAG,
+        default=False,
+        help="Divide the log ratio by the temperature of the noise level. The head's file holds "
+        "it, from `fid.py diagnose --store`.",
+    ),
+    click.option(
         "--cond",
         "--conditional",
         "cond",

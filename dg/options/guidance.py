@@ -30,6 +30,7 @@ GUIDANCE_OPTIONS = (
     "lora_checkpoint",
     "lora_rank",
     "member_weights",
+    "calibrated",
 )
 
 
@@ -185,6 +186,7 @@ def _discriminator(net, sampling, device, options):
             lora_path=input_file(lora),
             weights=options["member_weights"],
             lora_rank=options["lora_rank"] if lora else None,
+            calibrated=options["calibrated"],
         )
     except MissingLoRA as error:
         raise click.UsageError(f"--lora_checkpoint: {error}") from None

@@ -10,6 +10,7 @@ from dg.evaluation.significance import (
     one_sample_t_from_summary,
     paired_t,
     power,
+    rank_correlation,
     smallest_detectable_difference,
     welch_t,
 )
@@ -153,3 +154,23 @@ def test_errors_are_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_rank_correlation_is_spearmans_and_its_interval_holds_the_truth():
+    x, truth = normal(0, 40), 6 / np.pi * np.arcsin(np.sqrt(0.5) / 2)  # of a normal pair, r^2 = 1/2
+    found = rank_correlation(np.exp(x), x + normal(1, 40))
+    assert found.value == pytest.approx(stats.spearmanr(x, x + normal(1, 40)).statistic)
+    assert found.low < found.value < found.high and found.n == 40
+    held = 0
+    for seed in range(20):
+        x, noise = normal(seed, 40), normal(1000 + seed, 40)
+        found = rank_correlation(x, x + noise, draws=100, seed=seed)
+        held += found.low < truth < found.high
+    assert held >= 16
+
+
+def test_rank_correlation_of_ties_and_of_what_has_none():
+    assert rank_correlation([1, 2, 2], [3, 5, 5]).value == pytest.approx(1)
+    for x, y in (([1, 1, 1], [1, 2, 3]), ([1, 2], [1, 2]), ([1, 2, 3], [1, 2])):
+        with pytest.raises(ValueError, match="at least 3 pairs"):
+            rank_correlation(x, y)
