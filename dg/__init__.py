@@ -18,6 +18,8 @@ _HOME = {
     "GuidedDenoiser": "adapters",
     "cond_fn": "adapters",
     "guided_prediction": "adapters",
+    "guide_pipeline": "models.diffusers_guidance",
+    "pipeline_guider": "models.diffusers_guidance",
 }
 _MODULES = {"discrete_sampling": "models.discrete_sampling"}
 __all__ = sorted([*_HOME, *_MODULES])

@@ -44,18 +44,13 @@ class Discriminator(nn.Module):
         self.register_buffer("weights", weights / weights.sum(), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot or None -> logits
-        [N]."""
+        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot, [N] numbers or
+        None -> logits [N]."""
         return self._joined(*self.extractor(x, sigma, class_labels), class_labels)
 
     def from_encoding(self, encoding: Encoding, class_labels: Tensor | None = None) -> Tensor:
         """The same from the score network's encoder pass; for the `score` extractor only."""
         return self._joined(*self.extractor.from_encoding(encoding), class_labels)
-
-    def at_vp(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Logits [N] of images x [N, C, H, W] that are at VP scale already, at VP time [N]; not for
-        `score`."""
-        return self._joined(*self.extractor.at_vp(x, time), class_labels)
 
     @property
     def conditional(self) -> bool:

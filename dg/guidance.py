@@ -16,7 +16,7 @@ from dg import vp
 from dg.discriminator import Discriminator, clipped, log_ratio
 from edm.fingerprints import fingerprint
 from edm.guidance import Guidance, added
-from edm.sampler import per_image
+from edm.parametrisations import per_image
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ HEAVY = {
         "dg/data/crops.py",
         "dg/data/sample_store.py",
     },
-    "diffusers": {"dg/models/diffusers_models.py"},
+    "diffusers": {"dg/models/diffusers_guidance.py", "dg/models/diffusers_models.py"},
     "gdown": {"dg/runtime/downloads.py"},
     "matplotlib": {"dg/evaluation/figures/discriminators.py", "dg/evaluation/figures/style.py"},
     "requests": {"dg/runtime/downloads.py"},

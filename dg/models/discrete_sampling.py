@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dg import vp
-from dg.adapters import LAST_TIMESTEP
+from dg.adapters import LAST_TIMESTEP, published_alpha_bar
 from dg.models.classifier_free_guidance import ClassifierFreeGuidance, branched_scale
 from dg.models.classifier_guidance import (
     check_classifier,
@@ -29,13 +28,11 @@ from dg.models.classifier_guidance import (
     sum_of,
 )
 from edm.guidance import Guidance
-from edm.sampler import per_image
 from guided_diffusion import GaussianDiffusion
 from guided_diffusion.schedules import linear_betas
 
 METHODS = ("ddim", "ancestral")
 TIMES = ("level", "step")
-FIRST_TIME = 1e-5  # smallest time in the discriminator's training
 
 
 @dataclass(frozen=True)
@@ -229,24 +226,17 @@ def as_cond_fn(
     def gradient(x: Tensor, t: Tensor, **kwargs) -> Tensor:
         index = np.searchsorted(timesteps, t.cpu().numpy())
         if dg_time == "step":
-            alpha_bar = vp.mean((t.to(torch.float64) / LAST_TIMESTEP).clamp(min=FIRST_TIME)) ** 2
+            alpha_bar = published_alpha_bar(t)
         else:
             alpha_bar = torch.as_tensor(alpha_bars[index], device=x.device)  # float64 [N]
-        scale, sigma = alpha_bar.sqrt(), ((1 - alpha_bar) / alpha_bar).sqrt()
-        arguments = x / per_image(scale, x), sigma, class_labels
-        step = diffusion.num_steps - 1 - int(index[0])
+        own = None
         if guidance.uses_network:
             positions = torch.as_tensor(index, device=x.device)
-            own = diffusion.p_mean_variance(
+            image = diffusion.p_mean_variance(
                 network, x, positions, clip_denoised=False, model_kwargs=kwargs
             ).pred_xstart
-            _, correction = guidance.parts(lambda *_: own, *arguments, step, 1)
-        else:
-            correction = guidance.correction(*arguments, step, 1)
-        return (
-            torch.zeros_like(x)
-            if correction is None
-            else correction / per_image(scale * sigma**2, x)
-        )
+            own = lambda *_: image  # noqa: E731
+        step = diffusion.num_steps - 1 - int(index[0])
+        return guidance.score(x, None, class_labels, alpha_bar=alpha_bar, net=own, step=step)
 
     return gradient
