@@ -7,6 +7,7 @@ Every scheduler is told the network's prediction for a noisy sample at a known n
 guidance changes that prediction, so whatever the scheduler does with it stays as it is.
 """
 
+from functools import wraps
 from inspect import signature
 from typing import NamedTuple
 
@@ -133,8 +134,13 @@ class GuidedScheduler:
         kind_of(scheduler)
         self.scheduler, self.guidance, self.labels = scheduler, guidance, labels
 
-    def step(self, model_output: Tensor, timestep, sample: Tensor, *args, **kwargs):
-        """That of the scheduler, after guidance."""
+        @wraps(scheduler.step)  # pipelines read its signature
+        def step(*args, **kwargs):
+            return self._step(*args, **kwargs)
+
+        self.step = step
+
+    def _step(self, model_output: Tensor, timestep, sample: Tensor, *args, **kwargs):
         labels = self.labels()
         rows = len(sample) if labels is None else len(labels)
         if not rows or len(sample) % rows:

@@ -2,6 +2,7 @@
 by the exact ratio to another, samples as a network that knows the other one."""
 
 import math
+from inspect import signature
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,7 +52,7 @@ def timestep_of(name, t):
 class Known(nn.Module):
     """A network of diffusers that knows its Gaussian."""
 
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
 
     def __init__(self, gaussian, name, kind, **config):
         super().__init__()
@@ -88,18 +89,27 @@ def made(name, kind, **kwargs):
     kwargs |= {} if name.startswith("Flow") else dict(prediction_type=kind)
     if name.startswith(("DDPM", "DDIM")):
         kwargs |= dict(clip_sample=False)
+    if name.startswith("Heun"):  # whose defaults are Stable Diffusion's
+        kwargs |= dict(beta_start=1e-4, beta_end=0.02)
     if name == "flow":
         return diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=1, **kwargs)
     return getattr(diffusers, name)(**kwargs)
 
 
-def sampled(scheduler, net, seed=0, steps=8):
-    generator = torch.Generator().manual_seed(seed)
+def scaled(scheduler, x, t):
+    """The network's input; schedulers of flows have no method for it."""
+    return x if scheduler.config.get("shift") else scheduler.scale_model_input(x, t)
+
+
+def sampled(scheduler, net, steps=8):
+    generator = torch.Generator().manual_seed(0)
     scheduler.set_timesteps(steps)
-    x = torch.randn(4, 1, 2, 2, generator=generator) * scheduler.init_noise_sigma
+    x = torch.randn(4, 1, 2, 2, generator=generator)
+    x = x * getattr(scheduler, "init_noise_sigma", 1.0)
+    takes = "generator" in signature(scheduler.step).parameters
+    kwargs = dict(generator=generator) if takes else {}
     for t in scheduler.timesteps:
-        prediction = net(scheduler.scale_model_input(x, t), t).sample
-        kwargs = {} if "Heun" in type(scheduler).__name__ else dict(generator=generator)
+        prediction = net(scaled(scheduler, x, t), t).sample
         x = scheduler.step(prediction, t, x, **kwargs).prev_sample
     return x
 
@@ -159,7 +169,7 @@ def test_the_stages_of_heun_are_known(name):
 
 
 class Decoder(nn.Module):
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
     config = diffusers.configuration_utils.FrozenDict(scaling_factor=1.0)
 
     def decode(self, latents):
@@ -265,16 +275,16 @@ def by_guider(scheduler, net, guider, steps=8):
     """The loop of a modular pipeline around its guider."""
     generator = torch.Generator().manual_seed(0)
     scheduler.set_timesteps(steps)
-    x = torch.randn(4, 1, 2, 2, generator=generator) * scheduler.init_noise_sigma
+    x = torch.randn(4, 1, 2, 2, generator=generator) * getattr(scheduler, "init_noise_sigma", 1.0)
     for i, t in enumerate(scheduler.timesteps):
-        inputs = scheduler.scale_model_input(x, t)
+        inputs = scaled(scheduler, x, t)
         guider.set_state(step=i, num_inference_steps=steps, timestep=t)
         state = guider.prepare_inputs({"prompt_embeds": (inputs, None)})
         for batch in state:
             guider.prepare_models(net)
             batch.noise_pred = net(inputs, t).sample
             guider.cleanup_models(net)
-        x = scheduler.step(guider(state)[0], t, x, generator=generator).prev_sample
+        x = scheduler.step(guider(state)[0], t, x).prev_sample
     return x
 
 
@@ -284,6 +294,7 @@ def by_guider(scheduler, net, guider, steps=8):
         ("DDIMScheduler", "epsilon"),
         ("EulerDiscreteScheduler", "v_prediction"),
         ("EDMEulerScheduler", "epsilon"),
+        ("FlowMatchEulerDiscreteScheduler", "flow_prediction"),
     ],
 )
 def test_a_guider_of_modular_pipelines(name, kind):
