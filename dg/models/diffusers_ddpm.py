@@ -28,7 +28,7 @@ VARIANCES = {
 
 class PixelDiffusion(DiscreteDiffusion, nn.Module):
     """A frozen UNet2DModel and its process, sampled as its pipeline does: ancestrally, in all
-    steps.
+    steps. Fewer steps are spread as guided-diffusion does, which diffusers calls "linspace".
 
     process     arguments of `create_diffusion`
     classifier  as in `DiscreteDiffusion`
