@@ -103,7 +103,7 @@ def log_ratio(
 
 def build_discriminator(
     kind: str,
-    data: AnySet,
+    data: AnySet | None = None,
     net=None,
     classifier_path=None,
     conditional: bool = False,
@@ -116,18 +116,32 @@ def build_discriminator(
 
     kind   "score" (needs `net`), "classifier" (needs `classifier_path`) or "none" (a U-Net encoder
            from scratch)
+    data   None: images or latents of the size, and the classes, that the network or the classifier
+           itself takes
     width  channels of the head; None: 32 on a score network, the authors' 128 otherwise
+
+    ValueError for what is missing, and for data that the network does not fit.
     """
     extractor = build_extractor(kind, net, classifier_path)
-    num_classes = data.num_classes if conditional else 0
+    num_classes = 0
+    if data is not None:
+        num_classes = data.num_classes if conditional else 0
+    elif kind == "none":
+        raise ValueError("a discriminator from scratch needs the size of its images; give data")
+    elif kind == "score" and conditional:
+        if not net.label_dim:
+            raise ValueError("the network knows no classes; give data with labels")
+        num_classes = net.label_dim
     with seeded(seed):
         if kind == "score":
-            _check_fit(net, data)
+            if data is not None:
+                _check_fit(net, data)
             head = ScoreHead(*extractor.dims(), num_classes=num_classes, width=width or 32)
         else:
-            size, channels = data.resolution, data.channels
             if kind == "classifier":
                 size, channels = extractor.encoder.feature_size, extractor.encoder.feature_channels
+            else:
+                size, channels = data.resolution, data.channels
             head = create_classifier(
                 image_size=size,
                 in_channels=channels,

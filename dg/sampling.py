@@ -113,7 +113,7 @@ def as_model(net) -> GenerativeModel:
 def draw_images(
     net,
     seeds: Sequence[int],
-    sampling: SamplingSettings,
+    sampling: SamplingSettings | None = None,
     guidance: edm.Guidance | None = None,
     class_idx: int | None = None,
     device="cpu",
@@ -121,7 +121,8 @@ def draw_images(
 ) -> tuple[Tensor, Tensor | None]:
     """Images of one batch of seeds: (float [N, C, R, R] on `device`, class numbers [N] or None).
 
-    `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it.
+    `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it,
+    None for the settings that the model was published with.
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on
     the other seeds. `precision` is the networks', see `dg.precision`; a model's own decoder keeps
     float32.
@@ -129,6 +130,7 @@ def draw_images(
     if max(seeds, default=0) >= 2**32:
         raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
     model, rnd = as_model(net), edm.StackedRandomGenerator(device, seeds)
+    sampling = model.sampling() if sampling is None else sampling
     latents = rnd.randn(
         [len(seeds), model.img_channels, model.img_resolution, model.img_resolution], device=device
     )

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from dg.data.array_files import array_names, read_arrays
-from dg.data.image_stream import ImageStream
-from dg.data.images import describe
+from dg.data.image_stream import ImageStream, stream_of
+from dg.data.images import ImageSet, describe
 from dg.evaluation.features import Extractor
 from dg.evaluation.metrics import FeatureStatistics, covariance_fault, frechet_distance
 from dg.runtime.files import atomic_write
@@ -120,6 +120,12 @@ def collect(
         (spatial.mu, spatial.sigma) if spatial.num_x else None,
         **joined,
     )
+
+
+def features_of(images: ImageSet, extractor: Extractor, batch_size: int = 64) -> FeatureSet:
+    """Features of images in memory, for `metric_estimates`; ValueError for images that the
+    extractor does not take."""
+    return collect(extractor, stream_of(images), np.arange(len(images)), batch_size)
 
 
 def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
