@@ -61,6 +61,7 @@ from dg.options.common import (
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
+from dg.options.samplers import log_ratio_of, settings_class, with_log_ratio
 from dg.runtime import console
 from dg.runtime.run_folder import sole_writer
 
@@ -84,6 +85,7 @@ def main(
     precision,
     precise,
     compiled,
+    cost,
     **options,
 ):
     seeds = _seeds(seeds, num_samples, seed)
@@ -93,8 +95,9 @@ def main(
         )
     import edm
     from dg.data.sample_store import SampleStore
-    from dg.precision import compile_networks, fastest
-    from dg.sampling import as_model, check_class, describe, generate
+    from dg.runtime.files import write_json
+    from dg.samplers.cost import measured_cost
+    from dg.sampling import as_model, check_class, describe
 
     with processes() as ranks:
         device = console.pick_device(device, ranks.rank)
@@ -105,11 +108,17 @@ def main(
             console.compute_exactly()
             precision = "float32"
         sampling = _sampling(net, options)
-        precision = precision or fastest(net, device, sampling.kwargs().get("num_steps", 18))
+        precision = _precision(precision, net, device, sampling)
         net = _with_parts(net, path, device, precision, options)
         with console.option("--class"):
             check_class(net, class_idx, sampling)
-        guidance = guidance_of(net, sampling, device, precision, options)
+        log_ratio = log_ratio_of(net, sampling, device, options)
+        guidance = guidance_of(net, sampling, device, precision, options, log_ratio)
+        if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
+            taken.append(UNGUIDED)
+        what = (guidance, class_idx, precision)
+        with sole_writer(outdir, ranks):
+            net, sampling = with_log_ratio(net, log_ratio, sampling, *what, outdir, device, ranks)
         settings = describe(net, sampling, guidance, class_idx, precision)
         if precise and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
@@ -118,20 +127,39 @@ def main(
             store = SampleStore(
                 outdir, settings, seeds, batch, save_type, subdirs, names, used(), ranks
             )
-            if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
-                taken.append(UNGUIDED)
             for line in taken if ranks.first else []:
                 console.notify(line)
             if compiled:
-                with console.option("--compile"):
-                    guides = [] if guidance is None else guidance.networks()
-                    compile_networks([*as_model(net).networks(), *guides])
+                _compile(net, guidance)
             progress = console.stoppable(console.shown_by(ranks)[0])
-            how = (device, progress, ranks, precision, console.notify)
-            made = generate(net, store, sampling, guidance, class_idx, *how)
-            if ranks.first:
-                trainable = isinstance(net, edm.Preconditioner) and guidance is None
-                _tell(store, made, outdir, grid, network if trainable else None)
+            what = (sampling, guidance, class_idx, device)
+            made = _fill(net, store, *what, progress, ranks, precision)
+            if not ranks.first:
+                return
+            if cost:
+                write_json(store.outdir / "cost.json", measured_cost(net, *what, precision))
+            trainable = isinstance(net, edm.Preconditioner) and guidance is None
+            _tell(store, made, outdir, grid, network if trainable else None)
+
+
+def _compile(net, guidance):
+    from dg.precision import compile_networks
+    from dg.sampling import as_model
+
+    with console.option("--compile"):
+        guides = [] if guidance is None else guidance.networks()
+        compile_networks([*as_model(net).networks(), *guides])
+
+
+def _fill(net, store, sampling, *how):
+    """Fill the store by the sampler that was chosen."""
+    from dg.samplers.constants import RejectionSampling
+    from dg.samplers.filling import fill_by_rejection
+    from dg.sampling import generate
+
+    if isinstance(sampling, RejectionSampling):
+        return fill_by_rejection(net, store, sampling, *how)
+    return generate(net, store, sampling, *how, console.notify)
 
 
 def _tell(store, made, outdir, grid, network):
@@ -183,7 +211,7 @@ def _class_names(path, num_classes):
     record = network_file(path).with_name("training.json")
     known = read_json(record) if num_classes and record.is_file() else None
     names = known.get("class_names") if isinstance(known, dict) else None
-    return names if names and len(names) == num_classes else None
+    return names if isinstance(names, list) and len(names) == num_classes else None
 
 
 def _sampling(net, options):
@@ -193,12 +221,15 @@ def _sampling(net, options):
     from dg.sampling import Sampling, as_model
 
     model = as_model(net)
-    fields = model.sampling_type.__dataclass_fields__
+    kind = settings_class(model, options["method"])
+    fields = kind.__dataclass_fields__
     of_any = {
         name
         for settings in (Sampling, DDPMSampling, VAESampling)
         for name in settings.__dataclass_fields__
     }
+    if kind is not model.sampling_type:
+        of_any.discard("method")  # which has chosen the kind
     console.refuse(of_any - set(fields), f"a network of this kind ({type(net).__name__})")
     if model.sampling_type is not DDPMSampling or model.null_class is None:
         console.refuse(
@@ -209,9 +240,22 @@ def _sampling(net, options):
         options |= {
             name: scale if options[name] is None else options[name] for name in ("LT_cfg", "ST_cfg")
         }
-    return model.sampling(
-        **{name: options[name] for name in fields if options.get(name) is not None}
-    )
+    given = {name: options[name] for name in fields if options.get(name) is not None}
+    return model.sampling(**given) if kind is model.sampling_type else kind(**given)
+
+
+def _precision(asked, net, device, sampling):
+    """That of the networks; where a log ratio decides, float32 is the default."""
+    from dg.precision import fastest
+    from dg.sampling import HeunSampling
+
+    if not isinstance(sampling, HeunSampling) or not sampling.needs_log_ratio:
+        return asked or fastest(net, device, sampling.kwargs().get("num_steps", 18))
+    if asked == "bfloat16":
+        raise click.UsageError(
+            "--precision bfloat16 is too coarse where a log ratio decides; give float32 or float16."
+        )
+    return asked or "float32"
 
 
 def _with_parts(net, path, device, precision, options):
@@ -244,7 +288,8 @@ def _write_grid(store, most=64):
 
     path = store.outdir / GRID
     if path.exists() and not is_grid(path):
-        raise ValueError(f"{path} is another picture; move it away, or leave the grid out")
+        told = "is another picture, or an older version's; move it away, or leave the grid out"
+        raise ValueError(f"{path} {told}")
     stream = open_images(store.outdir)
     _, images = next(stream.batches(stream.positions(min(most, len(store.seeds))), most))
     image_grid(path, images)

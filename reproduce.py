@@ -271,8 +271,9 @@ def _imagenet(name, choices, common) -> Job:
     told = [common[key] for key in ("progress", "notify", "device")]
     chosen = imagenet.ImageNetRun(name, setting, choices["data"], *told, shard)
 
+    console.allow_tf32()
+
     def run(run_folder, folder, stage):
-        console.allow_tf32()
         return imagenet.run(chosen, run_folder, folder, common["command"], stage)
 
     return Job(chosen.plan, run, imagenet_report.text_table, name, name, RATES["imagenet"])

@@ -11,6 +11,7 @@ _HOME = {
     "Boosting": "guidance",
     "DiscriminatorGuidance": "guidance",
     "Discriminator": "discriminator",
+    "LogRatio": "discriminator",
     "build_discriminator": "discriminator",
     "log_ratio": "discriminator",
     "load_discriminator": "checkpoints",
@@ -31,6 +32,16 @@ _HOME = {
     "train_discriminator": "training",
     "guide_pipeline": "models.diffusers_guidance",
     "pipeline_guider": "models.diffusers_guidance",
+    "restart_sampler": "samplers.restart",
+    "RestartSampling": "samplers.restart",
+    "particle_sampler": "samplers.particles",
+    "ParticleSampling": "samplers.particles",
+    "rejection_sampler": "samplers.rejection",
+    "RejectionSampling": "samplers.constants",
+    "warm_up": "samplers.constants",
+    "budget_constant": "samplers.acceptance",
+    "accepted": "samplers.acceptance",
+    "resampled": "samplers.acceptance",
 }
 _MODULES = {"discrete_sampling": "models.discrete_sampling"}
 __all__ = sorted([*_HOME, *_MODULES])

@@ -13,6 +13,7 @@ from dg.lora import load_lora, merge_lora
 from dg.runtime.files import atomic_write
 from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
 from guided_diffusion import load_encoder
+from tensor_files.reading import FileError
 from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "discriminator-head"
@@ -76,11 +77,11 @@ def load_discriminator(
         if p is not None
     ]
     if not paths:
-        raise ValueError("no discriminator is given; give the path of a head")
+        raise FileError("no discriminator is given; give the path of a head")
     loaded = [_load_head(path) for path in paths]
     needs = {config["extractor"] for _, config in loaded}
     if len(needs) > 1:
-        raise ValueError(
+        raise FileError(
             f"{paths[0]}: the heads of the ensemble need different extractors "
             f"({', '.join(sorted(needs))}); give heads of one extractor"
         )
@@ -100,7 +101,7 @@ def load_discriminator(
 
 def _load_head(path: Path) -> tuple[nn.Module, dict]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such discriminator; train one with train.py")
+        raise FileError(f"{path}: no such discriminator; train one with train.py")
     with open(path, "rb") as file:
         own_format = is_safetensors(file.read(9))
     if not own_format:
@@ -111,7 +112,7 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
         try:
             return load_encoder(tensors), config
         except ValueError as error:
-            raise ValueError(str(error).replace("the state dict", str(path), 1)) from None
+            raise FileError(str(error).replace("the state dict", str(path), 1)) from None
     head = build(ScoreHead, config["head_kwargs"], tensors, path)
     load_strictly(head, tensors, path)
     return head, config
@@ -121,15 +122,15 @@ def _extractor_of(config: dict, classifier_path, net, path) -> Extractor:
     """Build the extractor that a head was trained on from the caller's classifier or network."""
     kind = config["extractor"]
     if kind == "score" and net is None:
-        raise ValueError(f"{path}: was trained on a score network's encoder; give that network")
+        raise FileError(f"{path}: was trained on a score network's encoder; give that network")
     if kind == "classifier" and classifier_path is None:
-        raise ValueError(f"{path}: works on a classifier's features; give that classifier")
+        raise FileError(f"{path}: works on a classifier's features; give that classifier")
     try:
         return build_extractor(kind, net, classifier_path, config.get("schedule"))
     except ValueError as error:
         message = str(error)
         own = message.startswith(str(classifier_path))
-        raise ValueError(message if own else f"{path}: {message}") from error
+        raise FileError(message if own else f"{path}: {message}") from error
 
 
 def _adapt(extractor, lora_path, rank: int | None, ranks: list, head_path) -> None:
@@ -141,13 +142,13 @@ def _adapt(extractor, lora_path, rank: int | None, ranks: list, head_path) -> No
             )
         return
     if extractor.kind != "classifier":
-        raise ValueError(
+        raise FileError(
             f"{lora_path}: LoRA adapts a classifier, but the head was trained on the "
             f"extractor {extractor.kind}; leave the LoRA out"
         )
     found = load_lora(lora_path, extractor.encoder)["rank"]
     if rank not in (None, found):
-        raise ValueError(f"{lora_path}: is of rank {found}, not {rank}; leave the rank out")
+        raise FileError(f"{lora_path}: is of rank {found}, not {rank}; leave the rank out")
     merge_lora(extractor.encoder)
 
 
@@ -158,7 +159,7 @@ def _check_trained_on(config: dict, extractor: Extractor, path) -> None:
     found = extractor.frozen and fingerprint(extractor.frozen)
     if found != expected:
         what = "score network" if extractor.kind == "score" else "classifier"
-        raise ValueError(
+        raise FileError(
             f"{path}: was trained on another {what} (fingerprint {expected}, given {found}); "
             "give the one it was trained with, or train a new discriminator"
         )

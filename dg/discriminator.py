@@ -2,6 +2,7 @@
 throughout."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from dg.data.latents import AnySet
 from dg.extractors import Extractor, build_extractor
 from dg.heads import ScoreHead
 from dg.runtime.randomness import seeded
+from edm.fingerprints import fingerprint
 from edm.precond import Encoding
 from guided_diffusion import create_classifier
 from guided_diffusion.presets import CHANNEL_MULT
@@ -61,6 +63,19 @@ class Discriminator(nn.Module):
         """Whether the extractor is the encoder of this very network."""
         return self.extractor.shares_encoder(net)
 
+    def describe(self) -> dict:
+        """Plain data on which its logits depend: heads and extractor by fingerprint."""
+        described = {
+            "heads": [fingerprint(head) for head in self.heads],
+            "member_weights": self.weights.tolist(),
+            "extractor": self.extractor.describe(),
+        }
+        return described | ({} if self.average == "logits" else {"average": self.average})
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that it evaluates."""
+        return [self.extractor, *self.heads]
+
     def member_logits(self, features, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Logits of every member, [M, N], from the extractor's (features, time)."""
         return torch.stack(
@@ -99,6 +114,43 @@ def log_ratio(
     `clipped`.
     """
     return clipped(discriminator(x, sigma, class_labels), clip)
+
+
+class LogRatio:
+    """`log_ratio` of one discriminator: what samplers accept and select by.
+
+    clip  as in `clipped`
+    """
+
+    def __init__(self, discriminator: Discriminator, clip: float | None = None):
+        self.discriminator, self.clip = discriminator, clip
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        return log_ratio(self.discriminator, x, sigma, class_labels, self.clip)
+
+    def describe(self) -> dict:
+        """Plain data on which its values depend; networks by fingerprint."""
+        return self.discriminator.describe() | {"clip": self.clip}
+
+    def networks(self) -> list[nn.Module]:
+        return self.discriminator.networks()
+
+
+def known_log_ratio(
+    ratio: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    sigma: Tensor,
+    class_labels: Tensor | None = None,
+) -> Tensor:
+    """ratio(x, sigma, class_labels) as float64 [N]. ValueError where it is not finite, by which
+    nothing can be decided."""
+    values = ratio(x, sigma, class_labels).to(torch.float64)
+    if not values.isfinite().all():
+        raise ValueError(
+            f"the log ratio is {float(values[~values.isfinite()][0])} at a noise level of "
+            f"{float(sigma.min()):.3g}; narrow the time window, or train the discriminator anew"
+        )
+    return values
 
 
 def build_discriminator(

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dg import vp
 from dg.discriminator import Discriminator, clipped, log_ratio
-from edm.fingerprints import fingerprint
 from edm.guidance import Guidance, added
 from edm.parametrisations import per_image
 
@@ -63,11 +62,7 @@ class DiscriminatorGuidance(Guidance):
         boosting: Boosting | None = None,
         clip: float | None = None,
     ):
-        if not 0 <= time_min <= time_max <= 1:
-            raise ValueError(
-                f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]; give 0 <= "
-                "time_min <= time_max <= 1"
-            )
+        vp.check_window(time_min, time_max)
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"guidance weights are {weights}; give finite numbers")
         self.discriminator, self.weights = discriminator, tuple(weights)
@@ -85,22 +80,15 @@ class DiscriminatorGuidance(Guidance):
 
     def describe(self) -> dict:
         """Heads and extractor by fingerprint, and the settings of the guidance."""
-        discriminator = self.discriminator
-        described = {
-            "heads": [fingerprint(head) for head in discriminator.heads],
-            "member_weights": discriminator.weights.tolist(),
-            "extractor": discriminator.extractor.describe(),
+        return self.discriminator.describe() | {
             "weights": self.weights,
             "window": [self.time_min, self.time_max],
             "clip": self.clip,
             "boosting": self.boosting and asdict(self.boosting),
         }
-        if discriminator.average != "logits":
-            described["average"] = discriminator.average
-        return described
 
     def networks(self) -> list[nn.Module]:
-        return [self.discriminator.extractor, *self.discriminator.heads]
+        return self.discriminator.networks()
 
     def begin(self, x: Tensor) -> None:
         self.last_log_ratio = torch.full([len(x)], math.inf, device=x.device)
@@ -197,8 +185,7 @@ class DiscriminatorGuidance(Guidance):
 
     def _in_window(self, sigma: Tensor, batch: int) -> Tensor:
         """Boolean [N]: whose VP time is in [time_min, time_max]."""
-        tau, _ = vp.from_sigma(sigma.to(torch.float64))
-        return ((tau >= self.time_min) & (tau <= self.time_max)).expand(batch)
+        return vp.in_window(sigma, self.time_min, self.time_max).expand(batch)
 
     def _gradient(self, x: Tensor, logits) -> tuple[Tensor, Tensor]:
         """(log ratio [N], its gradient like x) of a function of x; works under torch.no_grad."""

@@ -18,6 +18,7 @@ from dg.fingerprints import base_state_dict, fingerprint
 from dg.runtime.files import atomic_write
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion.loading import bare_state, check_tensors, read_file
+from tensor_files.reading import FileError
 from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "lora"
@@ -83,18 +84,18 @@ def add_lora(
         if name and isinstance(layer, LAYERS) and fnmatchcase(name, pattern)
     }
     if not layers:
-        raise ValueError(
+        raise FileError(
             f"LoRA targets {targets!r} match no convolution or linear layer of a "
             f"{type(module).__name__}; use {', '.join(TARGETS)} or a pattern of layer names"
         )
     if rank < 1 or not alpha > 0:
-        raise ValueError(
+        raise FileError(
             f"LoRA rank is {rank} and alpha {alpha}; use a rank of at least 1 and a positive alpha"
         )
     for name, layer in layers.items():
         (h, columns), (rows, _) = factor_shapes(layer, 1)
         if rank > min(rows, columns) // h:
-            raise ValueError(
+            raise FileError(
                 f"LoRA rank {rank} is more than layer {name} can use; use at most "
                 f"{min(rows, columns) // h}, "
                 "or leave that layer out of the targets"
@@ -136,7 +137,7 @@ def save_lora(path, module: nn.Module, training: dict | None = None) -> None:
     and how they were made."""
     adapters = _adapters(module)
     if not adapters:
-        raise ValueError(
+        raise FileError(
             f"{path} cannot be written: the network has no low-rank update; add one with "
             "add_lora first"
         )
@@ -167,7 +168,7 @@ def load_lora(path, module: nn.Module) -> dict:
     rank = _rank(path, tensors, layers)
     _check_base(path, tensors, layers, base_state_dict(module))
     if "fingerprint" in config and config["fingerprint"] != (found := fingerprint(module)):
-        raise ValueError(
+        raise FileError(
             f"{path}: was trained on another network (fingerprint {config['fingerprint']}, given "
             f"{found}); "
             "give the one it was trained on"
@@ -182,7 +183,7 @@ def load_lora(path, module: nn.Module) -> dict:
 
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such LoRA file; train one, or give another path")
+        raise FileError(f"{path}: no such LoRA file; train one, or give another path")
     with open(path, "rb") as file:
         own_format = is_safetensors(file.read(9))
     config, tensors = {"alpha": ALPHA}, None
@@ -190,11 +191,11 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         types = dict(alpha=float | int, fingerprint=str | None, training=dict)
         config, tensors = read_safetensors(path, FORMAT, "alpha", **types)
         if not math.isfinite(config["alpha"]):
-            raise ValueError(f"{path}: its alpha is not finite; make the file again")
+            raise FileError(f"{path}: its alpha is not finite; make the file again")
     try:
         return config, check_tensors(bare_state(tensors if own_format else read_file(path)))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise FileError(f"{path}: {error}") from None
 
 
 def _adapted_layers(path: Path, tensors: dict, module: nn.Module) -> dict[str, nn.Module]:
@@ -205,12 +206,12 @@ def _adapted_layers(path: Path, tensors: dict, module: nn.Module) -> dict[str, n
         for name in (key.rpartition(".lora_")[0] for key in tensors if ".lora_" in key)
     }
     if not layers:
-        raise ValueError(
+        raise FileError(
             f"{path}: holds no tensor named lora_A or lora_B; give the file of the low-rank update"
         )
     for name, layer in layers.items():
         if not isinstance(layer, LAYERS):
-            raise ValueError(
+            raise FileError(
                 f"{path}: tensor {name}.lora_A belongs to a layer that the network does not have; "
                 "give the network it was trained on"
             )
@@ -229,12 +230,12 @@ def _rank(path: Path, tensors: dict, layers: dict[str, nn.Module]) -> int:
         for factor, shape in zip(("lora_A", "lora_B"), factor_shapes(layer, rank), strict=True):
             key = f"{name}.{factor}"
             if key not in tensors:
-                raise ValueError(
+                raise FileError(
                     f"{path}: tensor {key} is missing; the file is damaged, make or download it "
                     "again"
                 )
             if (found := tuple(tensors[key].shape)) != shape:
-                raise ValueError(
+                raise FileError(
                     f"{path}: tensor {key} has shape {found}, but the network needs {shape}; "
                     "give the network it was trained on"
                 )
@@ -256,7 +257,7 @@ def _check_base(
         # loralib merges in evaluation mode: weights saved then hold the update, and adding it again
         # would double it.
         if own is None or not torch.equal(own.cpu(), tensor.to(own.dtype)):
-            raise ValueError(
+            raise FileError(
                 f"{path}: tensor {key} is not the network's own; the update was trained on another "
                 "network, "
                 "or is merged into these weights already"
@@ -267,9 +268,7 @@ def _attach(
     module: nn.Module, layers: dict[str, nn.Module], rank: int, alpha: float
 ) -> list[LowRank]:
     if _adapters(module):
-        raise ValueError(
-            "the network already has a low-rank update; merge it before adding another"
-        )
+        raise FileError("the network already has a low-rank update; merge it before adding another")
     module.requires_grad_(False)
     adapters = [LowRank(layer, rank, alpha) for layer in layers.values()]
     for layer, adapter in zip(layers.values(), adapters, strict=True):

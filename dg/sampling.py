@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 import edm
 from dg.data.datasets import to_uint8
 from dg.data.sample_store import SampleStore
+from dg.discriminator import LogRatio
 from dg.models.generative_model import GenerativeModel, SamplingSettings
 from dg.precision import MixedPrecisionGuidance, autocast
 from dg.runtime.memory import in_chunks
@@ -28,9 +29,11 @@ ABLATION = ("solver", "discretization", "schedule", "scaling")
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How to sample; names and defaults as in EDM's generate.py. None leaves a value to the
-    sampler."""
+class HeunSampling:
+    """What all samplers of Heun steps share; names and defaults as in EDM's generate.py. None
+    leaves a value to the sampler."""
+
+    needs_log_ratio: ClassVar[bool] = False  # whether the sampler takes `log_ratio`
 
     num_steps: int = 18
     sigma_min: float | None = None
@@ -40,10 +43,6 @@ class Sampling:
     S_min: float = 0
     S_max: float = float("inf")
     S_noise: float = 1
-    solver: str | None = None  # any of these four selects EDM's generalised sampler
-    discretization: str | None = None
-    schedule: str | None = None
-    scaling: str | None = None
 
     def __post_init__(self):
         if self.num_steps < 1:
@@ -63,6 +62,24 @@ class Sampling:
             )
 
     @property
+    def num_evaluations(self) -> int:
+        """Evaluations of the score network for one image (NFE)."""
+        return 2 * self.num_steps - 1
+
+    def kwargs(self) -> dict:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Sampling(HeunSampling):
+    """EDM's sampler, or, where any of these four is given, its generalised sampler."""
+
+    solver: str | None = None
+    discretization: str | None = None
+    schedule: str | None = None
+    scaling: str | None = None
+
+    @property
     def sampler(self):
         return (
             edm.ablation_sampler
@@ -72,42 +89,69 @@ class Sampling:
 
     @property
     def num_evaluations(self) -> int:
-        """Evaluations of the score network for one image (NFE)."""
-        return self.num_steps if self.solver == "euler" else 2 * self.num_steps - 1
-
-    def kwargs(self) -> dict:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return self.num_steps if self.solver == "euler" else super().num_evaluations
 
 
 class ScoreModel(GenerativeModel):
-    """A score network of `edm`, or any denoiser(x, sigma, class_labels) with its attributes."""
+    """A score network of `edm`, or any denoiser(x, sigma, class_labels) with its attributes.
+
+    log_ratio  what samplers that accept or select by the log density ratio take: `dg.LogRatio`
+    """
 
     sampling_type = Sampling
 
-    def __init__(self, net):
-        self.net, self.label_dim = net, net.label_dim
+    def __init__(self, net, log_ratio: LogRatio | None = None):
+        self.net, self.log_ratio, self.label_dim = net, log_ratio, net.label_dim
         self.img_resolution, self.img_channels = net.img_resolution, net.img_channels
 
     def draw(self, latents, class_labels, sampling, randn_like=torch.randn_like, guidance=None):
+        ratio = {"log_ratio": self.log_ratio} if sampling.needs_log_ratio else {}
         return sampling.sampler(
             self.net,
             latents,
             class_labels,
             randn_like=randn_like,
             guidance=guidance,
+            **ratio,
             **sampling.kwargs(),
         )
 
     def networks(self) -> list[torch.nn.Module]:
-        return [self.net]
+        return [self.net, *(self.log_ratio.networks() if self.log_ratio else [])]
 
     def describe(self) -> dict:
-        return {"network": fingerprint(self.net)}
+        ratio = {"log_ratio": self.log_ratio.describe()} if self.log_ratio else {}
+        return {"network": fingerprint(self.net)} | ratio
 
 
 def as_model(net) -> GenerativeModel:
     """Wrap a result of `load_model`, or any denoiser, as a `GenerativeModel`."""
     return net if isinstance(net, GenerativeModel) else ScoreModel(net)
+
+
+def first_draws(
+    model: GenerativeModel,
+    seeds: Sequence[int],
+    sampling: SamplingSettings,
+    class_idx: int | None = None,
+    device="cpu",
+) -> tuple[edm.StackedRandomGenerator, Tensor, Tensor | None, Tensor | None]:
+    """What every seed draws first: (generators, latents [N, C, R, R], classes [N], one-hot [N, K]).
+
+    The last two are None where the model, sampled so, has no classes.
+    """
+    if max(seeds, default=0) >= 2**32:
+        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
+    rnd = edm.StackedRandomGenerator(device, seeds)
+    latents = rnd.randn(
+        [len(seeds), model.img_channels, model.img_resolution, model.img_resolution], device=device
+    )
+    if not (num_classes := model.num_classes(sampling)):
+        return rnd, latents, None, None
+    classes = rnd.randint(num_classes, size=[len(seeds)], device=device)
+    if class_idx is not None:
+        classes = torch.full_like(classes, class_idx)
+    return rnd, latents, classes, torch.eye(num_classes, device=device)[classes]
 
 
 def draw_images(
@@ -127,19 +171,9 @@ def draw_images(
     the other seeds. `precision` is the networks', see `dg.precision`; a model's own decoder keeps
     float32.
     """
-    if max(seeds, default=0) >= 2**32:
-        raise ValueError(f"seed {max(seeds)} is too large; give seeds below 2^32 = {2**32}")
-    model, rnd = as_model(net), edm.StackedRandomGenerator(device, seeds)
+    model = as_model(net)
     sampling = model.sampling() if sampling is None else sampling
-    latents = rnd.randn(
-        [len(seeds), model.img_channels, model.img_resolution, model.img_resolution], device=device
-    )
-    classes = one_hot = None
-    if num_classes := model.num_classes(sampling):
-        classes = rnd.randint(num_classes, size=[len(seeds)], device=device)
-        if class_idx is not None:
-            classes = torch.full_like(classes, class_idx)
-        one_hot = torch.eye(num_classes, device=device)[classes]
+    rnd, latents, classes, one_hot = first_draws(model, seeds, sampling, class_idx, device)
     if precision == "bfloat16" and isinstance(net, edm.Preconditioner):
         guidance = MixedPrecisionGuidance(guidance)
     with autocast(precision, device):

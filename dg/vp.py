@@ -41,6 +41,18 @@ def from_sigma(sigma: Tensor) -> tuple[Tensor, Tensor]:
     return _time_at(torch.log1p(sigma**2)), (1 + sigma**2).rsqrt()
 
 
+def check_window(time_min: float, time_max: float) -> None:
+    """ValueError unless these bound a part of [0, 1]."""
+    if not 0 <= time_min <= time_max <= 1:
+        raise ValueError(f"the time window [{time_min}, {time_max}] is empty or leaves [0, 1]")
+
+
+def in_window(sigma: Tensor, time_min: float, time_max: float) -> Tensor:
+    """Whether the time of an EDM noise level is in [time_min, time_max]: boolean, like sigma."""
+    tau, _ = from_sigma(sigma.to(torch.float64))
+    return (tau >= time_min) & (tau <= time_max)
+
+
 def cosine_time(tau: Tensor) -> Tensor:
     """Time of the cosine schedule with the same signal-to-noise ratio, for classifiers that were
     trained on it."""

@@ -10,7 +10,7 @@ from edm.networks import DhariwalUNet, SongUNet
 from edm.parametrisations import PREDICTIONS
 from edm.precond import EDMPrecond, Preconditioner, VEPrecond, VPPrecond, iDDPMPrecond
 from edm.random import StackedRandomGenerator
-from edm.sampler import edm_sampler
+from edm.sampler import edm_sampler, heun_step
 
 __all__ = [
     "PREDICTIONS",
@@ -29,6 +29,7 @@ __all__ = [
     "VPPrecond",
     "ablation_sampler",
     "edm_sampler",
+    "heun_step",
     "iDDPMPrecond",
     "load_network",
     "save_network",

@@ -33,7 +33,7 @@ def load_network(path, device="cpu") -> Preconditioner:
     path = network_file(path)
     if not path.is_file():
         folder = f" (a folder without {NAME_IN_FOLDER})" if path.is_dir() else ""
-        raise ValueError(f"{path}: no such network file{folder}; give a .safetensors or .pkl file")
+        raise FileError(f"{path}: no such network file{folder}; give a .safetensors or .pkl file")
     with parsing(path), open_file(path) as file:
         head = file.read(9)
     if is_safetensors(head):
@@ -63,7 +63,7 @@ def _by_name(class_name: str, args: tuple, kwargs: dict, path) -> dict:
     parameters = signature(PRECONDITIONERS[class_name]).parameters.values()
     names = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][: len(args)]
     if len(names) < len(args) or set(names) & set(kwargs):
-        raise ValueError(
+        raise FileError(
             f"{path}: {class_name} does not take these arguments: {len(args)} by position"
         )
     return dict(zip(names, args, strict=True)) | kwargs
@@ -72,7 +72,7 @@ def _by_name(class_name: str, args: tuple, kwargs: dict, path) -> dict:
 def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) -> Preconditioner:
     """The network that a checkpoint describes, with its weights; `path` is named in errors."""
     if not isinstance(class_name, str) or class_name not in PRECONDITIONERS:
-        raise ValueError(
+        raise FileError(
             f"{path}: holds a {class_name}, not a score network ({', '.join(PRECONDITIONERS)})"
         )
     net = build(PRECONDITIONERS[class_name], init_kwargs, state_dict, path)
@@ -156,21 +156,21 @@ def load_strictly(module: torch.nn.Module, state_dict: dict, path) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, shape in expected.items():
         if name not in state_dict:
-            raise ValueError(
+            raise FileError(
                 f"{path}: tensor {name} is missing; the file does not fit the network it describes"
             )
         if tuple(state_dict[name].shape) != shape:
             found = tuple(state_dict[name].shape)
-            raise ValueError(
+            raise FileError(
                 f"{path}: tensor {name} has shape {found} where the network needs {shape}"
             )
         if fault := fault_of(state_dict[name]):
-            raise ValueError(
+            raise FileError(
                 f"{path}: tensor {name} {fault}; the file is damaged, make or download it again"
             )
     for name in state_dict:
         if name not in expected:
-            raise ValueError(
+            raise FileError(
                 f"{path}: tensor {name} is unknown to the network that the file describes"
             )
     # Cast and copy: a tensor that shared its storage with the file would keep the whole file in

@@ -43,6 +43,62 @@ def churn_factor(S_churn: float | Tensor, num_steps: int) -> float | Tensor:
     return min(S_churn / num_steps, limit)
 
 
+def sampling_levels(
+    net, num_steps: int, sigma_min: float, sigma_max: float, rho: float, device=None
+) -> Tensor:
+    """The noise levels that a sampler visits, float64 [num_steps + 1]: those of `noise_schedule`
+    within the network's own range and as it rounds them, then 0."""
+    sigma_min, sigma_max = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
+    check_range(sigma_min, sigma_max)
+    sigmas = net.round_sigma(noise_schedule(num_steps, sigma_min, sigma_max, rho, device))
+    return torch.cat([sigmas, torch.zeros_like(sigmas[:1])])
+
+
+def churned(
+    net, x: Tensor, sigma: Tensor, gamma: float | Tensor, S_noise: float | Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(x, sigma) after the noise level was raised for a moment: algorithm 2, lines 5 and 6.
+
+    x, noise        [N, C, H, W]  float64; the noise is standard normal
+    sigma           [] or [N]     noise level of x
+    gamma, S_noise  float or [N]  see `churn_factor`; inflation of the noise
+    """
+    sigma_hat = net.round_sigma(sigma + gamma * sigma)  # [] or [N]
+    raised = per_image((sigma_hat**2 - sigma**2).sqrt(), x)
+    return x + raised * per_image(S_noise, x) * noise, sigma_hat
+
+
+def heun_step(
+    net,
+    x: Tensor,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    class_labels: Tensor | None = None,
+    guidance: Guidance | None = None,
+    step: int = 0,
+    second_order: bool = True,
+) -> Tensor:
+    """One step down the probability flow: algorithm 2, lines 7 to 11.
+
+    x                  [N, C, H, W]  float64 noisy images
+    sigma, sigma_next  [] or [N]     their noise level, and the one to reach
+    class_labels       [N, K]        one-hot, or None
+    step                             index of the step, which the guidance is told
+    second_order                     whether to correct the Euler step, which needs sigma_next > 0
+    returns            [N, C, H, W]  float64, at sigma_next
+    """
+    guidance = guidance or Guidance()
+    denoised = guidance.denoise(net, x, sigma, class_labels, step, order=1)
+    slope = (x - denoised) / per_image(sigma, x)
+    length = per_image(sigma_next - sigma, x)
+    x_next = x + length * slope
+    if second_order:
+        denoised = guidance.denoise(net, x_next, sigma_next, class_labels, step, order=2)
+        slope_next = (x_next - denoised) / per_image(sigma_next, x)
+        x_next = x + length * (0.5 * slope + 0.5 * slope_next)
+    return x_next
+
+
 @torch.no_grad()
 def edm_sampler(
     net,
@@ -70,30 +126,13 @@ def edm_sampler(
     returns       [N, C, H, W]  float64 images, nominally in [-1, 1]
     """
     guidance = guidance or Guidance()
-    sigma_min, sigma_max = max(sigma_min, net.sigma_min), min(sigma_max, net.sigma_max)
-    check_range(sigma_min, sigma_max)
-    sigmas = net.round_sigma(noise_schedule(num_steps, sigma_min, sigma_max, rho, latents.device))
-    sigmas = torch.cat([sigmas, torch.zeros_like(sigmas[:1])])  # [num_steps + 1]
-
-    x_next = latents.to(torch.float64) * sigmas[0]
-    guidance.begin(x_next)
+    sigmas = sampling_levels(net, num_steps, sigma_min, sigma_max, rho, latents.device)
+    x = latents.to(torch.float64) * sigmas[0]
+    guidance.begin(x)
     for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        # Add noise, which raises the noise level temporarily.
         churn, noise_scale = guidance.churn(S_churn, S_noise, step)
         gamma = churn_factor(churn, num_steps) if S_min <= sigma <= S_max else 0
-        sigma_hat = net.round_sigma(sigma + gamma * sigma)  # [] or [N]
-        raised = per_image((sigma_hat**2 - sigma**2).sqrt(), x_next)
-        x_hat = x_next + raised * per_image(noise_scale, x_next) * randn_like(x_next)
-
-        # Euler step.
-        denoised = guidance.denoise(net, x_hat, sigma_hat, class_labels, step, order=1)
-        slope = (x_hat - denoised) / per_image(sigma_hat, x_hat)
-        length = per_image(sigma_next - sigma_hat, x_hat)
-        x_next = x_hat + length * slope
-
-        # Second-order correction.
-        if step < num_steps - 1:
-            denoised = guidance.denoise(net, x_next, sigma_next, class_labels, step, order=2)
-            slope_next = (x_next - denoised) / sigma_next
-            x_next = x_hat + length * (0.5 * slope + 0.5 * slope_next)
-    return x_next
+        x_hat, sigma_hat = churned(net, x, sigma, gamma, noise_scale, randn_like(x))
+        second_order = step < num_steps - 1
+        x = heun_step(net, x_hat, sigma_hat, sigma_next, class_labels, guidance, step, second_order)
+    return x

@@ -108,7 +108,7 @@ def load_network(
         net = built(network, state, **settings)
         check_fit(shapes, shapes_of(net.state_dict()))
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise FileError(f"{name}: {error}") from None
     if missing:
         raise MissingSettings(name, missing)
     owned = not isinstance(source, Mapping)
@@ -127,19 +127,19 @@ def read_file(path: str | Path, shapes_only: bool = False) -> object:
     """
     path = Path(path)
     if not path.exists() or path.is_dir():
-        raise ValueError("no such file: check the path or download it first")
+        raise FileError("no such file: check the path or download it first")
     try:
         return read_tensor_file(path, shapes_only)
     except FileError:
         raise
     except Foreign as error:
-        raise ValueError(_refusal(path, error)) from error
+        raise FileError(_refusal(path, error)) from error
     except OtherKind as error:
-        raise ValueError(f"is {error}: download or save it again") from error
+        raise FileError(f"is {error}: download or save it again") from error
     except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror}): check its permissions") from error
+        raise FileError(f"cannot be read ({error.strerror}): check its permissions") from error
     except Exception as error:  # a damaged file can fail anywhere inside the reader
-        raise ValueError("damaged or truncated: download or save it again") from error
+        raise FileError("damaged or truncated: download or save it again") from error
 
 
 def _refusal(path: Path, error: Foreign) -> str:
@@ -150,6 +150,9 @@ def _refusal(path: Path, error: Foreign) -> str:
     if number or error.name.startswith("torch_utils.persistence."):
         beside = f"network-snapshot-{number[1] if number else '*'}.pkl"
         return f"is the state of EDM's training: give the network, {beside} beside it"
+    if error.name.startswith(("torch._utils._rebuild_", "torch.storage.")):
+        kind = error.name.rsplit(".", 1)[1]
+        return f"holds tensors of an unusual kind ({kind}): save plain tensors of floats"
     return (
         f"holds a pickled '{error.name}', refused because loading it could run code: store the "
         "bare weights with torch.save(model.state_dict(), path)"
@@ -189,17 +192,17 @@ def check_tensors(state: object) -> Mapping[str, Tensor]:
     """`state` itself if it is a state dict of finite tensors; ValueError naming the first entry
     that is not."""
     if not isinstance(state, Mapping):
-        raise ValueError(
+        raise FileError(
             f"holds a {type(state).__name__}, not a state dict: store model.state_dict()"
         )
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise ValueError(
+            raise FileError(
                 f"entry '{key}' is a {type(tensor).__name__}, not a tensor: store the bare "
                 "model.state_dict()"
             )
         if fault := fault_of(tensor, "has NaN or infinite weights"):
-            raise ValueError(
+            raise FileError(
                 f"tensor '{key}' {fault}: use a checkpoint from before the training diverged, or "
                 "download it again"
             )
@@ -211,7 +214,7 @@ def check_fit(found: Shapes, expected: Shapes) -> None:
     for key in [*expected, *found]:
         want, have = expected.get(key, "no such tensor"), found.get(key, "no such tensor")
         if want != have:
-            raise ValueError(
+            raise FileError(
                 f"tensor '{key}' does not fit: expected {want}, found {have}; use the original "
                 "file, or "
                 "correct the settings passed beside it"

@@ -12,7 +12,11 @@ SPECIAL |= {stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
 
 class FileError(ValueError):
-    """One line: what is wrong with a file, and what to do."""
+    """One line: what is wrong with a file, and what to do. Names out of the file may hold anything,
+    so what is not printable is not in it."""
+
+    def __init__(self, text: str):
+        super().__init__(_printable(text))
 
 
 def open_file(path) -> BinaryIO:
@@ -45,6 +49,10 @@ def parsing(
 
 def shown(error: BaseException) -> str:
     """A foreign error in one line of moderate length; its class where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    text = _printable(str(error)) or type(error).__name__
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def _printable(text: str) -> str:
+    line = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

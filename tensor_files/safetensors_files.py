@@ -25,13 +25,14 @@ def read_safetensors_file(path) -> tuple[dict[str, str], dict[str, torch.Tensor]
     where it is no longer what was written."""
     header = read_header(path)
     metadata = header.get("__metadata__", {})
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if HASH in metadata and _hash_of(path, header) != metadata[HASH]:
         raise FileError(
             "does not hold what was written (another SHA-256): make or download it again, or take "
             f"{HASH} out of its metadata if you have changed it yourself"
         )
-    with safe_open(str(path), framework="pt") as file:
-        return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return metadata, tensors
 
 
 def read_header(path) -> dict:
@@ -39,11 +40,15 @@ def read_header(path) -> dict:
     with open_file(path) as file:
         length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
         if not 2 <= length <= size - 8:
-            raise FileError("is no safetensors file, or cut short; make or download it again")
+            raise FileError(
+                "not a readable safetensors file, or cut short; make or download it again"
+            )
         header = json.loads(file.read(length))
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
-        raise FileError("has a header of another form; make or download it again")
+        raise FileError(
+            "not a readable safetensors file (another header); make or download it again"
+        )
     return header
 
 

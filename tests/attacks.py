@@ -30,8 +30,9 @@ from PIL import Image
 import edm
 from dg.checkpoints import load_discriminator, save_head
 from dg.data.latents import LatentStore, load_latents
+from dg.data.manifests import was_generated
 from dg.data.reader import open_images
-from dg.data.sample_store import SampleStore, was_generated
+from dg.data.sample_store import SampleStore
 from dg.evaluation.classifier import FeatureClassifier, load_classifier, save_classifier
 from dg.evaluation.feature_sets import FeatureSet, load_features, save_features
 from dg.extractors import PixelExtractor

@@ -526,7 +526,7 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
         ("fid --images {fake} --ref digits --weights {tmp}/none.pth", "none.pth"),
         (
             "fid --images {fake} --ref digits --weights {tmp}/text.pth --unpublished_weights",
-            "cannot be used",
+            "not a PyTorch file",
         ),
         (
             "fid --images {fake} --ref digits --features {features} --weights {tmp}/text.pth",

@@ -189,7 +189,7 @@ def test_250_steps_are_the_default(at):
         ("--network {dit} --vae {models}/absent", "does not exist"),
         ("--network {dit} --dg_time step", "give --discriminator_ckpt"),
         ("--network {dit} --steps 1001", "asks for 1001 of 1000 steps"),
-        ("--network {dit} --cfg_scale inf", "LT_cfg is inf"),
+        ("--network {dit} --cfg_scale inf", "inf is no number to compute with"),
         ("--network {classifier}", "neither an ADM's U-Net nor a DiT"),
     ],
 )
@@ -222,4 +222,4 @@ def test_what_the_tensors_of_a_network_do_not_tell_is_asked_for_and_told(at, mon
     other = run(command + given.format(8, "cosine", 1000), **at | {"out": at["tmp"] / "0"})
     assert other.code == 2 and len(other.lines) >= 1, "two processes are not mixed in one folder"
     told = run(command.replace("{uncond}", "{dit}") + "--image_size 8", **at)
-    assert told.code == 2 and "tells image_size itself" in told.err
+    assert told.code == 2 and "holds image_size itself" in told.err

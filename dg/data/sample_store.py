@@ -134,9 +134,9 @@ class SampleStore:
             )
         return found
 
-    def write(self, index, images, labels=None):
+    def write(self, index, images, labels=None, counts=None):
         """Store batch `index`: images uint8 [N, H, W, C] in the order of its seeds, labels int64
-        [N] if conditional."""
+        [N] if conditional; `counts` by name, [N] each, stand in its record."""
         seeds = self._batches[index]
         batch = self.kind(
             np.asarray(images), None if labels is None else np.asarray(labels), f"batch {index}"
@@ -156,7 +156,7 @@ class SampleStore:
             hashes[name] = hashlib.sha256(content).hexdigest()
         labels = None if batch.labels is None else batch.labels.tolist()
         made = {"settings": self.manifest["settings hash"], "version": dg.__version__}
-        record = {"seeds": runs(seeds), "labels": labels, "files": hashes}
+        record = {"seeds": runs(seeds), "labels": labels, "files": hashes, **(counts or {})}
         write_json(self._record(seeds), record | made)
 
     def missing(self):

@@ -236,8 +236,8 @@ def _checked(path, name, array) -> np.ndarray:
 def _check_moments(path, mu, sigma) -> None:
     if sigma.shape != (len(mu), len(mu)) or not len(mu):
         raise ValueError(
-            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are no statistics; need "
-            "[D] and [D, D]"
+            f"{path}: mu {list(mu.shape)} and sigma {list(sigma.shape)} are not statistics; "
+            "give a file with [D] and [D, D]"
         )
     if fault := covariance_fault(sigma):
         raise ValueError(

@@ -8,6 +8,8 @@ from torch import Tensor
 from dg.data.datasets import to_float
 from dg.runtime.randomness import step_generator
 
+BATCH = 500  # images at once
+
 
 @torch.no_grad()
 def log_ratios(discriminator, images, sigmas, stream: str, device="cpu") -> list[np.ndarray]:
@@ -19,8 +21,10 @@ def log_ratios(discriminator, images, sigmas, stream: str, device="cpu") -> list
     x, found = to_float(images), []
     for index, sigma in enumerate(sigmas):
         noise = torch.randn(x.shape, generator=step_generator(0, stream, index))
-        noisy = (x + sigma * noise).to(device)
-        found.append(discriminator(noisy, torch.tensor(sigma, device=device)).cpu().numpy())
+        level = torch.tensor(sigma, device=device)
+        parts = (x + sigma * noise).split(BATCH)
+        logits = [discriminator(part.to(device), level).cpu() for part in parts]
+        found.append(torch.cat(logits).numpy())
     return found
 
 

@@ -17,6 +17,7 @@ from dg.experiments.tables import distance_name, metric_names, pairs, role
 from dg.models.vae_sampling import interpolate
 from dg.runtime.provenance import machine_of
 
+HISTOGRAM_IMAGES = 1000  # of each kind
 HISTOGRAM_SIGMAS = (0.1, 0.3, 1.0, 3.0)
 PAIRS, GRID, COLUMNS = 16, 64, 16  # seeds that are shown as pairs and in a grid; columns of a grid
 
@@ -264,7 +265,9 @@ def ratios(source: Source) -> list[Picture]:
 def _draw_ratios(source: Source, path: Path, base: str, guided: str) -> None:
     heldout, device = source.context.images("test").images, source.context.device
     discriminator, found = source.guided(guided)[1].discriminator, []
-    for name, images in (("real", heldout), ("fake", source.images(base)[: len(heldout)])):
+    generated = source.images(base)
+    number = min(len(heldout), len(generated), HISTOGRAM_IMAGES)
+    for name, images in (("real", heldout[:number]), ("fake", generated[:number])):
         stream = f"histogram-{name}"
         found.append(log_ratios(discriminator, images, HISTOGRAM_SIGMAS, stream, device))
     figures.log_ratio_histograms(path, HISTOGRAM_SIGMAS, *found)

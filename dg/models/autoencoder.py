@@ -50,7 +50,7 @@ def load_vae(path, device="cpu") -> nn.Module:
             f"{path}: holds a {config['_class_name']}, not an AutoencoderKL; give the folder or "
             "file of an autoencoder"
         )
-    vae = create("AutoencoderKL", config, tensors, path)
+    vae = create("AutoencoderKL", config, path, tensors)
     load_strictly(vae, {_present_name(name): tensor for name, tensor in tensors.items()}, path)
     return vae.eval().requires_grad_(False).to(device)
 

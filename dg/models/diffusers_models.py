@@ -10,8 +10,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dg.runtime.files import read_json
-from edm.checkpoint import build
+from edm.checkpoint import AGAIN, UNREADABLE, build
 from guided_diffusion.loading import bare_state, check_tensors, read_file
+from tensor_files.reading import parsing
+from tensor_files.safetensors_files import read_safetensors_file
 
 # Schedules of noise that are supported, by diffusers' names.
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
@@ -28,6 +30,7 @@ SCHEDULER = dict(
     rescale_betas_zero_snr=False,
     use_flow_sigmas=False,
 )
+MOST_TENSORS = 10_000  # of a network without a file
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -98,15 +101,18 @@ def read_scheduler(folder: Path) -> dict | None:
 def read_weights(path) -> dict[str, Tensor]:
     """Finite tensors by name, from safetensors or a `torch.save`d state dict. ValueError of one
     line for anything else."""
+    if Path(path).suffix == ".safetensors":
+        with parsing(path, AGAIN, UNREADABLE):
+            return dict(check_tensors(read_safetensors_file(path)[1]))
     try:
         return dict(check_tensors(bare_state(read_file(path))))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def create(kind: str, config: dict, tensors: Mapping, path) -> nn.Module:
+def create(kind: str, config: dict, path, tensors: Mapping | None = None) -> nn.Module:
     """A diffusers model of class `kind` without memory for its weights, with no more tensors than
-    `tensors`; settings that it does not know are left out.
+    those of a file where they are given; settings that it does not know are left out.
 
     ValueError of one line, which names `path`, without diffusers or where the settings describe no
     such model.
@@ -121,4 +127,5 @@ def create(kind: str, config: dict, tensors: Mapping, path) -> nn.Module:
     cls = getattr(diffusers, kind)
     known = signature(cls.__init__).parameters
     config = {name: value for name, value in config.items() if name in known}
+    tensors = range(MOST_TENSORS) if tensors is None else tensors
     return build(cls, config, tensors, path, f"describes no {kind} that can be built")

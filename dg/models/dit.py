@@ -197,7 +197,7 @@ def _from_folder(path: Path) -> nn.Module:
     size = config.get("sample_size", 0)
     if type(size) is not int or size > MOST_PIXELS:  # its positions need memory with the square
         raise ValueError(f"{path}: has latents of {size} pixels; give up to {MOST_PIXELS}")
-    model = create("DiTTransformer2DModel", config | {"norm_eps": 1e-6}, tensors, path)
+    model = create("DiTTransformer2DModel", config | {"norm_eps": 1e-6}, path, tensors)
     load_strictly(model, tensors, path)
     embed = model.pos_embed
     size, channels = embed.patch_size * embed.height, model.config.in_channels
@@ -208,7 +208,7 @@ def _from_folder(path: Path) -> nn.Module:
 def _from_original(path: Path, num_heads: int | None) -> nn.Module:
     try:
         state = check_tensors(bare_state(read_file(path)))
-        model = create("DiTTransformer2DModel", _settings(state, num_heads, path), state, path)
+        model = create("DiTTransformer2DModel", _settings(state, num_heads, path), path, state)
         tensors = _converted(state, model)
     except MissingSettings:
         raise

@@ -5,6 +5,7 @@ import click
 from dg.options.common import DEVICE
 from dg.options.network import HEADING, NETWORK
 from dg.options.numbers import MOST_SEEDS, Numbers, Real, RealRange, SeedRange
+from dg.options.samplers import METHODS, SAMPLERS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -64,6 +65,14 @@ IMAGES = [
     ),
 ]
 SAMPLER = [
+    click.option(
+        "--sampler",
+        "method",
+        type=click.Choice(["ddim", "ancestral", *METHODS]),
+        help="Sampler: ddim or ancestral (DDPM, ADM and DiT), or restart, rejection or particles "
+        "(EDM score networks; the last two need a discriminator).  [default: EDM score networks: "
+        "EDM's; DDPM: ddim; ADM and DiT: ancestral]",
+    ),
     click.option(
         "--steps",
         "--num_steps",
@@ -272,12 +281,6 @@ AUTOGUIDANCE = [
 ]
 DISCRETE = [
     click.option(
-        "--sampler",
-        "method",
-        type=click.Choice(["ddim", "ancestral"]),
-        help="Sampler of a DDPM, ADM or DiT.  [default: ddim; ADM and DiT: ancestral]",
-    ),
-    click.option(
         "--eta",
         type=RealRange(0, 1),
         metavar="ETA",
@@ -366,6 +369,12 @@ COMPUTATION = [
         help="Compute in float32 throughout, without TF32, for the published code's images.",
     ),
     click.option(
+        "--cost",
+        **FLAG,
+        default=False,
+        help="Also write evaluations and multiply-adds per image to OUTDIR/cost.json.",
+    ),
+    click.option(
         "--compile",
         "compiled",
         **FLAG,
@@ -377,6 +386,7 @@ COMPUTATION = [
 OPTIONS = {
     "Images": IMAGES,
     "Sampler": SAMPLER,
+    "Restart, rejection and particles (EDM score networks)": SAMPLERS,
     "Discriminator guidance": DISCRIMINATOR,
     "Autoguidance (EDM score networks)": AUTOGUIDANCE,
     "DDPM, ADM, DiT and VAE": DISCRETE,

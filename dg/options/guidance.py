@@ -33,12 +33,15 @@ GUIDANCE_OPTIONS = (
 )
 
 
-def guidance_of(net, sampling, device, precision, options):
+def guidance_of(net, sampling, device, precision, options, log_ratio=None):
     """Build the guidance that the options ask for, or None. The network already has its VAE and
-    classifier."""
+    classifier.
+
+    log_ratio  the sampler's, or None; its discriminator guides where a weight is given
+    """
     terms = [
         _autoguidance(net, device, precision, options),
-        _discriminator_guidance(net, sampling, device, options),
+        _discriminator_guidance(net, sampling, device, options, log_ratio),
     ]
     given = [term for term in terms if term is not None]
     return reduce(add, given) if given else None
@@ -71,9 +74,9 @@ def _autoguidance(net, device, precision, options):
         return Autoguidance(guide.with_fp16(guide.use_fp16 and precision == "float16"), scale)
 
 
-def _discriminator_guidance(net, sampling, device, options):
+def _discriminator_guidance(net, sampling, device, options, log_ratio):
     """Guidance by a discriminator, or None."""
-    weights = (_first_weight(net, options), options["w2"])
+    weights = (_first_weight(net, options, log_ratio), options["w2"])
     if not is_asked_for() or not any(weights):
         return None
     from dataclasses import replace
@@ -81,7 +84,10 @@ def _discriminator_guidance(net, sampling, device, options):
     from dg.guidance import BOOSTING, DiscriminatorGuidance
     from dg.models.dit import DG_TIME_MIN, LatentDiffusion
 
-    discriminator = _discriminator(net, sampling, device, options | _published(net, options))
+    if log_ratio is None:
+        discriminator = discriminator_of(net, sampling, device, options)
+    else:
+        discriminator = log_ratio.discriminator
     boosting = None
     if options["boosting"]:
         boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
@@ -91,6 +97,11 @@ def _discriminator_guidance(net, sampling, device, options):
     return DiscriminatorGuidance(
         discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
     )
+
+
+def discriminator_of(net, sampling, device, options):
+    """The discriminator that the options name."""
+    return _discriminator(net, sampling, device, options | _published(net, options))
 
 
 def is_asked_for():
@@ -135,7 +146,7 @@ def _published(net, options):
     return found | ({} if heads else {"discriminator_ckpt": (found["discriminator_ckpt"],)})
 
 
-def _first_weight(net, options):
+def _first_weight(net, options, log_ratio):
     """The weight of the first order. Options that mean nothing for this kind of network are
     refused."""
     from dg.models.discrete_diffusion import DiscreteDiffusion
@@ -153,6 +164,8 @@ def _first_weight(net, options):
         )
     if options["w1"] is not None:
         return options["w1"]
+    if log_ratio is not None:
+        return 0
     return 1 if discrete else 2
 
 

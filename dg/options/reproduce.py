@@ -84,8 +84,8 @@ OPTIONS = {
         click.option(
             "--publish",
             is_flag=True,
-            help="Also copy results and pictures to docs/results/NAME and fill the README's "
-            "tables.",
+            help="Also copy results and pictures to docs/results/NAME and fill the tables of "
+            "README.md and docs/*.md.",
         ),
         DEVICE,
     ],

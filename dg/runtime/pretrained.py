@@ -52,4 +52,7 @@ def _hashes() -> dict[str, str]:
         lines = (FOLDER / HASHES).read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
-    return {file: digest for digest, file in (line.split("  ", 1) for line in lines)}
+    pairs = [line.split("  ", 1) for line in lines]
+    if any(len(pair) < 2 for pair in pairs):
+        raise ValueError(f"{FOLDER / HASHES} is damaged; bring it back with `git checkout` of it")
+    return {file: digest for digest, file in pairs}

@@ -177,7 +177,7 @@ def test_through_the_script_alone_with_a_discriminator_and_resumed(at, guide):
     [
         ("--guide_scale 2", "--guide_scale means nothing for a run without --guide_network"),
         ("--guide_network {cond_net}", "--guide_network: .* 10 classes, but the network has"),
-        ("--guide_network {net} --guide_scale nan", "--guide_scale: the scale of autoguidance is"),
+        ("--guide_network {net} --guide_scale nan", "--guide_scale.*nan is no number"),
         ("--guide_network {head}", "best.safetensors"),
     ],
 )

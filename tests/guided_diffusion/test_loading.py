@@ -218,6 +218,22 @@ BAD_FILES = {
         lambda path: torch.save({"weight": Hostile()}, path),
         r"holds a pickled '\w+.mkdir'",
     ),
+    "sparse": (
+        lambda path: torch.save({"a": torch.ones(2, 2).to_sparse()}, path),
+        r"tensors of an unusual kind \(_rebuild_sparse_tensor\)",
+    ),
+    "meta": (
+        lambda path: torch.save({"a": torch.ones(2, device="meta")}, path),
+        "tensors of an unusual kind",
+    ),
+    "integers": (
+        lambda path: torch.save(changed(out__0__bias=torch.ones(64, dtype=torch.int64)), path),
+        "'out.0.bias' is int64, not floating point",
+    ),
+    "stride 0": (
+        lambda path: torch.save({"a": torch.zeros(1).expand(10**9)}, path),
+        "larger than its storage, which no PyTorch file does",
+    ),
     "tensor": (lambda path: torch.save(torch.ones(3), path), "holds a Tensor, not a state dict"),
     "NaN": (
         lambda path: torch.save(changed(out__0__bias=torch.full((64,), torch.nan)), path),

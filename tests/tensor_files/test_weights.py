@@ -34,6 +34,12 @@ def test_whatever_parsing_raises_is_one_line(error):
     assert "\n" not in text and len(text) < 300 and shown(error) in text
 
 
+def test_names_out_of_a_file_break_no_line():
+    assert (
+        str(FileError("a: tensor b\n\x1b[31mc\x00 is unknown")) == "a: tensor b ?[31mc? is unknown"
+    )
+
+
 def test_a_file_carries_the_sum_of_its_content(tmp_path):
     path, tensors = tmp_path / "a.safetensors", {"b": torch.ones(3), "a": torch.zeros(2)}
     data = safetensors_bytes(tensors, {"kind": "x", "format": "pt"})

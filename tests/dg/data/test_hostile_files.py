@@ -74,6 +74,7 @@ def claiming(shape, descr="|u1", data=b"", method=zipfile.ZIP_STORED, says=None)
         claiming((1, 8, 8, 1), data=bytes(64), method=zipfile.ZIP_LZMA),
         claiming((1, 8, 8, 1), data=bytes(64), method=zipfile.ZIP_BZIP2),
     ],
+    ids=["many", "both many", "packed", "negative", "empty items", "lzma", "bzip2"],
 )
 def test_an_array_is_no_larger_than_its_file(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)

@@ -114,10 +114,16 @@ def test_reference_images_among_the_training_images_are_counted():
     [
         (lambda x: memorisation_estimates(x, x, x[:, :5]), "generated .* 6 .* training features 5"),
         (lambda x: memorisation_estimates(x, x[:, :5], x), "reference .* 5 .* training features 6"),
-        (lambda x: memorisation_estimates(x, x, x[:1]), "2 generated and 2 training features"),
-        (lambda x: memorisation_estimates(x, x[:1], x), "2 reference and 2 training features"),
-        (lambda x: mann_whitney_estimate(x[0], x), "two lists of at least 2 values"),
-        (lambda x: mann_whitney_estimate(x[0], x[0, :1]), "two lists of at least 2 values"),
+        (
+            lambda x: memorisation_estimates(x, x, x[:1]),
+            "generated and 1 training features; give at least 2",
+        ),
+        (
+            lambda x: memorisation_estimates(x, x[:1], x),
+            "1 reference and .* training features; give at least 2",
+        ),
+        (lambda x: mann_whitney_estimate(x[0], x), "give two lists of at least 2"),
+        (lambda x: mann_whitney_estimate(x[0], x[0, :1]), "give two lists of at least 2"),
     ],
 )
 def test_errors_are_one_line(call, message):

@@ -67,7 +67,7 @@ def test_dits(tmp_path):
         f"{tmp_path}/dit.pt: of ema the weights under 'ema' are taken",
         f"{tmp_path}/dit.pt: 2 heads, linear schedule of 1000 steps, as DiT's own code has",
     ]
-    with pytest.raises(ValueError, match="tells image_size itself; leave that out"):
+    with pytest.raises(ValueError, match="holds image_size itself; leave that out"):
         load_model(tmp_path / "dit.pt", num_heads=2, image_size=64)
 
 
@@ -104,5 +104,5 @@ def test_edms_training_state_and_a_folder(tmp_path):
         load_model(tmp_path / "training-state-000512.pt")
     save_ddpm(tmp_path / "network.safetensors", DDPM(dict(num_steps=20), UNET))
     assert isinstance(load_model(tmp_path), DDPM)
-    with pytest.raises(ValueError, match="tells image_size and num_heads itself"):
+    with pytest.raises(ValueError, match="holds image_size and num_heads itself"):
         load_model(tmp_path, image_size=8, num_heads=2)

@@ -35,9 +35,19 @@ def test_numbers_in_range_are_taken():
 
 def options_of(module):
     module = importlib.import_module(f"dg.options.{module}")
-    for value in vars(module).values():
-        for option in value if isinstance(value, list) else ():
-            yield from option(click.Command("x", callback=lambda: None)).params
+    for option in declared_in([*vars(module).values()]):
+        yield from option(click.Command("x", callback=lambda: None)).params
+
+
+def declared_in(value):
+    """The options in lists and in sections of commands, however deep."""
+    if isinstance(value, dict):
+        value = [part for name, part in value.items() if not str(name).startswith("__")]
+    if isinstance(value, list):
+        for part in value:
+            yield from declared_in(part)
+    elif "option.<locals>.decorator" in getattr(value, "__qualname__", ""):
+        yield value
 
 
 @pytest.mark.parametrize("module", ["fid", "generate", "network", "pretrain", "reproduce", "train"])

@@ -100,11 +100,11 @@ def test_an_interrupted_run_ends_like_one_that_never_stopped(tmp_path, network):
 def test_more_steps_continue_an_ended_run_and_fewer_do_not_rewind_it(tmp_path):
     whole, log = trained(replace(QUICK, steps=100))
     first, _ = trained(replace(QUICK, steps=50), tmp_path / "state.pt")
-    for steps in (50, 20):
-        again, _ = trained(
-            replace(QUICK, steps=steps), tmp_path / "state.pt", progress=stopping_after(0)
-        )
-        assert equal(again, first), "an ended run trains nothing more"
+    stopped = dict(progress=stopping_after(0))
+    again, _ = trained(replace(QUICK, steps=50), tmp_path / "state.pt", **stopped)
+    assert equal(again, first), "an ended run trains nothing more"
+    with pytest.raises(ValueError, match="50 steps are done, and 20 are asked for"):
+        trained(replace(QUICK, steps=20), tmp_path / "state.pt", **stopped)
     longer, longer_log = trained(replace(QUICK, steps=100), tmp_path / "state.pt")
     assert equal(longer, whole) and longer_log == log and not equal(first, whole)
 

@@ -113,3 +113,22 @@ def test_every_is_due_once_per_interval(monkeypatch):
         answers.append(due())
     assert answers == [False, False, True, False, False, True, True, False]
     assert [Every(0)() for _ in range(3)] == [True] * 3
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    """torch's writer hides the system's error behind many lines of its own."""
+
+    def fail(state, file):
+        raise RuntimeError("[enforce fail at inline_container.cc:664]\nframe #0")
+
+    monkeypatch.setattr(training_state.torch, "save", fail)
+    with pytest.raises(ValueError, match=r"state\.pt: .*; free some space and run again") as caught:
+        save_state(tmp_path / "state.pt", {})
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [[1], torch.ones(2), {(1, 2): 3}])
+def test_what_is_no_state_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt: .*delete it to start over"):
+        load_state(tmp_path / "state.pt")

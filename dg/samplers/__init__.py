@@ -1,0 +1,12 @@
+"""Samplers beside EDM's, on the same denoiser, guidance and log density ratio.
+
+restart      goes back up and down again, without training (Xu et al. 2023)
+rejection    accepts every step by the log ratio, else goes back (DiffRS, Na et al. 2024)
+particles    resamples groups by the change of the log ratio (Liu et al. 2024)
+acceptance   accepts or resamples finished images by their log ratios
+cost         counts what an image costs, so that samplers are compared at equal compute
+
+A Metropolis-adjusted correction by the ratio (AC-Sampler, Park et al. 2026) is left out: its
+acceptance needs the difference of the model's log density between two images, and a score network
+tells its gradient alone.
+"""

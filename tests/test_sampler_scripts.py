@@ -1,0 +1,87 @@
+"""generate.py with the samplers beside EDM's: images, resuming, costs and refusals."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dg.data.datasets import load_images
+from tests.scripts import GENERATE, ROOT, contents, pixels, run, succeed, words
+
+DISC = " --seeds 0-11 --batch 4 --discriminator_ckpt {head}"
+REJECTION = GENERATE + "--sampler rejection --warmup 8 --max_iter 15" + DISC
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        """--sampler restart --restart_info '{{"0": [3, 1, 0.5, 2]}}' --seeds 0-3""",
+        "--sampler particles --particles 2 --resample_steps 1" + DISC,
+    ],
+)
+def test_a_sampler_makes_images_that_do_not_depend_on_what_was_there(options, at):
+    succeed(GENERATE + options + " --cost", **at)
+    assert set(json.loads((at["out"] / "cost.json").read_text())) == {
+        "images",
+        "evaluations per image",
+        "multiply-adds per image",
+    }
+    made = pixels(at["out"])
+    assert len(made) == len(set(map(bytes, made.astype("uint8"))))
+    succeed(GENERATE + options, **at | {"out": at["tmp"] / "again"})
+    assert (pixels(at["tmp"] / "again") == made).all()
+
+
+def test_rejection_goes_on_to_the_same_bytes(at):
+    succeed(REJECTION, **at)
+    whole, again = at["out"], at["tmp"] / "again"
+    record = json.loads((whole / "shards" / "000004-000007.json").read_text())
+    assert len(record["evaluations"]) == 4 and min(record["evaluations"]) >= 5
+    assert len(load_images(whole)) == 12
+    succeed(REJECTION, **at | {"out": again})
+    for name in ("shards/000004-000007.json", "samples_000004-000007.npz"):
+        (again / name).unlink()
+    succeed(REJECTION, **at | {"out": again})
+    assert contents(again) == contents(whole)
+    done = run(REJECTION + " --rej_percentile 0.5", **at)
+    assert done.code == 2 and "constants.json is of other settings" in done.lines[-1]
+
+
+@pytest.mark.slow
+def test_kills_leave_the_bytes_of_an_undisturbed_rejection(at):
+    command = REJECTION.replace("0-11", "0-31")
+    kills, done = 0, 0
+    script, *arguments = words(command, at)
+    while kills < 3:
+        process = subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT)
+        while process.poll() is None:
+            found = len(list((at["out"] / "shards").glob("*.json")))
+            if found > done:
+                break
+            time.sleep(0.01)
+        assert process.poll() is None, "every kill is to meet a run at work"
+        process.kill()
+        process.wait()
+        kills, done = kills + 1, len(list((at["out"] / "shards").glob("*.json")))
+    succeed(command, **at)
+    succeed(command, **at | {"out": at["tmp"] / "undisturbed"})
+    assert contents(at["out"]) == contents(at["tmp"] / "undisturbed")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--sampler rejection", "needs the log ratio of a discriminator; give --discriminator"),
+        ("--max_iter 7", "--max_iter means nothing for a run without the --sampler that takes it"),
+        ("--sampler restart --max_iter 7", "--max_iter means nothing for --sampler restart"),
+        ("--sampler restart --restart '[3'", "'[3' is no JSON; write for example"),
+        ("--sampler restart --restart '[3]'", "give [levels, repeats, t_min, t_max]"),
+        ("--sampler rejection --precision bfloat16" + DISC, "too coarse where a log ratio decides"),
+    ],
+)
+def test_what_means_nothing_is_refused(options, told, at):
+    seeds = "" if "--seeds" in options else " --seeds 0-3"
+    done = run(GENERATE + options + seeds, **at)
+    assert done.code == 2 and told in done.lines[-1], done.err
