@@ -36,7 +36,6 @@ HEAVY = {
         "dg/evaluation/figures/pictures.py",
         "dg/data/image_decoding.py",
         "dg/data/crops.py",
-        "dg/data/sample_store.py",
     },
     "diffusers": {"dg/models/diffusers_guidance.py", "dg/models/diffusers_models.py"},
     "gdown": {"dg/runtime/downloads.py"},
