@@ -128,7 +128,8 @@ def kinds_in(path) -> set[str]:
 def is_statistics(path) -> bool:
     """Whether a file holds mean and covariance, and neither images nor latents."""
     try:
-        return is_array_file(path) and kinds_in(path) == {"statistics"} and "mu" in array_names(path)
+        known = is_array_file(path) and kinds_in(path) == {"statistics"}
+        return known and "mu" in array_names(path)
     except ValueError:
         return False
 

@@ -90,9 +90,9 @@ def collect(
         pieces, most = in_chunks(lambda part: extractor(images[part]), len(images), most, notify)  # noqa: B023
         named = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         digests[index] = [hashlib.sha256(image.tobytes()).digest() for image in images]
-        for name, statistics in sums.items():
+        for name, accumulated in sums.items():
             if name in named:
-                statistics.update(named[name])
+                accumulated.update(named[name])
         for name, rows in kept.items():
             if keep and name in named:
                 rows[index] = named[name].numpy()
@@ -102,8 +102,8 @@ def collect(
     if parts is None:
         return None
     for others, _, _ in parts[1:]:
-        for name, statistics in others.items():
-            sums[name].merge(statistics)
+        for name, accumulated in others.items():
+            sums[name].merge(accumulated)
     joined = {name: _in_order([part[1][name] for part in parts]) for name in kept}
     every = {index: rows for part in parts for index, rows in part[2].items()}
     fingerprint = hashlib.sha256(
@@ -163,7 +163,7 @@ def save_features(path, features: FeatureSet, used: dict | None = None) -> None:
 
 
 def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
-    """Read a file of `save_features`; statistics in EDM's, ADM's, clean-fid's or pytorch-fid's form;
+    """Read a file of `save_features`; statistics in the form of EDM, ADM, clean-fid or pytorch-fid;
     or features of dgm-eval or clean-fid. Those of others do not name their images and extractor.
 
     ValueError if the file is damaged, or was made with another extractor than the given one.

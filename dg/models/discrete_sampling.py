@@ -55,12 +55,16 @@ class DDPMSampling:
     cfg_channels: int | None = None  # number of first channels that it guides; None: 3
     classifier_scale: float | None = None  # scale of classifier guidance
     dg_time: str | None = None  # a discriminator's time, "level" or "step": see `as_cond_fn`
+    # the steps as `guided_diffusion.schedules.space_timesteps` takes them, in place of num_steps
+    respacing: str | None = None
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; use {' or '.join(METHODS)}")
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps; give at least 1")
+        if self.num_steps is not None and self.respacing is not None:
+            raise ValueError("num_steps and respacing are both given; give one of them")
         if not 0 <= self.eta <= 1 or (self.eta and self.method != "ddim"):
             raise ValueError(
                 f"eta is {self.eta:g} with {self.method}; give a number from 0 to 1, and 0 unless "
@@ -82,6 +86,11 @@ class DDPMSampling:
             raise ValueError(f"cfg_channels is {self.cfg_channels}; give at least 1")
         if self.dg_time not in (None, *TIMES):
             raise ValueError(f"dg_time is {self.dg_time!r}; use {' or '.join(TIMES)}")
+
+    @property
+    def steps(self) -> str | None:
+        """The steps taken, as `DiscreteDiffusion.respaced` takes them."""
+        return self.respacing or (self.num_steps and str(self.num_steps))
 
     @property
     def sampler(self):
@@ -108,6 +117,7 @@ def ddpm_sampler(
     cfg_channels: int = 3,
     classifier_scale: float = 0.0,
     dg_time: str = "level",
+    respacing: str | None = None,
 ) -> Tensor:
     """Draw images or latents from noise. The arguments are those of `edm.edm_sampler` and the
     values of `DDPMSampling`.
@@ -124,7 +134,7 @@ def ddpm_sampler(
     ValueError for guidance that the model has no class or no classifier for.
     """
     check_guidance(model, LT_cfg, ST_cfg, classifier_scale)
-    diffusion = model.respaced(num_steps and str(num_steps))
+    diffusion = model.respaced(respacing or (num_steps and str(num_steps)))
     x = latents.to(torch.float64)
     network = model.net if model.label_dim else lambda x, t, y=None: model.net(x, t)
     scales = [1.0 if scale is None else scale for scale in (LT_cfg, ST_cfg)]

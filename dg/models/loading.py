@@ -72,8 +72,12 @@ def _load_published(path, device, notify, settings: dict) -> nn.Module:
 
 
 def _load_dit(path, device, notify, settings: dict) -> nn.Module:
+    size = settings.pop("image_size", None)
     _refuse(path, settings, ("num_heads", "noise_schedule", "diffusion_steps"))
-    return dit.load_dit(path, device, notify=notify, **settings)
+    model = dit.load_dit(path, device, notify=notify, **settings)
+    if size not in (None, found := 8 * model.img_resolution):
+        raise ValueError(f"{path}: makes images of {found} pixels, not {size}; get another file")
+    return model
 
 
 def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
