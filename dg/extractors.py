@@ -133,9 +133,9 @@ class ScoreExtractor(Extractor):
 
     def from_encoding(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
         """The same from a shared encoder pass."""
-        size = encoding.skips[-1].shape[-1]
+        size = encoding.skips[-1].shape[-2:]
         stages = [
-            h if h.shape[-1] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips
+            h if h.shape[-2:] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips
         ]
         return torch.cat(stages, dim=1).to(torch.float32), encoding.emb
 

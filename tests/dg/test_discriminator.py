@@ -525,3 +525,14 @@ def test_a_training_loop_leaves_the_frozen_network_in_evaluation_mode():
     assert torch.equal(features, ScoreExtractor(net).train()(x, sigma)[0])
     fresh = Discriminator(PixelExtractor(), [nn.Identity()]).train()
     assert not fresh.extractor.training and fresh.training
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_it_can_be_traced(kind, conditional, files):
+    """By torch.jit, for other batches and noise levels than the traced one."""
+    discriminator = built(kind, files, conditional=conditional).eval()
+    number = 3 if conditional else 2
+    traced = torch.jit.trace(discriminator, noisy(2)[:number])
+    torch.testing.assert_close(traced(*noisy(3)[:number]), discriminator(*noisy(3)[:number]))
