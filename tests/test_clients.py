@@ -1,5 +1,5 @@
-"""Programs of others, where they are installed (pip install -e .[clients]), run on what this project
-makes."""
+"""Programs of others run on what this project makes, where they are installed: pip install -e
+.[clients]"""
 
 import numpy as np
 import pytest

@@ -241,6 +241,8 @@ def prepare_diffusers(monkeypatch):
     monkeypatch.setattr(diffusers.UNet2DModel, "from_pretrained", lambda name: unet)
     scheduler = diffusers.DDIMScheduler()
     monkeypatch.setattr(diffusers.DDIMScheduler, "from_pretrained", lambda name: scheduler)
+    pipe = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler())
+    monkeypatch.setattr(diffusers.DDPMPipeline, "from_pretrained", lambda name: pipe)
 
 
 # ---- numbers and links
