@@ -89,10 +89,8 @@ def main(
     **options,
 ):
     seeds = _seeds(seeds, num_samples, seed)
-    if precise and precision not in (None, "float32"):
-        raise click.UsageError(
-            f"--precise computes in float32, not in {precision}; give one of the two options."
-        )
+    save_type = _save_type(save_type, subdirs)
+    _check_precise(precise, precision)
     import edm
     from dg.data.sample_store import SampleStore
     from dg.runtime.files import write_json
@@ -140,6 +138,13 @@ def main(
                 write_json(store.outdir / "cost.json", measured_cost(net, *what, precision))
             trainable = isinstance(net, edm.Preconditioner) and guidance is None
             _tell(store, made, outdir, grid, network if trainable else None)
+
+
+def _check_precise(precise, precision):
+    if precise and precision not in (None, "float32"):
+        raise click.UsageError(
+            f"--precise computes in float32, not in {precision}; give one of the two options."
+        )
 
 
 def _compile(net, guidance):
@@ -196,13 +201,24 @@ def _tell(store, made, outdir, grid, network):
 
 def _seeds(seeds, num_samples, seed):
     if seeds is None and num_samples is None:
-        raise click.UsageError(
-            "the number of images is missing; give --seeds 0-63 or --num_samples 64."
-        )
+        if is_asked_for() or console.given("seed"):
+            raise click.UsageError(
+                "the number of images is missing; give --seeds 0-63 or --num_samples 64."
+            )
+        if console.speaks():
+            console.notify("seeds 0-63, as by EDM's generate.py: no number of images is given")
+        seeds = range(64)
     from dg.data.sample_store import checked_seeds
 
     with console.option("--seed" if seeds is None else "--seeds"):
         return checked_seeds(range(seed, seed + num_samples) if seeds is None else seeds)
+
+
+def _save_type(save_type, subdirs):
+    """That of the files; folders of a thousand are for PNGs alone, which EDM's command writes."""
+    if subdirs and save_type == "npz":
+        raise click.UsageError("--subdirs is for PNGs; leave it out, or give --save_type png.")
+    return save_type or ("png" if subdirs else "npz")
 
 
 def _class_names(path, num_classes):
@@ -242,6 +258,10 @@ def _sampling(net, options):
         options |= {
             name: scale if options[name] is None else options[name] for name in ("LT_cfg", "ST_cfg")
         }
+    if model.sampling_type is not DDPMSampling:
+        console.refuse({"use_ddim"}, f"a network of this kind ({type(net).__name__})")
+    elif options["use_ddim"] is not None and options["method"] is None:
+        options["method"] = "ddim" if options["use_ddim"] else "ancestral"
     given = {name: options[name] for name in fields if options.get(name) is not None}
     return model.sampling(**given) if kind is model.sampling_type else kind(**given)
 

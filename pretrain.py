@@ -23,6 +23,7 @@ Examples:
       --out cifar10.safetensors
 """
 
+import json
 import sys
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -44,7 +45,7 @@ from dg.options.common import (
 from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SCORE, VAE
 from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
-from dg.runtime.files import atomic_write, writable_file, write_json
+from dg.runtime.files import atomic_write, plain, writable_file, write_json
 from dg.runtime.run_folder import sole_writer
 
 TEST_TIMES = (0.01, 0.1, 0.3, 0.6)  # VP times at which a noisy classifier is tested
@@ -75,6 +76,8 @@ def score(
     snap,
     transfer,
     ignored,
+    nosubdir,
+    dry_run,
     data,
     outdir,
     device,
@@ -98,6 +101,10 @@ def score(
     settings = computable(settings, device, (bf16, fp16) != (None, None))
     if transfer:
         console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "the network of --transfer")
+    if dry_run:
+        shape = {"transfer": transfer} if transfer else {"network": network, "cond": cond}
+        click.echo(json.dumps(plain(shape | {"settings": settings}), indent=2))
+        return
     import edm
     from dg.pretraining.score import build_score_network, train_score_network
 
@@ -295,7 +302,7 @@ def latents(data, vae, outdir, batch_size, device, **settings):
 
 
 @main.command(**FEATURES)
-def features(data, outdir, test, epochs, seed):
+def features(data, outdir, test, epochs, seed, device):
     from dg.data.datasets import load_images
     from dg.evaluation.classifier import (
         ClassifierTraining,
@@ -304,11 +311,12 @@ def features(data, outdir, test, epochs, seed):
         train_classifier,
     )
 
+    device = console.pick_device(device)
     images, folder = load_images(data, notify=console.notify), Path(outdir)
     heldout = _heldout(test, images)
     settings = ClassifierTraining(epochs=epochs, seed=seed)
     with sole_writer(folder):
-        model = train_classifier(images, settings, console.progress)
+        model = train_classifier(images, settings, console.progress, device)
         save_classifier(folder / "classifier.safetensors", model)
         write_json(folder / "training.json", _record(images, settings))
     stated = f", {accuracy(model, heldout):.4f} of {heldout.name}" if heldout else ""

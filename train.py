@@ -44,7 +44,7 @@ from dg.options.common import (
     version,
 )
 from dg.options.guidance import CLASSIFIER
-from dg.options.train import OPTIONS
+from dg.options.train import OPTIONS, PLACES
 from dg.recipes import PRESETS
 from dg.runtime import console
 from dg.runtime.run_folder import sole_writer
@@ -67,6 +67,7 @@ def main(
     num_workers,
     **recipe,
 ):
+    data, sample_dir, save_dir = _places(data, sample_dir, save_dir)
     extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
     settings = computable(_settings(**recipe), device, recipe["bf16"] is not None)
     if settings.loss == "matching" and not network:
@@ -119,6 +120,22 @@ def main(
             if ranks.first:
                 _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
                 _tell(Path(save_dir), log, classifier, network)
+
+
+def _places(data, sample_dir, save_dir):
+    """The three, those that are not given being the authors': images where they are, and the folder
+    to write to where none is given at all."""
+    given = {"data": data, "sample_dir": sample_dir, "save_dir": save_dir}
+    missing = [name for name, place in given.items() if place is None]
+    for name in missing:
+        known = missing == [*given] if name == "save_dir" else PLACES[name].exists()
+        if not known:
+            raise click.UsageError(f"Missing option '--{name}'; give it.")
+        given[name] = str(PLACES[name])
+    if missing and console.speaks():
+        places = ", ".join(f"--{name} {given[name]}" for name in missing)
+        console.notify(f"the authors' places are taken: {places}")
+    return given.values()
 
 
 def _extractor(kind, classifier, network):

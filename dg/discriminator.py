@@ -8,7 +8,6 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from dg import vp
 from dg.calibration import Calibration
 from dg.data.latents import AnySet
 from dg.extractors import Extractor, build_extractor
@@ -58,24 +57,14 @@ class Discriminator(nn.Module):
         self.register_buffer("weights", weights / weights.sum(), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot or None -> logits
-        [N]."""
+        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot, [N] numbers or
+        None -> logits [N]."""
         return self._joined(*self.extractor(x, sigma, class_labels), class_labels, sigma)
 
     def from_encoding(self, encoding: Encoding, class_labels: Tensor | None = None) -> Tensor:
         """The same from the score network's encoder pass; for the `score` extractor only."""
         features, time = self.extractor.from_encoding(encoding)
         return self._joined(features, time, class_labels, encoding.sigma.flatten())
-
-    def at_vp(self, x: Tensor, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Logits [N] of images x [N, C, H, W] that are at VP scale already, at VP time [N]; not for
-        `score`."""
-        if self.calibrations and self.extractor.schedule == "cosine":
-            raise ValueError(
-                "a calibration is by the linear schedule's time, but the classifier takes the "
-                "cosine schedule's; guide at the sampler's noise level, or without calibration"
-            )
-        return self._joined(*self.extractor.at_vp(x, time), class_labels, vp.to_sigma(time))
 
     @property
     def conditional(self) -> bool:
@@ -185,7 +174,7 @@ def known_log_ratio(
 
 def build_discriminator(
     kind: str,
-    data: AnySet,
+    data: AnySet | None = None,
     net=None,
     classifier_path=None,
     conditional: bool = False,
@@ -198,18 +187,32 @@ def build_discriminator(
 
     kind   "score" (needs `net`), "classifier" (needs `classifier_path`) or "none" (a U-Net encoder
            from scratch)
+    data   None: images or latents of the size, and the classes, that the network or the classifier
+           itself takes
     width  channels of the head; None: 32 on a score network, the authors' 128 otherwise
+
+    ValueError for what is missing, and for data that the network does not fit.
     """
     extractor = build_extractor(kind, net, classifier_path)
-    num_classes = data.num_classes if conditional else 0
+    num_classes = 0
+    if data is not None:
+        num_classes = data.num_classes if conditional else 0
+    elif kind == "none":
+        raise ValueError("a discriminator from scratch needs the size of its images; give data")
+    elif kind == "score" and conditional:
+        if not net.label_dim:
+            raise ValueError("the network knows no classes; give data with labels")
+        num_classes = net.label_dim
     with seeded(seed):
         if kind == "score":
-            _check_fit(net, data)
+            if data is not None:
+                _check_fit(net, data)
             head = ScoreHead(*extractor.dims(), num_classes=num_classes, width=width or 32)
         else:
-            size, channels = data.resolution, data.channels
             if kind == "classifier":
                 size, channels = extractor.encoder.feature_size, extractor.encoder.feature_channels
+            else:
+                size, channels = data.resolution, data.channels
             head = create_classifier(
                 image_size=size,
                 in_channels=channels,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dg import vp
+from dg.heads import one_hot
 from edm.fingerprints import fingerprint
 from edm.precond import Encoding, Preconditioner
 from guided_diffusion import load_encoder
@@ -34,12 +35,6 @@ class Extractor(nn.Module):
         """Stay in evaluation mode: dropout inside the frozen network would change the features."""
         return super().train(False)
 
-    def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """(features, time) of images x [N, C, H, W] at VP scale and VP time [] or [N]."""
-        raise ValueError(
-            f"the extractor {self.kind} takes images at EDM scale alone; use another extractor"
-        )
-
     def shares_encoder(self, net) -> bool:
         """Whether the features are those of this very network's encoder: see `from_encoding`."""
         return False
@@ -59,11 +54,7 @@ class PixelExtractor(Extractor):
     ) -> tuple[Tensor, Tensor]:
         """x [N, C, H, W], sigma [] or [N] -> (mean * x [N, C, H, W] float32, tau [] or [N])."""
         tau, scale = vp.from_sigma(sigma)
-        return self.at_vp((scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), tau)
-
-    def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for images that are at VP scale already."""
-        return x, time
+        return (scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), tau
 
 
 class ClassifierExtractor(Extractor):
@@ -93,10 +84,7 @@ class ClassifierExtractor(Extractor):
         classifier's schedule)."""
         tau, scale = vp.from_sigma(sigma)
         time = vp.cosine_time(tau) if self.schedule == "cosine" else tau
-        return self.at_vp((scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), time)
-
-    def at_vp(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for images at VP scale and the time of the classifier's own schedule."""
+        x = (scale.reshape(-1, 1, 1, 1) * x).to(torch.float32)
         return self.encoder(x, time, feature=True), time
 
 
@@ -137,19 +125,17 @@ class ScoreExtractor(Extractor):
     def forward(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x [N, C, R, R], sigma [] or [N] -> (features [N, D, r, r] float32, embedding [N or 1,
-        E])."""
-        if class_labels is not None and class_labels.ndim != 2:
-            raise ValueError(
-                "the score network's encoder is conditional; give class labels one-hot, [N, K]"
-            )
+        """x [N, C, R, R], sigma [] or [N], class_labels as in `one_hot` -> (features [N, D, r, r]
+        float32, embedding [N or 1, E])."""
+        if class_labels is not None:
+            class_labels = one_hot(class_labels, self.net.label_dim)
         return self.from_encoding(self.net.encode(x, sigma, class_labels))
 
     def from_encoding(self, encoding: Encoding) -> tuple[Tensor, Tensor]:
         """The same from a shared encoder pass."""
-        size = encoding.skips[-1].shape[-1]
+        size = encoding.skips[-1].shape[-2:]
         stages = [
-            h if h.shape[-1] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips
+            h if h.shape[-2:] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips
         ]
         return torch.cat(stages, dim=1).to(torch.float32), encoding.emb
 

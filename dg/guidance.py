@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dg import vp
 from dg.discriminator import Discriminator, clipped, log_ratio
 from edm.guidance import Guidance, added
-from edm.sampler import per_image
+from edm.parametrisations import per_image
 
 
 @dataclass(frozen=True)

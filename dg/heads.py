@@ -5,8 +5,28 @@ network's features the `ScoreHead` below. Both are called as `head(features, tim
 condition=class_labels)`.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor | None:
+    """Class numbers [N] as one-hot labels [N, K]; one-hot ones as they are; None for K = 0 and
+    numbers. ValueError for other shapes and for numbers that are no class."""
+    if labels.ndim == 2:
+        return labels
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"class labels are {labels.dtype} {list(labels.shape)}; give whole numbers [N] or "
+            "one-hot [N, K]"
+        )
+    if not num_classes:
+        return None
+    if not ((labels >= 0) & (labels < num_classes)).all():
+        raise ValueError(
+            f"class numbers {labels.tolist()}; give numbers from 0 to {num_classes - 1}"
+        )
+    return F.one_hot(labels.long(), num_classes).to(torch.float32)
 
 
 class HeadBlock(nn.Module):
@@ -69,11 +89,13 @@ class ScoreHead(nn.Module):
         nn.init.zeros_(self.logit.bias)
 
     def forward(self, features: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
-        """features [N, feature_dim, h, w], time [N or 1, emb_dim], condition [N, K] one-hot ->
+        """features [N, feature_dim, h, w], time [N or 1, emb_dim], condition as in `one_hot` ->
         logits [N, 1]."""
         h = self.enter(self.norm(features))  # [N, width, h, w]
         if self.label is not None:
-            if condition is None or condition.ndim != 2 or condition.shape[1] != self.num_classes:
+            if condition is not None:
+                condition = one_hot(condition, self.num_classes)
+            if condition is None or condition.shape[1] != self.num_classes:
                 raise ValueError(
                     f"the head is conditional; give one-hot labels [N, {self.num_classes}] as "
                     "condition"

@@ -157,7 +157,7 @@ def first_draws(
 def draw_images(
     net,
     seeds: Sequence[int],
-    sampling: SamplingSettings,
+    sampling: SamplingSettings | None = None,
     guidance: edm.Guidance | None = None,
     class_idx: int | None = None,
     device="cpu",
@@ -165,12 +165,14 @@ def draw_images(
 ) -> tuple[Tensor, Tensor | None]:
     """Images of one batch of seeds: (float [N, C, R, R] on `device`, class numbers [N] or None).
 
-    `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it.
+    `net` is a `GenerativeModel` or a denoiser; `sampling` is of the kind that belongs to it,
+    None for the settings that the model was published with.
     Each seed draws its latent, then its class, then its step noise, as EDM does; nothing depends on
     the other seeds. `precision` is the networks', see `dg.precision`; a model's own decoder keeps
     float32.
     """
     model = as_model(net)
+    sampling = model.sampling() if sampling is None else sampling
     rnd, latents, classes, one_hot = first_draws(model, seeds, sampling, class_idx, device)
     if precision == "bfloat16" and isinstance(net, edm.Preconditioner):
         guidance = MixedPrecisionGuidance(guidance)

@@ -4,10 +4,11 @@ al. 2023, Eq. 7)."""
 import json
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ def train_discriminator(
     discriminator: Discriminator,
     real: ImageSet,
     fake: ImageSet,
-    settings: DiscriminatorTraining,
-    folder,
+    settings: DiscriminatorTraining = PRESETS["default"],
+    folder=None,
     conditional: bool | None = None,
     progress: Progress = silent,
     save_seconds: float = 20,
@@ -57,7 +58,7 @@ def train_discriminator(
 ) -> list[dict]:
     """Train the only head of `discriminator` in place; returns the log, a dict per epoch.
 
-    folder        of the checkpoints and the state
+    folder        of the checkpoints and the state; None keeps neither: `save_head` writes the head
     conditional   overrides the settings'
     save_seconds  how often the state is saved, besides at the end
     net           the score network of the loss "matching"; None: the one under the discriminator
@@ -71,11 +72,21 @@ def train_discriminator(
     bytes; where `progress` asks to end, the state is saved first. ValueError for what does not fit.
     """
     settings = settings if conditional is None else replace(settings, conditional=conditional)
+    parts = (progress, save_seconds, net, tensorboard, ranks)
+    with TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+        log = _train(discriminator, real, fake, settings, Path(place), *parts)
+    discriminator.eval()
+    return log
+
+
+def _train(
+    discriminator, real, fake, settings, folder, progress, save_seconds, net, tensorboard, ranks
+) -> list[dict]:
     check_sets(real, fake, settings)
     check_discriminator(discriminator, real, settings)
     identity = _identity(discriminator, real, fake, settings, net)
     names = real.class_names if settings.conditional else None
-    trainer, folder = Trainer(discriminator, settings, net, ranks, names), Path(folder)
+    trainer = Trainer(discriminator, settings, net, ranks, names)
     train, valid, test = split_sets(real, fake, settings, trainer.device)
     order = lru_cache(1)(lambda epoch: epoch_order(train, settings, epoch))
     steps = len(order(0))  # per epoch

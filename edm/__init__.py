@@ -7,11 +7,13 @@ from edm.checkpoint import load_network, save_network
 from edm.guidance import Guidance
 from edm.loss import DenoisingLoss, EDMLoss, VELoss, VPLoss
 from edm.networks import DhariwalUNet, SongUNet
+from edm.parametrisations import PREDICTIONS
 from edm.precond import EDMPrecond, Preconditioner, VEPrecond, VPPrecond, iDDPMPrecond
 from edm.random import StackedRandomGenerator
 from edm.sampler import edm_sampler, heun_step
 
 __all__ = [
+    "PREDICTIONS",
     "AugmentPipe",
     "DenoisingLoss",
     "DhariwalUNet",

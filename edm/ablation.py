@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from edm.guidance import Guidance
-from edm.sampler import churn_factor, per_image
+from edm.parametrisations import per_image
+from edm.sampler import churn_factor
 from edm.schedules import (
     LINEAR_SCHEDULE,
     VE_SCHEDULE,

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from types import FunctionType
 
+import torch
 from torch import Tensor, nn
 
 from edm.fingerprints import fingerprint, tensor_fingerprint
+from edm.parametrisations import changed, noise_level, per_image
 
 
 class Guidance:
@@ -73,6 +75,53 @@ class Guidance:
             return denoised, self.correction(x, sigma, class_labels, step, order)
         known = Evaluated(net, denoised, x, sigma, class_labels)
         return denoised, self.denoise(known, x, sigma, class_labels, step, order) - denoised
+
+    def score(
+        self,
+        x: Tensor,
+        sigma: Tensor | float | None = None,
+        class_labels: Tensor | None = None,
+        *,
+        alpha_bar: Tensor | float | None = None,
+        flow_time: Tensor | float | None = None,
+        prediction_type: str = "score",
+        net=None,
+        step: int = 0,
+        order: int = 1,
+        sigma_data: float = 0.5,
+    ) -> Tensor:
+        """What it adds to the score of x, or to any other prediction of a network; zeros where it
+        adds nothing.
+
+        x             [N, C, H, W]  noisy images at the scale of their own process
+        sigma         [] or [N]     noise level of images at EDM scale, x_0 + sigma z; or instead:
+        alpha_bar     [] or [N]     of images at VP scale, sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar)
+                                    z: a scheduler's alphas_cumprod[t]
+        flow_time     [] or [N]     of a flow, (1 - t) x_0 + t z
+        class_labels  [N, K]        one-hot, or [N] class numbers, or None
+        prediction_type  one of `edm.PREDICTIONS`: "score", "denoised" (or "sample"), "epsilon",
+                         "v_prediction", "flow_prediction", or "edm", EDM's raw output, which
+                         depends on sigma_data
+        net           denoiser(x, sigma, class_labels) at EDM scale; only a guidance that depends on
+                      it needs it
+        returns       like x
+
+        Add the result to what the network predicts at x. ValueError for an unknown type, a level
+        that is not given once, and a missing net.
+        """
+        sigma, scale = noise_level(sigma, alpha_bar, flow_time, x.device)
+        images = x if scale is None else x / per_image(scale, x)
+        if net is not None:
+            _, correction = self.parts(net, images, sigma, class_labels, step, order)
+        elif self.uses_network:
+            raise ValueError(
+                "the guidance depends on the network's denoised image; pass the network as net"
+            )
+        else:
+            correction = self.correction(images, sigma, class_labels, step, order)
+        if correction is None:
+            correction = torch.zeros_like(x)
+        return changed(correction, sigma, scale, prediction_type, sigma_data)
 
     def shares_pass(self, net) -> bool:
         """Whether `parts` takes something for itself from a pass through this very network."""

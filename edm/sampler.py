@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edm.guidance import Guidance
+from edm.parametrisations import per_image
 
 
 def noise_schedule(
@@ -40,11 +41,6 @@ def churn_factor(S_churn: float | Tensor, num_steps: int) -> float | Tensor:
     if isinstance(S_churn, Tensor):
         return (S_churn.to(torch.float64) / num_steps).clamp(max=limit)
     return min(S_churn / num_steps, limit)
-
-
-def per_image(value: Tensor | float, x: Tensor) -> Tensor:
-    """A scalar or one value per sample, shaped to broadcast against images x [N, C, H, W]."""
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
 
 
 def sampling_levels(

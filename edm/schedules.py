@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from edm.parametrisations import per_image
 from edm.precond import iddpm_noise_levels
-from edm.sampler import check_range, noise_schedule, per_image
+from edm.sampler import check_range, noise_schedule
 
 CHOICES = {
     "solver": ("euler", "heun"),

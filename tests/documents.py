@@ -74,12 +74,14 @@ def on_tiny_networks(script, arguments):
             word = f"{match[1] or ''}0-{MOST_IMAGES - 1}"
         elif match := re.fullmatch(r"--num_samples=(\d+)", word):
             word = f"--num_samples={min(int(match[1]), MOST_IMAGES)}"
-        elif small and small[-1] == "--num_samples":
+        elif small and small[-1] in ("--num_samples", "--num-fid-samples"):
             word = str(min(int(word), MOST_IMAGES))
         small.append(word)
     added = ADDED.get(f"{script} {arguments[0]}" if arguments else "", ADDED.get(script, ""))
-    if "--transfer" in small:  # the shape is that of the other network
+    if any(word.startswith("--transfer") for word in small):  # it has that network's shape
         added = added.replace("--cbase 16", "")
+    if "--timestep_respacing" in small:
+        added = added.replace("--steps 2", "")
     if "--sampler" in small:
         added += " " + ADDED[small[small.index("--sampler") + 1]]
     small += added.split()

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import dataset_tool
+from dg.data.crops import TRANSFORMS
+from dg.data.datasets import load_images
 from edm.checkpoint import read_safetensors
 from tests.scripts import TRAIN, run, succeed
 
@@ -69,3 +72,43 @@ def test_bad_labels_are_one_line_in_every_script(at, labels, message):
     ):
         done = run(command, **at)
         assert done.code == 2 and f"bad.npz: {message}" in done.err and "Traceback" not in done.err
+
+
+# ---- dataset_tool.py
+
+
+def test_the_choices_are_the_transforms():
+    (option,) = [param for param in dataset_tool.main.params if param.name == "transform"]
+    assert tuple(option.type.choices) == TRANSFORMS
+
+
+def test_a_data_set_by_edms_command(tmp_path):
+    for i in range(3):
+        (tmp_path / "raw" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        picture = RNG.integers(0, 256, [20 + i, 30, 3], dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "raw" / "ab"[i % 2] / f"{i}.png")
+    done = succeed(
+        "dataset_tool --source={raw} --dest={dest} --resolution=16x16 --transform=center-crop "
+        "--max-images=2",
+        raw=tmp_path / "raw",
+        dest=tmp_path / "raw-16.zip",
+    )
+    assert done.lines == [
+        f"{tmp_path / 'raw'}: 2 classes: 0 a, 1 b",
+        f"{tmp_path / 'raw-16.zip'}: 2 images",
+    ]
+    found = load_images(tmp_path / "raw-16.zip")
+    assert found.images.shape == (2, 16, 16, 3) and found.labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--transform center-crop", "--transform: center-crop needs a size"),
+        ("--resolution 8x4", "--resolution: 8x4 gives no squares"),
+        ("--resolution 8:4", "'8:4' is no size"),
+    ],
+)
+def test_what_makes_no_data_set_is_refused(at, options, told):
+    done = run("dataset_tool --source digits --dest {tmp}/a.zip " + options, **at)
+    assert done.code == 2 and told in done.err and not (at["tmp"] / "a.zip").exists()

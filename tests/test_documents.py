@@ -124,6 +124,7 @@ def stand_ins(authors, made, tmp_path_factory):
         (folder / place).parent.mkdir(exist_ok=True)
         np.savez(folder / place, **arrays)
     save_pictures(folder / "my-images", 16, 2)
+    save_pictures(folder / "photographs", 80, 2)
     for name, file in {"score/network": made["net"], "disc/best": made["head"]}.items():
         place = folder / "runs" / f"{name}.safetensors"
         place.parent.mkdir(parents=True)
@@ -240,6 +241,8 @@ def prepare_diffusers(monkeypatch):
     monkeypatch.setattr(diffusers.UNet2DModel, "from_pretrained", lambda name: unet)
     scheduler = diffusers.DDIMScheduler()
     monkeypatch.setattr(diffusers.DDIMScheduler, "from_pretrained", lambda name: scheduler)
+    pipe = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler())
+    monkeypatch.setattr(diffusers.DDPMPipeline, "from_pretrained", lambda name: pipe)
 
 
 # ---- numbers and links

@@ -66,6 +66,18 @@ def test_dit_is_sampled_as_published(at):
     assert (pixels(at["tmp"] / "vae") != pixels(at["tmp"] / "plain")).any()
 
 
+def test_the_command_line_of_dit_and_of_its_guided_form(at):
+    command = "generate --network {dit} --outdir {tmp}/"
+    theirs = "--num-sampling-steps 3 --num-fid-samples 3 --image-size 64 --cfg-scale 1.5"
+    succeed(command + "ours --seeds 0-2 --steps 3", **at)
+    succeed(command + "dit " + theirs, **at)
+    last = "--steps 3 --num_samples 3 --LT_cfg=1.5 --ST_cfg=1.5 --time_min=1000"
+    done = succeed(command + "dg " + last, **at)
+    assert "unguided: no timestep is above --time_min 1000" in done.lines
+    assert (pixels(at["tmp"] / "dit") == pixels(at["tmp"] / "ours")).all()
+    assert (pixels(at["tmp"] / "dg") == pixels(at["tmp"] / "ours")).all()
+
+
 def test_dit_is_guided_by_a_discriminator_of_latents(at):
     command = (
         "generate --network {dit} --seeds 0-1 --steps 3 --pretrained_classifier_ckpt {features} "
@@ -188,6 +200,7 @@ def test_250_steps_are_the_default(at):
         ("--network {dit} --boosting", "--boosting means nothing for a LatentDiffusion"),
         ("--network {dit} --vae {models}/absent", "does not exist"),
         ("--network {dit} --dg_time step", "give --discriminator_ckpt"),
+        ("--network {dit} --image-size 256", "makes images of 64 pixels, not 256"),
         ("--network {dit} --steps 1001", "asks for 1001 of 1000 steps"),
         ("--network {dit} --cfg_scale inf", "inf is no number to compute with"),
         ("--network {classifier}", "neither an ADM's U-Net nor a DiT"),

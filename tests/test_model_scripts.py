@@ -75,6 +75,22 @@ def test_a_ddpm_is_sampled_and_guided(at, options):
     assert (pixels(at["tmp"] / "plain") != pixels(at["tmp"] / "guided")).any()
 
 
+def test_steps_as_adm_names_them(at):
+    command = "generate --network {ddpm} --seeds 0-3 --outdir {tmp}/"
+    for name, options in (
+        ("ours", "--sampler ddim --steps 5"),
+        ("theirs", "--use_ddim True --timestep_respacing 5"),
+        ("strided", "--use_ddim True --timestep_respacing ddim5"),
+        ("ancestral", "--use_ddim False --timestep_respacing 5"),
+        ("again", "--sampler ancestral --steps 5"),
+    ):
+        succeed(command + f"{name} {options}", **at)
+    found = {name: pixels(at["tmp"] / name) for name in ("ours", "theirs", "strided")}
+    assert (found["ours"] == found["theirs"]).all()
+    assert (found["ours"] != found["strided"]).any()
+    assert (pixels(at["tmp"] / "ancestral") == pixels(at["tmp"] / "again")).all()
+
+
 def test_the_weight_with_a_ddpm_is_one(at):
     for name, options in (("default", ""), ("one", "--w_dg_1 1 --w_dg_2 0 --boosting 0")):
         succeed(
@@ -176,6 +192,19 @@ def test_likelihoods(at):
         ),
         ("generate --network {vae} --outdir {out} --seeds 0 --steps 3", "--steps means nothing"),
         ("generate --network {vae} --outdir {out} --seeds 0 --class 3", "unconditional"),
+        (
+            "generate --network {ddpm} --outdir {out} --seeds 0 --timestep_respacing ddim7",
+            "no stride takes exactly 7 of 10 steps",
+        ),
+        (
+            "generate --network {ddpm} --outdir {out} --seeds 0 --timestep_respacing 5 --steps 5",
+            "num_steps and respacing are both given",
+        ),
+        ("generate --network {net} --outdir {out} --seeds 0 --use_ddim 1", "--use_ddim means"),
+        (
+            "generate --network {net} --outdir {out} --seeds 0 --timestep_respacing 5",
+            "--timestep_respacing means nothing",
+        ),
         (
             "generate --network {vae} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head}",
             "--discriminator_ckpt means nothing",

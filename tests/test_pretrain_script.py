@@ -120,11 +120,22 @@ def test_two_processes_go_on_with_what_one_began(tmp_path):
     assert sorted(contents(tmp_path / "two")) == sorted(contents(tmp_path / "one"))
 
 
+@pytest.mark.parametrize("flag", ["-n", "--dry-run"])
+def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path, flag):
+    done = succeed(
+        "pretrain score --outdir={out} --data=digits:train --nosubdir --lr=3e-4 --cbase=8 " + flag,
+        out=tmp_path / "out",
+    )
+    told = json.loads(done.out)
+    assert told["settings"]["lr"] == 3e-4 and told["network"]["model_channels"] == 8
+    assert not (tmp_path / "out").exists()
+
+
 def test_published_command_lines_of_edm(tmp_path):
     done = succeed(
         "pretrain score --outdir={out} --data=digits:train --cond=1 --arch=ncsnpp --batch=16 "
         "--batch-gpu=8 --cbase=8 --cres=1,2 --lr=2e-4 --ema=0.001 --dropout=0.05 --augment=0.15 "
-        "--xflip=True --duration=0.00003 --fp16=0 --ls=1 --tick=1 --seed=3",
+        "--xflip=True --duration=0.00003 --fp16=0 --ls=1 --tick=1 --seed=3 --nosubdir",
         out=tmp_path,
     )
     settings = json.loads((tmp_path / "training.json").read_text())["settings"]

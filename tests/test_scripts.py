@@ -52,7 +52,8 @@ def test_pretraining_goes_on_to_the_same_weights(at):
 
 def test_pretraining_of_features_states_its_accuracy(at):
     done = succeed(
-        "pretrain features --data digits:train --test digits:heldout --outdir {out} --epochs 1",
+        "pretrain features --data digits:train --test digits:heldout --outdir {out} --epochs 1 "
+        "--device cpu",
         **at,
     )
     found = re.fullmatch(

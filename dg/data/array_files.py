@@ -17,6 +17,7 @@ from tensor_files.reading import FileError, open_file, parsing, shown
 SUFFIXES = (".npz", ".npy")
 NPY = "arr_0"  # how numpy calls an array without a name
 IMAGE_KEYS = ("samples", "images", "arr_0", "train_images", "test_images")
+FEATURES = ("reps", "feats")  # without mu and sigma: of dgm-eval, and of clean-fid for KID
 LATENT_CHANNELS = (4, 8, 16, 32)  # of the known autoencoders
 
 
@@ -117,16 +118,18 @@ def read_arrays(path, *names):
 def kinds_in(path) -> set[str]:
     """Which of 'images', 'latents', 'statistics' a file holds; reads its headers alone."""
     names = array_names(path)
-    kinds = {"statistics"} if {"mu", "sigma"} <= set(names) else set()
+    measured = {"mu", "sigma"} <= set(names) or set(FEATURES) & set(names)
+    kinds = {"statistics"} if measured else set()
     if latents_header(path):
         return kinds | {"latents"}
     return kinds | {"images"} if {*IMAGE_KEYS} & set(names) else kinds
 
 
 def is_statistics(path) -> bool:
-    """Whether a file holds statistics, and neither images nor latents."""
+    """Whether a file holds mean and covariance, and neither images nor latents."""
     try:
-        return is_array_file(path) and kinds_in(path) == {"statistics"}
+        known = is_array_file(path) and kinds_in(path) == {"statistics"}
+        return known and "mu" in array_names(path)
     except ValueError:
         return False
 

@@ -62,13 +62,14 @@ class ImageStream(ABC):
     ) -> np.ndarray:
         """Ascending positions of `num_images` images (None: all) from `first` on.
 
-        seed  draws them at random; without it they are consecutive
+        seed  draws them at random, as EDM's fid.py does; without it they are consecutive
         """
         found = len(self) - first
         count = found if num_images is None else checked_count(self.name, num_images, max(found, 0))
         if seed is None:
             return np.arange(first, first + count)
-        return np.sort(first + np.random.default_rng(seed).permutation(found)[:count])
+        drawn = np.random.RandomState(seed % 2**31).permutation(found)[:count]
+        return np.sort(first + drawn)
 
     def batches(
         self, positions: np.ndarray, size: int, rank: int = 0, world: int = 1

@@ -62,8 +62,8 @@ class ImageSet(LabelledSet):
     """
 
     images: np.ndarray
-    labels: np.ndarray | None
-    name: str
+    labels: np.ndarray | None = None
+    name: str = "images"
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     what: ClassVar[str] = "images"

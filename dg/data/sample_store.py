@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import dg
+from dg.data.crops import picture_of
 from dg.data.images import ImageSet
 from dg.data.manifests import (
     FORMAT,
@@ -217,11 +218,9 @@ class SampleStore:
             np.savez(buffer, **arrays)
             yield names[0], buffer.getvalue()
             return
-        from PIL import Image
-
         for name, image in zip(names, batch.images, strict=True):
             buffer = io.BytesIO()
-            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "png")
+            picture_of(image).save(buffer, "png")
             yield name, buffer.getvalue()
 
     def _is_complete(self, seeds, older):

@@ -3,6 +3,11 @@
 from importlib import import_module
 
 _HOME = {
+    "FeatureSet": "feature_sets",
+    "features_of": "feature_sets",
+    "load_extractor": "features",
+    "metric_estimates": "measure",
+    "metric_values": "measure",
     "FeatureStatistics": "metrics",
     "frechet_distance": "metrics",
     "inception_score": "metrics",

@@ -84,13 +84,17 @@ class FeatureClassifier(nn.Module):
 
 
 def train_classifier(
-    data: ImageSet, settings: ClassifierTraining, progress: Progress = silent
+    data: ImageSet, settings: ClassifierTraining, progress: Progress = silent, device="cpu"
 ) -> FeatureClassifier:
-    """Train on labelled images; frozen, in evaluation mode. ValueError if the set has no labels."""
+    """Train on labelled images; frozen, in evaluation mode, on the CPU. ValueError if the set has
+    no labels.
+
+    device  to train on
+    """
     if data.labels is None:
         raise ValueError(f"{data.name}: has no labels; give a labelled set")
     with seeded(settings.seed):
-        model = FeatureClassifier(data.resolution, data.channels, data.num_classes)
+        model = FeatureClassifier(data.resolution, data.channels, data.num_classes).to(device)
     images, labels = to_float(data.images), torch.from_numpy(data.labels)
     steps = -(-len(images) // settings.batch_size)
     optimizer = torch.optim.AdamW(
@@ -103,12 +107,13 @@ def train_classifier(
         generator = step_generator(settings.seed, "classifier", epoch)
         for index in torch.randperm(len(images), generator=generator).split(settings.batch_size):
             batch = _shifted(images[index], settings.max_shift, generator)
-            loss = F.cross_entropy(model(batch), labels[index], label_smoothing=0.05)
+            logits, truth = model(batch.to(device)), labels[index].to(device)
+            loss = F.cross_entropy(logits, truth, label_smoothing=0.05)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).cpu()
 
 
 def _shifted(x: Tensor, limit: int, generator: torch.Generator) -> Tensor:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dg.data.array_files import array_names, read_arrays
-from dg.data.image_stream import ImageStream
-from dg.data.images import describe
+from dg.data.array_files import FEATURES, array_names, read_arrays
+from dg.data.image_stream import ImageStream, stream_of
+from dg.data.images import ImageSet, describe
 from dg.evaluation.features import Extractor
-from dg.evaluation.metrics import FeatureStatistics, covariance_fault, frechet_distance
+from dg.evaluation.metrics import FeatureStatistics, covariance_fault, frechet_distance, statistics
 from dg.runtime.files import atomic_write
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks
@@ -90,9 +90,9 @@ def collect(
         pieces, most = in_chunks(lambda part: extractor(images[part]), len(images), most, notify)  # noqa: B023
         named = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         digests[index] = [hashlib.sha256(image.tobytes()).digest() for image in images]
-        for name, statistics in sums.items():
+        for name, accumulated in sums.items():
             if name in named:
-                statistics.update(named[name])
+                accumulated.update(named[name])
         for name, rows in kept.items():
             if keep and name in named:
                 rows[index] = named[name].numpy()
@@ -102,8 +102,8 @@ def collect(
     if parts is None:
         return None
     for others, _, _ in parts[1:]:
-        for name, statistics in others.items():
-            sums[name].merge(statistics)
+        for name, accumulated in others.items():
+            sums[name].merge(accumulated)
     joined = {name: _in_order([part[1][name] for part in parts]) for name in kept}
     every = {index: rows for part in parts for index, rows in part[2].items()}
     fingerprint = hashlib.sha256(
@@ -120,6 +120,12 @@ def collect(
         (spatial.mu, spatial.sigma) if spatial.num_x else None,
         **joined,
     )
+
+
+def features_of(images: ImageSet, extractor: Extractor, batch_size: int = 64) -> FeatureSet:
+    """Features of images in memory, for `metric_estimates`; ValueError for images that the
+    extractor does not take."""
+    return collect(extractor, stream_of(images), np.arange(len(images)), batch_size)
 
 
 def _in_order(parts: list[dict[int, np.ndarray]]) -> np.ndarray | None:
@@ -157,12 +163,14 @@ def save_features(path, features: FeatureSet, used: dict | None = None) -> None:
 
 
 def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
-    """Read a file of `save_features`, or statistics in EDM's or ADM's form, which do not name their
-    images and extractor.
+    """Read a file of `save_features`; statistics in the form of EDM, ADM, clean-fid or pytorch-fid;
+    or features of dgm-eval or clean-fid. Those of others do not name their images and extractor.
 
     ValueError if the file is damaged, or was made with another extractor than the given one.
     """
     names = array_names(path)
+    if not {"mu", "sigma"} & set(names) and (key := next(filter(names.count, FEATURES), None)):
+        return _of_features(path, key)
     if missing := [name for name in ("mu", "sigma") if name not in names]:
         raise ValueError(f"{path}: not readable statistics (no {missing[0]}); get the file again")
     wanted = [name for name in (*MOMENTS, "features", "logits", "about") if name in names]
@@ -200,6 +208,15 @@ def load_features(path, extractor: Extractor | None = None) -> FeatureSet:
         arrays.get("features"),
         arrays.get("logits"),
     )
+
+
+def _of_features(path, key) -> FeatureSet:
+    """Features that another project has kept, and their statistics."""
+    (features,) = read_arrays(path, key)
+    features = _checked(path, key, features).astype(np.float32)  # as networks made them
+    if len(features) < 2:
+        raise ValueError(f"{path}: {len(features)} image; give at least 2")
+    return FeatureSet(str(path), len(features), None, None, *statistics(features), None, features)
 
 
 def _about(path, text) -> dict:

@@ -46,7 +46,7 @@ def score_trajectory(net, seeds, sampling, guidance=None, device="cpu"):
 @torch.no_grad()
 def ddim_trajectory(model, seeds, sampling, guidance=None, device="cpu"):
     """Predicted clean images of a DDPM's DDIM steps, and their noise levels at EDM scale."""
-    diffusion, denoised = model.respaced(str(sampling.num_steps)), []
+    diffusion, denoised = model.respaced(sampling.steps), []
     rnd, size = StackedRandomGenerator(device, seeds), model.img_resolution
     noise = rnd.randn([len(seeds), model.img_channels, size, size], device=device)
     classes = one_hot = None

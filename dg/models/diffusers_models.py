@@ -55,7 +55,7 @@ def read_folder(path) -> tuple[dict, dict[str, Tensor]]:
 
 def read_scheduler(folder: Path) -> dict | None:
     """The process that a folder's network was trained on: schedule and num_steps of
-    `create_diffusion`.
+    `create_diffusion`, and how the scheduler samples it: variance_type and clip_sample.
 
     None where there is no scheduler_config.json beside the network, in scheduler/ or with it.
     ValueError of one line for a process that is not supported.
@@ -90,7 +90,12 @@ def read_scheduler(folder: Path) -> dict | None:
         if found != value and not (numbers and isclose(found, value)):
             found = found if len(str(found)) < 40 else type(found).__name__
             raise ValueError(f"{file}: {key} {found} is not supported; give a network with {value}")
-    return dict(schedule=SCHEDULES[name], num_steps=steps)
+    return dict(
+        schedule=SCHEDULES[name],
+        num_steps=steps,
+        variance_type=str(said.get("variance_type", "fixed_small")),
+        clip_sample=said.get("clip_sample", True) is True,
+    )
 
 
 def read_weights(path) -> dict[str, Tensor]:

@@ -33,8 +33,10 @@ class DiscreteDiffusion(GenerativeModel):
 
     def sampling(self, **settings) -> DDPMSampling:
         """As in `GenerativeModel`. ValueError also for more steps than the process has."""
+        if settings.get("respacing") is not None:
+            settings = {"num_steps": None} | settings  # in place of the published number
         chosen = super().sampling(**settings)
-        self.respaced(chosen.num_steps and str(chosen.num_steps))
+        self.respaced(chosen.steps)
         return chosen
 
     def num_classes(self, sampling: DDPMSampling | None = None) -> int:

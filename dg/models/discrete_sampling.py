@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dg import vp
-from dg.adapters import LAST_TIMESTEP
+from dg.adapters import LAST_TIMESTEP, published_alpha_bar
 from dg.models.classifier_free_guidance import ClassifierFreeGuidance, branched_scale
 from dg.models.classifier_guidance import (
     check_classifier,
@@ -29,13 +28,11 @@ from dg.models.classifier_guidance import (
     sum_of,
 )
 from edm.guidance import Guidance
-from edm.sampler import per_image
 from guided_diffusion import GaussianDiffusion
 from guided_diffusion.schedules import linear_betas
 
 METHODS = ("ddim", "ancestral")
 TIMES = ("level", "step")
-FIRST_TIME = 1e-5  # smallest time in the discriminator's training
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,16 @@ class DDPMSampling:
     cfg_channels: int | None = None  # number of first channels that it guides; None: 3
     classifier_scale: float | None = None  # scale of classifier guidance
     dg_time: str | None = None  # a discriminator's time, "level" or "step": see `as_cond_fn`
+    # the steps as `guided_diffusion.schedules.space_timesteps` takes them, in place of num_steps
+    respacing: str | None = None
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; use {' or '.join(METHODS)}")
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"{self.num_steps} sampling steps; give at least 1")
+        if self.num_steps is not None and self.respacing is not None:
+            raise ValueError("num_steps and respacing are both given; give one of them")
         if not 0 <= self.eta <= 1 or (self.eta and self.method != "ddim"):
             raise ValueError(
                 f"eta is {self.eta:g} with {self.method}; give a number from 0 to 1, and 0 unless "
@@ -85,6 +86,11 @@ class DDPMSampling:
             raise ValueError(f"cfg_channels is {self.cfg_channels}; give at least 1")
         if self.dg_time not in (None, *TIMES):
             raise ValueError(f"dg_time is {self.dg_time!r}; use {' or '.join(TIMES)}")
+
+    @property
+    def steps(self) -> str | None:
+        """The steps taken, as `DiscreteDiffusion.respaced` takes them."""
+        return self.respacing or (self.num_steps and str(self.num_steps))
 
     @property
     def sampler(self):
@@ -111,6 +117,7 @@ def ddpm_sampler(
     cfg_channels: int = 3,
     classifier_scale: float = 0.0,
     dg_time: str = "level",
+    respacing: str | None = None,
 ) -> Tensor:
     """Draw images or latents from noise. The arguments are those of `edm.edm_sampler` and the
     values of `DDPMSampling`.
@@ -127,7 +134,7 @@ def ddpm_sampler(
     ValueError for guidance that the model has no class or no classifier for.
     """
     check_guidance(model, LT_cfg, ST_cfg, classifier_scale)
-    diffusion = model.respaced(num_steps and str(num_steps))
+    diffusion = model.respaced(respacing or (num_steps and str(num_steps)))
     x = latents.to(torch.float64)
     network = model.net if model.label_dim else lambda x, t, y=None: model.net(x, t)
     scales = [1.0 if scale is None else scale for scale in (LT_cfg, ST_cfg)]
@@ -229,24 +236,17 @@ def as_cond_fn(
     def gradient(x: Tensor, t: Tensor, **kwargs) -> Tensor:
         index = np.searchsorted(timesteps, t.cpu().numpy())
         if dg_time == "step":
-            alpha_bar = vp.mean((t.to(torch.float64) / LAST_TIMESTEP).clamp(min=FIRST_TIME)) ** 2
+            alpha_bar = published_alpha_bar(t)
         else:
             alpha_bar = torch.as_tensor(alpha_bars[index], device=x.device)  # float64 [N]
-        scale, sigma = alpha_bar.sqrt(), ((1 - alpha_bar) / alpha_bar).sqrt()
-        arguments = x / per_image(scale, x), sigma, class_labels
-        step = diffusion.num_steps - 1 - int(index[0])
+        own = None
         if guidance.uses_network:
             positions = torch.as_tensor(index, device=x.device)
-            own = diffusion.p_mean_variance(
+            image = diffusion.p_mean_variance(
                 network, x, positions, clip_denoised=False, model_kwargs=kwargs
             ).pred_xstart
-            _, correction = guidance.parts(lambda *_: own, *arguments, step, 1)
-        else:
-            correction = guidance.correction(*arguments, step, 1)
-        return (
-            torch.zeros_like(x)
-            if correction is None
-            else correction / per_image(scale * sigma**2, x)
-        )
+            own = lambda *_: image  # noqa: E731
+        step = diffusion.num_steps - 1 - int(index[0])
+        return guidance.score(x, None, class_labels, alpha_bar=alpha_bar, net=own, step=step)
 
     return gradient

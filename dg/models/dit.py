@@ -156,6 +156,8 @@ def load_dit(
         raise ValueError(f"{path}: holds num_heads itself; leave num_heads out")
     transformer = _from_folder(folder) if folder else _from_original(Path(path), num_heads)
     told = read_scheduler(folder) if folder else None
+    if told:
+        told = {name: told[name] for name in PROCESS}
     given = dict(schedule=noise_schedule, num_steps=diffusion_steps)
     given = {name: value for name, value in given.items() if value is not None}
     if told and given.items() - told.items():

@@ -7,6 +7,7 @@ from torch import nn
 
 import edm
 from dg.models import ddpm, dit, vae
+from dg.models.diffusers_ddpm import load_pixel_diffusion, unet_folder_in
 from dg.runtime.progress import unheard
 from edm.checkpoint import kind_of, network_file
 from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
@@ -33,7 +34,8 @@ def load_model(
     """A frozen EDM score network, diffusion model or VAE, as the file itself says.
 
     path      a file of this project, or a folder with its network.safetensors; an NVIDIA .pkl; a
-              file of guided-diffusion's or DiT's; a folder of diffusers with a DiT
+              file of guided-diffusion's or DiT's; a folder of diffusers with a
+              DiT or the U-Net of a DDPMPipeline
     notify    called with one line that names settings taken because the file does not hold them
     settings  the settings of `SETTINGS` that the tensors of a published file do not show; None
               gives none
@@ -44,6 +46,9 @@ def load_model(
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     path = network_file(path)
+    if unet_folder_in(path):
+        _refuse(path, settings, ())
+        return load_pixel_diffusion(path, device, notify)
     if dit.folder_in(path):
         return _load_dit(path, device, notify, settings)
     if is_torch_file(path):
@@ -67,8 +72,12 @@ def _load_published(path, device, notify, settings: dict) -> nn.Module:
 
 
 def _load_dit(path, device, notify, settings: dict) -> nn.Module:
+    size = settings.pop("image_size", None)
     _refuse(path, settings, ("num_heads", "noise_schedule", "diffusion_steps"))
-    return dit.load_dit(path, device, notify=notify, **settings)
+    model = dit.load_dit(path, device, notify=notify, **settings)
+    if size not in (None, found := 8 * model.img_resolution):
+        raise ValueError(f"{path}: makes images of {found} pixels, not {size}; get another file")
+    return model
 
 
 def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:

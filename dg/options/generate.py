@@ -9,6 +9,12 @@ from dg.options.samplers import METHODS, SAMPLERS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
+
+def _always_seeded(ctx, param, value):
+    if not value:
+        raise click.UsageError("images always depend on their seeds; leave --do_seed out.")
+
+
 IMAGES = [
     click.option(
         "--network",
@@ -30,10 +36,13 @@ IMAGES = [
         "--seeds",
         type=SeedRange(),
         metavar="LIST",
-        help="Seeds of the images, for example 0-63 or 1,2,5-8.",
+        help="Seeds of the images, for example 0-63 or 1,2,5-8.  [default: 0-63, as EDM; none "
+        "with discriminator guidance]",
     ),
     click.option(
         "--num_samples",
+        "--num-fid-samples",
+        "num_samples",
         type=click.IntRange(1, MOST_SEEDS),
         metavar="N",
         help="Number of images; ignored with --seeds. Their seeds start at --seed.",
@@ -46,6 +55,14 @@ IMAGES = [
         help="First seed with --num_samples.",
     ),
     click.option(
+        "--do_seed",
+        **FLAG,
+        default=True,
+        expose_value=False,
+        callback=_always_seeded,
+        help="Draw images by their seeds, as they always are; False is refused.",
+    ),
+    click.option(
         "--class",
         "class_idx",
         type=int,
@@ -56,8 +73,7 @@ IMAGES = [
         "--save_type",
         "--save_format",
         type=click.Choice(["npz", "png"]),
-        default="npz",
-        help="File format of the images.",
+        help="File format of the images.  [default: npz; png with --subdirs]",
     ),
     click.option("--subdirs", **FLAG, default=False, help="Write one folder per thousand PNGs."),
     click.option(
@@ -76,6 +92,7 @@ SAMPLER = [
     click.option(
         "--steps",
         "--num_steps",
+        "--num-sampling-steps",
         "num_steps",
         type=click.IntRange(min=1),
         metavar="N",
@@ -228,9 +245,11 @@ DISCRIMINATOR = [
         "--time_min",
         "--time_mid",
         "time_min",
-        type=RealRange(0, 1),
+        type=RealRange(0, 1000),
         metavar="T",
-        help="Lowest time with guidance, from 0 (no noise) to 1 (pure noise) of the VP process.  [default: 0.01; DiT: 0.101, timesteps above 100]",
+        help="Lowest time with guidance, from 0 (no noise) to 1 (pure noise) of the VP process; above "
+        "1, the timestep above which there is guidance.  [default: 0.01; DiT: 0.101, timesteps "
+        "above 100]",
     ),
     click.option(
         "--time_max",
@@ -287,6 +306,19 @@ AUTOGUIDANCE = [
     ),
 ]
 DISCRETE = [
+    click.option(
+        "--timestep_respacing",
+        "respacing",
+        metavar="SPEC",
+        help="Steps as ADM names them: 250, ddim25 (every 40th of 1000 from the first) or 10,15,20 "
+        "(by sections); in place of --steps (DDPM, ADM and DiT only).",
+    ),
+    click.option(
+        "--use_ddim",
+        **FLAG,
+        default=None,
+        help="ADM's name for --sampler ddim; False for ancestral (DDPM, ADM and DiT only).",
+    ),
     click.option(
         "--eta",
         type=RealRange(0, 1),

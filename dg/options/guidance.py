@@ -78,12 +78,12 @@ def _autoguidance(net, device, precision, options):
 def _discriminator_guidance(net, sampling, device, options, log_ratio):
     """Guidance by a discriminator, or None."""
     weights = (_first_weight(net, options, log_ratio), options["w2"])
-    if not is_asked_for() or not any(weights):
+    time_min = _time_min(net, options["time_min"])
+    if not is_asked_for() or not any(weights) or time_min > 1:
         return None
     from dataclasses import replace
 
     from dg.guidance import BOOSTING, DiscriminatorGuidance
-    from dg.models.dit import DG_TIME_MIN, LatentDiffusion
 
     if log_ratio is None:
         discriminator = discriminator_of(net, sampling, device, options)
@@ -92,12 +92,29 @@ def _discriminator_guidance(net, sampling, device, options, log_ratio):
     boosting = None
     if options["boosting"]:
         boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
-    time_min = options["time_min"]
-    if time_min is None:
-        time_min = DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
     return DiscriminatorGuidance(
         discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
     )
+
+
+def _time_min(net, given):
+    """The lowest VP time with guidance. Above 1 it is given as a timestep t of a discrete process,
+    beyond which there is guidance; the last one or more leave none."""
+    from dg.adapters import LAST_TIMESTEP
+    from dg.models.discrete_diffusion import DiscreteDiffusion
+    from dg.models.dit import DG_TIME_MIN, LatentDiffusion
+
+    if given is None:
+        return DG_TIME_MIN if isinstance(net, LatentDiffusion) else 0.01
+    if given <= 1:
+        return given
+    if not isinstance(net, DiscreteDiffusion) or given != int(given):
+        raise click.UsageError(
+            f"--time_min {given:g} is no VP time; give 0 to 1, or to a DDPM, ADM or DiT a timestep."
+        )
+    if given >= LAST_TIMESTEP and console.speaks():
+        console.notify(f"unguided: no timestep is above --time_min {given:g}")
+    return (given + 0.5) / LAST_TIMESTEP
 
 
 def discriminator_of(net, sampling, device, options):

@@ -9,9 +9,12 @@ HEADING = "ADM and DiT files without settings"
 NETWORK = [
     click.option(
         "--image_size",
+        "--image-size",
+        "image_size",
         type=click.IntRange(min=1),
         metavar="PIXELS",
-        help="Image size of a U-Net.  [default: the published network's]",
+        help="Image size of a U-Net, or of the images of a DiT.  [default: the published "
+        "network's]",
     ),
     click.option(
         "--num_heads",

@@ -206,6 +206,19 @@ SCORE = training(
             metavar="N",
             help="Ignored: there are no ticks, and float16 is scaled as needed.",
         ),
+        click.option(
+            "--nosubdir",
+            is_flag=True,
+            help="Write into OUTDIR itself, as this command always does.",
+        ),
+        click.option(
+            "-n",
+            "--dry-run",
+            "--dry_run",
+            "dry_run",
+            is_flag=True,
+            help="Print network and settings, and end.",
+        ),
     ],
 )
 CLASSIFIER = training(
@@ -361,6 +374,7 @@ FEATURES = dict(
                 metavar="N",
                 help="Seed of initialisation and order.",
             ),
+            click.option("--device", default="cpu", metavar="DEVICE", help="Device to train on."),
         ],
     },
 )

@@ -1,5 +1,7 @@
 """Options of train.py."""
 
+from pathlib import Path
+
 import click
 
 from dg.options.common import DEVICE
@@ -11,6 +13,12 @@ from dg.runtime.console import FLAG
 
 POSITIVE = RealRange(min=0, min_open=True)
 INPUT = console.InputPath()
+# Where the authors' train.py finds images of CIFAR-10 and leaves discriminators.
+PLACES = {
+    "data": Path("data/true_data.npz"),
+    "sample_dir": Path("samples/cifar_uncond_vanilla"),
+    "save_dir": Path("checkpoints/discriminator/cifar_uncond"),
+}
 
 IMAGES = [
     click.option(
@@ -18,30 +26,27 @@ IMAGES = [
         "--datadir",
         "data",
         type=INPUT,
-        required=True,
         metavar="PATH|NAME",
         help="Real images, or their latents: a folder, zip or npz, or a name such as cifar10, "
-        "mnist or digits:train.",
+        f"mnist or digits:train.  [default: the authors' {PLACES['data']} if it is there]",
     ),
     click.option(
         "--sample_dir",
         "--gendir",
         "sample_dir",
         type=INPUT,
-        required=True,
         metavar="PATH",
         help="Generated images, or their latents: the folder of generate.py, or any folder, zip "
-        "or npz.",
+        f"or npz.  [default: the authors' {PLACES['sample_dir']} if it is there]",
     ),
     click.option(
         "--save_dir",
         "--savedir",
         "save_dir",
-        required=True,
         type=console.OutputPath(),
         metavar="DIR",
         help="Folder for heads and curves. The same command again continues an interrupted "
-        "training.",
+        f"training.  [default: {PLACES['save_dir']}, where the images come by default too]",
     ),
     click.option(
         "--num_data",

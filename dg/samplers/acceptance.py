@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dg.discriminator import known_log_ratio
 from dg.runtime.randomness import step_generator
-from edm.sampler import per_image
+from edm.parametrisations import per_image
 
 
 @torch.no_grad()

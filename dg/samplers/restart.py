@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dg.sampling import HeunSampling
 from edm.guidance import Guidance
-from edm.sampler import churn_factor, churned, heun_step, noise_schedule, per_image, sampling_levels
+from edm.parametrisations import per_image
+from edm.sampler import churn_factor, churned, heun_step, noise_schedule, sampling_levels
 
 CIFAR10 = ((3, 2, 0.14, 0.30),)  # for EDM's network in 18 steps
 

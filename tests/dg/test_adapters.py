@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import edm
-from dg import vp
 from dg.adapters import GuidedDenoiser, cond_fn, guided_prediction
 from dg.discriminator import Discriminator
-from dg.extractors import ClassifierExtractor
+from dg.extractors import ClassifierExtractor, ScoreExtractor
 from dg.guidance import BOOSTING, DiscriminatorGuidance
+from dg.heads import ScoreHead
 from guided_diffusion import create_classifier
 from guided_diffusion.schedules import cosine_betas, linear_betas
 from tests import golden_fill
@@ -79,30 +79,17 @@ def test_cond_fn_in_a_discrete_sampler_reaches_the_true_mean():
     """Ancestral sampling of N(0.3, 0.6^2) with the exact ratio to N(0, 0.5^2); the error falls with
     the step size."""
 
-    class ExactAtVP:
-        def at_vp(self, x, time, y):
-            bar = self.alpha_bar[(time * 999).round().long()].reshape(-1, 1, 1, 1).to(x.dtype)
-            total = 0.0
-            for net, sign in ((DATA, 1), (MODEL, -1)):
-                total = total - sign * 0.5 * (x - bar.sqrt() * net.mean) ** 2 / (
-                    bar * net.sd**2 + 1 - bar
-                )
-            return total.sum(dim=(1, 2, 3))
-
     def mean_error(num_steps):
         betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-        ratio = ExactAtVP()
-        ratio.alpha_bar = (1 - betas).cumprod(0)
+        bars = (1 - betas).cumprod(0)
         used = torch.linspace(0, 999, num_steps).round().long()
         # the mean follows the mean: no noise needed for it
         x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
         for position in range(num_steps - 1, -1, -1):
             t = used[position]
-            bar = ratio.alpha_bar[t]
+            bar = bars[t]
             bar_before = (
-                ratio.alpha_bar[used[position - 1]]
-                if position
-                else torch.ones((), dtype=torch.float64)
+                bars[used[position - 1]] if position else torch.ones((), dtype=torch.float64)
             )
             alpha = bar / bar_before
             sigma = ((1 - bar) / bar).sqrt()
@@ -111,7 +98,7 @@ def test_cond_fn_in_a_discrete_sampler_reaches_the_true_mean():
                 1 - bar
             )
             variance = (1 - bar_before) / (1 - bar) * (1 - alpha)
-            x = mean + variance * cond_fn(ratio)(x, t[None])
+            x = mean + variance * cond_fn(ExactRatio())(x, t[None])
         return abs(float(x) - DATA.mean)
 
     errors = [mean_error(n) for n in (25, 100, 400)]
@@ -155,7 +142,7 @@ def test_labels_reach_the_network_and_the_guidance():
     with pytest.raises(ValueError, match="takes no class_labels"):
         GuidedDenoiser(lambda x, sigma: x, steer, labels)
     with pytest.raises(ValueError, match="one-hot"):
-        GuidedDenoiser(model, steer, torch.arange(16))
+        GuidedDenoiser(model, steer, torch.zeros(16))
 
 
 def alphas(name):
@@ -173,6 +160,9 @@ class ModelAtVP:
     """What networks predict that know N(0, 0.5^2) exactly, and the exact ratio to N(0.3, 0.6^2)."""
 
     model, data = GaussianDenoiser(0.0, 0.5), GaussianDenoiser(0.3, 0.6)
+
+    def shares_encoder(self, net):
+        return False
 
     def __call__(self, x, sigma, class_labels=None):
         def log_density(net):
@@ -227,15 +217,11 @@ def test_cond_fn_of_any_process_reaches_the_true_mean(name, prediction_type, kin
 def test_the_default_process_is_the_linear_one_by_the_authors_time():
     """Levels of the linear schedule are those of t / 999 up to 0.5%, so the gradients are alike."""
 
-    class ByTime(ModelAtVP):
-        def at_vp(self, x, time, y):
-            scale, sigma = vp.mean(time), vp.to_sigma(time)
-            return self(x / scale.reshape(-1, 1, 1, 1), sigma, y)
-
+    exact = ModelAtVP()
     x, t = torch.randn(4, 1, 2, 2, dtype=torch.float64), torch.tensor([100, 350, 700, 900])
-    default, given = cond_fn(ByTime()), cond_fn(ByTime(), alphas_cumprod=alphas("linear"))
+    default, given = cond_fn(exact), cond_fn(exact, alphas_cumprod=alphas("linear"))
     torch.testing.assert_close(default(x, t).double(), given(x, t), rtol=0.02, atol=0.01)
-    assert not cond_fn(ByTime(), time_min=0.2, alphas_cumprod=alphas("linear"))(x, t)[0].any()
+    assert not cond_fn(exact, time_min=0.2, alphas_cumprod=alphas("linear"))(x, t)[0].any()
 
 
 def test_what_fits_no_process_is_refused():
@@ -246,8 +232,8 @@ def test_what_fits_no_process_is_refused():
     for wrong in ([[0.9]], [], [0.1, 0.9], [1.2, 0.5], alphas("linear")[::-1].copy()):
         with pytest.raises(ValueError, match="alphas_cumprod must fall"):
             cond_fn(ModelAtVP(), alphas_cumprod=wrong)
-    with pytest.raises(ValueError, match="prediction_type is 'flow_prediction'; use epsilon"):
-        guided_prediction(x, x, 0.5, "flow_prediction")
+    with pytest.raises(ValueError, match="prediction_type is 'noise'; use score"):
+        guided_prediction(x, x, 0.5, "noise")
     variances = torch.arange(8.0).reshape(1, 2, 2, 2)
     guided = guided_prediction(variances, torch.ones(1, 1, 2, 2), torch.tensor([0.75]))
     assert torch.equal(guided[:, 1:], variances[:, 1:])
@@ -257,10 +243,17 @@ def test_what_fits_no_process_is_refused():
 
 
 def test_edm_networks_are_k_diffusion_denoisers():
-    net = golden_fill.fill(
+    net, x = network(), torch.randn(2, 1, 8, 8)
+    guided = GuidedDenoiser(net, edm.Guidance())
+    assert torch.equal(guided(x, torch.ones(2)), net(x, torch.ones(2)))
+
+
+def network(label_dim=0):
+    return golden_fill.fill(
         edm.EDMPrecond(
             8,
             1,
+            label_dim=label_dim,
             model_type="SongUNet",
             model_channels=8,
             channel_mult=[1],
@@ -269,6 +262,122 @@ def test_edm_networks_are_k_diffusion_denoisers():
             dropout=0,
         )
     ).eval()
-    x = torch.randn(2, 1, 8, 8)
-    guided = GuidedDenoiser(net, edm.Guidance())
-    assert torch.equal(guided(x, torch.ones(2)), net(x, torch.ones(2)))
+
+
+@pytest.mark.parametrize("label_dim", [0, 3])
+def test_cond_fn_on_the_score_networks_encoder(label_dim):
+    """Class numbers and one-hot labels, timesteps of every type, a guidance in place of its
+    discriminator."""
+    net = network(label_dim)
+    extractor = ScoreExtractor(net)
+    head = golden_fill.fill(ScoreHead(*extractor.dims(), num_classes=label_dim))
+    discriminator = Discriminator(extractor, [head]).eval()
+    x, bars = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), alphas("cosine")
+    numbers = torch.tensor([2, 0]) if label_dim else None
+    labels = torch.eye(3)[numbers] if label_dim else None
+    bar = torch.tensor(bars[400])
+    leaf = (x / bar.sqrt()).float().requires_grad_()
+    discriminator(leaf, ((1 - bar) / bar).sqrt(), labels).sum().backward()
+    expected = leaf.grad / bar.sqrt()
+    for guide in (discriminator, DiscriminatorGuidance(discriminator, (1, 0))):
+        condition = cond_fn(guide, alphas_cumprod=bars)
+        for y in (labels, numbers):
+            for t in (
+                400,
+                torch.tensor(400),
+                torch.tensor([400.0, 400.0]),
+                torch.tensor([400] * 2),
+            ):
+                torch.testing.assert_close(condition(x, t, y), expected, rtol=1e-4, atol=1e-6)
+    assert cond_fn(discriminator)(x, 400, labels).any(), "by the authors' time too"
+    if label_dim:
+        with pytest.raises(ValueError, match="numbers from 0 to 2"):
+            condition(x, 400, torch.tensor([3, 0]))
+        with pytest.raises(ValueError, match="whole numbers"):
+            condition(x, 400, torch.tensor([0.5, 0.0]))
+
+
+def dpm_2_of_another_library(model, x, sigmas, extra_args=None):
+    """Two evaluations a step, the second in the middle."""
+    ones, extra = x.new_ones(len(x)), extra_args or {}
+    for sigma, sigma_next in pairwise(sigmas):
+        slope = (x - model(x, sigma * ones, **extra)) / sigma
+        if sigma_next > 0:
+            middle = (sigma * sigma_next).sqrt()
+            ahead = x + (middle - sigma) * slope
+            slope = (ahead - model(ahead, middle * ones, **extra)) / middle
+        x = x + (sigma_next - sigma) * slope
+    return x
+
+
+class Orders(edm.Guidance):
+    """Adds nothing and keeps the orders that it is asked for."""
+
+    needs_order = True
+
+    def __init__(self):
+        self._asked, self._begun = [], 0
+
+    def begin(self, x):
+        self._begun += 1
+
+    def correction(self, x, sigma, class_labels, step, order):
+        self._asked.append(order)
+
+
+@pytest.mark.parametrize("name", ["sample_heun", "sample_dpm_2", "sample_euler"])
+def test_stages_are_known_where_the_sampler_is_given(name):
+    sampler = dpm_2_of_another_library if name == "sample_dpm_2" else heun_of_another_library
+    sigmas, asked = torch.tensor([80.0, 5.0, 1.0, 0.0], dtype=torch.float64), Orders()
+    model = GuidedDenoiser(MODEL, asked, sampler=name)
+    for _ in range(2):  # the second sampling begins anew, after an odd number of evaluations
+        sampler(model, latents() * sigmas[0], sigmas)
+    assert asked._asked == ([1] * 10 if name == "sample_euler" else [1, 2, 1, 2, 1] * 2)
+    assert asked._begun == 2
+
+
+def test_unknown_stages_are_told():
+    with pytest.warns(UserWarning, match="every call counts as a first one; give the sampler"):
+        GuidedDenoiser(MODEL, guidance((1, 0)))
+    with pytest.raises(ValueError, match="the stages of sample_dpm_fast are not known"):
+        GuidedDenoiser(MODEL, guidance((1, 0)), sampler="sample_dpm_fast")
+    assert GuidedDenoiser(MODEL, guidance((1, 1)), sampler="sample_dpm_fast").stages == 1
+
+
+def test_labels_by_the_names_of_k_diffusion():
+    """`extra_args` carry class numbers by the name that the model has for them."""
+    steer = DiscriminatorGuidance(RatioOfClasses(), (1, 1), time_min=0.0)
+    model, data = TwoClasses(MODEL.mean, MODEL.sd), TwoClasses(DATA.mean, DATA.sd)
+    numbers = torch.arange(16) % 2
+    labels, x = torch.eye(2, dtype=torch.float64)[numbers], 3 * latents()
+    sigma = torch.full([16], 2.0, dtype=torch.float64)
+
+    def own(x, sigma, mapping_cond=None, class_cond=None):
+        return model(x, sigma, class_cond)
+
+    def guided_diffusions(x, sigma, y=None):
+        return model(x, sigma, y)
+
+    for called, name in ((own, "class_cond"), (guided_diffusions, "y"), (own, "class_labels")):
+        found = GuidedDenoiser(called, steer)(x, sigma, **{name: labels})
+        torch.testing.assert_close(found, data(x, sigma, labels), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="labels twice"):
+        GuidedDenoiser(own, steer)(x, sigma, class_cond=labels, y=labels)
+
+
+@pytest.mark.parametrize("label_dim", [0, 3])
+def test_the_networks_encoder_pass_is_shared(label_dim, monkeypatch):
+    net = network(label_dim)
+    head = golden_fill.fill(ScoreHead(*ScoreExtractor(net).dims(), num_classes=label_dim))
+    steer = DiscriminatorGuidance(Discriminator(ScoreExtractor(net), [head]).eval(), (1, 1), 0.0)
+    x, sigma = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(2)
+    numbers = torch.tensor([2, 0]) if label_dim else None
+    labels = torch.eye(3)[numbers] if label_dim else None
+    expected = net(x, sigma, labels) + steer.correction(x, sigma, labels)
+    passes = []
+    encode = net.encode
+    monkeypatch.setattr(net, "encode", lambda *args: passes.append(1) or encode(*args))
+    extra = {"class_cond": numbers} if label_dim else {}
+    found = GuidedDenoiser(net, steer)(x, sigma, **extra)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(passes) == 1

@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 import torch
 
+from dg import vp
+from dg.adapters import cond_fn
 from dg.calibration import Calibration
 from dg.checkpoints import load_discriminator, save_calibrated, save_head
 from dg.discriminator import Discriminator, LogRatio
-from dg.extractors import ClassifierExtractor, PixelExtractor
+from dg.extractors import PixelExtractor
 from dg.guidance import DiscriminatorGuidance
 from edm.checkpoint import read_safetensors
 from guided_diffusion import create_classifier
 from tests import golden_fill
-from tests.dg.test_discriminator import classifier, network
+from tests.dg.test_discriminator import network
 from tests.dg.test_guidance import score_discriminator
 
 FITTED = Calibration((0.05, 0.4), (2.0, 4.0))
@@ -48,7 +50,7 @@ def test_logits_are_divided_by_the_temperature_on_every_path(scored):
     )
 
 
-def test_logits_at_vp_time_are_divided_by_its_temperature():
+def test_the_gradient_at_timesteps_is_divided_by_the_temperature_of_their_time():
     head = golden_fill.fill(
         create_classifier(
             8,
@@ -60,17 +62,13 @@ def test_logits_at_vp_time_are_divided_by_its_temperature():
         )
     )
     plain = Discriminator(PixelExtractor(), [head]).eval()
-    time = torch.tensor([0.01, 0.225, 0.9], dtype=torch.float64)
-    with torch.no_grad():
-        found, logits = (
-            one.at_vp(images(), time) for one in (with_temperatures(plain, FITTED).eval(), plain)
-        )
-    torch.testing.assert_close(found, logits / torch.tensor([2.0, 3.0, 4.0]))
-    cosine = Discriminator(
-        ClassifierExtractor(classifier(), "cosine"), [head], None, "logits", [FITTED]
+    steps = torch.tensor([10, 225, 899])
+    found, raw = (
+        cond_fn(one)(images(), steps) for one in (with_temperatures(plain, FITTED), plain)
     )
-    with pytest.raises(ValueError, match="cosine"):
-        cosine.at_vp(images(), time)
+    assert raw.flatten(1).any(1).all()
+    temperatures = FITTED.temperature(vp.to_sigma(steps.double() / 999))
+    torch.testing.assert_close(found, raw / temperatures.to(raw).reshape(-1, 1, 1, 1))
 
 
 def test_the_correction_is_divided_too_in_one_pass_and_in_two(scored):

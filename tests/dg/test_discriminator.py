@@ -466,12 +466,9 @@ def test_the_authors_latent_files(tmp_path):
     )
     assert discriminator.conditional and discriminator.extractor.schedule == "linear"
     x, t, classes = (torch.from_numpy(arrays[name]) for name in ("x", "t", "labels"))
-    assert (
-        np.abs(
-            discriminator.at_vp(x, t / 999, classes).detach().numpy() - arrays["log_ratio"]
-        ).max()
-        <= 2e-5
-    )
+    time = t.double() / 999
+    ratio = discriminator(x / vp.mean(time).reshape(-1, 1, 1, 1), vp.to_sigma(time), classes)
+    assert np.abs(ratio.detach().numpy() - arrays["log_ratio"]).max() <= 2e-5
     gradient = cond_fn(discriminator)(x, t, classes)
     assert np.abs(gradient.numpy() - arrays["grad"]).max() <= 1e-4 * np.abs(arrays["grad"]).max()
 
@@ -528,3 +525,14 @@ def test_a_training_loop_leaves_the_frozen_network_in_evaluation_mode():
     assert torch.equal(features, ScoreExtractor(net).train()(x, sigma)[0])
     fresh = Discriminator(PixelExtractor(), [nn.Identity()]).train()
     assert not fresh.extractor.training and fresh.training
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_it_can_be_traced(kind, conditional, files):
+    """By torch.jit, for other batches and noise levels than the traced one."""
+    discriminator = built(kind, files, conditional=conditional).eval()
+    number = 3 if conditional else 2
+    traced = torch.jit.trace(discriminator, noisy(2)[:number])
+    torch.testing.assert_close(traced(*noisy(3)[:number]), discriminator(*noisy(3)[:number]))

@@ -167,10 +167,8 @@ def test_the_published_recipe_on_a_latent_classifier(tmp_path):
         discriminator, data, latents(4, "fake", size=32), settings, tmp_path / "disc"
     )
     loaded = load_discriminator(tmp_path / "classifier.pt", tmp_path / "disc" / "last.safetensors")
-    x, time, classes = torch.randn(2, 4, 32, 32), torch.tensor([0.2, 0.7]), torch.tensor([0, 2])
-    torch.testing.assert_close(
-        loaded.at_vp(x, time, classes), discriminator.eval().at_vp(x, time, classes)
-    )
+    x, sigma, classes = torch.randn(2, 4, 32, 32), torch.tensor([0.2, 0.7]), torch.tensor([0, 2])
+    torch.testing.assert_close(loaded(x, sigma, classes), discriminator.eval()(x, sigma, classes))
     with pytest.raises(
         ValueError,
         match="real: latents of 8 pixels and 4 channels, but the classifier takes 32 pixels",

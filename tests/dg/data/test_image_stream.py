@@ -107,6 +107,15 @@ def test_positions_are_the_first_or_drawn_by_seed(source):
     )
 
 
+@pytest.mark.parametrize("seed", [0, 3, 2**31 + 3])
+def test_images_drawn_by_seed_are_edms(source, seed):
+    """EDM's data set shuffles all indices by numpy's old generator and sorts the first ones."""
+    stream = open_images(source)
+    index = np.arange(len(stream))
+    np.random.RandomState(seed % (1 << 31)).shuffle(index)
+    np.testing.assert_array_equal(stream.positions(5, seed=seed), np.sort(index[:5]))
+
+
 def test_more_images_than_there_are(tmp_path):
     stream = open_images(shards(tmp_path / "s", images(6), [3, 3]))
     with pytest.raises(ValueError, match="7 images asked for, 6 found"):

@@ -7,7 +7,7 @@ import torch
 
 from dg.data.datasets import load_images
 from dg.data.image_stream import ImageStream
-from dg.data.reader import open_images
+from dg.data.reader import kinds_of, open_images
 from dg.evaluation.feature_sets import collect, load_features, save_features
 from dg.evaluation.features import load_extractor
 from dg.evaluation.measure import available, metric_estimates
@@ -177,3 +177,31 @@ def test_a_single_image_has_no_statistics():
     stream = open_images("digits")
     with pytest.raises(ValueError, match="at least 2"):
         collect(PIXELS, stream, stream.positions(1))
+
+
+# ---- files of other projects
+
+
+@pytest.mark.parametrize("key", ["reps", "feats"])
+def test_features_of_others_give_their_statistics(tmp_path, key):
+    """dgm-eval keeps float64 and an object array, which is not read; clean-fid float32."""
+    found, path = digits(), tmp_path / "others.npz"
+    kept = {"reps": found.features.astype(np.float64), "feats": found.features}[key]
+    np.savez(path, model="pixels", hparams={"nimages": 200}, **{key: kept})
+    assert kinds_of(path) == {"statistics"}
+    read = load_features(path, PIXELS)
+    np.testing.assert_allclose(read.mu, found.mu, atol=1e-14)
+    np.testing.assert_allclose(read.sigma, found.sigma, atol=1e-14)
+    np.testing.assert_array_equal(read.features, found.features)
+    assert read.num_images == 200 and read.extractor is None
+    assert metric_estimates(found, read)["fd"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("reps", "told"),
+    [(np.ones([1, 4]), "1 image"), (np.full([3, 4], np.nan), "NaN"), (np.ones(4), "reps is")],
+)
+def test_features_of_others_that_are_none_are_refused(tmp_path, reps, told):
+    np.savez(tmp_path / "others.npz", reps=reps)
+    with pytest.raises(ValueError, match=told):
+        load_features(tmp_path / "others.npz")
