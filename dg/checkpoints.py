@@ -59,6 +59,11 @@ def trained_head(folder: Path) -> Path:
     return best if best.exists() else folder / "last.safetensors"
 
 
+def training_of(path) -> dict:
+    """The settings of its training that a head's file tells; nothing in a published one."""
+    return _load_head(Path(path))[1].get("training", {})
+
+
 def load_discriminator(
     classifier_path=None,
     head_path=None,

@@ -1,7 +1,7 @@
 """What the stages of an experiment share: images, networks, guidances, how samples are drawn."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
+from dg.discriminator import Discriminator
 from dg.experiments.settings import Setting
 from dg.experiments.study import Study, System
 from dg.guidance import BOOSTING, DiscriminatorGuidance
@@ -129,34 +130,60 @@ class Context:
             return (read_json(paths["weights"] / "weights.json")["chosen"], 0.0)
         return system.weights or self.setting.weights
 
-    def guidance(
-        self, paths: Paths, net, system: System, weights=None, boosting: bool = True
-    ) -> DiscriminatorGuidance | None:
-        """The guidance of a system, None for an unguided one."""
+    def settled(self, paths: Paths, system: System) -> System:
+        """The way in which a system is sampled, after a choice between its options."""
+        if not system.options:
+            return system
+        return system.options[read_json(paths[f"choice-{system.choice}"] / "choice.json")["index"]]
+
+    def discriminator(self, paths: Paths, net, system: System) -> Discriminator | None:
+        """The discriminator of a system, None for one without heads."""
         if not system.heads:
             return None
+        given = self.setting.given
         files = [
-            self.resolve(self.setting.released)
-            if head.training == "released"
+            self.resolve(given[head.training])
+            if head.training in given
             else paths[f"train-{head.training}"] / f"{head.checkpoint}.safetensors"
             for head in system.heads
         ]
         lora = files[0].with_name(f"lora_{system.heads[0].checkpoint}.safetensors")
         loading = dict(lora_path=lora if lora.exists() else None, average=system.average)
-        classifier = self.classifier_path(paths)
-        discriminator = load_discriminator(classifier, files, net, device=self.device, **loading)
+        return load_discriminator(
+            self.classifier_path(paths), files, net, device=self.device, **loading
+        )
+
+    def guidance(
+        self, paths: Paths, net, system: System, weights=None, boosting: bool = True
+    ) -> DiscriminatorGuidance | None:
+        """The guidance of a system, None for an unguided one."""
+        discriminator = self.discriminator(paths, net, system)
+        return discriminator and self.guided_by(discriminator, paths, system, weights, boosting)
+
+    def guided_by(
+        self, discriminator, paths: Paths, system: System, weights=None, boosting: bool = True
+    ) -> DiscriminatorGuidance | None:
+        """The guidance of a system by its discriminator, None where its weights are 0."""
+        weights = weights or self.weights(paths, system)
+        if not any(weights):
+            return None
         boosted = boosting and self.boosted(system)
         boost = replace(BOOSTING["authors"], S_churn=system.S_churn) if boosted else None
-        weights = weights or self.weights(paths, system)
         return DiscriminatorGuidance(discriminator, weights, *system.window, boost)
 
     def sampling(self, system: System):
         """How a system is sampled."""
-        sampling = self.setting.models[system.model].sampling
+        sampling = system.sampling or self.setting.models[system.model].sampling
         return replace(sampling, num_steps=system.num_steps) if system.num_steps else sampling
 
-    def sample(self, path, net, sampling, first_seed: int, count: int, guidance=None) -> None:
-        """Fill the store at `path` with the images of consecutive seeds."""
-        seeds, size = range(first_seed, first_seed + count), self.setting.batch_size
+    def num_evaluations(self, system: System) -> int:
+        """Evaluations of the network for one image; the fewest where states are rejected."""
+        if system.sampling:
+            return self.sampling(system).num_evaluations
+        return self.setting.models[system.model].num_evaluations(system.num_steps)
+
+    def sample(self, path, net, sampling, seeds: Sequence[int], guidance=None) -> None:
+        """Fill the store at `path` with the images of seeds."""
+        size = self.setting.batch_size
         run = dict(device=self.device, progress=self.progress, at_once=self.cores)
         fill_store(path, net, sampling, seeds, size, guidance, ranks=self.ranks, **run)

@@ -9,6 +9,7 @@ EVALUATIONS_PER_GPU_HOUR = 50_000 * 35
 REFERENCE_PIXELS = 32 * 32
 GUIDED_STEP = 1.62  # times an unguided one: measured on a CPU with the authors' code and classifier
 PAIRS_PER_GPU_HOUR = 6 * 50_000 * 60
+REJECTION = 1.5  # times the evaluations of a pass without rejection: a guess
 
 
 class Cost(NamedTuple):
@@ -24,10 +25,17 @@ class Cost(NamedTuple):
 
 
 def generation_cost(
-    setting, images: int, guided: bool = False, num_steps: int | None = None, model: str = "score"
+    setting,
+    images: int,
+    guided: bool = False,
+    model: str = "score",
+    each: float | None = None,
 ) -> Cost:
-    """Of generating `images` images."""
-    evaluations = images * setting.models[model].num_evaluations(num_steps)
+    """Of generating `images` images.
+
+    each  evaluations of one image, None: the model's
+    """
+    evaluations = images * round(each or setting.models[model].num_evaluations())
     hours = _hours(setting, model, evaluations) * (GUIDED_STEP if guided else 1)
     channels = 1 if (setting.data or "").startswith(("mnist", "digits")) else 3
     return Cost(images, evaluations, hours, images * channels * _resolution(setting) ** 2)

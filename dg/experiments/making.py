@@ -6,7 +6,9 @@ import torch
 
 from dg.data.datasets import load_images
 from dg.discriminator import build_discriminator
+from dg.evaluation.feature_sets import load_features, save_features
 from dg.experiments.context import Context, Paths
+from dg.experiments.drawing import draw_sets
 from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
 from dg.experiments.study import System, Training
@@ -58,7 +60,8 @@ def make_classifier(context: Context, path, paths: Paths) -> None:
 def make_fake(context: Context, path, paths: Paths, model: str) -> None:
     """The generated images that a discriminator learns from."""
     s, net = context.setting, context.model(paths, model)
-    context.sample(path, net, s.models[model].sampling, s.fake_seed, s.num_data)
+    seeds = range(s.fake_seed, s.fake_seed + s.num_data)
+    context.sample(path, net, s.models[model].sampling, seeds)
 
 
 def width_of(context: Context, training: Training) -> int | None:
@@ -89,7 +92,8 @@ def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
     for weight in (0.0, *s.candidates):
         guidance = context.guidance(paths, net, system, (weight, 0.0)) if weight else None
         folder = path / f"w{weight:g}"
-        context.sample(folder, net, sampling, s.selection_seed, s.num_selection, guidance)
+        seeds = range(s.selection_seed, s.selection_seed + s.num_selection)
+        context.sample(folder, net, sampling, seeds, guidance)
         table[weight] = meter.features(load_images(folder)).distance(reference)
     chosen = min(s.candidates, key=table.get)
     fd = [[weight, value] for weight, value in table.items()]
@@ -98,9 +102,25 @@ def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
 
 def sample_sets(context: Context, path, paths: Paths, system: System) -> None:
     """The measured sets of a system; the same seeds for every system."""
-    s, sampling = context.setting, context.sampling(system)
-    net = context.model(paths, system.model)
-    guidance = context.guidance(paths, net, system)
-    for index in range(s.num_sets):
-        first = index * s.num_images
-        context.sample(path / f"set{index}", net, sampling, first, s.num_images, guidance)
+    s, settled = context.setting, context.settled(paths, system)
+    firsts = [index * s.num_images for index in range(s.num_sets)]
+    draw_sets(context, path, paths, settled, firsts, s.num_images)
+
+
+def make_choice_reference(context: Context, path, paths: Paths) -> None:
+    """Statistics of the real images by which options are chosen."""
+    meter = Meter(context, paths)
+    found = meter.features(context.images(context.setting.choice_split))
+    save_features(path / "features.npz", replace(found, features=None, logits=None))
+
+
+def choose(context: Context, path, paths: Paths, system: System) -> None:
+    """The option whose images are nearest to real ones that nothing else is measured by."""
+    s, meter, found = context.setting, Meter(context, paths), []
+    reference = load_features(paths["choice-reference"] / "features.npz")
+    for place, option in enumerate(system.options):
+        folder = path / f"option{place}"
+        draw_sets(context, folder, paths, option, [s.selection_seed], s.num_selection, path)
+        found.append(meter.features(load_images(folder / "set0")).distance(reference))
+    fd = [[option.title, value] for option, value in zip(system.options, found, strict=True)]
+    write_json(path / "choice.json", {"index": found.index(min(found)), "fd": fd})

@@ -3,12 +3,21 @@
 from dataclasses import asdict
 from functools import partial
 
-from dg.experiments import making, measuring
+from dg.experiments import compute, making, measuring
 from dg.experiments.context import ORDER_SEED, Context
-from dg.experiments.costs import generation_cost, likelihood_cost, model_cost, training_cost
+from dg.experiments.costs import (
+    REJECTION,
+    Cost,
+    generation_cost,
+    likelihood_cost,
+    model_cost,
+    training_cost,
+)
+from dg.experiments.drawing import pool_seeds
 from dg.experiments.pipeline import Stage, needed
 from dg.experiments.study import System
 from dg.runtime.files import content_of, plain
+from dg.samplers.constants import RejectionSampling
 
 
 def plan(context: Context) -> list[Stage]:
@@ -29,10 +38,17 @@ def plan(context: Context) -> list[Stage]:
     real |= {"random_vgg": "fd_random_vgg" in s.metrics and not s.other_reference}
     stages.append(Stage("reference", real, [], partial(measuring.make_reference, context)))
     stages += _trainings(context, data)
+    if any(system.options for system in systems):
+        make = partial(making.make_choice_reference, context)
+        stages.append(Stage("choice-reference", {"split": s.choice_split}, ["reference"], make))
+        choices = {name: system for name, system in study.systems.items() if system.choice == name}
+        stages += [_choice(context, name, system) for name, system in choices.items()]
     for name, system in study.systems.items():
         if system.weights == "chosen":
             stages.append(_selection(context, system))
         stages += _system(context, name, system, data)
+    if study.compute:
+        stages.append(_training_compute(context))
     floor = {"num_images": s.num_images, "num_sets": s.num_sets, "metrics": s.metrics}
     measure = partial(measuring.measure_floor, context)
     return [*stages, Stage("measure-floor", floor, ["reference"], measure)]
@@ -76,17 +92,61 @@ def _selection(context: Context, system: System) -> Stage:
     settings |= {"weights": s.candidates, "num_images": s.num_selection, "seed": s.selection_seed}
     make = partial(making.choose_weight, context, system=system)
     images = (len(s.candidates) + 1) * s.num_selection
-    cost = generation_cost(s, images, True, system.num_steps, system.model)
+    evaluations = context.num_evaluations(system)
+    cost = generation_cost(s, images, True, system.model, evaluations)
     return Stage("weights", settings, [*_needs(context, system), "reference"], make, cost)
+
+
+def _choice(context: Context, name: str, system: System) -> Stage:
+    """The choice between the options of a system, and of others that name it."""
+    s = context.setting
+    settings = _sampling(context, system)
+    settings |= {"titles": [option.title for option in system.options]}
+    settings |= {"num_images": s.num_selection, "seed": s.selection_seed}
+    make = partial(making.choose, context, system=system)
+    each = [_generation(context, option, s.num_selection) for option in system.options]
+    needs, told = [*_needs(context, system), "choice-reference"], f"choice for {system.title}"
+    return Stage(f"choice-{name}", settings, needs, make, sum(each, Cost()), told, "choice")
+
+
+def _generation(context: Context, system: System, images: int) -> Cost:
+    """The cost of so many images of a system, of the first of its options where it has any."""
+    settled = system.options[0] if system.options else system
+    sampling, drawn = context.sampling(settled), images
+    if settled.kept:
+        drawn = len(pool_seeds(range(images), settled.kept.share))
+    evaluations = context.num_evaluations(settled)
+    if isinstance(sampling, RejectionSampling):
+        evaluations *= REJECTION
+    guided = bool(settled.heads)
+    return generation_cost(context.setting, drawn, guided, system.model, evaluations)
+
+
+def _training_compute(context: Context) -> Stage:
+    """Multiply-adds of the trainings of all heads."""
+    systems, s = context.study.systems.values(), context.setting
+    heads = dict.fromkeys(head for system in systems for head in system.heads)
+    users = [next(user for user in systems if head in user.heads) for head in heads]
+    needs = list(dict.fromkeys(need for user in users for need in _needs(context, user)))
+    settings = {"heads": [asdict(head) for head in heads], "given": s.given}
+    settings |= {"num_data": s.num_data, "sampling": plain(s.models["score"].sampling)}
+    make = partial(compute.count_trainings, context)
+    return Stage("training-compute", settings, needs, make)
 
 
 def _sampling(context: Context, system: System) -> dict:
     """What the images of a system depend on besides what was trained here."""
     s = context.setting
+    if system.options:
+        return {"options": [_sampling(context, option) for option in system.options]}
     settings = plain(context.sampling(system)) | {"batch_size": s.batch_size}
+    if system.sampling:
+        settings["sampler"] = type(system.sampling).__name__
+    if system.kept:
+        settings["kept"] = asdict(system.kept)
     if not system.heads:
         return settings
-    released = any(head.training == "released" for head in system.heads)
+    given = [s.given[head.training] for head in system.heads if head.training in s.given]
     return settings | {
         "heads": [asdict(head) for head in system.heads],
         "weights": system.weights or s.weights,
@@ -94,21 +154,22 @@ def _sampling(context: Context, system: System) -> dict:
         "boosting": context.boosted(system),
         "S_churn": system.S_churn,
         "average": system.average,
-        "released": s.released if released else None,
+        "released": given[0] if given else None,
     }
 
 
 def _needs_classifier(context: Context, system: System) -> bool:
     trainings = context.study.trainings
     return any(
-        head.training == "released" or trainings[head.training].extractor == "classifier"
+        head.training in context.setting.given or trainings[head.training].extractor == "classifier"
         for head in system.heads
     )
 
 
 def _needs(context: Context, system: System) -> list[str]:
     """The model of a system, and its discriminators."""
-    heads = [f"train-{head.training}" for head in system.heads if head.training != "released"]
+    trained = [head.training for head in system.heads if head.training not in context.setting.given]
+    heads = [f"train-{name}" for name in trained]
     return [system.model, *["classifier"] * _needs_classifier(context, system), *heads]
 
 
@@ -116,15 +177,18 @@ def _system(context: Context, name: str, system: System, data: dict) -> list[Sta
     """Samples, distances, likelihood; stages that all studies of a setting share."""
     s, needs, title = context.setting, _needs(context, system), system.title
     needs += ["weights"] * (system.weights == "chosen")
+    needs += [f"choice-{system.choice}"] if system.options else []
     sizes = {"num_images": s.num_images, "num_sets": s.num_sets}
     sampled, settings = f"sample-{name}", _sampling(context, system) | sizes
-    images, guided = s.num_images * s.num_sets, bool(system.heads)
-    cost = generation_cost(s, images, guided, system.num_steps, system.model)
+    cost = _generation(context, system, s.num_images * s.num_sets)
     make = partial(making.sample_sets, context, system=system)
     stages = [Stage(sampled, settings, needs, make, cost, title, "sample")]
     inputs, make = [sampled, "reference"], partial(measuring.measure_sets, context, sampled=sampled)
     measured = dict(title=title, kind="measure")
     stages.append(Stage(f"measure-{name}", {"metrics": s.metrics}, inputs, make, **measured))
+    if context.study.compute:
+        make = partial(compute.count, context, name=name, system=system)
+        stages.append(Stage(f"compute-{name}", {}, [sampled], make, title=title, kind="compute"))
     if context.study.nll and s.nll_images:
         settings = data | {"images": s.nll_images, "steps": s.nll_steps, "of": s.num_reference}
         make = partial(measuring.measure_likelihood, context, system=system)

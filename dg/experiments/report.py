@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dg.evaluation.report import Document, Section, write_markdown, write_report
 from dg.evaluation.significance import paired_t
-from dg.experiments import sections
+from dg.experiments import methods_report, sections
 from dg.experiments.context import Context, Paths
 from dg.experiments.pictures import Source, fair_floor
 from dg.experiments.tables import distance_name, pairs, role
@@ -39,7 +39,8 @@ def describe(source: Source) -> Document:
     if outcome["study"] != outcome["setting_name"]:
         title += f": {outcome['setting']}"
     parts = [Section(name, items) for name, items in found.items()]
-    return Document(title, verdict(outcome), about(outcome), parts)
+    answer = methods_report.verdict if "methods" in outcome["sections"] else verdict
+    return Document(title, answer(outcome), about(outcome), parts)
 
 
 def about(outcome: dict) -> str:

@@ -113,6 +113,14 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "sections": list(study.sections),
         "side_by_side": bool(study.aside),
         "texts": plain(study.texts),
+        "choices": {
+            name: read_json(paths[f"choice-{name}"] / "choice.json")
+            for name in study.systems
+            if f"choice-{name}" in paths
+        },
+        "training_compute": (
+            read_json(paths["training-compute"] / "trainings.json") if study.compute else {}
+        ),
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},
         "models": {name: read_json(paths[name] / "log.json") for name in models},
@@ -125,17 +133,19 @@ def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
     """Seconds of all trainings that a system needs, and for 1,000 images; its size."""
     setting, system = context.setting, context.study.systems[name]
     model = setting.models[system.model]
-    trained = [head.training for head in system.heads if head.training != "released"]
+    trained = [head.training for head in system.heads if head.training not in setting.given]
     names = [system.model, *(f"train-{training}" for training in trained)]
     names += [model.continues] if model.continues else []
     if trained:
         names.append(f"fake-{context.study.trainings[trained[0]].model}")
     images = setting.num_images * setting.num_sets
     costs = {
-        "num_evaluations": model.num_evaluations(system.num_steps),
+        "num_evaluations": context.num_evaluations(system),
         "training_seconds": sum(stages.took[paths[stage]] for stage in dict.fromkeys(names)),
         "seconds_per_1000": 1000 * stages.took[paths[f"sample-{name}"]] / images,
     }
+    if context.study.compute:
+        costs["compute"] = read_json(paths[f"compute-{name}"] / "compute.json")
     if "costs" in context.study.sections:
         costs["parameters"] = read_json(paths[system.model] / "log.json")["parameters"]
         for training in trained:

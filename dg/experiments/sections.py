@@ -7,7 +7,7 @@ from dg.evaluation.published import published_rows
 from dg.evaluation.report import Code, Note, Table
 from dg.evaluation.significance import one_sample_t, smallest_detectable_difference
 from dg.evaluation.tables import how_it_was_run
-from dg.experiments import pictures, tables
+from dg.experiments import methods_report, pictures, tables
 from dg.experiments.models import KINDS
 from dg.experiments.pictures import Source
 
@@ -229,6 +229,8 @@ def run(source: Source) -> list:
 
 SECTIONS = {
     "results": ("Results", results),
+    "methods": ("Results", methods_report.methods),
+    "choices": ("Choice of the settings", methods_report.choices),
     "costs": ("Results", costs),
     "guidance": ("What guidance does", guidance),
     "pairs": ("Same seeds, before and after", pictures.before_and_after),

@@ -74,6 +74,10 @@ class Setting:
     classifier: str | None = None
     noisy_classifier: NoisyClassifierTraining = CLASSIFIER_PRESETS["cifar10"]
     released: str | None = None  # the authors' trained head
+    shipped: str | None = None  # a trained head in pretrained/
+    # Forward pass of the discriminator, and its gradient with that, in evaluations of the score
+    # network: for choosing steps of equal compute; docs/speed.md measures these two.
+    discriminator_cost: tuple[float, float] = (0.5, 1.2)
     features: str = "classifier"  # trained here; or "inception", "pixels", a name in pretrained/
     feature_training: ClassifierTraining = ClassifierTraining()
     num_features: int | None = None  # training images of that classifier, None for all
@@ -114,6 +118,17 @@ class Setting:
     published: dict = field(default_factory=dict)
 
     @property
+    def choice_split(self) -> str:
+        """The real images by which options are chosen: those that nothing is measured by."""
+        return "test" if self.reference_split == "train" else "train"
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Trained heads that need no training here, by their names in studies."""
+        known = {"released": self.released, "shipped": self.shipped}
+        return {name: file for name, file in known.items() if file}
+
+    @property
     def published_network(self) -> bool:
         """Whether the score network is one of others."""
         return self.models["score"].training is None
@@ -124,6 +139,7 @@ class Setting:
             raise ValueError(f"{self.title}: its networks are published ones, trained elsewhere")
         models = {name: replace(model, published=None) for name, model in self.models.items()}
         trained = dict(models=models, classifier=None, features="classifier", other_reference=None)
+        trained |= dict(shipped=None)
         return replace(self, data=self.scratch_data or self.data, **trained)
 
 
@@ -194,6 +210,8 @@ def shipped(name: str, title: str, data: str) -> Setting:
         order="file",
         models={"score": Model(training=SCORE_PRESETS[name], published=name)},
         classifier=f"{name}-noisy-classifier",
+        shipped=f"{name}-disc",
+        discriminator_cost=(2.4, 4.8),
         noisy_classifier=CLASSIFIER_PRESETS[name],
         features=f"{name}-features",
         feature_training=ClassifierTraining(epochs=6),
@@ -287,6 +305,7 @@ def smoke(setting: Setting) -> Setting:
         pool=1,
         classifier=None,
         released=None,
+        shipped=None,
         models={"score": Model(training=score, sampling=Sampling(num_steps=3))},
         reference=None,
         noisy_classifier=NoisyClassifierTraining(**classifier),
@@ -298,6 +317,7 @@ def smoke(setting: Setting) -> Setting:
         head_width=64,
         pixel_widths=(64,),
         num_members=2,
+        num_selection=20,
         nll_images=4,
         nll_steps=2,
         published={},

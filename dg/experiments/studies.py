@@ -7,6 +7,7 @@ Discriminators have the same name in every study of a setting, so that they are 
 from collections.abc import Callable
 from dataclasses import replace
 
+from dg.experiments import methods as lines
 from dg.experiments.settings import Setting
 from dg.experiments.study import Head, Study, System, Training
 from dg.recipes import PRESETS
@@ -248,3 +249,16 @@ def ensemble(setting):
     failed = System("D0 to D5, probabilities averaged", members, average="probabilities")
     systems["probabilities"] = replace(failed, published=row if _unconditional(setting) else None)
     return systems
+
+
+@study(
+    "Samplers and guidance at equal compute",
+    "Which way to sample brings images nearest to real ones for the multiply-adds of an image?",
+    compute=True,
+    aside=lines.ASIDE,
+    sections=lines.SECTIONS,
+)
+def methods(setting):
+    """Unguided, Restart, guidance, rejection, particles and combinations at a few amounts of
+    compute."""
+    return lines.Methods(setting).systems()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dg.recipes import DiscriminatorTraining
+from dg.sampling import HeunSampling
 
 SECTIONS = ("results", "pairs", "discriminators", "deviations", "run")  # of a report, by name
 
@@ -25,20 +26,37 @@ class Training:
 
 @dataclass(frozen=True)
 class Head:
-    """A member of a discriminator: name of its training, or "released"; and its checkpoint."""
+    """A member of a discriminator: name of its training, or of one that the setting gives
+    ("released", "shipped"); and its checkpoint."""
 
     training: str
     checkpoint: str = "best"
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Optimal budgeted rejection of finished images: a share of them is kept, by the log ratio at a
+    noise level."""
+
+    share: float
+    sigma: float
+
+
+@dataclass(frozen=True)
 class System:
     """One way to sample, measured on the same seeds as every other; without heads it is unguided.
 
-    weights  None: the setting's; "chosen": the best first-order one of the setting's candidates
+    weights  None: the setting's; "chosen": the best first-order one of the setting's candidates;
+             (0, 0): the heads do not guide
     average  of the members: "logits", or "probabilities" as reproduction B did
     x        position on the axis of a sweep
     against  the system that it is compared with, None for none
+    sampling in place of the model's; where it takes a log ratio, that is the heads'
+    kept     which of its finished images are measured, None for all
+    line     the method that it is one amount of compute of
+    options  ways to sample of which one is taken in place of this one's
+    choice   name of the system whose options are compared, on other seeds and other real images, to
+             choose between them; those of all systems that name it stand in the same order
     """
 
     title: str
@@ -53,6 +71,11 @@ class System:
     published: dict | None = None  # filter of a row in stats/published.json
     model: str = "score"  # a model of the setting
     against: str | None = "unguided"
+    sampling: HeunSampling | None = None
+    kept: Kept | None = None
+    line: str | None = None
+    options: tuple["System", ...] = ()
+    choice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +84,7 @@ class Study:
 
     trainings  the discriminators by name
     tests      "significance": test the heads' distances against the unguided ones
+    compute    whether multiply-adds are counted
     aside      systems that a second process samples meanwhile on a CPU
     sections   of the report, by name: see `dg.experiments.sections`
     texts      paragraphs of single sections; "lead" and "caption" (of the table) are such too
@@ -72,6 +96,7 @@ class Study:
     xlabel: str | None = None  # of the sweep, None where there is none
     tests: str | None = None
     nll: bool = False
+    compute: bool = False
     trainings: dict[str, Training] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     sections: tuple[str, ...] = SECTIONS

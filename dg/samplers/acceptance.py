@@ -58,13 +58,27 @@ def budget_constant(log_ratios: Tensor, budget: float) -> float:
 
 def accepted(log_ratios: Tensor, log_constant: float, seeds: Sequence[int]) -> Tensor:
     """Boolean [N]: each image with probability min(1, c r), decided by its own seed."""
+    return _log_uniform(seeds) < log_ratios.to(torch.float64).cpu() + log_constant
+
+
+def most_acceptable(log_ratios: Tensor, count: int, seeds: Sequence[int]) -> Tensor:
+    """Indices [count], ascending, of the images that `accepted` takes at the constant with which it
+    takes so many. ValueError where there are fewer images."""
+    if not 0 < count <= len(log_ratios):
+        raise ValueError(f"{count} of {len(log_ratios)} images; give a number from 1 to that")
+    ahead = log_ratios.to(torch.float64).cpu() - _log_uniform(seeds)
+    return ahead.topk(count).indices.sort().values
+
+
+def _log_uniform(seeds: Sequence[int]) -> Tensor:
+    """Logarithm of a uniform number for each seed."""
     uniform = torch.stack(
         [
             torch.rand([], dtype=torch.float64, generator=step_generator(seed, "acceptance", 0))
             for seed in seeds
         ]
     )
-    return uniform.log() < log_ratios.to(torch.float64).cpu() + log_constant
+    return uniform.log()
 
 
 def resampled(log_ratios: Tensor, count: int, seed: int) -> Tensor:

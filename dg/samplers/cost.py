@@ -4,7 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from torch.utils.flop_counter import FlopCounterMode
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
 from dg.discriminator import Discriminator, LogRatio
 from dg.guidance import Autoguidance, DiscriminatorGuidance
@@ -22,6 +27,15 @@ NETWORK, GUIDE, FORWARD, BACKWARD = COUNTED = (
     "discriminator forward",
     "discriminator backward",
 )
+# Formulas of torch's counter, which knows no attention of CPUs. That counter itself refuses to
+# differentiate by the input of a module.
+_ATEN = torch.ops.aten
+_ATTENTION = _ATEN._scaled_dot_product_efficient_attention
+_ATTENTION_BACKWARD = _ATEN._scaled_dot_product_efficient_attention_backward
+OPERATIONS = flop_registry | {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATTENTION],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[_ATTENTION_BACKWARD],
+}
 
 
 def measured_cost(
@@ -35,12 +49,12 @@ def measured_cost(
 ) -> dict:
     """Evaluations and multiply-adds per image, the mean over the images of a few seeds.
 
-    An evaluation of an ensemble, and of its extractor, counts once. Multiply-adds are half of the
-    operations that torch's counter tells of matrix products and convolutions. Rejection is measured
-    on calls of a single image, so that no call is filled up.
+    An evaluation of an ensemble, and of its extractor, counts once. On the network's own encoder a
+    discriminator's forward pass is that of its head, and the encoder's is the network's. Rejection
+    is measured on calls of a single image, so that no call is filled up.
     """
-    model, found = as_model(net), Counter()
-    with counted(model, guidance, found) as counting, FlopCounterMode(display=False) as operations:
+    model, found, operations = as_model(net), Counter(), MultiplyAdds()
+    with counted(model, guidance, found, operations) as counting, operations:
         how = (seeds, sampling, counting, class_idx, device, precision)
         if isinstance(sampling, RejectionSampling):
             _reject(model, *how)
@@ -49,8 +63,55 @@ def measured_cost(
     return {
         "images": len(seeds),
         "evaluations per image": {name: found[name] / len(seeds) for name in COUNTED},
-        "multiply-adds per image": operations.get_total_flops() / 2 / len(seeds),
+        "multiply-adds per image": sum(operations.of.values()) / len(seeds),
+        "of these": {name: operations.of[name] / len(seeds) for name in COUNTED},
     }
+
+
+@torch.no_grad()
+def ratio_multiply_adds(discriminator: Discriminator, images: Tensor) -> float:
+    """Multiply-adds of a log ratio, per image of a batch [N, C, H, W]."""
+    with MultiplyAdds() as operations:
+        _logits(discriminator, images)
+    return sum(operations.of.values()) / len(images)
+
+
+def training_multiply_adds(discriminator: Discriminator, images: Tensor) -> float:
+    """Multiply-adds of a training step of its heads, per image of a batch [N, C, H, W]."""
+    discriminator.heads.requires_grad_(True)
+    try:
+        with MultiplyAdds() as operations, torch.enable_grad():
+            F.softplus(_logits(discriminator, images)).mean().backward()
+    finally:
+        discriminator.heads.requires_grad_(False).zero_grad()
+    return sum(operations.of.values()) / len(images)
+
+
+def _logits(discriminator: Discriminator, images: Tensor) -> Tensor:
+    labels = None
+    if discriminator.conditional:
+        one = torch.eye(discriminator.heads[0].num_classes, device=images.device)[:1]
+        labels = one.expand(len(images), -1)
+    return discriminator(images, torch.ones(len(images), device=images.device), labels)
+
+
+class MultiplyAdds(TorchDispatchMode):
+    """Counts, within it, multiply-adds of matrix products, convolutions and attention.
+
+    of    their number by part: BACKWARD in backward passes, else the part that is under way
+    part  the part that is under way
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.of, self.part, self._tracker = Counter(), NETWORK, ModuleTracker()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if (operations := OPERATIONS.get(func._overloadpacket)) is not None:
+            part = BACKWARD if self._tracker.is_bw else self.part
+            self.of[part] += operations(*args, **(kwargs or {}), out_val=out) / 2
+        return out
 
 
 def _reject(model, seeds, sampling, guidance, class_idx, device, precision) -> None:
@@ -63,15 +124,26 @@ def _reject(model, seeds, sampling, guidance, class_idx, device, precision) -> N
 
 @contextmanager
 def counted(
-    model: GenerativeModel, guidance: Guidance | None, found: Counter
+    model: GenerativeModel,
+    guidance: Guidance | None,
+    found: Counter,
+    operations: "MultiplyAdds",
 ) -> Iterator[Guidance]:
-    """Within it, rows that networks evaluate are added to `found`; yields the guidance to sample
-    with."""
+    """Within it, rows that networks evaluate are added to `found`, and `operations` knows which
+    network is under way; yields the guidance to sample with."""
     discriminators = dict.fromkeys(_discriminators(model, guidance))
     with ExitStack() as hooks:
 
-        def watch(network, note):
-            hooks.callback(network.register_forward_hook(note).remove)
+        def watch(network, part, note=lambda *called: None):
+            def begin(*called):
+                operations.part = part
+
+            def end(*called):
+                operations.part = NETWORK
+                note(*called)
+
+            hooks.callback(network.register_forward_pre_hook(begin).remove)
+            hooks.callback(network.register_forward_hook(end).remove)
 
         def seen_by_head(head, inputs, logits):
             found[FORWARD] += len(logits)
@@ -82,10 +154,13 @@ def counted(
             found[GUIDE] += len(denoised)
 
         for discriminator in discriminators:
-            watch(discriminator.heads[0], seen_by_head)
+            first, *others = discriminator.heads
+            watch(first, FORWARD, seen_by_head)
+            for network in (discriminator.extractor, *others):
+                watch(network, FORWARD)
         for term in _terms(guidance):
             if isinstance(term, Autoguidance):
-                watch(term.guide, seen_by_guide)
+                watch(term.guide, GUIDE, seen_by_guide)
         yield _Counting(guidance, found)
 
 

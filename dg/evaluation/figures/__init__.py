@@ -13,7 +13,12 @@ from dg.evaluation.figures.distances import (
     metric_bars,
     precision_recall_scatter,
 )
-from dg.evaluation.figures.models import convergence, loss_curves, quality_against_cost
+from dg.evaluation.figures.models import (
+    convergence,
+    loss_curves,
+    quality_against_compute,
+    quality_against_cost,
+)
 from dg.evaluation.figures.pictures import (
     by_change,
     denoising_strips,
@@ -36,6 +41,7 @@ __all__ = [
     "metric_bars",
     "paired_grid",
     "precision_recall_scatter",
+    "quality_against_compute",
     "quality_against_cost",
     "ratio_errors",
     "ratio_scatter",

@@ -2,7 +2,7 @@
 
 import itertools
 
-from dg.evaluation.figures.style import INK, MARKERS, SERIES, WIDTH, colours, drawing
+from dg.evaluation.figures.style import INK, MARKERS, REAL, SERIES, WIDTH, colours, drawing
 
 
 def loss_curves(path, curves, title="Loss on training and on test images"):
@@ -90,6 +90,37 @@ def quality_against_cost(
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         figure.legend(loc="outside lower center", ncols=min(len(systems), 3), handlelength=1)
+
+
+def quality_against_compute(path, panels, looks, xlabel, title="Distance against compute"):
+    """Distances over compute per image (logarithmic), one line per method and one panel per
+    distance.
+
+    panels  {name of the distance: {"floor": float or None, "lines": {method: [(compute, mean,
+            sd)]}}}
+    looks   {method: (colour, line style, label)}
+    """
+    with drawing(path, WIDTH, 2.0 + 2.9 * len(panels), title) as figure:
+        axes_of = figure.subplots(len(panels), 1, squeeze=False).ravel()
+        for axes, (name, panel) in zip(axes_of, panels.items(), strict=True):
+            markers = dict(zip(panel["lines"], itertools.cycle(MARKERS), strict=False))
+            for method, points in panel["lines"].items():
+                colour, style, label = looks[method]
+                compute, mean, sd = zip(*sorted(points), strict=True)
+                look = dict(color=colour, linestyle=style, marker=markers[method], label=label)
+                small = dict(markersize=5, linewidth=1.4, elinewidth=0.6, capsize=0)
+                axes.errorbar(compute, mean, sd, **look, **small)
+            if panel["floor"] is not None:
+                floor = dict(color=REAL, linestyle="--", linewidth=1.4, label="real against real")
+                axes.axhline(panel["floor"], **floor)
+            axes.set(xscale="log", ylabel=f"{name} (lower is better)")
+            low, high = axes.get_xlim()
+            ticks = [tick for tick in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8) if low <= tick <= high]
+            axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
+            axes.minorticks_off()
+        axes_of[-1].set_xlabel(xlabel)
+        found = axes_of[0].get_legend_handles_labels()
+        figure.legend(*found, loc="outside lower center", ncols=1, handlelength=2.4, fontsize=9)
 
 
 def convergence(path, curves, title="Distance to the training images along the training"):

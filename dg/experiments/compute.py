@@ -1,0 +1,126 @@
+"""Stages that count compute: multiply-adds of an image of a system, and of the trainings of its
+discriminators."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dg.checkpoints import training_of
+from dg.data.datasets import to_float
+from dg.discriminator import LogRatio
+from dg.experiments.context import Context, Paths
+from dg.experiments.drawing import pool_seeds
+from dg.experiments.study import Head, System
+from dg.recipes import PRESETS
+from dg.runtime.files import read_json, write_json
+from dg.samplers.constants import Constants, RejectionSampling
+from dg.samplers.cost import (
+    BACKWARD,
+    FORWARD,
+    NETWORK,
+    measured_cost,
+    ratio_multiply_adds,
+    training_multiply_adds,
+)
+from dg.sampling import ScoreModel
+from dg.training import training_log
+
+SAMPLE = 8  # real images that a pass is counted on
+KNOWN = ("epochs", "split", "unequal")  # settings of a training on which its length depends
+
+
+def count(context: Context, path: Path, paths: Paths, name: str, system: System) -> None:
+    """Evaluations and multiply-adds per measured image of a system, by network.
+
+    Of samplers without rejection by the calls for a few images. Of rejection evaluations and
+    questions to the discriminator are those of all measured images; the share of evaluations that
+    are guided, and the multiply-adds of one, are those of a few.
+    """
+    settled, folder = context.settled(paths, system), paths[f"sample-{name}"]
+    net, sampling = context.model(paths, system.model), context.sampling(settled)
+    discriminator = context.discriminator(paths, net, settled)
+    guidance = discriminator and context.guided_by(discriminator, paths, settled)
+    if sampling.needs_log_ratio:
+        net = ScoreModel(net, LogRatio(discriminator))
+    if isinstance(sampling, RejectionSampling):
+        stored = read_json(folder / "constants.json")
+        sampling = sampling.with_constants(Constants(stored["marginal"], stored["stepwise"]))
+    found = measured_cost(net, sampling, guidance, device=context.device)
+    evaluations, of = found["evaluations per image"], found["of these"]
+    if isinstance(sampling, RejectionSampling):
+        seen = _seen(folder, evaluations)
+        of = {part: of[part] * number / evaluations[part] for part, number in seen.items()}
+        evaluations = seen
+    if settled.kept:
+        evaluations, of = _with_thrown_away(context, settled, discriminator, evaluations, of)
+    write_json(path / "compute.json", {"evaluations": evaluations, "multiply-adds": of})
+
+
+def _seen(folder: Path, measured: dict) -> dict:
+    """Mean evaluations by network of the images of a system with rejection."""
+    records = [read_json(path) for path in sorted(folder.glob("set*/shards/*.json"))]
+    network, ratios = (
+        float(np.mean([one for record in records for one in record[kind]]))
+        for kind in ("evaluations", "ratios")
+    )
+    guided = network * measured[BACKWARD] / measured[NETWORK]
+    seen = {NETWORK: network, FORWARD: ratios + guided, BACKWARD: guided}
+    return {part: number for part, number in seen.items() if number}
+
+
+def _with_thrown_away(context, system: System, discriminator, evaluations: dict, of: dict):
+    """The same per image that is kept, and the log ratios by which it is."""
+    size = context.setting.num_images
+    drawn = len(pool_seeds(range(size), system.kept.share)) / size
+    each = ratio_multiply_adds(discriminator, _images(context))
+    return (
+        {part: drawn * (number + (part == FORWARD)) for part, number in evaluations.items()},
+        {part: drawn * (number + each * (part == FORWARD)) for part, number in of.items()},
+    )
+
+
+def _images(context: Context):
+    """A few real images, as networks see them."""
+    return to_float(context.images("train").images[:SAMPLE]).to(context.device)
+
+
+def count_trainings(context: Context, path: Path, paths: Paths) -> None:
+    """Multiply-adds of every discriminator of the study: of its training, and of the generated
+    images that it learned from. The frozen network under it is given."""
+    heads = dict.fromkeys(
+        (head, system.model) for system in context.study.systems.values() for head in system.heads
+    )
+    found = {head.training: _training(context, paths, head, model) for head, model in heads}
+    write_json(path / "trainings.json", found)
+
+
+def _training(context: Context, paths: Paths, head: Head, model: str) -> dict:
+    net, setting = context.model(paths, model), context.setting
+    discriminator = context.discriminator(paths, net, System("", (head,), model=model))
+    each = training_multiply_adds(discriminator, _images(context))
+    generated = measured_cost(net, setting.models[model].sampling, device=context.device)
+    generated = setting.num_data * generated["multiply-adds per image"]
+    seen = _images_seen(context, paths, head)
+    return {
+        "images seen": seen,
+        "training": seen * each,
+        "generated images": generated,
+        "multiply-adds": seen * each + generated,
+    }
+
+
+def _images_seen(context: Context, paths: Paths, head: Head) -> int:
+    """Images in all steps of a training; of a given head by the settings in its file, or the
+    authors'."""
+    setting = context.setting
+    if head.training not in setting.given:
+        settings = context.study.trainings[head.training].settings
+        log = training_log(paths[f"train-{head.training}"])["log"]
+        return log[-1]["step"] * settings.batch_size
+    kind = "cond" if setting.conditional else "uncond"
+    told = training_of(context.resolve(setting.given[head.training]))
+    settings = replace(PRESETS[f"authors-{kind}"], **{k: told[k] for k in KNOWN if k in told})
+    real = len(context.images("train")) if settings.unequal else setting.num_data
+    share = settings.split[0] if settings.split else 1.0
+    return round(2 * max(real, setting.num_data) * share * settings.epochs)
