@@ -27,6 +27,7 @@ def test_a_sampler_makes_images_that_do_not_depend_on_what_was_there(options, at
         "images",
         "evaluations per image",
         "multiply-adds per image",
+        "of these",
     }
     made = pixels(at["out"])
     assert len(made) == len(set(map(bytes, made.astype("uint8"))))

@@ -155,9 +155,10 @@ def _picture(source: Source) -> list:
             "lines": found,
         }
     steps, unit = outcome["systems"][BASE]["num_steps"], multiply_adds(outcome, BASE)
-    xlabel = f"compute per image; 1 × = {steps} unguided steps = {_engineered(unit)} multiply-adds"
+    xlabel = f"compute per image; 1 × is {_engineered(unit)} multiply-adds"
     caption = (
-        "Compute is counted in multiply-adds of all networks and shown on a logarithmic axis. The "
+        f"Compute is counted in multiply-adds of all networks, in units of {steps} unguided steps, "
+        "and shown on a logarithmic axis. The "
         "thin lines are one sd of the paired difference to 1 × unguided. The training of the "
         "discriminator, its generated images included, stands in the same unit beside the name."
     )

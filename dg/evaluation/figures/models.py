@@ -113,7 +113,7 @@ def quality_against_compute(path, panels, looks, xlabel, title="Distance against
             if panel["floor"] is not None:
                 floor = dict(color=REAL, linestyle="--", linewidth=1.4, label="real against real")
                 axes.axhline(panel["floor"], **floor)
-            axes.set(xscale="log", ylabel=f"{name} (lower is better)")
+            axes.set(xscale="log", ylabel=name)
             low, high = axes.get_xlim()
             ticks = [tick for tick in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8) if low <= tick <= high]
             axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])

@@ -32,10 +32,8 @@ def test_every_study_has_a_plan_in_every_setting(study, setting):
         assert set(stage.needs) <= seen, f"{stage.name} comes before what it needs"
         seen.add(stage.name)
     assert "unguided" in run.study.systems and "measure-floor" in seen
-    asked = {head.training for system in run.study.systems.values() for head in system.heads} - {
-        "released"
-    }
-    assert asked == set(run.study.trainings)
+    asked = {head.training for system in run.study.systems.values() for head in system.heads}
+    assert asked - set(run.setting.given) == set(run.study.trainings)
 
 
 @pytest.mark.parametrize(("study", "setting"), EVERY)
@@ -58,7 +56,8 @@ def test_published_numbers_are_there(study, setting):
 def test_settings_name_known_files():
     for setting in SETTINGS.values():
         published = setting.models["score"].published
-        for name in (published, setting.classifier, setting.released, setting.reference):
+        given = setting.given.values()
+        for name in (published, setting.classifier, *given, setting.reference):
             assert name is None or name in (*CATALOGUE, *pretrained_names())
         for wanted in (one for rows in setting.published.values() for one in rows):
             assert (

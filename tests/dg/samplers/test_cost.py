@@ -7,7 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from dg.discriminator import LogRatio
 from dg.guidance import Autoguidance
 from dg.samplers.constants import Constants, RejectionSampling
-from dg.samplers.cost import measured_cost
+from dg.samplers.cost import (
+    MultiplyAdds,
+    measured_cost,
+    ratio_multiply_adds,
+    training_multiply_adds,
+)
 from dg.samplers.particles import ParticleSampling
 from dg.samplers.restart import RestartSampling
 from dg.sampling import Sampling, ScoreModel
@@ -19,6 +24,43 @@ STEPS = dict(num_steps=3)
 def counts(*args):
     found = measured_cost(*args)
     return list(found["evaluations per image"].values()), found["multiply-adds per image"]
+
+
+def test_multiply_adds_are_told_apart_and_add_up():
+    """Guidance on a classifier, which torch's own counter cannot differentiate."""
+    from dg.checkpoints import load_discriminator
+    from dg.guidance import DiscriminatorGuidance
+    from dg.models.loading import load_model
+    from dg.runtime.pretrained import pretrained_file
+
+    classifier, head = (
+        pretrained_file(f"mnist-14-{name}") for name in ("noisy-classifier", "disc")
+    )
+    net = load_model(pretrained_file("mnist-14"))
+    discriminator = load_discriminator(classifier, head, net)
+    plain = measured_cost(net, Sampling(**STEPS), seeds=range(2))
+    found = measured_cost(
+        net, Sampling(**STEPS), DiscriminatorGuidance(discriminator), seeds=range(2)
+    )
+    of, each = found["of these"], found["evaluations per image"]
+    assert of["network"] == plain["multiply-adds per image"] == plain["of these"]["network"]
+    assert sum(of.values()) == found["multiply-adds per image"]
+    forward = ratio_multiply_adds(discriminator, torch.zeros(2, 1, 14, 14))
+    # a batch at one noise level shares the embedding of it
+    expected = each["discriminator forward"] * forward
+    assert of["discriminator forward"] == pytest.approx(expected, rel=0.01)
+    # every product of the forward pass has one in the gradient of the input
+    assert forward * 0.9 < of["discriminator backward"] / each["discriminator backward"]
+    trained = training_multiply_adds(discriminator, torch.zeros(2, 1, 14, 14))
+    assert forward < trained < 3 * forward, "the extractor is frozen, the head has two gradients"
+    assert not any(p.requires_grad or p.grad is not None for p in discriminator.parameters())
+
+
+def test_attention_counts_on_a_cpu():
+    q = torch.zeros(1, 2, 5, 8)
+    with MultiplyAdds() as found:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    assert sum(found.of.values()) == 2 * 2 * 5 * 5 * 8
 
 
 def multiply_adds(net, n):
