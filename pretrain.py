@@ -1,6 +1,6 @@
 """Train networks that have no public checkpoint: a score network, the noise-aware classifier under a
 discriminator, a classifier whose features measure small images, and a DDPM and a VAE to compare
-with. Also encode images into latents, and convert networks to this project's format.
+with. Also encode images into latents, convert networks to this project's format, and merge two.
 
 \b
 Examples:
@@ -21,6 +21,8 @@ Examples:
       --outdir runs/by-hand/features
   python pretrain.py convert --network edm-cifar10-32x32-uncond-vp \\
       --out cifar10.safetensors
+  python pretrain.py merge mnist-14 runs/self --weight 0.5 \\
+      --out merged.safetensors
 """
 
 import json
@@ -42,7 +44,8 @@ from dg.options.common import (
     used,
     version,
 )
-from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, SCORE, VAE
+from dg.options.pretrain import CLASSIFIER, CONVERT, DDPM, FEATURES, LATENTS, MERGE, SCORE, VAE
+from dg.options.training_sets import heldout_set, training_set
 from dg.pretraining.presets import CLASSIFIER_PRESETS, DDPM_PRESETS, VAE_PRESETS, score_recipe
 from dg.runtime import console
 from dg.runtime.files import atomic_write, plain, writable_file, write_json
@@ -127,7 +130,7 @@ def classifier(preset, test, **options):
 
     def train(images, **job):
         nonlocal test
-        test = _heldout(test, images)
+        test = heldout_set(test, images)
         return train_noisy_classifier(images, settings, **job)
 
     def save(file, model):
@@ -206,7 +209,7 @@ def _train(
     following  path of the model -> words of the command to type next
     """
     with processes(on_gpus=True) as ranks:
-        device, images = console.pick_device(device, ranks.rank), _images(data, ranks, latents)
+        device, images = console.pick_device(device, ranks.rank), training_set(data, ranks, latents)
         folder, (progress, _) = Path(outdir), console.shown_by(ranks)
         with sole_writer(folder, ranks):
             model, log = train(
@@ -242,29 +245,6 @@ def _settings(preset, options):
     changes = {name: options.pop(name) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
     return computable(replace(preset, **changes), options["device"], asked)
-
-
-def _images(data, ranks, latents=False):
-    """The training images, or latents if allowed."""
-    from dg.data.datasets import load_images
-    from dg.data.latents import load_set
-
-    _, notify = console.shown_by(ranks)
-    with ranks.main_process_first():
-        return load_set(data, notify) if latents else load_images(data, notify=notify)
-
-
-def _heldout(source, images):
-    """Labelled images or latents of the size of the training images, or None."""
-    from dg.data.latents import load_set
-
-    heldout = load_set(source, console.notify) if source else None
-    if heldout and (heldout.labels is None or heldout.items.shape[1:] != images.items.shape[1:]):
-        raise ValueError(
-            f"{heldout.name}: does not fit {images.name}; give --test {images.what} of the "
-            "same size, with labels"
-        )
-    return heldout
 
 
 @main.command(**LATENTS)
@@ -313,7 +293,7 @@ def features(data, outdir, test, epochs, seed, device):
 
     device = console.pick_device(device)
     images, folder = load_images(data, notify=console.notify), Path(outdir)
-    heldout = _heldout(test, images)
+    heldout = heldout_set(test, images)
     settings = ClassifierTraining(epochs=epochs, seed=seed)
     with sole_writer(folder):
         model = train_classifier(images, settings, console.progress, device)
@@ -346,5 +326,17 @@ def convert(network, out, fp16):
     finish(lines, generation(out) if samples else None)
 
 
+@main.command(**MERGE)
+@click.argument("first", type=console.InputPath(), metavar="A")
+@click.argument("second", type=console.InputPath(), metavar="B")
+def merge(first, second, weight, out):
+    from dg.models.merging import merge
+
+    out = writable_file(out)
+    with atomic_write(out) as file:
+        size = merge(input_file(first), input_file(second), weight, file)
+    finish([f"{out}: {size:,} weights"], generation(out))
+
+
 if __name__ == "__main__":
-    console.run(main, resumes=sys.argv[1:2] not in (["features"], ["convert"]))
+    console.run(main, resumes=sys.argv[1:2] not in (["features"], ["convert"], ["merge"]))

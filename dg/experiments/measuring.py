@@ -70,10 +70,9 @@ class Meter:
             return None
         return load_extractor("inception", weights, self.context.device)
 
-    @cache  # noqa: B019
     def random_vgg(self) -> Extractor:
         """The extractor that nobody has trained."""
-        return load_extractor("random-vgg", device=self.context.device)
+        return _random_vgg(str(self.context.device))
 
     def other_distance(self, images: ImageSet) -> float:
         """Fréchet distance in the features of random VGG."""
@@ -127,6 +126,11 @@ class Meter:
                 seen = self.collect(images, extractor)
                 row[name] = seen.distance(real)
         return row
+
+
+@cache
+def _random_vgg(device: str) -> Extractor:
+    return load_extractor("random-vgg", device=device)
 
 
 def pixels(images: ImageSet) -> np.ndarray:

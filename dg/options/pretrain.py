@@ -408,3 +408,27 @@ CONVERT = dict(
         ]
     },
 )
+MERGE = dict(
+    cls=Command,
+    help="Merge the weights of two score networks: A + W (A - B). A and B are files, addresses or "
+    "names, of one shape. Where B is A trained on with A's own images, this goes the other way "
+    "(Neon, arXiv 2510.03597). The file tells both networks and the weight.",
+    sections={
+        "Options": [
+            click.option(
+                "--weight",
+                required=True,
+                type=RealRange(),
+                metavar="W",
+                help="Weight of the difference: 0 gives A, -1 gives B, above 0 leads away from B.",
+            ),
+            click.option(
+                "--out",
+                required=True,
+                type=console.OutputPath(),
+                metavar="PATH",
+                help="The .safetensors file to write.",
+            ),
+        ],
+    },
+)
