@@ -89,15 +89,15 @@ def ranking(values: dict[str, tuple[float, float]], unit="", least=True) -> list
     return [order[0], f"{mean_sd(first, sd0)}{unit}", order[1], ahead]
 
 
-def paired_test(values, base) -> list[str] | None:
+def paired_test(values, base, digits: int = 3) -> list[str] | None:
     """Difference, its sd, 95% interval, t and p of values paired with those of `base`; None where
-    there is no spread."""
+    there is no spread beyond rounding."""
     differences = np.subtract(values, base)
-    if len(differences) < 2 or not np.ptp(differences):
+    if len(differences) < 2 or np.ptp(differences) < 1e-9 * np.abs([values, base]).max():
         return None
     test, sd = paired_t(values, base), float(np.std(differences, ddof=1))
-    interval = f"{test.low:+.3f} to {test.high:+.3f}"
-    shown = [f"{test.difference:+.3f}", f"{sd:.3f}", interval]
+    interval = f"{test.low:+.{digits}f} to {test.high:+.{digits}f}"
+    shown = [f"{test.difference:+.{digits}f}", f"{sd:.{digits}f}", interval]
     return [*shown, f"{test.t:.2f}", f"{test.p:.2g}"]
 
 

@@ -5,7 +5,6 @@ import numpy as np
 from dg.evaluation import figures
 from dg.evaluation.figures.style import GUIDED, INK, SERIES, UNGUIDED
 from dg.evaluation.report import Note, Table
-from dg.evaluation.significance import paired_t
 from dg.evaluation.tables import paired_test
 from dg.experiments import methods as lines
 from dg.experiments.pictures import Source, fair_floor
@@ -195,13 +194,8 @@ def _all_systems(outcome: dict) -> list:
 def _against_base(outcome: dict, name: str, metric: str) -> list[str]:
     """Difference to the unguided system, its sd, and p."""
     values, base = (outcome["metrics"][which][metric]["values"] for which in (name, BASE))
-    apart = np.subtract(values, base)
-    if name == BASE or len(apart) < 2 or not np.ptp(apart):
-        return ["", "", ""]
-    digits = 4 if metric == "fd_random_vgg" else 2
-    sd = float(np.std(apart, ddof=1))
-    p = paired_t(values, base).p
-    return [f"{apart.mean():+.{digits}f}", f"{sd:.{digits}f}", f"{p:.2g}"]
+    test = paired_test(values, base, digits=4 if metric == "fd_random_vgg" else 3)
+    return ["", "", ""] if test is None else [test[0], test[1], test[-1]]
 
 
 def _trainings(outcome: dict) -> list:

@@ -3,7 +3,7 @@
 import click
 
 from dg.options.common import DEVICE, Command
-from dg.options.numbers import RealRange
+from dg.options.numbers import Real, RealRange
 from dg.pretraining.presets import (
     ARCHITECTURES,
     CLASSIFIER_PRESETS,
@@ -418,7 +418,7 @@ MERGE = dict(
             click.option(
                 "--weight",
                 required=True,
-                type=RealRange(),
+                type=Real(),
                 metavar="W",
                 help="Weight of the difference: 0 gives A, -1 gives B, above 0 leads away from B.",
             ),

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from dg.samplers.acceptance import accepted, budget_constant, finished_log_ratios, resampled
+from dg.samplers.acceptance import (
+    accepted,
+    budget_constant,
+    finished_log_ratios,
+    most_acceptable,
+    resampled,
+)
 
 
 def ratios(x):
@@ -50,6 +56,19 @@ def test_a_larger_budget_is_nearer_to_the_model():
     ]
     assert means[0] < means[1] < means[2]
     assert abs(means[2] - x.mean()) < 1e-12
+
+
+def test_a_number_of_images_is_what_one_constant_accepts():
+    found, low, high = ratios(model(400)), -20.0, 20.0
+    for _ in range(60):  # the constant that accepts 100
+        middle = (low + high) / 2
+        enough = int(accepted(found, middle, range(400)).sum()) >= 100
+        low, high = (low, middle) if enough else (middle, high)
+    expected = accepted(found, high, range(400)).nonzero().flatten()
+    assert len(expected) == 100
+    assert torch.equal(most_acceptable(found, 100, range(400)), expected)
+    with pytest.raises(ValueError, match="401 of 400 images"):
+        most_acceptable(found, 401, range(400))
 
 
 def test_an_acceptance_depends_on_its_seed_alone():
