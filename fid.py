@@ -1,7 +1,7 @@
 """Measure images against a reference: FID and other distances, KID, precision and recall, with their
 uncertainty.
 
-Options without a command are those of `calc`.
+Options without a command are those of `calc`: `python fid.py calc --help` lists them.
 
 \b
 Examples:

@@ -27,7 +27,7 @@ Examples:
       --sample_dir gen_latents --save_dir disc-latent
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -102,7 +102,7 @@ def main(
             settings.seed,
             device,
         )
-        for line in doubtful:
+        for line in (*doubtful, _recipe(recipe["preset"], settings)):
             notify(line)
         progress = console.stoppable(progress, ranks.any)
         with sole_writer(save_dir, ranks):
@@ -177,6 +177,13 @@ def _settings(preset, accumulate, bf16, **changes):
     return replace(settings, microbatch=-(-settings.batch_size // accumulate))
 
 
+def _recipe(preset, settings):
+    """One line with every value of the training that is set."""
+    values = {name: value for name, value in asdict(settings).items() if value is not None}
+    listed = ", ".join(f"{name} {value}" for name, value in values.items())
+    return f"recipe {preset}: {listed}"
+
+
 def _network(name, device):
     import edm
 
@@ -212,6 +219,8 @@ def _tell(folder, log, classifier, network):
         if f"{part}_loss" in entry
     ]
     head = trained_head(folder)
+    if len(lines) == 3:
+        lines[0] += "; the folder stands for this file (docs/choosing-settings.md: when the last)"
     lora = head.with_name(f"lora_{head.name}")
     guided = ["--discriminator_ckpt", head]
     if classifier:

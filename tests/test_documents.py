@@ -281,7 +281,7 @@ def test_every_mean_with_a_spread_was_measured(page):
         for pair in measured(json.loads(path.read_text()))
     ]
     text = page.read_text(encoding="utf-8")
-    for mean, spread in re.findall(r"(-?\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)", text):
+    for mean, spread in re.findall(r"(-?\d+(?:\.\d+)?)\s±\s(\d+(?:\.\d+)?)", text):
         assert any(rounds_to(m, mean) and rounds_to(s, spread) for m, s in found), (
             f"{mean} ± {spread}"
         )

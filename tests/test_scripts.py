@@ -448,8 +448,10 @@ def test_training_leaves_checkpoints_that_guide(at, options):
         "--epoch 2 " + options,
         **at,
     )
-    assert f"{at['tmp']}/head/best.safetensors: epoch " in done.lines[0]
-    assert len(done.lines) == 3
+    assert done.lines[0].startswith("recipe default: epochs 2, batch_size 4, batches balanced, ")
+    assert f"{at['tmp']}/head/best.safetensors: epoch " in done.lines[1]
+    assert done.lines[1].endswith("choosing-settings.md: when the last)")
+    assert len(done.lines) == 4
     network = "NETWORK" if "none" in options else at["cond_net"]
     leads_to(
         done,

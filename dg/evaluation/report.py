@@ -237,14 +237,14 @@ def _item_md(item, folder):
     raise TypeError(f"a section cannot hold a {type(item).__name__}")
 
 
-def _unbroken(cell):
+def unbroken(cell: str) -> str:
     """A cell whose numbers do not wrap at the spaces around ±."""
     return cell.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def _table_md(table):
     def row(cells, mark=""):
-        cells = [_escape_md(_unbroken(str(cell))) for cell in cells]
+        cells = [_escape_md(unbroken(str(cell))) for cell in cells]
         return "| " + " | ".join(f"{mark}{cell}{mark}" if cell else "" for cell in cells) + " |"
 
     rules = {"l": ":---", "c": ":---:", "r": "---:"}
@@ -324,6 +324,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
   table { font-size: 0.82rem; }
   th, td { padding: 0.35rem 0.4rem; }
   th:first-child, td:first-child { position: sticky; left: 0; background: var(--ground); }
+  .best td:first-child { background: var(--best); }
 }
 @media print {
   html { font-size: 10pt; }

@@ -8,7 +8,7 @@ from dg.evaluation.figures.style import mean_sd
 from dg.evaluation.measure import METRICS
 from dg.evaluation.report import Code, Section, Table, text_of
 from dg.evaluation.significance import paired_t
-from dg.runtime.provenance import machine_of
+from dg.runtime.provenance import machine_of, threads_of
 
 
 def measurement_table(results: dict) -> str:
@@ -106,8 +106,8 @@ def how_it_was_run(outcome: dict, *, extra=()) -> Section:
     hardware, seconds = outcome["hardware"], outcome["seconds"]
     versions = ", ".join(f"{name} {version}" for name, version in outcome["versions"].items())
     machine = (
-        f"{machine_of(outcome)}, {hardware['cores']} cores, {hardware['threads']} threads "
-        f"per process, device {hardware['device']}; {duration(seconds['total'])} of stages; "
+        f"{machine_of(outcome)}, {hardware['cores']} cores, {threads_of(outcome)}, "
+        f"device {hardware['device']}; {duration(seconds['total'])} of stages; "
         f"{versions}."
     )
     table = Table(["stage", "seconds"], stage_seconds(seconds))

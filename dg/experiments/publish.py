@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dg.evaluation.figures.pictures import copy_with_palette
+from dg.evaluation.report import unbroken
 from dg.experiments import tables
 from dg.runtime.files import read_json, write_text
 from dg.runtime.provenance import measured_by
@@ -72,7 +73,9 @@ def block(results: dict, report: str, shown: Sequence[str] = ()) -> str:
         text += f"Guidance of weight {results['selection']['chosen']:g} changes "
         text += f"{', '.join(changes[:-1])} and {changes[-1]}. "
     text += f"[Report]({report})."
-    lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows]]
+    lines = [
+        f"| {' | '.join(map(unbroken, row))} |" for row in [columns, ["---"] * len(columns), *rows]
+    ]
     return "\n".join([*lines, "", text])
 
 

@@ -134,6 +134,7 @@ def run(
                 make = partial(_train, settings, size, loss, device, progress)
                 path = stages.run(Stage(f"{loss}-{size}", key, [], make))
                 found[size, loss] = read_json(path / "errors.json")
+        origin = provenance(command, stages.seconds, device)
     errors, metrics = {}, {}
     for (size, which), name in product(product(settings.sizes, ("best", "last")), QUANTITIES):
         lines = {loss: found[size, loss][which][name] for loss in settings.losses}
@@ -143,7 +144,7 @@ def run(
             entry[f"{name}_error"] = summarise_repeats(values)
     outcome = {"experiment": "two_gaussians", "metrics": metrics, "errors": errors}
     outcome["settings"] = asdict(settings)
-    outcome |= provenance(command, stages.seconds, device)
+    outcome |= origin
     scatter = {loss: found[settings.sizes[0], loss]["scatter"] for loss in settings.losses}
     with sole_writer(results):
         _draw_scatter(results, settings, scatter)

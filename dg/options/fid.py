@@ -250,7 +250,8 @@ NLL = dict(
                 type=Real(),
                 default=1,
                 metavar="W",
-                help="Guidance weight at the first stage of a step.",
+                help="Guidance weight at the first stage of a Heun step. Equal weights measure the flow "
+                "with this weight at all times; generate.py's 2 and 0 only come near 1 and 1.",
             ),
             click.option(
                 "--dg_weight_2nd_order",
@@ -259,7 +260,8 @@ NLL = dict(
                 type=Real(),
                 default=1,
                 metavar="W",
-                help="Guidance weight at the second stage of a step (Heun's correction).",
+                help="Guidance weight at the second stage of a Heun step. Give that of the first stage, "
+                "so that both stages see the same field.",
             ),
             click.option(
                 "--time_min",

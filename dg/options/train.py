@@ -96,7 +96,7 @@ RECIPE = [
         default="default",
         metavar="NAME",
         help=f"Recipe: {', '.join(PRESETS)}. The options of this section change single values "
-        "of it.",
+        "of it. The training prints all values when it starts.",
     ),
     click.option(
         "--cond",

@@ -37,12 +37,17 @@ def machine_of(results: dict) -> str:
     return results["hardware"].get("gpu") or results["hardware"]["cpu"]
 
 
+def threads_of(results: dict) -> str:
+    """The threads that each process computed with."""
+    number = results["hardware"]["threads"]
+    return f"{number} thread{'' if number == 1 else 's'} per process"
+
+
 def measured_by(results: dict) -> str:
     """One sentence without a full stop, for a table in a text."""
-    threads, versions = results["hardware"]["threads"], results["versions"]
     return (
         f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on "
-        f"{machine_of(results)} ({threads} threads per process, torch {versions['torch']})"
+        f"{machine_of(results)} ({threads_of(results)}, torch {results['versions']['torch']})"
     )
 
 

@@ -133,7 +133,10 @@ def test_a_mark_names_the_metrics_that_are_shown(tmp_path):
     fill([page], tmp_path)
     lines = page.read_text(encoding="utf-8").splitlines()
     assert lines[1] == "| Digits | recall | FD |" and "[Report](digits/report.md)" in lines[-2]
-    assert lines[4].split(" | ")[1:] == ["14.00 ± 0.12", "10.00 ± 0.12 |"]
+    assert lines[4].split(" | ")[1:] == [
+        "14.00\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.12",
+        "10.00\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.12 |",
+    ]
     page.write_text("<!-- results:digits nll -->\n<!-- /results:digits -->\n")
     with pytest.raises(ValueError, match="nll: not measured; name some of fd, "):
         fill([page], tmp_path)

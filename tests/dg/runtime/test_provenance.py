@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from dg.runtime.provenance import PACKAGES, provenance
+from dg.runtime.provenance import PACKAGES, provenance, threads_of
 
 
 def test_it_says_what_ran_on_what_and_for_how_long():
@@ -21,3 +21,8 @@ def test_it_says_what_ran_on_what_and_for_how_long():
     assert entries["hardware"]["device"] == "cpu" and entries["hardware"]["cores"] >= 1
     assert entries["hardware"]["threads"] == torch.get_num_threads() and entries["hardware"]["cpu"]
     json.dumps(entries)
+
+
+def test_one_thread_is_told_in_the_singular():
+    told = [threads_of({"hardware": {"threads": number}}) for number in (1, 2)]
+    assert told == ["1 thread per process", "2 threads per process"]
