@@ -172,7 +172,7 @@ def with_imagenet(here, monkeypatch):
     return here
 
 
-NEED_DIFFUSERS = {"imagenet", "coming-from"}
+NEED_DIFFUSERS = {"imagenet", "coming-from", "claims"}
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
 
