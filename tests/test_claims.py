@@ -94,7 +94,7 @@ def test_means_without_single_values_are_compared_by_their_standard_errors(measu
 def test_what_is_shown_of_a_measurement(measured):
     here = {"results": "made", "metric": "fd", "from": "unguided", "to": "guided"}
     found = claims.measured(here)
-    assert (found.text, found.n) == ("FD 5.20 ± 0.20 → 4.20 ± 0.17", "3 sets")
+    assert (found.text, found.n) == ("FD 5.2 ± 0.2 → 4.2 ± 0.2", "3 sets")
     found = claims.measured(here | {"to": ["guided", "other"]})
     assert found.text == "FD 5.2 → mean 4.7 (sd 0.71), t = -1" and found.n == "2 trainings"
     here = {"results": "made", "training": "head", "column": "valid_loss", "best": "lowest"}
