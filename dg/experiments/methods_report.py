@@ -94,6 +94,10 @@ def _best_told(outcome: dict, budget: float) -> str:
     change = f"{100 * (first['mean'] / second['mean'] - 1):+.0f}%"
     test = paired_test(first["values"], second["values"])
     chance = f"; p = {test[-1]} over {first['n']} sets" if test else ""
+    other = [outcome["metrics"][system].get("fd_random_vgg") for system in (name, plain)]
+    if None not in other:
+        random = " against ".join(f"{entry['mean']:.4f}" for entry in other)
+        chance += f"; {TITLES['fd_random_vgg']} {random}"
     return (
         f"“{outcome['systems'][name]['line']}” is best: {distance_name(outcome)} "
         f"{first['mean']:.2f} against {second['mean']:.2f} unguided ({change}{chance})"
@@ -157,7 +161,7 @@ def _picture(source: Source) -> list:
     xlabel = f"compute per image; 1 × is {_engineered(unit)} multiply-adds"
     caption = (
         f"Compute is counted in multiply-adds of all networks, in units of {steps} unguided steps, "
-        "and shown on a logarithmic axis. The "
+        "both axes are logarithmic. The "
         "thin lines are one sd of the paired difference to 1 × unguided. The training of the "
         "discriminator, its generated images included, stands in the same unit beside the name."
     )

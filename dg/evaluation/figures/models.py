@@ -93,13 +93,15 @@ def quality_against_cost(
 
 
 def quality_against_compute(path, panels, looks, xlabel, title="Distance against compute"):
-    """Distances over compute per image (logarithmic), one line per method and one panel per
+    """Distances over compute per image, both logarithmic, one line per method and one panel per
     distance.
 
     panels  {name of the distance: {"floor": float or None, "lines": {method: [(compute, mean,
             sd)]}}}
     looks   {method: (colour, line style, label)}
     """
+    from matplotlib.ticker import LogLocator
+
     with drawing(path, WIDTH, 2.0 + 2.9 * len(panels), title) as figure:
         axes_of = figure.subplots(len(panels), 1, squeeze=False).ravel()
         for axes, (name, panel) in zip(axes_of, panels.items(), strict=True):
@@ -113,7 +115,9 @@ def quality_against_compute(path, panels, looks, xlabel, title="Distance against
             if panel["floor"] is not None:
                 floor = dict(color=REAL, linestyle="--", linewidth=1.4, label="real against real")
                 axes.axhline(panel["floor"], **floor)
-            axes.set(xscale="log", ylabel=name)
+            axes.set(xscale="log", yscale="log", ylabel=name)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
             low, high = axes.get_xlim()
             ticks = [tick for tick in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8) if low <= tick <= high]
             axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
