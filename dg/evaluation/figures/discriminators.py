@@ -14,6 +14,7 @@ from dg.evaluation.figures.style import (
     UNGUIDED,
     WIDTH,
     drawing,
+    few_ticks,
     level,
     mark,
 )
@@ -180,8 +181,6 @@ def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log 
 
     truth    {noise level index: [n]}, learned  {loss: {noise level index: [n]}}, in nats
     """
-    from matplotlib.ticker import MaxNLocator
-
     with drawing(path, WIDTH, 0.8 + 1.5 * len(learned), title) as figure:
         panels = figure.subplots(
             len(learned), len(truth), squeeze=False, sharex="col", sharey="col"
@@ -193,7 +192,7 @@ def ratio_scatter(path, sigmas, truth, learned, title="Learned against true log 
             row[0].set_ylabel(loss)
         for axes, index in zip(panels[0], truth, strict=True):
             axes.set_title(f"{SIGMA} = {float(sigmas[index]):.2g}", weight="normal")
-            axes.xaxis.set_major_locator(MaxNLocator(3))  # more labels have no room
+            few_ticks(axes.xaxis, 3)
         figure.supxlabel("true log ratio [nats]", fontsize=11)
         figure.supylabel("learned log ratio [nats]", fontsize=11)
 

@@ -2,7 +2,16 @@
 
 import itertools
 
-from dg.evaluation.figures.style import INK, MARKERS, REAL, SERIES, WIDTH, colours, drawing
+from dg.evaluation.figures.style import (
+    INK,
+    MARKERS,
+    REAL,
+    SERIES,
+    WIDTH,
+    colours,
+    drawing,
+    logarithmic_ticks,
+)
 
 
 def loss_curves(path, curves, title="Loss on training and on test images"):
@@ -100,8 +109,6 @@ def quality_against_compute(path, panels, looks, xlabel, title="Distance against
             sd)]}}}
     looks   {method: (colour, line style, label)}
     """
-    from matplotlib.ticker import LogLocator
-
     with drawing(path, WIDTH, 2.0 + 2.9 * len(panels), title) as figure:
         axes_of = figure.subplots(len(panels), 1, squeeze=False).ravel()
         for axes, (name, panel) in zip(axes_of, panels.items(), strict=True):
@@ -116,8 +123,7 @@ def quality_against_compute(path, panels, looks, xlabel, title="Distance against
                 floor = dict(color=REAL, linestyle="--", linewidth=1.4, label="real against real")
                 axes.axhline(panel["floor"], **floor)
             axes.set(xscale="log", yscale="log", ylabel=name)
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
+            logarithmic_ticks(axes.yaxis)
             low, high = axes.get_xlim()
             ticks = [tick for tick in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8) if low <= tick <= high]
             axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])

@@ -101,6 +101,21 @@ def canvas(path, width, height, top):
         yield picture, label
 
 
+def few_ticks(axis, number: int):
+    """At most so many ticks and one, where labels have little room."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(number))
+
+
+def logarithmic_ticks(axis):
+    """Ticks at 1, 2 and 5 times powers of ten, written as plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+
+
 def _round_ticks(axes):
     """Ticks in steps of 1, 2 or 5 times a power of ten, where matplotlib chooses them."""
     from matplotlib.ticker import AutoLocator, MaxNLocator
