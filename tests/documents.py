@@ -83,7 +83,7 @@ def on_tiny_networks(script, arguments):
     if "--timestep_respacing" in small:
         added = added.replace("--steps 2", "")
     if "--sampler" in small:
-        added += " " + ADDED[small[small.index("--sampler") + 1]]
+        added += " " + ADDED.get(small[small.index("--sampler") + 1], "")
     small += added.split()
     of_features = script == "fid.py" and not {"nll", "diagnose"} & {*small}
     if of_features and "--features" not in small:
