@@ -16,7 +16,7 @@ from dg.experiments.study import System
 from dg.samplers.acceptance import finished_log_ratios, most_acceptable
 from dg.samplers.constants import RejectionSampling, stored_constants, warm_up
 from dg.samplers.filling import fill_by_rejection
-from dg.sampling import ScoreModel, describe
+from dg.sampling import HeunSampling, ScoreModel, describe
 
 SPARE_SEED = 100_000_000  # of images that are drawn beside those of a set, to choose from
 
@@ -38,7 +38,7 @@ def draw_sets(
     net, sampling = context.model(paths, system.model), context.sampling(system)
     discriminator = context.discriminator(paths, net, system)
     guidance = discriminator and context.guided_by(discriminator, paths, system)
-    if sampling.needs_log_ratio:
+    if isinstance(sampling, HeunSampling) and sampling.needs_log_ratio:
         net = ScoreModel(net, LogRatio(discriminator))
     if isinstance(sampling, RejectionSampling):
         sampling = _with_constants(context, folder, net, sampling, guidance)
