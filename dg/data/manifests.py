@@ -76,7 +76,8 @@ def _is_sound(manifest: dict) -> bool:
     try:
         whole = len(seeds_of(manifest["seeds"])) == manifest["num seeds"]
         known = settings_hash(manifest["settings"]) == manifest["settings hash"]
-        return whole and known and manifest["batch size"] >= 1
+        size = manifest["batch size"]
+        return whole and known and type(size) is int and size >= 1
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 

@@ -323,3 +323,12 @@ def test_readers_know_the_classes_of_a_store(tmp_path, save_type):
         assert store.load().class_names == known and store.load().labels is not None
     fill(SampleStore(tmp_path / "c", {}, range(6), 3, save_type, class_names=names), None, False)
     assert load_images(tmp_path / "c").class_names is None
+
+
+@pytest.mark.parametrize("size", [2.5, True, "2", 0])
+def test_a_manifest_whose_batch_size_is_none_is_refused(tmp_path, size):
+    fill(SampleStore(tmp_path, SETTINGS, range(4), 2)).finish()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"batch size": size}))
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged; restore it or delete it$"):
+        load_images(tmp_path)
