@@ -102,9 +102,10 @@ def main(
             settings.seed,
             device,
         )
-        for line in (*doubtful, _recipe(recipe["preset"], settings)):
+        for line in doubtful:
             notify(line)
         progress = console.stoppable(progress, ranks.any)
+        progress = _telling(progress, notify, _recipe(recipe["preset"], settings))
         with sole_writer(save_dir, ranks):
             log = train_discriminator(
                 discriminator,
@@ -175,6 +176,18 @@ def _settings(preset, accumulate, bf16, **changes):
             "at most that many parts."
         )
     return replace(settings, microbatch=-(-settings.batch_size // accumulate))
+
+
+def _telling(progress, notify, line):
+    """A progress that tells a line before its first bar: from then on nothing is refused."""
+    untold = [line]
+
+    def shown(*args, **kwargs):
+        while untold:
+            notify(untold.pop())
+        return progress(*args, **kwargs)
+
+    return shown
 
 
 def _recipe(preset, settings):
