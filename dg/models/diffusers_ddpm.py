@@ -119,7 +119,7 @@ def load_pixel_diffusion(
             f"channels out of {channels}; get the whole folder of the pipeline"
         )
     clip = told.pop("clip_sample")
-    unet = create(KIND, config, tensors, folder)
+    unet = create(KIND, config, folder, tensors)
     load_strictly(unet, tensors, folder)
     model = PixelDiffusion(unet, told | dict(variance=variance), clip)
     notify(

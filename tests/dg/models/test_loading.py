@@ -67,8 +67,10 @@ def test_dits(tmp_path):
         f"{tmp_path}/dit.pt: of ema the weights under 'ema' are taken",
         f"{tmp_path}/dit.pt: 2 heads, linear schedule of 1000 steps, as DiT's own code has",
     ]
-    with pytest.raises(ValueError, match="holds image_size itself; leave that out"):
-        load_model(tmp_path / "dit.pt", num_heads=2, image_size=64)
+    size = 8 * model.img_resolution
+    load_model(tmp_path / "dit.pt", num_heads=2, image_size=size)
+    with pytest.raises(ValueError, match=f"makes images of {size} pixels, not 72; get another"):
+        load_model(tmp_path / "dit.pt", num_heads=2, image_size=72)
 
 
 def test_what_is_no_generative_model(tmp_path):
