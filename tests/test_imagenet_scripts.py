@@ -235,4 +235,4 @@ def test_what_the_tensors_of_a_network_do_not_tell_is_asked_for_and_told(at, mon
     other = run(command + given.format(8, "cosine", 1000), **at | {"out": at["tmp"] / "0"})
     assert other.code == 2 and len(other.lines) >= 1, "two processes are not mixed in one folder"
     told = run(command.replace("{uncond}", "{dit}") + "--image_size 8", **at)
-    assert told.code == 2 and "holds image_size itself" in told.err
+    assert told.code == 2 and "makes images of 64 pixels, not 8" in told.err
