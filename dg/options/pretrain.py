@@ -378,6 +378,13 @@ FEATURES = dict(
         ],
     },
 )
+OUT = click.option(
+    "--out",
+    required=True,
+    type=console.OutputPath(),
+    metavar="PATH",
+    help="The .safetensors file to write.",
+)
 CONVERT = dict(
     cls=Command,
     help="Convert a network to this project's .safetensors format. It reads every network that "
@@ -391,13 +398,7 @@ CONVERT = dict(
                 metavar="PATH|URL|NAME",
                 help="Network to read.",
             ),
-            click.option(
-                "--out",
-                required=True,
-                type=console.OutputPath(),
-                metavar="PATH",
-                help="The .safetensors file to write.",
-            ),
+            OUT,
             click.option(
                 "--fp16",
                 **FLAG,
@@ -422,13 +423,7 @@ MERGE = dict(
                 metavar="W",
                 help="Weight of the difference: 0 gives A, -1 gives B, above 0 leads away from B.",
             ),
-            click.option(
-                "--out",
-                required=True,
-                type=console.OutputPath(),
-                metavar="PATH",
-                help="The .safetensors file to write.",
-            ),
+            OUT,
         ],
     },
 )
