@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import ClassVar, NamedTuple
 
@@ -19,9 +18,10 @@ from dg.data.sample_store import SampleStore
 from dg.discriminator import LogRatio
 from dg.models.generative_model import GenerativeModel, SamplingSettings
 from dg.precision import MixedPrecisionGuidance, autocast
+from dg.runtime.counted_work import CountedWork
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
-from dg.runtime.progress import Progress, Stopped, silent, unheard
+from dg.runtime.progress import Progress, silent, unheard
 from dg.runtime.run_folder import sole_writer
 from edm.fingerprints import fingerprint
 
@@ -90,6 +90,11 @@ class Sampling(HeunSampling):
     @property
     def num_evaluations(self) -> int:
         return self.num_steps if self.solver == "euler" else super().num_evaluations
+
+
+def needs_log_ratio(sampling: SamplingSettings) -> bool:
+    """Whether the sampler, of any model, asks for the log ratio of a `ScoreModel`."""
+    return isinstance(sampling, HeunSampling) and sampling.needs_log_ratio
 
 
 class ScoreModel(GenerativeModel):
@@ -249,11 +254,10 @@ def generate(
     """
     check_class(net, class_idx, sampling)
     with sole_writer(store.outdir, ranks):
-        work = WorkList(ranks, ranks.by_first(store.pending))
-        batches = len(work.items)  # counted by batch: its images are all finished at once
+        # counted by batch: its images are all finished at once
+        work = CountedWork(ranks, ranks.by_first(store.pending), progress, "images")
         total = sum(len(store.batches()[index]) for index in work.items)
-        bar = iter(progress(range(batches), desc="images", unit="batch", total=batches))
-        shown, most, mine, saving, start = 0, store.batch_size, 0, None, time.perf_counter()
+        most, mine, saving, start = store.batch_size, 0, None, time.perf_counter()
 
         def draw(index: int) -> tuple[np.ndarray, np.ndarray | None]:
             nonlocal most
@@ -267,30 +271,17 @@ def generate(
             )
             return images, classes
 
-        def show(number: int) -> None:
-            nonlocal shown
-            try:
-                for _ in range(shown, number):
-                    next(bar, None)
-            except Stopped:  # batches in work are still finished and saved
-                work.close()
-            shown = number
-
         with ThreadPoolExecutor(max_workers=1) as thread:
-            show(1)
+            work.show(1)
             for place, index, batch in _in_flight(work, draw, at_once):
                 if saving is not None:
                     saving.result()
                 saving, mine = thread.submit(store.write, index, *batch), mine + 1
-                show(place + 2)
+                work.show(place + 2)
             if saving is not None:
                 saving.result()
         seconds = time.perf_counter() - start if total else 0.0
-        if not work.done(mine):
-            raise Stopped
-        with suppress(Stopped):
-            for _ in bar:  # to its end: other processes may have made the last images
-                pass
+        work.end(mine)
         if ranks.first:
             store.finish()
         return GenerationResult(total, seconds)

@@ -15,6 +15,7 @@ from dg.data.image_stream import ImageStream
 from dg.data.images import to_float
 from dg.data.latents import LatentStore
 from dg.fingerprints import fingerprint
+from dg.runtime.counted_work import CountedWork
 from dg.runtime.memory import in_chunks
 from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
 from dg.runtime.progress import Progress, Stopped, silent, unheard
@@ -100,10 +101,7 @@ def encode(
     set and the seed, and on its batch by rounding alone.
     """
     with sole_writer(store.outdir, ranks):
-        work = WorkList(ranks, ranks.by_first(store.pending))
-        bar = iter(
-            progress(range(len(work.items)), desc="latents", unit="batch", total=len(work.items))
-        )
+        work = CountedWork(ranks, ranks.by_first(store.pending), progress, "latents")
         shown, mine, most, squares = 0, 0, store.batch_size, []
 
         def read(index):
@@ -111,7 +109,7 @@ def encode(
             return places, images.crops(places, settings.resolution)
 
         with suppress(Stopped):
-            next(bar, None)
+            next(work.bar, None)
             for (place, index), (places, crops) in _read_ahead(work, read):
                 mirrored = np.array(store.batches()[index]) >= len(images)
                 batch = partial(_encoded, vae, crops, places, mirrored, settings, device)
@@ -129,15 +127,11 @@ def encode(
                 )
                 mine += 1
                 for _ in range(shown, place + 1):
-                    next(bar, None)
+                    next(work.bar, None)
                 shown = place + 1
         work.close()
         images.tell()
-        if not work.done(mine):
-            raise Stopped
-        with suppress(Stopped):
-            for _ in bar:  # to its end: other processes may have made the last ones
-                pass
+        work.end(mine)
     rounding, spread, count = np.sum(squares, axis=0) if squares else (0, 0, 0)
     number = sum(len(store.batches()[index]) for index in work.items)
     return Made(

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import numpy as np
 
@@ -10,8 +9,9 @@ import edm
 from dg.data.datasets import to_uint8
 from dg.data.sample_store import SampleStore
 from dg.precision import autocast
-from dg.runtime.processes import SINGLE_PROCESS, Ranks, WorkList
-from dg.runtime.progress import Progress, Stopped, silent
+from dg.runtime.counted_work import CountedWork
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
+from dg.runtime.progress import Progress, silent
 from dg.samplers.constants import RejectionSampling
 from dg.samplers.rejection import rejection_sampler
 from dg.sampling import GenerationResult, ScoreModel, check_class
@@ -43,35 +43,23 @@ def fill_by_rejection(
             "float32 or float16"
         )
     check_class(model, class_idx, sampling)
-    work = WorkList(ranks, store.pending() if ranks.first else [])
+    work = CountedWork(ranks, ranks.by_first(store.pending), progress, "images")
     total = sum(len(store.batches()[index]) for index in work.items)
-    number = len(work.items)
-    bar = iter(progress(range(number), desc="images", unit="batch", total=number))
     shelf, mine, start = _Shelf(store), 0, time.perf_counter()
 
     def seeds() -> Iterator[int]:
         for _, index in work:
             yield from shelf.begin(index)
 
-    def show() -> None:
-        try:
-            next(bar, None)
-        except Stopped:  # what is in work is still finished and saved
-            work.close()
-
-    show()
+    work.show(1)
     how = (model.log_ratio, sampling, guidance, class_idx, store.batch_size, device)
     with autocast(precision, device):
         for image in rejection_sampler(model.net, seeds(), *how):
             if shelf.put(image):
                 mine += 1
-                show()
+                work.show(mine + 1)
     seconds = time.perf_counter() - start if total else 0.0
-    if not work.done(mine):
-        raise Stopped
-    with suppress(Stopped):
-        for _ in bar:  # to its end: other processes may have made the last images
-            pass
+    work.end(mine)
     if ranks.first:
         store.finish()
     return GenerationResult(total, seconds)
