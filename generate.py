@@ -269,9 +269,9 @@ def _sampling(net, options):
 def _precision(asked, net, device, sampling):
     """That of the networks; where a log ratio decides, float32 is the default."""
     from dg.precision import fastest
-    from dg.sampling import HeunSampling
+    from dg.sampling import needs_log_ratio
 
-    if not isinstance(sampling, HeunSampling) or not sampling.needs_log_ratio:
+    if not needs_log_ratio(sampling):
         return asked or fastest(net, device, sampling.kwargs().get("num_steps", 18))
     if asked == "bfloat16":
         raise click.UsageError(

@@ -8,13 +8,12 @@ import numpy as np
 
 from dg.checkpoints import training_of
 from dg.data.datasets import to_float
-from dg.discriminator import LogRatio
 from dg.experiments.context import Context, Paths
 from dg.experiments.drawing import pool_seeds
 from dg.experiments.study import Head, System
 from dg.recipes import PRESETS
 from dg.runtime.files import read_json, write_json
-from dg.samplers.constants import Constants, RejectionSampling
+from dg.samplers.constants import RejectionSampling, with_measured_constants
 from dg.samplers.cost import (
     BACKWARD,
     FORWARD,
@@ -23,7 +22,6 @@ from dg.samplers.cost import (
     ratio_multiply_adds,
     training_multiply_adds,
 )
-from dg.sampling import ScoreModel
 from dg.training import training_log
 
 SAMPLE = 8  # real images that a pass is counted on
@@ -38,14 +36,9 @@ def count(context: Context, path: Path, paths: Paths, name: str, system: System)
     are guided, and the multiply-adds of one, are those of a few.
     """
     settled, folder = context.settled(paths, system), paths[f"sample-{name}"]
-    net, sampling = context.model(paths, system.model), context.sampling(settled)
-    discriminator = context.discriminator(paths, net, settled)
-    guidance = discriminator and context.guided_by(discriminator, paths, settled)
-    if sampling.needs_log_ratio:
-        net = ScoreModel(net, LogRatio(discriminator))
-    if isinstance(sampling, RejectionSampling):
-        stored = read_json(folder / "constants.json")
-        sampling = sampling.with_constants(Constants(stored["marginal"], stored["stepwise"]))
+    net, sampling, discriminator, guidance = context.drawn_by(paths, settled)
+    if isinstance(sampling, RejectionSampling):  # with those of the images
+        sampling = with_measured_constants(net, sampling, guidance, folder, device=context.device)
     found = measured_cost(net, sampling, guidance, device=context.device)
     evaluations, of = found["evaluations per image"], found["of these"]
     if isinstance(sampling, RejectionSampling):

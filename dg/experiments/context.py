@@ -10,7 +10,7 @@ import torch
 
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
-from dg.discriminator import Discriminator
+from dg.discriminator import Discriminator, LogRatio
 from dg.experiments.settings import Setting
 from dg.experiments.study import Study, System
 from dg.guidance import BOOSTING, DiscriminatorGuidance
@@ -19,7 +19,7 @@ from dg.runtime.downloads import resolve
 from dg.runtime.files import read_json
 from dg.runtime.processes import Ranks
 from dg.runtime.progress import Progress, silent, unheard
-from dg.sampling import fill_store
+from dg.sampling import ScoreModel, fill_store, needs_log_ratio
 
 ORDER_SEED = 0  # data files may be sorted by class
 Paths = dict[str, Path]  # folders of stages, by name
@@ -175,6 +175,16 @@ class Context:
         """How a system is sampled."""
         sampling = system.sampling or self.setting.models[system.model].sampling
         return replace(sampling, num_steps=system.num_steps) if system.num_steps else sampling
+
+    def drawn_by(self, paths: Paths, system: System):
+        """(model, sampling, discriminator, guidance) that draw the images of a settled system. The
+        model has the log ratio where the sampler asks for it."""
+        net, sampling = self.model(paths, system.model), self.sampling(system)
+        discriminator = self.discriminator(paths, net, system)
+        guidance = discriminator and self.guided_by(discriminator, paths, system)
+        if needs_log_ratio(sampling):
+            net = ScoreModel(net, LogRatio(discriminator))
+        return net, sampling, discriminator, guidance
 
     def num_evaluations(self, system: System) -> int:
         """Evaluations of the network for one image; the fewest where states are rejected."""

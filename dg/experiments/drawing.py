@@ -14,9 +14,9 @@ from dg.discriminator import Discriminator, LogRatio
 from dg.experiments.context import Context, Paths
 from dg.experiments.study import System
 from dg.samplers.acceptance import finished_log_ratios, most_acceptable
-from dg.samplers.constants import RejectionSampling, stored_constants, warm_up
+from dg.samplers.constants import RejectionSampling, with_measured_constants
 from dg.samplers.filling import fill_by_rejection
-from dg.sampling import HeunSampling, ScoreModel, describe
+from dg.sampling import ScoreModel, describe
 
 SPARE_SEED = 100_000_000  # of images that are drawn beside those of a set, to choose from
 
@@ -35,13 +35,10 @@ def draw_sets(
 
     pools  where finished images stand that are chosen from, None: in the same folder
     """
-    net, sampling = context.model(paths, system.model), context.sampling(system)
-    discriminator = context.discriminator(paths, net, system)
-    guidance = discriminator and context.guided_by(discriminator, paths, system)
-    if isinstance(sampling, HeunSampling) and sampling.needs_log_ratio:
-        net = ScoreModel(net, LogRatio(discriminator))
+    net, sampling, discriminator, guidance = context.drawn_by(paths, system)
     if isinstance(sampling, RejectionSampling):
-        sampling = _with_constants(context, folder, net, sampling, guidance)
+        run = dict(device=context.device, progress=context.progress, ranks=context.ranks)
+        sampling = with_measured_constants(net, sampling, guidance, folder, **run)
     for index, first in enumerate(firsts):
         path, seeds = folder / f"set{index}", range(first, first + count)
         if system.kept:
@@ -59,18 +56,6 @@ def pool_seeds(seeds: range, share: float) -> list[int]:
     """The seeds of a set, and of the images that are drawn beside so that it is this share."""
     more, first = math.ceil(len(seeds) / share) - len(seeds), SPARE_SEED + 16 * seeds[0]
     return [*seeds, *range(first, first + more)]
-
-
-def _with_constants(context, folder: Path, model: ScoreModel, sampling, guidance):
-    """The sampling with its constants, which are measured once for a folder."""
-
-    def compute():
-        how = (sampling, guidance, None, context.device, context.progress)
-        return warm_up(model.net, model.log_ratio, *how)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    identity = describe(model, sampling, guidance)
-    return sampling.with_constants(stored_constants(folder / "constants.json", identity, compute))
 
 
 def _reject(context, path: Path, model: ScoreModel, sampling, guidance, seeds: range) -> None:

@@ -111,9 +111,9 @@ def settings_class(model, method):
 def log_ratio_of(net, sampling, device, options):
     """The log ratio that the sampler takes, or None."""
     from dg.discriminator import LogRatio
-    from dg.sampling import HeunSampling
+    from dg.sampling import needs_log_ratio
 
-    if not isinstance(sampling, HeunSampling) or not sampling.needs_log_ratio:
+    if not needs_log_ratio(sampling):
         return None
     if not options["discriminator_ckpt"]:
         raise click.UsageError(
@@ -128,24 +128,13 @@ def with_log_ratio(net, log_ratio, sampling, guidance, class_idx, precision, out
 
     Constants stand in the folder, and are measured where there are none.
     """
-    from dg.precision import autocast
-    from dg.runtime.files import writable_folder
-    from dg.samplers.constants import RejectionSampling, stored_constants, warm_up
-    from dg.sampling import ScoreModel, describe
+    from dg.samplers.constants import RejectionSampling, with_measured_constants
+    from dg.sampling import ScoreModel
 
     if log_ratio is None:
         return net, sampling
-    model, constants = ScoreModel(net, log_ratio), None
-    if not isinstance(sampling, RejectionSampling):
-        return model, sampling
-    if ranks.first:
-        identity = describe(model, sampling, guidance, class_idx, precision)
-        settings = (net, log_ratio, sampling, guidance, class_idx, device)
-
-        def compute():
-            with autocast(precision, device):
-                return warm_up(*settings, console.shown_by(ranks)[0])
-
-        path = writable_folder(outdir) / "constants.json"
-        constants = stored_constants(path, identity, compute)
-    return model, sampling.with_constants(ranks.broadcast(constants))
+    model = ScoreModel(net, log_ratio)
+    if isinstance(sampling, RejectionSampling):
+        run = (class_idx, device, precision, console.shown_by(ranks)[0], ranks)
+        sampling = with_measured_constants(model, sampling, guidance, outdir, *run)
+    return model, sampling

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from dg import vp
 from dg.discriminator import known_log_ratio
-from dg.runtime.files import read_json, settings_hash, write_json
+from dg.precision import autocast
+from dg.runtime.files import read_json, settings_hash, writable_folder, write_json
+from dg.runtime.processes import SINGLE_PROCESS, Ranks
 from dg.runtime.progress import Progress, silent
-from dg.sampling import HeunSampling, as_model, first_draws
+from dg.sampling import HeunSampling, ScoreModel, as_model, describe, first_draws
 from edm.guidance import Guidance
 from edm.sampler import churn_factor, churned, heun_step, sampling_levels
 
@@ -158,6 +160,36 @@ def _quantiles(ratios: Tensor, checked: Tensor, share: float) -> Constants:
     changes = known.diff(dim=0, prepend=known[:1])
     bounds = (part.quantile(share, dim=1).clamp(min=0).tolist() for part in (known, changes))
     return Constants(*bounds)
+
+
+def with_measured_constants(
+    model: ScoreModel,
+    sampling: RejectionSampling,
+    guidance: Guidance | None,
+    folder,
+    class_idx: int | None = None,
+    device="cpu",
+    precision: str = "float32",
+    progress: Progress = silent,
+    ranks: Ranks = SINGLE_PROCESS,
+) -> RejectionSampling:
+    """The sampling with the constants of a folder, which the first process measures where there
+    are none.
+
+    model  with its log ratio
+    """
+
+    def compute() -> Constants:
+        with autocast(precision, device):
+            return warm_up(
+                model.net, model.log_ratio, sampling, guidance, class_idx, device, progress
+            )
+
+    def kept() -> Constants:
+        identity = describe(model, sampling, guidance, class_idx, precision)
+        return stored_constants(writable_folder(folder) / "constants.json", identity, compute)
+
+    return sampling.with_constants(ranks.by_first(kept))
 
 
 def stored_constants(path, identity: dict, compute: Callable[[], Constants]) -> Constants:
