@@ -17,14 +17,25 @@ from unittest import mock
 
 import torch
 
+from dg.runtime.files import write_text
 from dg.runtime.provenance import provenance
 
 
-def in_turns(works: list, rounds: int) -> Iterator:
+def in_turns(works: list, rounds: int, seconds: float = float("inf")) -> Iterator:
     """Every work `rounds` times; every other round runs backwards, so that a machine that slows
-    down favours none."""
+    down favours none. No round is begun that would end after so many seconds, but the first."""
+    start = time.perf_counter()
     for index in range(rounds):
+        took = time.perf_counter() - start
+        if index and took * (index + 1) / index > seconds:
+            return
         yield from works[:: -1 if index % 2 else 1]
+
+
+def tf32(matrices: bool, convolutions: bool) -> None:
+    """Whether GPUs may round to TF32 from here on; torch's own choice is convolutions alone."""
+    torch.backends.cuda.matmul.allow_tf32 = matrices
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 class Clock:
@@ -113,7 +124,7 @@ def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=No
     del results["seconds"]
     print(shown(results))
     if out:
-        Path(out).write_text(json.dumps(results, indent=2) + "\n")
+        write_text(out, json.dumps(results, indent=2) + "\n")
 
 
 def shown(results: dict) -> str:
