@@ -21,7 +21,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import PIL.Image
 import torch
 
 UNUSED = ("tensorflow", "mpi4py", "blobfile")
@@ -222,20 +221,17 @@ def _stamps_of_updates(most: int | None = None) -> list[float]:
 
 
 def original_score_training_steps(edm_repo, net, settings, images, device) -> list[float]:
-    """Seconds of some steps of EDM's training loop on images uint8 [N, R, R, C], without the first
-    one.
+    """Seconds of some steps of EDM's training loop, without the first one.
 
+    images         a folder of them
     net, settings  a score network, which has the arguments of the original's, and its recipe
     """
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "images").mkdir()
-        for index, image in enumerate(images):
-            grey = image.shape[-1] == 1
-            picture = PIL.Image.fromarray(image[..., 0] if grey else image)
-            picture.save(Path(folder, "images", f"{index:06d}.png"))
         arguments = dict(
             dataset_kwargs=dict(
-                class_name="training.dataset.ImageFolderDataset", path="images", use_labels=False
+                class_name="training.dataset.ImageFolderDataset",
+                path=str(images),
+                use_labels=False,
             ),
             data_loader_kwargs=dict(num_workers=1),
             network_kwargs=net.init_kwargs

@@ -28,7 +28,7 @@ import edm
 from benchmarks.as_published import as_published
 from benchmarks.networks import SIZES, build_discriminator, build_score_network
 from benchmarks.original import Original
-from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak, tf32
+from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak, some_of, tf32
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import to_uint8
 from dg.data.sample_store import SampleStore
@@ -176,8 +176,7 @@ def load(options, device) -> tuple:
 def rows_of(options, device) -> list:
     """Every system in every setting that concerns it."""
     net, discriminators = load(options, device)
-    settings = options.settings.split(",")
-    settings = [name for name in SETTINGS if name in settings or name == "float32"]
+    settings = [name for name in SETTINGS if name in options.settings or name == "float32"]
     rows = [
         Row(system, setting, net, discriminator, options.batch, device, options.steps)
         for system, discriminator in [("unguided", None), *discriminators.items()]
@@ -236,7 +235,10 @@ def main():
     )
     parser.add_argument("--size", default="cifar10", choices=list(SIZES))
     parser.add_argument(
-        "--settings", default="as published,float32,default", help=f"some of: {', '.join(SETTINGS)}"
+        "--settings",
+        type=some_of(SETTINGS),
+        default="as published,float32,default",
+        help=f"some of: {', '.join(SETTINGS)}",
     )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=9)

@@ -10,14 +10,15 @@ that code's training loop as it is. Settings take turns; ratios are medians.
 
 import argparse
 import statistics
+import tempfile
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from benchmarks.networks import SIZES
 from benchmarks.original import original_score_training_steps
-from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak, tf32
+from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak, some_of, tf32
+from dg.data.image_decoding import picture_of
 from dg.data.images import ImageSet
 from dg.pretraining.presets import SCORE_PRESETS
 from dg.pretraining.score import build_score_network, train_score_network
@@ -63,7 +64,10 @@ class OriginalRow:
     setting = "original"
 
     def __init__(self, edm_repo, net, settings, images: ImageSet, device):
-        self.arguments = (edm_repo, net, settings, images.images, device)
+        self.folder = tempfile.TemporaryDirectory()
+        for index, image in enumerate(images.images):
+            picture_of(image).save(f"{self.folder.name}/{index:06d}.png")
+        self.arguments = (edm_repo, net, settings, self.folder.name, device)
 
     def measure(self) -> dict:
         """Median seconds of a few steps, of a process that is started for them."""
@@ -76,7 +80,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", default="cifar10", choices=list(SIZES))
-    parser.add_argument("--settings", help="[default: all that the device has]")
+    parser.add_argument(
+        "--settings", type=some_of(SETTINGS), help="[default: all that the device has]"
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device")
@@ -90,8 +96,7 @@ def main():
         0, 256, (2 * options.batch, resolution, resolution, channels), dtype=np.uint8
     )
     images = ImageSet(noise, None, "noise")
-    on_gpu = torch.device(device).type == "cuda"
-    settings = options.settings.split(",") if options.settings else SETTINGS[: 4 if on_gpu else 3]
+    settings = options.settings or SETTINGS[: 4 if device.type == "cuda" else 3]
     rows = [Row(options.size, setting, images, options.batch, device) for setting in settings]
     if options.edm_repo:
         net, recipe = rows[0].net, rows[0].settings

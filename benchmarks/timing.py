@@ -4,13 +4,14 @@ as JSON.
 python -m benchmarks.timing          # fills the tables of docs/speed.md from docs/results/speed/*.json
 """
 
+import argparse
 import json
 import re
 import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
@@ -36,6 +37,17 @@ def tf32(matrices: bool, convolutions: bool) -> None:
     """Whether GPUs may round to TF32 from here on; torch's own choice is convolutions alone."""
     torch.backends.cuda.matmul.allow_tf32 = matrices
     torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """The type of an option that takes some of these names, with commas between them."""
+
+    def chosen(text: str) -> list[str]:
+        if unknown := [name for name in text.split(",") if name not in names]:
+            raise argparse.ArgumentTypeError(f"no {unknown[0]!r}; give some of {', '.join(names)}")
+        return text.split(",")
+
+    return chosen
 
 
 class Clock:
@@ -117,11 +129,17 @@ def _cell(value) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=None, **more) -> None:
-    """Print the table, and write rows, hardware and versions to `out`."""
+def results_of(module: str, rows: list[dict], columns: Iterable[str], device, **more) -> dict:
+    """What a results file holds: rows, command, hardware and versions."""
     command = " ".join(["python -m", module, *sys.argv[1:]])
     results = {"columns": list(columns), "rows": rows} | more | provenance(command, {}, device)
     del results["seconds"]
+    return results
+
+
+def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=None, **more) -> None:
+    """Print the table, and write the results to `out`."""
+    results = results_of(module, rows, columns, device, **more)
     print(shown(results))
     if out:
         write_text(out, json.dumps(results, indent=2) + "\n")
