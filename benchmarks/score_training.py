@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.networks import SIZES
 from benchmarks.original import original_score_training_steps
 from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak, some_of, tf32
-from dg.data.image_decoding import picture_of
+from dg.data.crops import picture_of
 from dg.data.images import ImageSet
 from dg.pretraining.presets import SCORE_PRESETS
 from dg.pretraining.score import build_score_network, train_score_network
