@@ -106,7 +106,7 @@ def main(
             console.compute_exactly()
             precision = "float32"
         sampling = _sampling(net, options)
-        precision = _precision(precision, net, device, sampling)
+        precision = _precision(precision, net, device, sampling, taken.append)
         net = _with_parts(net, path, device, precision, options)
         with console.option("--class"):
             check_class(net, class_idx, sampling)
@@ -141,7 +141,7 @@ def main(
 
 
 def _check_precise(precise, precision):
-    if precise and precision not in (None, "float32"):
+    if precise and precision not in ("auto", "float32"):
         raise click.UsageError(
             f"--precise computes in float32, not in {precision}; give one of the two options."
         )
@@ -266,18 +266,24 @@ def _sampling(net, options):
     return model.sampling(**given) if kind is model.sampling_type else kind(**given)
 
 
-def _precision(asked, net, device, sampling):
+def _precision(asked, net, device, sampling, tell):
     """That of the networks; where a log ratio decides, float32 is the default."""
     from dg.precision import fastest
     from dg.sampling import needs_log_ratio
 
-    if not needs_log_ratio(sampling):
-        return asked or fastest(net, device, sampling.kwargs().get("num_steps", 18))
-    if asked == "bfloat16":
+    decides = needs_log_ratio(sampling)
+    if decides and asked == "bfloat16":
         raise click.UsageError(
             "--precision bfloat16 is too coarse where a log ratio decides; give float32 or float16."
         )
-    return asked or "float32"
+    if asked != "auto":
+        return asked
+    if decides:
+        return "float32"
+    chosen = fastest(net, device, sampling.kwargs().get("num_steps", 18))
+    if chosen != "float32":
+        tell(f"computing in {chosen}; --precision float32 is slower and exact")
+    return chosen
 
 
 def _with_parts(net, path, device, precision, options):

@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -192,16 +194,7 @@ def train(dg_repo: str, threads: str, *arguments: str) -> None:
     sys.path.insert(0, dg_repo)
     sys.argv[:] = ["train.py", *arguments]
     stand_in()
-    update, stamps = torch.optim.Adam.step, []
-
-    def stamped(*args, **kwargs):
-        result = update(*args, **kwargs)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        stamps.append(time.perf_counter())
-        return result
-
-    torch.optim.Adam.step = stamped
+    stamps = _stamps_of_updates()
     try:
         runpy.run_path(f"{dg_repo}/train.py", run_name="__main__")
     except SystemExit as end:
@@ -210,5 +203,84 @@ def train(dg_repo: str, threads: str, *arguments: str) -> None:
     print(json.dumps([after - before for before, after in pairwise(stamps)]))
 
 
+def _stamps_of_updates(most: int | None = None) -> list[float]:
+    """Times of the updates of weights from here on, in a list that grows; the last one ends all."""
+    update, stamps = torch.optim.Adam.step, []
+
+    def stamped(*args, **kwargs):
+        result = update(*args, **kwargs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        stamps.append(time.perf_counter())
+        if len(stamps) == most:
+            raise SystemExit
+        return result
+
+    torch.optim.Adam.step = stamped
+    return stamps
+
+
+def original_score_training_steps(edm_repo, net, settings, images, device) -> list[float]:
+    """Seconds of some steps of EDM's training loop, without the first one.
+
+    images         a folder of them
+    net, settings  a score network, which has the arguments of the original's, and its recipe
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = dict(
+            dataset_kwargs=dict(
+                class_name="training.dataset.ImageFolderDataset",
+                path=str(images),
+                use_labels=False,
+            ),
+            data_loader_kwargs=dict(num_workers=1),
+            network_kwargs=net.init_kwargs
+            | dict(class_name=f"training.networks.{type(net).__name__}"),
+            loss_kwargs=dict(class_name="training.loss.EDMLoss"),
+            optimizer_kwargs=dict(class_name="torch.optim.Adam", lr=settings.lr),
+            batch_size=settings.batch_size,
+            total_kimg=10**6,
+            snapshot_ticks=None,
+            state_dump_ticks=None,
+        )
+        for name in ("img_resolution", "img_channels", "label_dim"):  # the data set's
+            arguments["network_kwargs"].pop(name, None)
+        if settings.augment:
+            arguments["augment_kwargs"] = dict(
+                class_name="training.augment.AugmentPipe",
+                p=settings.augment,
+                **dict(xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1),
+            )
+        told = [str(Path(edm_repo).resolve()), str(torch.get_num_threads()), str(device)]
+        command = [sys.executable, __file__, "score", *told, json.dumps(arguments)]
+        done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def train_score(edm_repo: str, threads: str, device: str, arguments: str, steps: int = 5) -> None:
+    """Run the training loop for some steps, and print the seconds from one update to the next."""
+    torch.set_num_threads(int(threads))
+    sys.path.insert(0, edm_repo)
+    memory = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=0))
+    if importlib.util.find_spec("psutil") is None:  # asked for a line of the log
+        sys.modules["psutil"] = SimpleNamespace(Process=lambda pid: memory)
+    if torch.device(device).type == "cuda":
+        importlib.import_module("torch_utils.distributed").init()
+    else:  # the loop takes a GPU for granted
+        torch.nn.parallel.DistributedDataParallel = lambda net, device_ids: net
+        torch.cuda.reset_peak_memory_stats = lambda: None
+    torch.utils.data.Sampler.__init__ = lambda self, *args: None  # it took the data set once
+    loop = importlib.import_module("training.training_loop").training_loop
+    stamps = _stamps_of_updates(most=steps)
+    with suppress(SystemExit):
+        loop(**json.loads(arguments), device=torch.device(device))
+    print(json.dumps([after - before for before, after in pairwise(stamps)]))
+
+
 if __name__ == "__main__":
-    serve(*sys.argv[1:]) if len(sys.argv) == 2 else train(*sys.argv[1:])
+    if sys.argv[1] == "score":
+        train_score(*sys.argv[2:])
+    elif len(sys.argv) == 2:
+        serve(*sys.argv[1:])
+    else:
+        train(*sys.argv[1:])

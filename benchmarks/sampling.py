@@ -10,7 +10,8 @@ it changes.
 One run draws the same seeds in every setting, by turns; ratios are medians over the rounds. Weights
 are random where none are given: they cost the same, but what rounding does to images is to be
 measured on a trained network. "as published" computes as the original code does, with this
-project's layers (benchmarks/as_published.py); "original" is that code itself.
+project's layers (benchmarks/as_published.py); "original" is that code itself. On GPUs "float32" is
+without TF32, "as published" with torch's own choice, and all others allow TF32, as generate.py does.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import edm
 from benchmarks.as_published import as_published
 from benchmarks.networks import SIZES, build_discriminator, build_score_network
 from benchmarks.original import Original
-from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak
+from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak, some_of, tf32
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import to_uint8
 from dg.data.sample_store import SampleStore
@@ -41,6 +42,7 @@ from dg.sampling import Sampling, draw_images
 SETTINGS = (
     "as published",
     "float32",
+    "TF32",
     "default",
     "bfloat16",
     "bfloat16 throughout",
@@ -80,7 +82,7 @@ class Row:
         if setting == "compile":
             guided = discriminator and DiscriminatorGuidance(discriminator)
             compile_networks([net, *(guided.networks() if guided else [])])
-        best, as_float32 = fastest(net, device, num_steps), ("as published", "float32")
+        best, as_float32 = fastest(net, device, num_steps), ("as published", "float32", "TF32")
         self.precision = (
             setting.split()[0]
             if setting.startswith(("bfloat16", "float16"))
@@ -95,6 +97,8 @@ class Row:
         """uint8 images [N, R, R, C], which were also saved."""
         published = self.setting == "as published"
         throughout = self.setting == "bfloat16 throughout"
+        exact = self.setting == "float32"
+        tf32(matrices=not (exact or published), convolutions=not exact)
         with (
             as_published() if published else nullcontext(),
             mock.patch("dg.sampling.MixedPrecisionGuidance", lambda guidance: guidance)
@@ -172,8 +176,7 @@ def load(options, device) -> tuple:
 def rows_of(options, device) -> list:
     """Every system in every setting that concerns it."""
     net, discriminators = load(options, device)
-    settings = options.settings.split(",")
-    settings = [name for name in SETTINGS if name in settings or name == "float32"]
+    settings = [name for name in SETTINGS if name in options.settings or name == "float32"]
     rows = [
         Row(system, setting, net, discriminator, options.batch, device, options.steps)
         for system, discriminator in [("unguided", None), *discriminators.items()]
@@ -232,11 +235,17 @@ def main():
     )
     parser.add_argument("--size", default="cifar10", choices=list(SIZES))
     parser.add_argument(
-        "--settings", default="as published,float32,default", help=f"some of: {', '.join(SETTINGS)}"
+        "--settings",
+        type=some_of(SETTINGS),
+        default="as published,float32,default",
+        help=f"some of: {', '.join(SETTINGS)}",
     )
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="begin no round that would end later"
+    )
     parser.add_argument("--device")
     parser.add_argument("--network", help="a trained score network in place of --size")
     parser.add_argument("--pretrained_classifier_ckpt")
@@ -256,7 +265,7 @@ def main():
     for row in rows:
         # three steps touch every kind of evaluation
         warm_ups[row.system, row.setting] = row.measure(3)["total"]
-    for row in in_turns(rows, options.rounds):
+    for row in in_turns(rows, options.rounds, options.seconds):
         passes.setdefault((row.system, row.setting), []).append(row.measure(options.steps))
         print(".", end="", flush=True)
     print()

@@ -47,8 +47,8 @@ def run(network: str, processes: int, batch: int, images: int, steps: int, devic
             f"--num_samples={images}",
             f"--batch={batch}",
             f"--steps={steps}",
-            f"--device={device}",
             "--grid=0",
+            *([] if device == "cuda" else [f"--device={device}"]),
         ]
         logs = [
             stack.enter_context(open(f"{folder}/{rank}.log", "wb")) for rank in range(processes)
@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--images", type=integers, default=[512])
     parser.add_argument("--steps", type=int, default=18)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cuda: a GPU for each process")
     parser.add_argument("--out", help="also write the rows as JSON")
     options = parser.parse_args()
     configs = list(product(options.images, options.batch, options.processes))

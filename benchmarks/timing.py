@@ -4,27 +4,50 @@ as JSON.
 python -m benchmarks.timing          # fills the tables of docs/speed.md from docs/results/speed/*.json
 """
 
+import argparse
 import json
 import re
 import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
 import torch
 
+from dg.runtime.files import write_text
 from dg.runtime.provenance import provenance
 
 
-def in_turns(works: list, rounds: int) -> Iterator:
+def in_turns(works: list, rounds: int, seconds: float = float("inf")) -> Iterator:
     """Every work `rounds` times; every other round runs backwards, so that a machine that slows
-    down favours none."""
+    down favours none. No round is begun that would end after so many seconds, but the first."""
+    start = time.perf_counter()
     for index in range(rounds):
+        took = time.perf_counter() - start
+        if index and took * (index + 1) / index > seconds:
+            return
         yield from works[:: -1 if index % 2 else 1]
+
+
+def tf32(matrices: bool, convolutions: bool) -> None:
+    """Whether GPUs may round to TF32 from here on; torch's own choice is convolutions alone."""
+    torch.backends.cuda.matmul.allow_tf32 = matrices
+    torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """The type of an option that takes some of these names, with commas between them."""
+
+    def chosen(text: str) -> list[str]:
+        if unknown := [name for name in text.split(",") if name not in names]:
+            raise argparse.ArgumentTypeError(f"no {unknown[0]!r}; give some of {', '.join(names)}")
+        return text.split(",")
+
+    return chosen
 
 
 class Clock:
@@ -106,14 +129,20 @@ def _cell(value) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=None, **more) -> None:
-    """Print the table, and write rows, hardware and versions to `out`."""
+def results_of(module: str, rows: list[dict], columns: Iterable[str], device, **more) -> dict:
+    """What a results file holds: rows, command, hardware and versions."""
     command = " ".join(["python -m", module, *sys.argv[1:]])
     results = {"columns": list(columns), "rows": rows} | more | provenance(command, {}, device)
     del results["seconds"]
+    return results
+
+
+def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=None, **more) -> None:
+    """Print the table, and write the results to `out`."""
+    results = results_of(module, rows, columns, device, **more)
     print(shown(results))
     if out:
-        Path(out).write_text(json.dumps(results, indent=2) + "\n")
+        write_text(out, json.dumps(results, indent=2) + "\n")
 
 
 def shown(results: dict) -> str:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ def has_bfloat16(device) -> bool:
     slower."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
@@ -47,6 +48,13 @@ def fastest(net, device, num_steps: int = 18) -> str:
         return "float16"
     wide = net.init_kwargs.get("model_channels", 128) >= MIN_CHANNELS
     return "bfloat16" if has_bfloat16(device) and wide else "float32"
+
+
+def computable(settings, device):
+    """Settings of a training; with float32 in place of bfloat16 on a device that lacks
+    instructions for it."""
+    slow = settings.precision == "bfloat16" and not has_bfloat16(device)
+    return replace(settings, precision="float32") if slow else settings
 
 
 def autocast(precision: str, device) -> torch.autocast:

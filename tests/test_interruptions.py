@@ -363,6 +363,12 @@ def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(command, at
     assert weights(at["out"]) == weights(at["tmp"] / "undisturbed") != {}
 
 
+def wait_for_the_first_state(folder, processes):
+    """Until a training runs in all its processes, or one of them has ended."""
+    while not (folder / "state.pt").exists() and all(p.poll() is None for p in processes):
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -417,21 +423,17 @@ def test_two_processes_train_what_one_trains(at):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [
-        SCORE.replace("60", "2000").replace("_seconds 0", "_seconds 600"),
-        HEAD.replace("--epoch 12", "--epoch 4000"),
-    ],
+    [SCORE.replace("60", "20000"), HEAD.replace("--epoch 12", "--epoch 4000")],
     ids=["pretrain", "train"],
 )
 @pytest.mark.parametrize("asked", [0, 1])
 def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
-    processes = start_together(command, at)
-    time.sleep(12)  # it trains now, or will find the request when it begins
+    processes = start_together(command, at, python=["-c", SAVING])
+    wait_for_the_first_state(at["out"], processes)
     processes[asked].terminate()
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert "stopped in good order" in errors[0] and "stopped" not in errors[1]
-    assert (at["out"] / "state.pt").exists()
 
 
 @pytest.mark.slow
@@ -441,10 +443,10 @@ def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
     ids=["pretrain", "train"],
 )
 def test_a_training_that_is_left_alone_says_so(command, at):
-    processes = start_together(command, at)
-    time.sleep(12)
+    processes = start_together(command, at, python=["-c", SAVING])
+    wait_for_the_first_state(at["out"], processes)
     processes[1].kill()
-    error = processes[0].communicate(timeout=120)[1]
+    error = processes[0].communicate(timeout=600)[1]
     processes[1].communicate()
     assert (
         processes[0].returncode == 1

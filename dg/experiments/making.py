@@ -12,6 +12,7 @@ from dg.experiments.drawing import draw_sets
 from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
 from dg.experiments.study import System, Training
+from dg.precision import computable
 from dg.pretraining.held_out_loss import watched
 from dg.pretraining.noisy_classifier import train_noisy_classifier
 from dg.runtime.files import atomic_write, write_json
@@ -30,6 +31,7 @@ def make_model(context: Context, path, paths: Paths, name: str) -> None:
         with atomic_write(state) as file:
             file.write((paths[model.continues] / "state.pt").read_bytes())
     kind, (network, settings) = KINDS[model.kind], model.training
+    settings = _computable(context, settings)
     run = dict(state_path=state, progress=context.progress, ranks=context.ranks)
     if count := setting.num_test_loss:
         test = context.reference_images()
@@ -43,6 +45,17 @@ def make_model(context: Context, path, paths: Paths, name: str) -> None:
     write_json(path / "log.json", {"log": log, "parameters": parameters})
 
 
+def _computable(context: Context, asked):
+    """Settings of a training, in float32 if the device is slow in what they ask for; it is told."""
+    settings = computable(asked, context.device)
+    if settings is not asked:
+        context.notify(
+            f"computing in float32: the setting asks for {asked.precision}, for which this "
+            f"{torch.device(context.device).type} has no instructions"
+        )
+    return settings
+
+
 def make_classifier(context: Context, path, paths: Paths) -> None:
     """The noise-aware classifier under the discriminators."""
     s, state = context.setting, path / "state.pt"
@@ -51,7 +64,8 @@ def make_classifier(context: Context, path, paths: Paths) -> None:
         return
     run = (context.device, context.progress, state)
     images = context.images("train")
-    model, log = train_noisy_classifier(images, s.noisy_classifier, *run, ranks=context.ranks)
+    settings = _computable(context, s.noisy_classifier)
+    model, log = train_noisy_classifier(images, settings, *run, ranks=context.ranks)
     with atomic_write(path / "classifier.pt") as file:
         torch.save(model.state_dict(), file)
     write_json(path / "log.json", log)

@@ -4,7 +4,6 @@ import os
 import platform
 import shlex
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import metadata
 from itertools import chain, product
 
@@ -153,19 +152,18 @@ def computable(settings, device, asked):
     device  a name, or None for the device that is taken by default
     asked   whether an option asks for the precision, which is then kept
     """
-    if asked or settings.precision != "bfloat16":
+    if asked or settings.precision != "bfloat16":  # torch need not be imported
         return settings
-    from dg.precision import has_bfloat16
+    from dg import precision
 
     device = console.pick_device(device)
-    if has_bfloat16(device):
-        return settings
-    if console.speaks():
+    found = precision.computable(settings, device)
+    if found is not settings and console.speaks():
         console.notify(
             f"computing in float32: the preset asks for bfloat16, for which this {device.type} has "
             "no instructions (--bf16 insists)"
         )
-    return replace(settings, precision="float32")
+    return found
 
 
 def used():

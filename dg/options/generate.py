@@ -397,9 +397,10 @@ COMPUTATION = [
     DEVICE,
     click.option(
         "--precision",
-        type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="Precision of the networks.  [default: the fastest whose images stay within 2 levels "
-        "of 255 of float32's]",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        default="auto",
+        help="Precision of the networks. auto is the fastest whose images stay within 2 levels "
+        "of 255 of float32's, by the kind of network and processor.",
     ),
     click.option(
         "--precise",

@@ -12,9 +12,11 @@ from dg.precision import (
     MixedPrecisionGuidance,
     autocast,
     compile_networks,
+    computable,
     fastest,
     has_bfloat16,
 )
+from dg.pretraining.presets import SCORE_PRESETS
 from dg.sampling import Sampling, draw_images
 from edm.guidance import Guidance
 from tests import golden_fill
@@ -88,8 +90,14 @@ def test_one_sample_at_a_deciding_level_makes_its_batch_exact():
     assert torch.equal(rounded[0], exact[0]) and not torch.equal(rounded[1], exact[1])
 
 
-# slow on CPUs
-@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+# slow on CPUs without instructions for it, which no CPU has for float16
+@pytest.mark.parametrize(
+    "precision",
+    [
+        pytest.param("bfloat16", marks=[] if has_bfloat16("cpu") else pytest.mark.slow),
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("case", "run"), [("e_dg_sampler_uncond", "first2"), ("e_dg_sampler_cond", "boost")]
 )
@@ -131,8 +139,16 @@ def test_the_fastest_precision_depends_on_device_and_width(monkeypatch):
 
 def test_gpus_say_whether_they_compute_in_bfloat16(monkeypatch):
     for answer in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: answer)  # noqa: B023
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True: including_emulation or answer,  # noqa: B023
+        )
         assert has_bfloat16("cuda:0") == answer
+        asked = SCORE_PRESETS["cifar10-small"][1]
+        expected = "bfloat16" if answer else "float32"
+        assert asked.precision == "bfloat16" and computable(asked, "cuda").precision == expected
+        assert computable(SCORE_PRESETS["mnist"][1], "cuda").precision == "float32"
     assert not has_bfloat16("mps")
 
 
