@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Make a data set of squares of one size: crop and scale images, and write them with their labels to
 one file.
 

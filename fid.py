@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure images against a reference: FID and other distances, KID, precision and recall, with their
 uncertainty.
 

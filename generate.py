@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Generate images with a score network, DDPM, ADM or DiT, with or without discriminator guidance, or
 with a VAE.
 

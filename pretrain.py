@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train networks that have no public checkpoint: a score network, the noise-aware classifier under a
 discriminator, a classifier whose features measure small images, and a DDPM and a VAE to compare
 with. Also encode images into latents, convert networks to this project's format, and merge two.
@@ -313,13 +314,12 @@ def convert(network, out, fp16):
     from dg.runtime.downloads import resolve
 
     out = writable_file(out)
+    bare = out.suffix == ".pt"
     path = resolve(network, console.progress, console.notify)
     with atomic_write(out) as file:
-        size = convert(path, file, half=fp16)
-    lines, samples = (
-        [f"{out}: {size:,} weights{' in float16' if fp16 else ''}"],
-        is_score_network(out),
-    )
+        size = convert(path, file, half=fp16, bare=bare)
+    lines = [f"{out}: {size:,} weights{' in float16' if fp16 else ''}"]
+    samples = not bare and is_score_network(out)
     if fp16 and samples:
         share = f"{100 * share_within(path, out):.2f}% of values within 2 levels of 255"
         lines.append(f"images of 64 seeds: {share} of those of {path.name}")

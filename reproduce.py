@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run a named experiment from end to end: results table, pictures, report.
 
 NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,

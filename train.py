@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train a discriminator: real against generated images at every noise level.
 
 A small head learns on the features of a frozen classifier or score network, which sees the noisy

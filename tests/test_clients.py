@@ -1,11 +1,17 @@
 """Programs of others run on what this project makes, where they are installed: pip install -e
 .[clients]"""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dg
+from benchmarks.random_weights import write_random_weights
 from dg.adapters import ONE_STAGE, TWO_STAGES
 from dg.data.conversion import convert
 from dg.data.crops import transform_of
@@ -15,6 +21,7 @@ from dg.evaluation import frechet_distance, statistics
 from dg.evaluation.feature_sets import load_features
 from tests.dg.test_adapters import Orders
 from tests.dg.test_guidance import DATA, MODEL, guidance, latents
+from tests.scripts import succeed
 
 SIGMAS = torch.cat(
     [torch.logspace(1, -2, 8, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)]
@@ -84,3 +91,40 @@ def test_a_data_set_is_read_by_others(tmp_path):
     theirs = utils.ResizeDataset(names, "clean", fdir=str(tmp_path / "a.zip"))
     for found, image in zip(theirs, images, strict=True):
         assert np.array_equal(found.permute(1, 2, 0).numpy(), theirs.fn_resize(image))
+
+
+@pytest.mark.slow
+def test_torch_fidelitys_program_measures_the_same(tmp_path):
+    """On two folders of PNGs, by an Inception whose random weights (He's scale) keep a signal."""
+    write_random_weights(tmp_path / "small.pth")
+    state = torch.load(tmp_path / "small.pth", weights_only=True)
+    torch.save({k: v * 6**0.5 if v.ndim == 4 else v for k, v in state.items()}, tmp_path / "he.pth")
+    noise = np.random.default_rng(0).integers(0, 256, [40, 32, 32, 3], dtype=np.uint8)
+    for name, images in {"a": noise[:20] // 3, "b": noise[20:]}.items():
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{number:02d}.png")
+    theirs = subprocess.run(
+        f"{sys.executable} -m torch_fidelity.fidelity --cpu --silent --json --no-cache --fid --kid "
+        "--isc --kid-subset-size 20 --kid-subsets 1 --isc-splits 1 --input1 a --input2 b "
+        "--feature-extractor-weights-path he.pth".split(),
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    expected = json.loads(theirs.stdout)
+    done = succeed(
+        "fid --images {tmp}/a --ref {tmp}/b --weights {tmp}/he.pth --unpublished_weights --json "
+        "--metrics fd,kid,is",
+        tmp=tmp_path,
+    )
+    found = json.loads(done.out)["images"][str(tmp_path / "a")]["metrics"]
+    names = {
+        "fd": "frechet_inception_distance",
+        "kid": "kernel_inception_distance_mean",
+        "is": "inception_score_mean",
+    }
+    assert expected[names["fd"]] > 1
+    for name, theirs in names.items():
+        assert found[name]["value"] == pytest.approx(expected[theirs], rel=1e-4), name

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import zlib
 from unittest import mock
 
@@ -28,6 +30,7 @@ from tests.dg.test_sampling import network
 from tests.golden_fill import fill
 from tests.scripts import (
     GENERATE,
+    ROOT,
     TOLD,
     TRAIN,
     TWELVE,
@@ -808,3 +811,22 @@ def test_a_fault_of_the_code_shows_its_traceback(tmp_path):
 def test_debugging_shows_the_traceback_of_bad_input(tmp_path):
     with pytest.raises(ValueError), mock.patch.dict(os.environ, DG_DEBUG="1"):
         run("generate --network {tmp}/none.pkl --outdir {tmp}/out --seeds 0-3", tmp=tmp_path)
+
+
+def test_a_shell_completes_options_and_choices():
+    """By click's protocol; the scripts are executable, since a shell completes program names."""
+    for words, expected in {
+        "./generate.py --out": "--outdir",
+        "./generate.py --sampler re": "restart",
+    }.items():
+        environment = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        done = subprocess.run(
+            [sys.executable, ROOT / "generate.py"],
+            env=os.environ | environment | {"_GENERATE_PY_COMPLETE": "bash_complete"},
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        assert f"plain,{expected}" in done.stdout.split()
+    for script in ("dataset_tool", "fid", "generate", "pretrain", "reproduce", "train"):
+        assert os.access(ROOT / f"{script}.py", os.X_OK)

@@ -1,4 +1,5 @@
-"""Conversion of a network's file to safetensors, optionally with weights rounded to float16."""
+"""Conversion of a network's file to safetensors, optionally with weights rounded to float16, or to
+the bare state dict that the authors' code reads."""
 
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 import edm
 import edm.checkpoint
+from dg.checkpoints import FORMAT as HEAD
 from dg.data.datasets import to_uint8
 from dg.models.loading import first_bytes, is_torch_file
 from dg.sampling import Sampling, draw_images
@@ -18,20 +20,30 @@ from tensor_files.safetensors_files import read_header, read_safetensors_file
 BARE = "state-dict"  # the kind of a file that holds weights and no settings
 
 
-def convert(source, file, half: bool = False) -> int:
+def convert(source, file, half: bool = False, bare: bool = False) -> int:
     """Write the network at `source` to `file`, a path or binary file; returns its number of values.
 
     source  a safetensors file of this project, which keeps its kind and settings; a torch file,
             whose bare state dict is kept; or an NVIDIA pickle
     half    round floats to float16; they are read back as float32. ValueError for a value beyond
             float16's range
+    bare    write the state dict alone, as torch files of heads and classifiers hold it (Kim et al.
+            2023's discriminator_N.pt). ValueError for a network that needs its settings
 
     ValueError of one line for a file that cannot be read.
     """
     kind, config, tensors = _content(Path(source))
     if half:
         tensors = {name: _rounded(source, name, tensor) for name, tensor in tensors.items()}
-    write_safetensors(file, tensors, kind, config)
+    if not bare:
+        write_safetensors(file, tensors, kind, config)
+    elif kind in (BARE, HEAD) and config.get("head", "EncoderUNetModel") == "EncoderUNetModel":
+        torch.save(tensors, file)
+    else:
+        raise ValueError(
+            f"{source}: is not read without its settings, which a state dict does not hold; "
+            "write a .safetensors file"
+        )
     return sum(tensor.numel() for tensor in tensors.values())
 
 

@@ -383,12 +383,13 @@ OUT = click.option(
     required=True,
     type=console.OutputPath(),
     metavar="PATH",
-    help="The .safetensors file to write.",
+    help="File to write.",
 )
 CONVERT = dict(
     cls=Command,
     help="Convert a network to this project's .safetensors format. It reads every network that "
-    "the other commands read, such as an NVIDIA .pkl or a classifier's .pt.",
+    "the other commands read, such as an NVIDIA .pkl or a classifier's .pt. An --out that ends in "
+    ".pt gets the bare state dict of a classifier or discriminator, as the authors' code reads it.",
     sections={
         "Files": [
             click.option(

@@ -5,6 +5,8 @@ import torch
 from safetensors import safe_open
 
 import edm
+from dg.checkpoints import load_discriminator, save_head
+from dg.extractors import build_extractor
 from dg.models.conversion import convert, is_score_network, share_within
 from guided_diffusion import load_encoder
 from tests.golden_fill import fill
@@ -47,6 +49,18 @@ def test_the_state_of_a_classifier_is_read_from_safetensors(tmp_path):
     convert(tmp_path / "classifier.pt", tmp_path / "classifier.safetensors")
     loaded = load_encoder(tmp_path / "classifier.safetensors").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in classifier.state_dict().items())
+
+
+def test_a_head_becomes_the_state_dict_that_the_authors_code_reads(net, tmp_path):
+    head, out = small(), tmp_path / "discriminator_60.pt"
+    save_head(tmp_path / "last.safetensors", head, build_extractor("none"))
+    convert(tmp_path / "last.safetensors", out, bare=True)
+    state = torch.load(out, weights_only=True)
+    assert set(state) == set(head.state_dict())
+    assert all(torch.equal(state[name], value) for name, value in head.state_dict().items())
+    assert load_discriminator(head_path=out).extractor.kind == "none"
+    with pytest.raises(ValueError, match=r"net\.safetensors: is not read without its settings"):
+        convert(net, out, bare=True)
 
 
 def test_hugging_face_finds_its_format(net):
