@@ -102,15 +102,12 @@ def binary_metrics(logits: np.ndarray, targets: np.ndarray) -> dict:
 
 def calibration_error(logits: np.ndarray, real: np.ndarray) -> float:
     """Mean distance between predicted probability and share of real images, over bins of equally
-    many images."""
-    probability, order = (
-        1 / (1 + np.exp(-np.clip(logits, -500, 500))),
-        np.argsort(logits, kind="stable"),
-    )
-    return float(
-        sum(abs((probability[part] - real[part]).sum()) for part in np.array_split(order, BINS))
-        / len(order)
-    )
+    many images. Equal logits, which nothing orders, have the same share."""
+    probability = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+    _, place, count = np.unique(logits, return_inverse=True, return_counts=True)
+    error = probability - (np.bincount(place, real) / count)[place]
+    parts = np.array_split(np.argsort(logits, kind="stable"), BINS)
+    return float(sum(abs(error[part].sum()) for part in parts) / len(logits))
 
 
 def _spread(count: int, n: int, device) -> Tensor:

@@ -553,6 +553,12 @@ def test_calibration_error_of_calibrated_and_overconfident_logits():
     assert calibration_error(3 * logits, real) > 0.1
 
 
+def test_calibration_error_of_a_constant_answer_does_not_depend_on_the_order():
+    real = np.repeat([1.0, 0.0], 100)
+    assert calibration_error(np.zeros(200), real) == pytest.approx(0, abs=1e-12)
+    assert calibration_error(np.full(200, 50.0), real) == pytest.approx(0.5)
+
+
 def test_evaluation_sees_the_same_noise_at_every_call_at_all_levels():
     discriminator, split = tiny().eval(), split_sets(REAL, FAKE, SHORT)[1]
     settings = replace(SHORT, eval_images=5000)  # but 8 images of each kind with 20 noises
