@@ -1,6 +1,11 @@
 """The method in twenty lines of Python, by names of `dg`, `edm` and `dg.evaluation` alone, without
 a folder."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +13,9 @@ import torch
 import dg
 import edm
 from dg.evaluation import features_of, load_extractor, metric_estimates
+from dg.runtime.pretrained import HASHES
 from tests import golden_fill
+from tests.scripts import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +79,34 @@ def test_every_public_name_is_there():
 
     for package in (dg, edm, dg.evaluation):
         assert all(getattr(package, name) is not None for name in package.__all__)
+
+
+def test_every_package_is_installed_and_the_networks_with_them():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    tops = ("dg", "edm", "guided_diffusion", "tensor_files")
+    found = {path.parent for top in tops for path in (ROOT / top).rglob("__init__.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in found}
+    assert set(listed["packages"]) == names | {"dg.pretrained"}
+    assert (ROOT / listed["package-dir"]["dg.pretrained"] / HASHES).is_file()
+
+
+@pytest.mark.slow
+def test_an_installed_package_finds_the_networks(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("dg", "edm", "guided_diffusion", "tensor_files", "pretrained"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path / "site"]
+    subprocess.run([*pip, source], check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", "import dg; print(dg.resolve('mnist-14'))"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.strip() == str(tmp_path / "site/dg/pretrained/mnist-14.safetensors")

@@ -12,6 +12,7 @@ SETTINGS = (
     "cifar10-jpeg-16",
     "mnist",
     "mnist-14",
+    "mnist-28",
 )
 QUICKSTART = "quickstart"
 # Studies with a setting of their own, in `comparisons`.

@@ -226,6 +226,24 @@ def shipped(name: str, title: str, data: str) -> Setting:
     )
 
 
+def _studied(name: str, size: int, data: str) -> Setting:
+    """The studies on them, of a size for two CPU cores."""
+    return replace(
+        shipped(name, f"MNIST at {size} × {size} pixels, the network that ships", data),
+        epoch_scale=1 / 6,
+        eval_images=300,
+        pixel_widths=(32, 64),
+        lora_ranks=(4, 32),
+        num_members=3,
+        nll_images=100,
+        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
+        deviations=(
+            "5,000 images of each kind instead of 50,000, and a sixth of the published numbers of "
+            "epochs, to fit two CPU cores.",
+        ),
+    )
+
+
 SMALL_CLASSIFIER = NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2))
 SETTINGS = {
     "cifar10-uncond": _cifar10(conditional=False),
@@ -272,20 +290,8 @@ SETTINGS = {
         head_width=64,
         lora_ranks=(4, 32),
     ),
-    "mnist-14": replace(
-        shipped("mnist-14", "MNIST at 14 × 14 pixels, the network that ships", "mnist-small-14"),
-        epoch_scale=1 / 6,
-        eval_images=300,
-        pixel_widths=(32, 64),
-        lora_ranks=(4, 32),
-        num_members=3,
-        nll_images=100,
-        churns=(0.0, 1.0, 2.0, 4.0, 10.0),
-        deviations=(
-            "5,000 images of each kind instead of 50,000, and a sixth of the published numbers of "
-            "epochs, to fit two CPU cores.",
-        ),
-    ),
+    "mnist-14": _studied("mnist-14", 14, "mnist-small-14"),
+    "mnist-28": _studied("mnist-28", 28, "mnist-small"),
 }
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from dg.runtime.files import read_json, sha256_of
 
-FOLDER = Path(__file__).resolve().parents[2] / "pretrained"
 CURVES = "curves.json"  # written by benchmarks.convergence
 HASHES = "SHA256SUMS"  # as sha256sum writes and checks them
+_CHECKOUT, _INSTALLED = (Path(__file__).resolve().parents[up] / "pretrained" for up in (2, 1))
+FOLDER = _INSTALLED if (_INSTALLED / HASHES).is_file() else _CHECKOUT
 
 
 def pretrained_names() -> dict[str, str]:
