@@ -69,19 +69,22 @@ def _model(context: Context, name: str, data: dict) -> Stage:
 def _trainings(context: Context, data: dict) -> list[Stage]:
     """Discriminators, and the generated images that they learn from."""
     s, trainings, stages = context.setting, context.study.trainings, []
-    for model in dict.fromkeys(training.model for training in trainings.values()):
+    fakes = {making.fake_set(s, training): training.model for training in trainings.values()}
+    for (name, number), model in fakes.items():
         sampling = plain(s.models[model].sampling) | {"batch_size": s.batch_size}
-        settings = sampling | {"num_images": s.num_data, "seed": s.fake_seed}
-        make = partial(making.make_fake, context, model=model)
-        cost = generation_cost(s, s.num_data, model=model)
-        stages.append(Stage(f"fake-{model}", settings, [model], make, cost))
+        settings = sampling | {"num_images": number, "seed": s.fake_seed}
+        make = partial(making.make_fake, context, model=model, number=number)
+        cost = generation_cost(s, number, model=model)
+        stages.append(Stage(name, settings, [model], make, cost))
     for name, training in trainings.items():
-        needs = [f"fake-{training.model}"] + ["classifier"] * (training.extractor == "classifier")
+        needs = [making.fake_set(s, training)[0]]
+        needs += ["classifier"] * (training.extractor == "classifier")
         settings = {"extractor": training.extractor, "settings": plain(training.settings)} | data
-        settings |= {"num_data": s.num_data, "num_real": s.num_real}
+        settings |= {"num_data": training.num_fake or s.num_data}
+        settings |= {"num_real": training.num_real or s.num_real}
         settings |= {"width": making.width_of(context, training), "conditional": s.conditional}
         make = partial(making.make_discriminator, context, training=training)
-        cost = training_cost(s, training.settings.epochs, training.model)
+        cost = training_cost(s, training)
         stages.append(Stage(f"train-{name}", settings, needs, make, cost))
     return stages
 

@@ -12,6 +12,7 @@ from dg.evaluation.uncertainty import compare, summarise
 from dg.experiments import report
 from dg.experiments.context import Context, Experiment, Paths
 from dg.experiments.pipeline import Stages, in_two_processes
+from dg.experiments.making import fake_set
 from dg.experiments.plan import plan, split_plan
 from dg.experiments.settings import CORE
 from dg.runtime.files import plain, read_json
@@ -137,7 +138,7 @@ def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
     names = [system.model, *(f"train-{training}" for training in trained)]
     names += [model.continues] if model.continues else []
     if trained:
-        names.append(f"fake-{context.study.trainings[trained[0]].model}")
+        names += [fake_set(setting, context.study.trainings[one])[0] for one in trained]
     images = setting.num_images * setting.num_sets
     costs = {
         "num_evaluations": context.num_evaluations(system),

@@ -13,15 +13,19 @@ class Training:
     """How a discriminator comes about: on which extractor ("classifier", "score", "none"), with
     which settings.
 
-    width  channels of the head; None: the setting's on a classifier, else that of
-           `build_discriminator`
-    model  whose images it learns to tell from real ones
+    width     channels of the head; None: the setting's on a classifier, else that of
+              `build_discriminator`
+    model     whose images it learns to tell from real ones
+    num_real  real images, the first ones; None: the setting's number, or all where there are fewer
+    num_fake  generated images; None: the setting's number
     """
 
     extractor: str
     settings: DiscriminatorTraining
     width: int | None = None
     model: str = "score"
+    num_real: int | None = None
+    num_fake: int | None = None
 
 
 @dataclass(frozen=True)
