@@ -48,7 +48,12 @@ def plan(context: Context) -> list[Stage]:
             stages.append(_selection(context, system))
         stages += _system(context, name, system, data)
     if study.compute:
-        stages.append(_training_compute(context))
+        trained = {"num_data": s.num_data, "sampling": plain(s.models["score"].sampling)}
+        settings, make = {"given": s.given} | trained, partial(compute.count_trainings, context)
+        stages.append(_of_heads(context, "training-compute", settings, make))
+    if study.heldout:
+        judged, make = {"images": measuring.JUDGED}, partial(measuring.judge_heads, context)
+        stages.append(_of_heads(context, "heldout", judged, make, ["sample-unguided"]))
     floor = {"num_images": s.num_images, "num_sets": s.num_sets, "metrics": s.metrics}
     measure = partial(measuring.measure_floor, context)
     return [*stages, Stage("measure-floor", floor, ["reference"], measure)]
@@ -125,16 +130,14 @@ def _generation(context: Context, system: System, images: int) -> Cost:
     return generation_cost(context.setting, drawn, guided, system.model, evaluations)
 
 
-def _training_compute(context: Context) -> Stage:
-    """Multiply-adds of the trainings of all heads."""
-    systems, s = context.study.systems.values(), context.setting
-    heads = dict.fromkeys(head for system in systems for head in system.heads)
+def _of_heads(context: Context, name: str, settings: dict, make, others=()) -> Stage:
+    """A stage that looks at all heads of the study."""
+    systems = context.study.systems.values()
+    heads = context.study.heads
     users = [next(user for user in systems if head in user.heads) for head in heads]
     needs = list(dict.fromkeys(need for user in users for need in _needs(context, user)))
-    settings = {"heads": [asdict(head) for head in heads], "given": s.given}
-    settings |= {"num_data": s.num_data, "sampling": plain(s.models["score"].sampling)}
-    make = partial(compute.count_trainings, context)
-    return Stage("training-compute", settings, needs, make)
+    settings = {"heads": [asdict(head) for head in heads]} | settings
+    return Stage(name, settings, [*needs, *others], make)
 
 
 def _sampling(context: Context, system: System) -> dict:
