@@ -85,7 +85,8 @@ def main(
     suffix = "" if profile == "full" else f"-{profile}"
     if report_only:
         console.refuse(["dry_run", "stage", "fresh", "samples", "seeds_per_set", "shard"], name)
-        _report_again(f"{_target(name, choices['setting'])}{suffix}", Path(results), publish)
+        target = _target(name, choices["setting"], choices["network"]) + suffix
+        _report_again(target, Path(results), publish)
         return
     common = dict(
         command=console.command_line(),
@@ -124,12 +125,12 @@ def _report_again(target: str, results: Path, publish: bool) -> None:
         publishing.fill()
 
 
-def _target(name: str, setting: str | None) -> str:
+def _target(name: str, setting: str | None, network: str | None) -> str:
     """The name of an experiment's results."""
-    if name not in registry.STUDIES:
-        return name
-    setting = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
-    return setting if name == "recipes" else f"{name}-{setting}"
+    if name in registry.STUDIES:
+        setting = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
+        name = setting if name == "recipes" else f"{name}-{setting}"
+    return f"{name}-{Path(network).stem}" if network else name
 
 
 def _job(name, profile, dry_run, choices, common) -> Job:
@@ -137,7 +138,7 @@ def _job(name, profile, dry_run, choices, common) -> Job:
     if name not in registry.IMAGENET:
         console.refuse(["shard"], name)
     if name in (*registry.IMAGENET, registry.TWO_GAUSSIANS):
-        console.refuse(["from_scratch"], name)
+        console.refuse(["from_scratch", "network"], name)
     if name in registry.IMAGENET:
         console.refuse(["setting", "seeds_per_set", "profile"], name)
         return _imagenet(name, choices, common)
@@ -194,7 +195,7 @@ def _study_in_setting(name, profile, dry_run, choices, common):
     from dg.experiments.settings import SETTINGS, smoke
     from dg.experiments.studies import build
 
-    target = _target(name, setting)
+    target = _target(name, setting, choices["network"])
     setting_name = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
     chosen, data = SETTINGS[setting_name], choices["data"]
     if profile == "smoke":
@@ -204,6 +205,9 @@ def _study_in_setting(name, profile, dry_run, choices, common):
     if choices["from_scratch"]:
         with console.option("--from-scratch"):
             chosen = chosen.from_scratch()
+    if choices["network"]:
+        with console.option("--network"):
+            chosen = chosen.with_network(choices["network"])
     chosen = _sized(chosen, choices)
     return Experiment(target, chosen, build(name, chosen), data, name, setting_name)
 
@@ -214,7 +218,7 @@ def _comparison(name, profile, dry_run, choices, common):
     from dg.experiments import comparisons
     from dg.experiments.context import Experiment
 
-    console.refuse(["setting"], name)
+    console.refuse(["setting", "network"], name)
     data, gpu = choices["data"], common["device"].type == "cuda"
     setting = _sized(comparisons.setting_of(name, profile, gpu), choices)
     if choices["from_scratch"]:

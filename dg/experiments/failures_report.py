@@ -36,22 +36,30 @@ def verdict(outcome: dict) -> str:
 
 
 def _first_to_fail(outcome: dict, kind: str) -> str:
-    lost, kept, least = {}, [], 0
+    lost, kept, least = [], [], 0
     for line, systems in lines(outcome, kind).items():
         least = min(systems)
-        worse = (n for n, name in systems.items() if _change(outcome, name) >= 0)
-        if number := next(worse, None):
-            lost.setdefault(number, []).append(line)
+        worse = [pair for pair in systems.items() if _change(outcome, pair[1]) >= 0]
+        if worse:
+            lost.append((*worse[0], line))
         else:
             kept.append(line)
     name, _ = KINDS[kind]
+    if not lost:
+        return f"With fewer {name} images every method keeps its gain, down to {least:,}."
     told = [
-        f"{_named(found)} {'loses' if len(found) == 1 else 'lose'} the gain at {number:,}"
-        for number, found in sorted(lost.items(), reverse=True)
+        f"“{line}” {'at' if place else 'loses its gain at'} {number:,} ({_against(outcome, one)})"
+        for place, (number, one, line) in enumerate(sorted(lost, key=lambda found: -found[0]))
     ]
-    if kept:
-        told.append(f"{_named(kept)} {'keeps' if len(kept) == 1 else 'keep'} it down to {least:,}")
-    return f"With fewer {name} images {'; '.join(told)}."
+    rest = f"; {_named(kept)} {'keeps' if len(kept) == 1 else 'keep'} it" if kept else ""
+    return f"With fewer {name} images {', '.join(told)}{rest}."
+
+
+def _against(outcome: dict, name: str) -> str:
+    """The distance of a system and of its control."""
+    names = (name, outcome["systems"][name]["against"])
+    values = [f"{outcome['metrics'][one]['fd']['mean']:.2f}" for one in names]
+    return f"{distance_name(outcome)} {' against '.join(values)}"
 
 
 def _named(names: list[str]) -> str:
@@ -95,20 +103,16 @@ def _picture(source: Source) -> list:
 
 
 def _table(outcome: dict) -> list:
-    metrics, rows = outcome["metrics"], []
+    metrics, systems, rows = outcome["metrics"], outcome["systems"], []
     for control in ("unguided", "restart"):
-        title = outcome["systems"][control]["title"]
+        title = systems[control]["title"]
         rows.append([title, "", "", cell(outcome, "fd", metrics[control]["fd"]), "", "", ""])
-    for name, system in outcome["systems"].items():
-        for head in system["heads"]:
-            images = numbers(outcome)[head["training"]]
-            values, base = (metrics[n]["fd"]["values"] for n in (name, system["against"]))
-            test = paired_test(values, base) or [""] * 5
-            counts = [f"{images[kind]:,}" for kind in KINDS]
-            fd = cell(outcome, "fd", metrics[name]["fd"])
-            rows.append([system["line"], *counts, fd, test[0], test[1], test[-1]])
-    order = {line: place for place, line in enumerate(lines(outcome, "real"))}
-    rows.sort(key=lambda row: order.get(row[0], -1))
+    for name in _ordered(outcome):
+        values, base = (metrics[one]["fd"]["values"] for one in (name, systems[name]["against"]))
+        test = paired_test(values, base) or [""] * 5
+        counts = [f"{number:,}" for number in _seen(outcome, name)]
+        fd = cell(outcome, "fd", metrics[name]["fd"])
+        rows.append([systems[name]["line"], *counts, fd, test[0], test[1], test[-1]])
     rows.append(["real against real", "", "", cell(outcome, "fd", metrics["floor"]["fd"]), *"   "])
     caption = (
         f"Mean ± sd over {outcome['settings']['num_sets']} sets; difference to the control, paired "
@@ -119,6 +123,19 @@ def _table(outcome: dict) -> list:
     )
     columns = ["", "real", "generated", distance_name(outcome), "difference", "sd", "p"]
     return [Table(columns, rows, align="lrrrrrr", caption=caption)]
+
+
+def _seen(outcome: dict, name: str) -> list[int]:
+    """Real and generated images that the discriminator of a system has seen."""
+    (head,) = outcome["systems"][name]["heads"]
+    return [numbers(outcome)[head["training"]][kind] for kind in KINDS]
+
+
+def _ordered(outcome: dict) -> list[str]:
+    """The systems with a discriminator, method by method and by numbers of images."""
+    systems, place = outcome["systems"], list(lines(outcome, "real"))
+    found = [name for name, system in systems.items() if system["heads"]]
+    return sorted(found, key=lambda n: (place.index(systems[n]["line"]), _seen(outcome, n)))
 
 
 def _learnt(outcome: dict) -> list:

@@ -18,6 +18,7 @@ from dg.experiments.pipeline import Stage, needed
 from dg.experiments.study import System
 from dg.runtime.files import content_of, plain
 from dg.samplers.constants import RejectionSampling
+from edm.checkpoint import network_file
 
 
 def plan(context: Context) -> list[Stage]:
@@ -61,8 +62,10 @@ def plan(context: Context) -> list[Stage]:
 
 def _model(context: Context, name: str, data: dict) -> Stage:
     s, model = context.setting, context.setting.models[name]
-    settings = {"network": model.published}
-    if not model.published:
+    if model.published:
+        file = network_file(model.published)
+        settings = {"network": content_of(file) if file.is_file() else model.published}
+    else:
         conditional = s.conditional and model.kind != "vae"
         settings = data | {"kind": model.kind, "training": plain(model.training)}
         settings |= {"conditional": conditional, "test_loss": s.num_test_loss}

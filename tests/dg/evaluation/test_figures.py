@@ -155,6 +155,15 @@ def curve_figures(folder):
                 folder / "f.png", [0.1, 1, 10], ratios, [-r[:150] for r in ratios]
             ),
         ),
+        "numbers": (
+            2,
+            lambda: figures.distance_against_number(
+                folder / "f.png",
+                {f"{kind} images": {"guided": [(9, 3.0, 0.1), (3, 5.0, 0.2)]} for kind in "ab"},
+                {"guided": (GUIDED, "-")},
+                {"unguided": (4.0, 0.1, UNGUIDED)},
+            ),
+        ),
         "bars": (
             2,
             lambda: figures.metric_bars(folder / "f.png", METRICS, {"fd": "FD", "kid": "KID"}),
@@ -162,7 +171,7 @@ def curve_figures(folder):
     }
 
 
-@pytest.mark.parametrize("name", ["training", "training, sparse", "sweep", "histograms", "bars"])
+@pytest.mark.parametrize("name", curve_figures(None))
 def test_curves_are_written_whole_with_their_panels(tmp_path, drawn, name):
     panels, draw = curve_figures(tmp_path)[name]
     draw()
