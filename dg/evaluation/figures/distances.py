@@ -80,18 +80,21 @@ def distance_against_number(
     levels  {name: (mean, sd, colour)}
     """
     with drawing(path, WIDTH, 1.6 + 2.9 * len(panels), title) as figure:
-        axes_of = figure.subplots(len(panels), 1, squeeze=False, sharey=True).ravel()
+        axes_of = figure.subplots(len(panels), 1, squeeze=False).ravel()
         for axes, (name, lines) in zip(axes_of, panels.items(), strict=True):
-            axes.set(xscale="log", yscale="log", xlabel=name, ylabel=f"{ylabel} (lower is better)")
-            for known, (mean, sd, colour) in levels.items():
-                axes.axhspan(mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
-                axes.axhline(mean, color=colour, linewidth=1.4, linestyle=":", label=known)
             for (method, points), marker in zip(lines.items(), MARKERS, strict=False):
                 number, mean, sd = zip(*sorted(points), strict=True)
                 colour, style = looks[method]
                 look = dict(color=colour, linestyle=style, marker=marker, label=method)
                 small = dict(markersize=5, linewidth=1.4, elinewidth=0.6, capsize=0)
                 axes.errorbar(number, mean, sd, **look, **small)
+            axes.set(xscale="log", yscale="log", xlabel=name, ylabel=f"{ylabel} (lower is better)")
+            ends = axes.get_xlim()
+            for known, (mean, sd, colour) in levels.items():
+                look = dict(color=colour, linewidth=1.4, linestyle=":", label=known)
+                axes.plot(ends, [mean, mean], **look)
+                axes.fill_between(ends, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+            axes.set_xlim(ends)
             logarithmic_ticks(axes.yaxis)
             ticks = sorted({point[0] for points in lines.values() for point in points})
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])

@@ -199,6 +199,14 @@ def test_chosen_checkpoint_is_marked(tmp_path, drawn):
     assert "chosen: step 20" in labels(drawn[-1])
 
 
+def test_numbers_fill_the_axes(tmp_path, drawn):
+    curve_figures(tmp_path)["numbers"][1]()
+    for axes in drawn[-1].axes:
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        assert 2 < left < 3 < 9 < right < 14 and 2 < low < 2.9 < 5.2 < high < 8
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["3", "9"]
+
+
 def test_bars_show_only_what_was_measured(tmp_path, drawn):
     figures.metric_bars(tmp_path / "f.png", METRICS, {"fd": "FD", "kid": "KID"})
     assert [len(axes.patches) for axes in drawn[-1].axes] == [3, 2]
