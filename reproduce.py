@@ -300,14 +300,19 @@ def _overview(job: Job, run_folder: Path) -> str:
     from dg.experiments.costs import Cost
     from dg.experiments.pipeline import Stages
 
+    found = Stages(run_folder).overview(job.plan())
+    width = max(24, *(len(stage.name) for stage, _ in found))
+
     def line(name, cost, note=""):
         figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f}"
         figures += f" {cost.bytes / 1e6:>9,.0f}"
-        return f"{name:<24} {figures}  {note}".rstrip("; ")
+        return f"{name:<{width}} {figures}  {note}".rstrip("; ")
 
     total = Cost()
-    lines = [f"{'stage':<24} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"]
-    for stage, done in Stages(run_folder).overview(job.plan()):
+    lines = [
+        f"{'stage':<{width}} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"
+    ]
+    for stage, done in found:
         total = total if done else total + stage.cost
         lines.append(line(stage.name, stage.cost, f"{'done; ' if done else ''}{stage.title}"))
     return "\n".join([*lines, line("still to do", total), job.rate])

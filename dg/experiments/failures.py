@@ -2,8 +2,8 @@
 images, as plain data of a setting.
 
 One number of images is varied, that of the other kind is the setting's. All trainings are as long
-as the default recipe's, in steps. What the methods are set to is what the study of methods chose on
-the network that ships.
+as the default recipe's, in steps. The methods are set as the study of methods chose on the network
+that ships.
 """
 
 import math
@@ -26,10 +26,8 @@ from dg.samplers.restart import RestartSampling
 
 SECTIONS = ("failures", "discriminators", "deviations", "run")
 BASE = "default"  # the training with the setting's numbers of images
-SHARES = {
-    "real": (0.04, 0.2, 2.0),
-    "fake": (0.1, 0.4, 2.0),
-}  # other numbers, in that of the setting
+# Other numbers of images, in that of the setting.
+SHARES = {"real": (0.04, 0.2, 2.0), "fake": (0.1, 0.4, 2.0)}
 MOST = 60_000  # images that any of the settings has
 WEIGHT, QUANTILE, KEPT_IMAGES = (4.0, 0.0), 0.9, Kept(0.5, 0.1)
 INTERVAL = [3, 2, 0.3, 1.0]  # levels, repeats and noise levels of Restart

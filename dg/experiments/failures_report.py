@@ -119,7 +119,8 @@ def _table(outcome: dict) -> list:
         "by sets of equal seeds, its sd, and p of a two-sided t test, not corrected for many "
         "systems. The control of guidance with Restart is Restart alone, that of all others the "
         "unguided system. A gain counts as lost where the mean distance is not below that of the "
-        f"control. Features: {outcome['extractor']['name']}. The methods differ in compute."
+        "control. Half of the finished images that are chosen from come from other seeds. The "
+        f"methods differ in compute. Features: {outcome['extractor']['name']}."
     )
     columns = ["", "real", "generated", distance_name(outcome), "difference", "sd", "p"]
     return [Table(columns, rows, align="lrrrrrr", caption=caption)]

@@ -152,8 +152,8 @@ def measure_sets(context: Context, path, paths: Paths, sampled: str) -> None:
 
 
 def judge_heads(context: Context, path, paths: Paths) -> None:
-    """What every head of the study has seen and how it does on images that no training has seen,
-    real ones of the test split and the first ones of the unguided system."""
+    """Numbers of images that every head of the study has seen, and its loss, AUC and the like on
+    images that no training has seen: the test split, and the first set of the unguided system."""
     test, found = context.images("test"), {}
     unguided = load_images(paths["sample-unguided"] / "set0")
     for head in context.study.heads:
