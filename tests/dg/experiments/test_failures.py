@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from dg.data.images import ImageSet
-from dg.experiments import failures, making, measuring, plan
+from dg.experiments import compute, failures, making, measuring, plan
 from dg.experiments import failures_report as report
 from dg.experiments.context import Context, Experiment
 from dg.experiments.costs import training_cost
 from dg.experiments.pipeline import Stages
 from dg.experiments.settings import SETTINGS, smoke
 from dg.experiments.studies import build, trainings
-from dg.experiments.study import Training
+from dg.experiments.study import Head, Training
 from dg.recipes import PRESETS
 from dg.runtime.files import read_json, write_json
 
@@ -115,6 +115,18 @@ def test_a_head_learns_from_the_first_images(monkeypatch, tmp_path, numbers, see
     making.make_discriminator(context, tmp_path, {"fake-score": tmp_path}, training)
     for images, number in zip(found, seen, strict=True):
         assert images.images[:, 0, 0, 0].tolist() == list(range(number))
+
+
+def test_generated_images_of_a_training_are_counted(monkeypatch):
+    setting = smoke(SETTING)
+    context = Fixed(Experiment("failures", setting, build("failures", setting)))
+    monkeypatch.setattr(compute, "measured_cost", lambda *_, **__: {"multiply-adds per image": 2})
+    monkeypatch.setattr(compute, "training_multiply_adds", lambda *_: 3)
+    monkeypatch.setattr(compute, "_images_seen", lambda *_: 10)
+    for name, generated in {"default": 160, "real-80": 160, "fake-80": 80, "fake-320": 320}.items():
+        found = compute._training(context, {}, Head(name, "last"), "score")
+        assert found["generated images"] == 2 * generated
+        assert found["multiply-adds"] == 2 * generated + 30
 
 
 def test_heads_are_judged_on_images_that_no_training_has_seen(monkeypatch, tmp_path):
