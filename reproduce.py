@@ -3,8 +3,8 @@
 
 NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,
 imagenet-adm, a study or a setting. A study (recipes, extractors, epochs, selection, weights,
-window, churn, steps, significance, lora, ensemble, methods) runs in a setting (cifar10-uncond,
-cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14). The name of a setting alone runs the
+window, churn, steps, significance, lora, ensemble, methods, failures) runs in a setting
+(cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14). The name of a setting alone runs the
 study recipes in it, except for mnist. Studies of one setting share their networks and samples.
 
 The same command again continues after an interruption; finished stages are not repeated.
@@ -86,7 +86,8 @@ def main(
     suffix = "" if profile == "full" else f"-{profile}"
     if report_only:
         console.refuse(["dry_run", "stage", "fresh", "samples", "seeds_per_set", "shard"], name)
-        _report_again(f"{_target(name, choices['setting'])}{suffix}", Path(results), publish)
+        target = _target(name, choices["setting"], choices["network"]) + suffix
+        _report_again(target, Path(results), publish)
         return
     common = dict(
         command=console.command_line(),
@@ -125,12 +126,12 @@ def _report_again(target: str, results: Path, publish: bool) -> None:
         publishing.fill()
 
 
-def _target(name: str, setting: str | None) -> str:
+def _target(name: str, setting: str | None, network: str | None) -> str:
     """The name of an experiment's results."""
-    if name not in registry.STUDIES:
-        return name
-    setting = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
-    return setting if name == "recipes" else f"{name}-{setting}"
+    if name in registry.STUDIES:
+        setting = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
+        name = setting if name == "recipes" else f"{name}-{setting}"
+    return f"{name}-{Path(network).stem}" if network else name
 
 
 def _job(name, profile, dry_run, choices, common) -> Job:
@@ -138,7 +139,7 @@ def _job(name, profile, dry_run, choices, common) -> Job:
     if name not in registry.IMAGENET:
         console.refuse(["shard"], name)
     if name in (*registry.IMAGENET, registry.TWO_GAUSSIANS):
-        console.refuse(["from_scratch"], name)
+        console.refuse(["from_scratch", "network"], name)
     if name in registry.IMAGENET:
         console.refuse(["setting", "seeds_per_set", "profile"], name)
         return _imagenet(name, choices, common)
@@ -195,7 +196,7 @@ def _study_in_setting(name, profile, dry_run, choices, common):
     from dg.experiments.settings import SETTINGS, smoke
     from dg.experiments.studies import build
 
-    target = _target(name, setting)
+    target = _target(name, setting, choices["network"])
     setting_name = setting or registry.DEFAULT_SETTING.get(name, registry.SETTINGS[0])
     chosen, data = SETTINGS[setting_name], choices["data"]
     if profile == "smoke":
@@ -205,6 +206,9 @@ def _study_in_setting(name, profile, dry_run, choices, common):
     if choices["from_scratch"]:
         with console.option("--from-scratch"):
             chosen = chosen.from_scratch()
+    if choices["network"]:
+        with console.option("--network"):
+            chosen = chosen.with_network(choices["network"])
     chosen = _sized(chosen, choices)
     return Experiment(target, chosen, build(name, chosen), data, name, setting_name)
 
@@ -215,7 +219,7 @@ def _comparison(name, profile, dry_run, choices, common):
     from dg.experiments import comparisons
     from dg.experiments.context import Experiment
 
-    console.refuse(["setting"], name)
+    console.refuse(["setting", "network"], name)
     data, gpu = choices["data"], common["device"].type == "cuda"
     setting = _sized(comparisons.setting_of(name, profile, gpu), choices)
     if choices["from_scratch"]:
@@ -297,14 +301,19 @@ def _overview(job: Job, run_folder: Path) -> str:
     from dg.experiments.costs import Cost
     from dg.experiments.pipeline import Stages
 
+    found = Stages(run_folder).overview(job.plan())
+    width = max(24, *(len(stage.name) for stage, _ in found))
+
     def line(name, cost, note=""):
         figures = f"{cost.images:>10,} {cost.evaluations:>13,} {cost.gpu_hours:>10.2f}"
         figures += f" {cost.bytes / 1e6:>9,.0f}"
-        return f"{name:<24} {figures}  {note}".rstrip("; ")
+        return f"{name:<{width}} {figures}  {note}".rstrip("; ")
 
     total = Cost()
-    lines = [f"{'stage':<24} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"]
-    for stage, done in Stages(run_folder).overview(job.plan()):
+    lines = [
+        f"{'stage':<{width}} {'images':>10} {'evaluations':>13} {'GPU hours':>10} {'disk MB':>9}"
+    ]
+    for stage, done in found:
         total = total if done else total + stage.cost
         lines.append(line(stage.name, stage.cost, f"{'done; ' if done else ''}{stage.title}"))
     return "\n".join([*lines, line("still to do", total), job.rate])

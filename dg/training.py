@@ -40,7 +40,8 @@ __all__ = [
     "training_log",
 ]
 
-REPORTED = "epoch step train_loss valid_loss train_accuracy valid_accuracy valid_auc valid_ece"
+REPORTED = "epoch step train_loss valid_loss train_accuracy valid_accuracy train_auc "
+REPORTED += "valid_auc valid_ece"
 
 
 def train_discriminator(
@@ -314,13 +315,7 @@ def _copy(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def _identity(
-    discriminator: Discriminator,
-    real: ImageSet,
-    fake: ImageSet,
-    settings: DiscriminatorTraining,
-    net,
-) -> dict:
+def _identity(discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings, net) -> dict:
     """Values by name that a saved state must agree on to be continued."""
     frozen = discriminator.extractor.frozen
     matched = net if settings.loss == "matching" and isinstance(net, nn.Module) else None

@@ -75,9 +75,12 @@ def images(resolution, channels, seed=0):
     return generator.integers(0, 256, [24, resolution, resolution, channels], dtype=np.uint8)
 
 
+SIZES = {"cifar10": (32, 3), "mnist": (28, 1), "mnist-14": (14, 1)}  # of sets that are downloaded
+
+
 def small_named_set(name, split=None, load=reader.load_named):
     """What a name stands for, in 24 images; random ones for sets that are downloaded."""
-    resolution, channels = {"cifar10": (32, 3), "mnist": (28, 1)}.get(name, (None, None))
+    resolution, channels = SIZES.get(name, (None, None))
     if resolution is None:
         whole = load(name, split)
         return whole.subset(np.arange(24))

@@ -93,7 +93,9 @@ def _training(context: Context, paths: Paths, head: Head, model: str) -> dict:
     discriminator = context.discriminator(paths, net, System("", (head,), model=model))
     each = training_multiply_adds(discriminator, _images(context))
     generated = measured_cost(net, setting.models[model].sampling, device=context.device)
-    generated = setting.num_data * generated["multiply-adds per image"]
+    training = context.study.trainings.get(head.training)
+    number = (training and training.num_fake) or setting.num_data
+    generated = number * generated["multiply-adds per image"]
     seen = _images_seen(context, paths, head)
     return {
         "images seen": seen,

@@ -47,10 +47,12 @@ def likelihood_cost(setting, model: str = "score") -> Cost:
     return Cost(0, evaluations, _hours(setting, model, 3 * evaluations))
 
 
-def training_cost(setting, epochs: int, model: str = "score") -> Cost:
-    """Of a discriminator of so many epochs."""
-    hours = setting.num_data * epochs / PAIRS_PER_GPU_HOUR
-    return Cost(gpu_hours=hours * _relative_size(setting, model))
+def training_cost(setting, training) -> Cost:
+    """Of a discriminator, whose epochs are passes over the larger set."""
+    real = training.num_real or setting.num_real or setting.num_data
+    pairs = max(real, training.num_fake or setting.num_data) * training.settings.epochs
+    relative = _relative_size(setting, training.model)
+    return Cost(gpu_hours=pairs / PAIRS_PER_GPU_HOUR * relative)
 
 
 def model_cost(setting, name: str = "score") -> Cost:

@@ -11,6 +11,7 @@ from dg.experiments.context import Context, Paths
 from dg.experiments.drawing import draw_sets
 from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
+from dg.experiments.settings import Setting
 from dg.experiments.study import System, Training
 from dg.precision import computable
 from dg.pretraining.held_out_loss import watched
@@ -71,10 +72,17 @@ def make_classifier(context: Context, path, paths: Paths) -> None:
     write_json(path / "log.json", log)
 
 
-def make_fake(context: Context, path, paths: Paths, model: str) -> None:
-    """The generated images that a discriminator learns from."""
+def fake_set(setting: Setting, training: Training) -> tuple[str, int]:
+    """Stage and number of the generated images of which a discriminator learns from the first."""
+    number = max(training.num_fake or 0, setting.num_data)
+    name = f"fake-{training.model}"
+    return (f"{name}-{number}" if number > setting.num_data else name), number
+
+
+def make_fake(context: Context, path, paths: Paths, model: str, number: int) -> None:
+    """The generated images that discriminators learn from."""
     s, net = context.setting, context.model(paths, model)
-    seeds = range(s.fake_seed, s.fake_seed + s.num_data)
+    seeds = range(s.fake_seed, s.fake_seed + number)
     context.sample(path, net, s.models[model].sampling, seeds)
 
 
@@ -89,8 +97,9 @@ def make_discriminator(context: Context, path, paths: Paths, training: Training)
     s, device = context.setting, context.device
     settings = replace(training.settings, conditional=s.conditional)
     net, classifier = context.model(paths, training.model), context.classifier_path(paths)
-    train, fake = context.images("train"), load_images(paths[f"fake-{training.model}"])
-    real = train.take(min(s.num_real or s.num_data, len(train)))
+    train, fake = context.images("train"), load_images(paths[fake_set(s, training)[0]])
+    real = train.take(training.num_real or min(s.num_real or s.num_data, len(train)))
+    fake = fake.take(training.num_fake or s.num_data)
     head = (s.conditional, width_of(context, training), settings.seed, device)
     discriminator = build_discriminator(training.extractor, real, net, classifier, *head)
     run = dict(progress=context.progress, ranks=context.ranks, net=net)

@@ -105,12 +105,13 @@ class Methods:
                 self.head,
                 (0.0, 0.0),
                 boosting=False,
-                sampling=self._rejection(steps, quantile),
+                sampling=self.with_rejection(steps, quantile),
             )
             for quantile in QUANTILES
         ]
 
-    def _rejection(self, steps: int, quantile: float) -> RejectionSampling:
+    def with_rejection(self, steps: int, quantile: float) -> RejectionSampling:
+        """Rejection by the authors' settings, but for the quantile."""
         limit = 3 * (2 * steps - 1)  # as the authors': 105 in 18 steps
         how = dict(rej_percentile=quantile, max_iter=limit, warmup=self.warmup)
         return RejectionSampling(steps, **how)
@@ -170,7 +171,7 @@ class Methods:
                 (weight, 0.0),
                 window=SHORT,
                 boosting=False,
-                sampling=self._rejection(steps, quantile),
+                sampling=self.with_rejection(steps, quantile),
             )
             for quantile in QUANTILES[:2]
             for weight in WEIGHTS[:2]

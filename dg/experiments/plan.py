@@ -18,6 +18,7 @@ from dg.experiments.pipeline import Stage, needed
 from dg.experiments.study import System
 from dg.runtime.files import content_of, plain
 from dg.samplers.constants import RejectionSampling
+from edm.checkpoint import network_file
 
 
 def plan(context: Context) -> list[Stage]:
@@ -48,7 +49,12 @@ def plan(context: Context) -> list[Stage]:
             stages.append(_selection(context, system))
         stages += _system(context, name, system, data)
     if study.compute:
-        stages.append(_training_compute(context))
+        trained = {"num_data": s.num_data, "sampling": plain(s.models["score"].sampling)}
+        settings, make = {"given": s.given} | trained, partial(compute.count_trainings, context)
+        stages.append(_of_heads(context, "training-compute", settings, make))
+    if study.heldout:
+        judged, make = {"images": measuring.JUDGED}, partial(measuring.judge_heads, context)
+        stages.append(_of_heads(context, "heldout", judged, make, ["sample-unguided"]))
     floor = {"num_images": s.num_images, "num_sets": s.num_sets, "metrics": s.metrics}
     measure = partial(measuring.measure_floor, context)
     return [*stages, Stage("measure-floor", floor, ["reference"], measure)]
@@ -56,8 +62,10 @@ def plan(context: Context) -> list[Stage]:
 
 def _model(context: Context, name: str, data: dict) -> Stage:
     s, model = context.setting, context.setting.models[name]
-    settings = {"network": model.published}
-    if not model.published:
+    if model.published:
+        file = network_file(model.published)
+        settings = {"network": content_of(file) if file.is_file() else model.published}
+    else:
         conditional = s.conditional and model.kind != "vae"
         settings = data | {"kind": model.kind, "training": plain(model.training)}
         settings |= {"conditional": conditional, "test_loss": s.num_test_loss}
@@ -69,19 +77,22 @@ def _model(context: Context, name: str, data: dict) -> Stage:
 def _trainings(context: Context, data: dict) -> list[Stage]:
     """Discriminators, and the generated images that they learn from."""
     s, trainings, stages = context.setting, context.study.trainings, []
-    for model in dict.fromkeys(training.model for training in trainings.values()):
+    fakes = {making.fake_set(s, training): training.model for training in trainings.values()}
+    for (name, number), model in fakes.items():
         sampling = plain(s.models[model].sampling) | {"batch_size": s.batch_size}
-        settings = sampling | {"num_images": s.num_data, "seed": s.fake_seed}
-        make = partial(making.make_fake, context, model=model)
-        cost = generation_cost(s, s.num_data, model=model)
-        stages.append(Stage(f"fake-{model}", settings, [model], make, cost))
+        settings = sampling | {"num_images": number, "seed": s.fake_seed}
+        make = partial(making.make_fake, context, model=model, number=number)
+        cost = generation_cost(s, number, model=model)
+        stages.append(Stage(name, settings, [model], make, cost))
     for name, training in trainings.items():
-        needs = [f"fake-{training.model}"] + ["classifier"] * (training.extractor == "classifier")
+        needs = [making.fake_set(s, training)[0]]
+        needs += ["classifier"] * (training.extractor == "classifier")
         settings = {"extractor": training.extractor, "settings": plain(training.settings)} | data
-        settings |= {"num_data": s.num_data, "num_real": s.num_real}
+        settings |= {"num_data": training.num_fake or s.num_data}
+        settings |= {"num_real": training.num_real or s.num_real}
         settings |= {"width": making.width_of(context, training), "conditional": s.conditional}
         make = partial(making.make_discriminator, context, training=training)
-        cost = training_cost(s, training.settings.epochs, training.model)
+        cost = training_cost(s, training)
         stages.append(Stage(f"train-{name}", settings, needs, make, cost))
     return stages
 
@@ -122,16 +133,14 @@ def _generation(context: Context, system: System, images: int) -> Cost:
     return generation_cost(context.setting, drawn, guided, system.model, evaluations)
 
 
-def _training_compute(context: Context) -> Stage:
-    """Multiply-adds of the trainings of all heads."""
-    systems, s = context.study.systems.values(), context.setting
-    heads = dict.fromkeys(head for system in systems for head in system.heads)
+def _of_heads(context: Context, name: str, settings: dict, make, others=()) -> Stage:
+    """A stage that looks at all heads of the study."""
+    systems = context.study.systems.values()
+    heads = context.study.heads
     users = [next(user for user in systems if head in user.heads) for head in heads]
     needs = list(dict.fromkeys(need for user in users for need in _needs(context, user)))
-    settings = {"heads": [asdict(head) for head in heads], "given": s.given}
-    settings |= {"num_data": s.num_data, "sampling": plain(s.models["score"].sampling)}
-    make = partial(compute.count_trainings, context)
-    return Stage("training-compute", settings, needs, make)
+    settings = {"heads": [asdict(head) for head in heads]} | settings
+    return Stage(name, settings, [*needs, *others], make)
 
 
 def _sampling(context: Context, system: System) -> dict:

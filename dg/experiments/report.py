@@ -4,11 +4,13 @@ from pathlib import Path
 
 from dg.evaluation.report import Document, Section, write_markdown, write_report
 from dg.evaluation.significance import paired_t
-from dg.experiments import methods_report, sections
+from dg.experiments import failures_report, methods_report, sections
 from dg.experiments.context import Context, Paths
 from dg.experiments.pictures import Source, fair_floor
 from dg.experiments.tables import distance_name, pairs, role
 from dg.runtime.files import write_json
+
+VERDICTS = {"methods": methods_report.verdict, "failures": failures_report.verdict}  # by section
 
 
 def write(folder: Path, outcome: dict, context: Context, paths: Paths) -> None:
@@ -39,8 +41,8 @@ def describe(source: Source) -> Document:
     if outcome["study"] != outcome["setting_name"]:
         title += f": {outcome['setting']}"
     parts = [Section(name, items) for name, items in found.items()]
-    answer = methods_report.verdict if "methods" in outcome["sections"] else verdict
-    return Document(title, answer(outcome), about(outcome), parts)
+    answers = [answer for name, answer in VERDICTS.items() if name in outcome["sections"]]
+    return Document(title, (answers or [verdict])[0](outcome), about(outcome), parts)
 
 
 def about(outcome: dict) -> str:

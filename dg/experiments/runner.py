@@ -11,6 +11,7 @@ from dg.checkpoints import load_discriminator
 from dg.evaluation.uncertainty import compare, summarise
 from dg.experiments import report
 from dg.experiments.context import Context, Experiment, Paths
+from dg.experiments.making import fake_set
 from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
 from dg.experiments.settings import CORE
@@ -121,6 +122,7 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "training_compute": (
             read_json(paths["training-compute"] / "trainings.json") if study.compute else {}
         ),
+        "heldout": read_json(paths["heldout"] / "heads.json") if study.heldout else {},
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},
         "models": {name: read_json(paths[name] / "log.json") for name in models},
@@ -137,7 +139,7 @@ def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
     names = [system.model, *(f"train-{training}" for training in trained)]
     names += [model.continues] if model.continues else []
     if trained:
-        names.append(f"fake-{context.study.trainings[trained[0]].model}")
+        names += [fake_set(setting, context.study.trainings[one])[0] for one in trained]
     images = setting.num_images * setting.num_sets
     costs = {
         "num_evaluations": context.num_evaluations(system),

@@ -1,6 +1,7 @@
 """The settings in which studies are run: data, networks, features and sizes, as plain data."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from dg.evaluation.classifier import ClassifierTraining
 from dg.models.discrete_sampling import DDPMSampling
@@ -141,6 +142,15 @@ class Setting:
         trained = dict(models=models, classifier=None, features="classifier", other_reference=None)
         trained |= dict(shipped=None)
         return replace(self, data=self.scratch_data or self.data, **trained)
+
+    def with_network(self, network: str) -> "Setting":
+        """The same with another score network, and with no discriminator of the setting's own.
+        ValueError where published numbers stand beside those of its network."""
+        if self.published_network:
+            raise ValueError(f"{self.title}: its tables are of one network; take another setting")
+        models = self.models | {"score": replace(self.models["score"], published=network)}
+        title = f"{self.title}, but the score network is {Path(network).stem}"
+        return replace(self, title=title, models=models, released=None, shipped=None)
 
 
 def _table(conditional: bool) -> dict:

@@ -7,6 +7,7 @@ Discriminators have the same name in every study of a setting, so that they are 
 from collections.abc import Callable
 from dataclasses import replace
 
+from dg.experiments import failures as few
 from dg.experiments import methods as lines
 from dg.experiments.settings import Setting
 from dg.experiments.study import Head, Study, System, Training
@@ -66,6 +67,7 @@ def trainings(setting: Setting) -> dict[str, Training]:
         "score": Training("score", score),
         "score-wide": Training("score", score, 128),
     }
+    found |= few.trainings(setting, default)
     widths = _from_scratch(setting)
     return found | {name: Training("none", as_long, width) for name, width in widths}
 
@@ -262,3 +264,16 @@ def methods(setting):
     """Unguided, Restart, guidance, rejection, particles and combinations at a few amounts of
     compute."""
     return lines.Methods(setting).systems()
+
+
+@study(
+    "Failures",
+    "Where does each method lose its gain: how many real and how many generated images does its "
+    "discriminator have to see?",
+    heldout=True,
+    sections=few.SECTIONS,
+)
+def failures(setting):
+    """Guidance, rejection and guidance with Restart, by discriminators of few images."""
+    names = few.trainings(setting, PRESETS["default"])
+    return few.systems(setting, [few.BASE, *names])

@@ -13,15 +13,19 @@ class Training:
     """How a discriminator comes about: on which extractor ("classifier", "score", "none"), with
     which settings.
 
-    width  channels of the head; None: the setting's on a classifier, else that of
-           `build_discriminator`
-    model  whose images it learns to tell from real ones
+    width     channels of the head; None: the setting's on a classifier, else that of
+              `build_discriminator`
+    model     whose images it learns to tell from real ones
+    num_real  real images, the first ones; None: the setting's number, or all where there are fewer
+    num_fake  generated images; None: the setting's number
     """
 
     extractor: str
     settings: DiscriminatorTraining
     width: int | None = None
     model: str = "score"
+    num_real: int | None = None
+    num_fake: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Study:
     trainings  the discriminators by name
     tests      "significance": test the heads' distances against the unguided ones
     compute    whether multiply-adds are counted
+    heldout    whether the discriminators are judged on images that no training has seen
     aside      systems that a second process samples meanwhile on a CPU
     sections   of the report, by name: see `dg.experiments.sections`
     texts      paragraphs of single sections; "lead" and "caption" (of the table) are such too
@@ -97,7 +102,15 @@ class Study:
     tests: str | None = None
     nll: bool = False
     compute: bool = False
+    heldout: bool = False
     trainings: dict[str, Training] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     sections: tuple[str, ...] = SECTIONS
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> list[Head]:
+        """Those of all systems, each once."""
+        return list(
+            dict.fromkeys(head for system in self.systems.values() for head in system.heads)
+        )

@@ -16,6 +16,12 @@ OPTIONS = {
             "cifar10-uncond; churn: cifar10-cond]",
         ),
         click.option(
+            "--network",
+            metavar="PATH",
+            help="Score network in place of that of --setting: a file, or a folder of pretrain.py. "
+            "Its name is added to that of the results.",
+        ),
+        click.option(
             "--data",
             metavar="PATH",
             help="Data set of the experiment, if it is neither embedded nor downloaded.",

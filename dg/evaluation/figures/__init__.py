@@ -8,6 +8,7 @@ from dg.evaluation.figures.discriminators import (
     training_curves,
 )
 from dg.evaluation.figures.distances import (
+    distance_against_number,
     distance_against_size,
     distance_sweep,
     metric_bars,
@@ -32,6 +33,7 @@ __all__ = [
     "by_change",
     "convergence",
     "denoising_strips",
+    "distance_against_number",
     "distance_against_size",
     "distance_sweep",
     "image_grid",

@@ -16,6 +16,7 @@ from dg.evaluation.figures.style import (
     decimals,
     drawing,
     level,
+    logarithmic_ticks,
     mark,
     mean_sd,
 )
@@ -66,6 +67,40 @@ def distance_sweep(
         if chosen is not None:
             mark(axes, chosen, f"chosen: {chosen:g}")
         axes.set(xlabel=xlabel, ylabel=f"{ylabel} (lower is better)")
+
+
+def distance_against_number(
+    path, panels, looks, levels, ylabel="Fréchet distance", title="Distance against images seen"
+):
+    """Distances over a number of images, both logarithmic, one line per method and one panel per
+    kind of images, with systems that take no such images as horizontal lines.
+
+    panels  {name of the horizontal axis: {method: [(number, mean, sd)]}}
+    looks   {method: (colour, line style)}
+    levels  {name: (mean, sd, colour)}
+    """
+    with drawing(path, WIDTH, 1.6 + 2.9 * len(panels), title) as figure:
+        axes_of = figure.subplots(len(panels), 1, squeeze=False).ravel()
+        for axes, (name, lines) in zip(axes_of, panels.items(), strict=True):
+            for (method, points), marker in zip(lines.items(), MARKERS, strict=False):
+                number, mean, sd = zip(*sorted(points), strict=True)
+                colour, style = looks[method]
+                look = dict(color=colour, linestyle=style, marker=marker, label=method)
+                small = dict(markersize=5, linewidth=1.4, elinewidth=0.6, capsize=0)
+                axes.errorbar(number, mean, sd, **look, **small)
+            axes.set(xscale="log", yscale="log", xlabel=name, ylabel=f"{ylabel} (lower is better)")
+            ends = axes.get_xlim()
+            for known, (mean, sd, colour) in levels.items():
+                look = dict(color=colour, linewidth=1.4, linestyle=":", label=known)
+                axes.plot(ends, [mean, mean], **look)
+                axes.fill_between(ends, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
+            axes.set_xlim(ends)
+            logarithmic_ticks(axes.yaxis)
+            ticks = sorted({point[0] for points in lines.values() for point in points})
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            axes.minorticks_off()
+        found = axes_of[0].get_legend_handles_labels()
+        figure.legend(*found, loc="outside lower center", ncols=2, handlelength=2.4, fontsize=9)
 
 
 def metric_bars(path, metrics, names, floor="floor", title="Mean ± sd", roles=None):

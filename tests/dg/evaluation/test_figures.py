@@ -155,6 +155,15 @@ def curve_figures(folder):
                 folder / "f.png", [0.1, 1, 10], ratios, [-r[:150] for r in ratios]
             ),
         ),
+        "numbers": (
+            2,
+            lambda: figures.distance_against_number(
+                folder / "f.png",
+                {f"{kind} images": {"guided": [(9, 3.0, 0.1), (3, 5.0, 0.2)]} for kind in "ab"},
+                {"guided": (GUIDED, "-")},
+                {"unguided": (4.0, 0.1, UNGUIDED)},
+            ),
+        ),
         "bars": (
             2,
             lambda: figures.metric_bars(folder / "f.png", METRICS, {"fd": "FD", "kid": "KID"}),
@@ -162,7 +171,7 @@ def curve_figures(folder):
     }
 
 
-@pytest.mark.parametrize("name", ["training", "training, sparse", "sweep", "histograms", "bars"])
+@pytest.mark.parametrize("name", curve_figures(None))
 def test_curves_are_written_whole_with_their_panels(tmp_path, drawn, name):
     panels, draw = curve_figures(tmp_path)[name]
     draw()
@@ -188,6 +197,14 @@ def test_chosen_checkpoint_is_marked(tmp_path, drawn):
     assert "chosen: step 50" in labels(drawn[-1])
     figures.training_curves(tmp_path / "f.png", LOG, best_step=20)
     assert "chosen: step 20" in labels(drawn[-1])
+
+
+def test_numbers_fill_the_axes(tmp_path, drawn):
+    curve_figures(tmp_path)["numbers"][1]()
+    for axes in drawn[-1].axes:
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        assert 2 < left < 3 < 9 < right < 14 and 2 < low < 2.9 < 5.2 < high < 8
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["3", "9"]
 
 
 def test_bars_show_only_what_was_measured(tmp_path, drawn):

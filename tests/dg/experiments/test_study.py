@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pytest
 
+import reproduce
 from dg.experiments.studies import STUDIES
-from dg.runtime.files import read_json
+from dg.runtime.files import read_json, sha256_of
 from tests.scripts import ROOT, run, succeed
 
 SMOKE = "reproduce {study} --setting {setting} --profile smoke "
@@ -71,7 +72,7 @@ def test_the_smoke_profile_of_every_study_reports(shared, study, setting):
     report = (folder / "report.html").read_text()
     pictures = report.count("data:image/png")
     assert (
-        pictures >= (4 if len(outcome["systems"]) > 1 else 1)
+        pictures >= (4 if "pairs" in outcome["sections"] else 1)
         and "http" not in report.split("<body")[1]
     )
     for title in ("Results", "Deviations", "How it was run"):
@@ -118,10 +119,25 @@ def test_one_stage_runs_with_what_it_needs(tmp_path):
     assert done.following == ["the same command without --stage, for the rest and the report"]
 
 
+def test_another_score_network_takes_the_place_of_the_settings_own(tmp_path):
+    found = places(tmp_path, "weights", "mnist-14")
+    succeed(SMOKE + " --stage score", **found)
+    (network,) = (tmp_path / "runs" / "mnist-14-smoke").glob("score-*")
+    network.rename(tmp_path / "early")
+    succeed(SMOKE + " --stage fake-score --network {tmp}/early", **found)
+    (record,) = (tmp_path / "runs" / "mnist-14-smoke").glob("score-*/done.json")
+    name, digest = read_json(record)["settings"]["network"]
+    assert name == "network.safetensors"
+    assert digest == sha256_of(tmp_path / "early" / "network.safetensors")
+    assert reproduce._target("weights", "mnist-14", f"{tmp_path}/early") == "weights-mnist-14-early"
+
+
 def test_what_is_wrong_is_one_line(tmp_path):
     for command, told in {
         "reproduce nothing": "there is no experiment",
         "reproduce cifar10-cond --world mnist": "a setting itself",
+        "reproduce digits --network mnist-14": "--network means nothing for digits",
+        "reproduce cifar10-cond --network mnist-14": "its tables are of one network",
         "reproduce digits --setting mnist": "--setting means nothing for digits",
         "reproduce recipes --setting cifar10-jpeg --runs {tmp}/r --results {tmp}/s": "--data",
         "reproduce mnist-14 --samples 30 --seeds-per-set 20": "not a multiple",

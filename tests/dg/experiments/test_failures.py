@@ -1,0 +1,200 @@
+"""The study of failures: numbers of images, keys of stages, held-out measures, and its verdict."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dg.data.images import ImageSet
+from dg.experiments import compute, failures, making, measuring, plan
+from dg.experiments import failures_report as report
+from dg.experiments.context import Context, Experiment
+from dg.experiments.costs import training_cost
+from dg.experiments.pipeline import Stages
+from dg.experiments.settings import SETTINGS, smoke
+from dg.experiments.studies import build, trainings
+from dg.experiments.study import Head, Training
+from dg.recipes import PRESETS
+from dg.runtime.files import read_json, write_json
+
+SETTING = SETTINGS["mnist-14"]
+NUMBERS = {
+    "real-200": (200, 5000),
+    "real-1000": (1000, 5000),
+    "real-10000": (10_000, 5000),
+    "fake-500": (5000, 500),
+    "fake-2000": (5000, 2000),
+    "fake-10000": (5000, 10_000),
+}
+
+
+def test_one_number_is_varied_and_the_trainings_are_equally_long():
+    found = failures.trainings(SETTING, PRESETS["default"])
+    assert {name: (one.num_real, one.num_fake) for name, one in found.items()} == NUMBERS
+    steps = {max(one.num_real, one.num_fake) * one.settings.epochs for one in found.values()}
+    assert steps == {5000 * PRESETS["default"].epochs}
+    assert all(one.settings.unequal for one in found.values())
+    full = failures.trainings(SETTINGS["cifar10-uncond"], PRESETS["default"])
+    assert max(max(one.num_real, one.num_fake) for one in full.values()) == 50_000, "all there are"
+    for one in failures.trainings(smoke(SETTING), PRESETS["default"]).values():
+        least = one.settings.split[0] * min(one.num_real, one.num_fake)
+        assert least >= one.settings.batch_size / 2
+
+
+def test_every_method_is_compared_with_its_control():
+    study = build("failures", SETTING)
+    assert next(iter(study.trainings)) == "default" and len(study.systems) == 2 + 4 * 7
+    for name, system in study.systems.items():
+        assert system.against == (
+            "restart" if system.line == failures.GUIDED_RESTART else "unguided"
+        )
+        assert {head.checkpoint for head in system.heads} <= {"last"}, name
+
+
+def stages(setting, trained):
+    study = replace(build("weights", setting), trainings={"default": trained})
+    made = plan.plan(Context(Experiment("weights", setting, study, "anything")))
+    at = Stages("/nowhere")
+    return {stage.name: (stage, at.path(stage).name) for stage in made}
+
+
+def test_numbers_of_a_training_belong_to_its_key_and_no_other_key_changes():
+    plain = trainings(SETTING)["default"]
+    before = stages(SETTING, plain)
+    settings = before["train-default"][0].settings
+    assert settings["num_data"] == 5000 and settings["num_real"] is None
+    known = {"extractor", "settings", "data", "pool", "order", "num_data", "num_real", "width"}
+    assert set(settings) == known | {"conditional"}, "further ones would train everything anew"
+    keys = {before["train-default"][1]}
+    for real, fake in NUMBERS.values():
+        after = stages(SETTING, replace(plain, num_real=real, num_fake=fake))
+        keys.add(after["train-default"][1])
+        name = "fake-score-10000" if fake == 10_000 else "fake-score"
+        stage, key = after[name]
+        assert name in after["train-default"][0].needs and stage.settings["num_images"] >= fake
+        assert fake == 10_000 or key == before["fake-score"][1], "the same generated images"
+    assert len(keys) == 7
+
+
+def test_the_cost_follows_the_larger_set():
+    plain = trainings(SETTING)["default"]
+    one, two = (training_cost(SETTING, replace(plain, num_real=n)).gpu_hours for n in (200, 10_000))
+    assert training_cost(SETTING, plain).gpu_hours == one == two / 2
+
+
+def numbered(n, name="images"):
+    """Images that hold their own number."""
+    pixels = np.arange(n).reshape(n, 1, 1, 1) % 256
+    return ImageSet(np.broadcast_to(pixels, (n, 8, 8, 1)).astype(np.uint8), None, name)
+
+
+class Fixed(Context):
+    """A context with given images, and a discriminator that has learnt nothing."""
+
+    def images(self, split):
+        return numbered(40)
+
+    def model(self, paths, name="score"):
+        return None
+
+    def discriminator(self, paths, net, system):
+        return lambda x, sigma, labels: torch.zeros(len(x))
+
+
+@pytest.mark.parametrize(("numbers", "seen"), [((8, 6), (8, 6)), ((None, None), (20, 20))])
+def test_a_head_learns_from_the_first_images(monkeypatch, tmp_path, numbers, seen):
+    setting = replace(smoke(SETTING), num_data=20)
+    context = Fixed(Experiment("failures", setting, build("failures", setting)))
+    found = []
+    monkeypatch.setattr(making, "load_images", lambda path: numbered(20, "generated"))
+    monkeypatch.setattr(making, "build_discriminator", lambda *_: None)
+    monkeypatch.setattr(making, "train_discriminator", lambda *told, **_: found.extend(told[1:3]))
+    training = Training("none", PRESETS["default"], None, "score", *numbers)
+    making.make_discriminator(context, tmp_path, {"fake-score": tmp_path}, training)
+    for images, number in zip(found, seen, strict=True):
+        assert images.images[:, 0, 0, 0].tolist() == list(range(number))
+
+
+def test_generated_images_of_a_training_are_counted(monkeypatch):
+    setting = smoke(SETTING)
+    context = Fixed(Experiment("failures", setting, build("failures", setting)))
+    monkeypatch.setattr(compute, "measured_cost", lambda *_, **__: {"multiply-adds per image": 2})
+    monkeypatch.setattr(compute, "training_multiply_adds", lambda *_: 3)
+    monkeypatch.setattr(compute, "_images_seen", lambda *_: 10)
+    for name, generated in {"default": 160, "real-80": 160, "fake-80": 80, "fake-320": 320}.items():
+        found = compute._training(context, {}, Head(name, "last"), "score")
+        assert found["generated images"] == 2 * generated
+        assert found["multiply-adds"] == 2 * generated + 30
+
+
+def test_heads_are_judged_on_images_that_no_training_has_seen(monkeypatch, tmp_path):
+    setting = smoke(SETTING)
+    study = build("failures", setting)
+    context, paths = Fixed(Experiment("failures", setting, study)), {"sample-unguided": tmp_path}
+    shown = []
+    monkeypatch.setattr(measuring, "load_images", lambda path: shown.append(path) or numbered(20))
+    for name in study.trainings:
+        paths[f"train-{name}"] = tmp_path / name
+        paths[f"train-{name}"].mkdir()
+        write_json(tmp_path / name / "summary.json", {"images": {"real": 3, "fake": 4}})
+    measuring.judge_heads(context, tmp_path, paths)
+    found = read_json(tmp_path / "heads.json")
+    assert shown == [tmp_path / "set0"] and list(found) == list(study.trainings)
+    for entry in found.values():
+        assert entry["images"] == {"real": 3, "fake": 4}
+        assert entry["loss"] == pytest.approx(math.log(2)) and entry["auc"] == 0.5
+
+
+def outcome(changes):
+    """Results in which methods by name change an unguided distance of 4 by so much, with 5,000,
+    1,000 and 200 real images, and one with 500 generated ones."""
+    seen = {"default": (5000, 5000), "a": (1000, 5000), "b": (200, 5000), "c": (5000, 500)}
+    systems = {"unguided": dict(title="unguided", heads=[], line=None, against="unguided")}
+    made = {"unguided": 0.0}
+    for line, values in changes.items():
+        for head, change in zip(seen, values, strict=True):
+            told = dict(title=line, line=line, against="unguided", heads=[{"training": head}])
+            systems[f"{line}-{head}"], made[f"{line}-{head}"] = told, change
+    return {
+        "systems": systems,
+        "metrics": {name: {"fd": {"mean": 4.0 + change}} for name, change in made.items()},
+        "comparison": {name: {"fd": {"difference": change}} for name, change in made.items()},
+        "heldout": {
+            name: {"images": {"real": real, "fake": fake}} for name, (real, fake) in seen.items()
+        },
+        "extractor": {"name": "classifier"},
+    }
+
+
+def test_the_verdict_names_who_fails_first_and_where():
+    found = outcome({"A": (-1.0, -0.5, 0.25, -1.0), "B": (-2.0, 0.5, 0.75, 0.0), "C": (-1,) * 4})
+    assert report.lines(found, "real")["A"] == {5000: "A-default", 1000: "A-a", 200: "A-b"}
+    assert report.lines(found, "fake")["B"] == {5000: "B-default", 500: "B-c"}
+    assert report.verdict(found) == (
+        "With fewer real images “B” loses its gain at 1,000 (FD 4.50 against 4.00), “A” at 200 "
+        "(FD 4.25 against 4.00); “C” keeps it. With fewer generated images “B” loses its gain at "
+        "500 (FD 4.00 against 4.00); “A” and “C” keep it."
+    )
+    assert report.verdict(outcome({"A": (-1.0,) * 4, "B": (-1.0,) * 4})) == (
+        "With fewer real images every method keeps its gain, down to 200. "
+        "With fewer generated images every method keeps its gain, down to 500."
+    )
+
+
+def test_another_score_network_has_a_key_by_its_content(tmp_path):
+    def key(path):
+        setting = SETTING.with_network(str(path))
+        assert setting.given == {} and setting.models["score"].training
+        assert setting.title.endswith(f"but the score network is {path.stem}")
+        return stages(setting, trainings(setting)["default"])["score"][1]
+
+    for name, content in {"early": b"a", "same": b"a", "late": b"b"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "network.safetensors").write_bytes(content)
+    early, same, late = (key(tmp_path / name) for name in ("early", "same", "late"))
+    assert early == same != late
+    assert key(tmp_path / "early" / "network.safetensors") == early
+    with pytest.raises(ValueError, match="its tables are of one network; take another setting"):
+        SETTINGS["cifar10-cond"].with_network("early")
