@@ -133,6 +133,7 @@ TINY = {
     "scaling": "--images 4 --batch 2 --steps 2 --processes 1,2",
     "startup": "--rounds 1",
     "evaluation": "--images 40 --features vgg16 --metrics fd",
+    "whole_job": "--images 300 --entries 300",
     "gpu": "--device cpu --size digits",
 }
 

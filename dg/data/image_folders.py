@@ -20,6 +20,7 @@ SPLIT = re.compile(
     r"([_-]?(set|images|data|split|[0-9]+))*",
     re.IGNORECASE,
 )
+ZEROS = dict.fromkeys(map(ord, "123456789"), "0")  # for str.translate
 SPLIT_OF_FILE = re.compile(rf"(?:.*[_-])?{SPLIT.pattern}", re.IGNORECASE)  # cifar10_test too
 
 
@@ -162,6 +163,8 @@ def by_number(path, names, notify, folders=None, seeds=None):
     """
     if seeds:
         order, plain = sorted(names, key=seeds.get), sorted(names)
+    elif len({name.translate(ZEROS) for name in names}) == 1:  # numbers of one width, as in a zip
+        order = plain = sorted(names)  # of a million images, which this is for
     else:
         ranks = folders and all(folder.isdecimal() for folder in folders.values())
         order, plain = (

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dg.data.image_folders import by_number
 from dg.data.reader import load_images, open_images
+from dg.runtime.progress import unheard
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, [24, 6, 6, 3], dtype=np.uint8)
@@ -235,3 +237,15 @@ def test_fingerprints_stay_what_they_were(tmp_path, names, streamed, loaded):
         Image.fromarray(image).save(tmp_path / name)
     assert open_images(tmp_path).fingerprint() == streamed
     assert load_images(tmp_path).fingerprint() == loaded
+
+
+def test_numbers_of_one_width_are_in_the_order_of_the_others():
+    """The short way of many images in class folders gives what the long way gives."""
+    rng = np.random.default_rng(0)
+    numbers = [f"{n:05d}" for n in rng.permutation(50)]
+    names = [f"{c:03d}/a{n}-{n[::-1]}.png" for c in (11, 2, 7) for n in numbers]
+    folders = {name: name.split("/")[0] for name in names}
+    short = by_number("set", names, pytest.fail, folders)
+    wide = "011/a100000-7.png"
+    long = by_number("set", [*names, wide], unheard, folders | {wide: "011"})
+    assert short == [name for name in long if name in folders]
