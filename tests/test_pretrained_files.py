@@ -64,11 +64,12 @@ def test_heads_tell_real_from_generated_images(name):
     discriminator = load_discriminator(path, pretrained_file(name), net)
     if data not in EMBEDDED:
         return
-    real = load_images(EMBEDDED[data], 300, split="test").images
-    fake = to_uint8(draw_images(net, range(300), Sampling())[0])
+    count = 300 if net.img_resolution < 28 else 150
+    real = load_images(EMBEDDED[data], count, split="test").images
+    fake = to_uint8(draw_images(net, range(count), Sampling())[0])
     ratios = [log_ratios(discriminator, part, (0.05, 0.1, 0.2), "test") for part in (real, fake)]
-    logits, targets = np.concatenate(ratios, axis=None), np.repeat([1.0, 0.0], 900)
-    assert binary_metrics(logits, targets)["auc"] > 0.53  # by chance 0.5 with an sd of 0.014
+    logits, targets = np.concatenate(ratios, axis=None), np.repeat([1.0, 0.0], 3 * count)
+    assert binary_metrics(logits, targets)["auc"] > 0.54  # by chance 0.5 with an sd of 0.02
 
 
 def test_guided_images_by_names_alone(tmp_path):
