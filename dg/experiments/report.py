@@ -4,11 +4,14 @@ from pathlib import Path
 
 from dg.evaluation.report import Document, Section, write_markdown, write_report
 from dg.evaluation.significance import paired_t
-from dg.experiments import methods_report, sections
+from dg.experiments import cost_report, methods_report, sections
 from dg.experiments.context import Context, Paths
 from dg.experiments.pictures import Source, fair_floor
 from dg.experiments.tables import distance_name, pairs, role
 from dg.runtime.files import write_json
+
+# By a section of the report.
+VERDICTS = {"methods": methods_report.verdict, "gain": cost_report.verdict}
 
 
 def write(folder: Path, outcome: dict, context: Context, paths: Paths) -> None:
@@ -39,7 +42,8 @@ def describe(source: Source) -> Document:
     if outcome["study"] != outcome["setting_name"]:
         title += f": {outcome['setting']}"
     parts = [Section(name, items) for name, items in found.items()]
-    answer = methods_report.verdict if "methods" in outcome["sections"] else verdict
+    own = [VERDICTS[name] for name in outcome["sections"] if name in VERDICTS]
+    answer = own[0] if own else verdict
     return Document(title, answer(outcome), about(outcome), parts)
 
 

@@ -65,6 +65,7 @@ def trainings(setting: Setting) -> dict[str, Training]:
         "default-score": Training("score", default),
         "score": Training("score", score),
         "score-wide": Training("score", score, 128),
+        "score-narrow": Training("score", score, 16),
     }
     widths = _from_scratch(setting)
     return found | {name: Training("none", as_long, width) for name, width in widths}
@@ -262,3 +263,32 @@ def methods(setting):
     """Unguided, Restart, guidance, rejection, particles and combinations at a few amounts of
     compute."""
     return lines.Methods(setting).systems()
+
+
+@study(
+    "Less guidance for the same gain",
+    "How much of the gain of guidance is left where the discriminator is evaluated less often, or "
+    "is smaller?",
+    compute=True,
+    sections=("gain", "pairs", "discriminators", "deviations", "run"),
+)
+def cost(setting):
+    """The published setting and both orders; fewer steps, a shorter window, smaller heads."""
+    head, half = (lines.given_head(setting),), setting.weights[0] / 2
+    steps = ((1, "every step"), (2, "every second step"), (3, "every third step"))
+    found = {
+        "guided": System("full guidance", head, line="full guidance"),
+        "both-orders": System("both orders", head, (half, half), line="both orders"),
+    }
+    for between in ("rescale", "keep"):
+        for every, told in steps[1:]:
+            sparse = System(f"{told}, {between}", head, every=every, between=between)
+            found[f"{between}-{every}"] = replace(sparse, line=f"fewer steps, {between}")
+    for every, told in steps[:2]:
+        for end in (0.5, 0.3):
+            short = System(f"VP time up to {end:g}, {told}", head, window=(0.01, end), every=every)
+            found[f"to-{end:g}-{every}"] = replace(short, line=f"shorter window, {told}")
+        for name, width in (("score", 32), ("score-narrow", 16)):
+            small = System(f"own encoder, {width} channels, {told}", (Head(name),), every=every)
+            found[f"{name}-{every}"] = replace(small, line=f"own encoder, {width} channels")
+    return found

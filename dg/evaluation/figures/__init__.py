@@ -15,6 +15,7 @@ from dg.evaluation.figures.distances import (
 )
 from dg.evaluation.figures.models import (
     convergence,
+    gain_against_cost,
     loss_curves,
     quality_against_compute,
     quality_against_cost,
@@ -34,6 +35,7 @@ __all__ = [
     "denoising_strips",
     "distance_against_size",
     "distance_sweep",
+    "gain_against_cost",
     "image_grid",
     "is_grid",
     "log_ratio_histograms",
