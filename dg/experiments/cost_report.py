@@ -20,8 +20,9 @@ def gains(outcome: dict, name: str) -> np.ndarray:
 
 
 def share(outcome: dict, name: str) -> tuple[float, float]:
-    """The gain of a system, in mean gains of full guidance: (mean, sd over the sets)."""
-    found = gains(outcome, name) / gains(outcome, FULL).mean()
+    """The gain of a system as a share of what full guidance gains (or loses: then full guidance
+    has -1) in the mean: (mean, sd over the sets)."""
+    found = gains(outcome, name) / (abs(gains(outcome, FULL).mean()) or 1.0)
     return float(found.mean()), float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
 
 
@@ -55,17 +56,14 @@ def gain(source: Source) -> list:
     """The table of all systems, and gain against cost."""
     outcome = source.outcome
     metrics = [name for name in ("fd", "fd_random_vgg") if name in outcome["metrics"][BASE]]
-    titles, known = TITLES | {"fd": distance_name(outcome)}, gains(outcome, FULL).mean() > 0
-    rows = []
+    titles, rows = TITLES | {"fd": distance_name(outcome)}, []
     for name in (BASE, *guided(outcome)):
         asked = outcome["costs"][name]["compute"]["evaluations"].get(FORWARD, 0)
         row = [outcome["systems"][name]["title"], f"{asked:.1f}", f"{compute(outcome, name):.2f} ×"]
         row += [cell(outcome, metric, outcome["metrics"][name][metric]) for metric in metrics]
-        values = (outcome["metrics"][which]["fd"]["values"] for which in (name, BASE))
-        test = paired_test(*values) if name != BASE else None
+        test = paired_test(*(outcome["metrics"][which]["fd"]["values"] for which in (name, BASE)))
         row += [test[0], test[-1]] if test else ["", ""]
-        mean, sd = share(outcome, name) if known else (0.0, 0.0)
-        rows.append([*row, f"{mean:.0%} ± {sd:.0%}" if known and name != BASE else ""])
+        rows.append([*row, "" if name == BASE else "{:.0%} ± {:.0%}".format(*share(outcome, name))])
     sets = outcome["settings"]["num_sets"]
     caption = (
         "Evaluations of the discriminator and cost are per image; the cost is in multiply-adds of "
@@ -75,7 +73,7 @@ def gain(source: Source) -> list:
     )
     columns = ["", "evaluations", "cost", *(titles[metric] for metric in metrics)]
     columns += ["difference", "p", "share of the full gain"]
-    return [Table(columns, rows, caption=caption), *(_picture(source) if known else [])]
+    return [Table(columns, rows, caption=caption), *_picture(source)]
 
 
 def _picture(source: Source) -> list:
