@@ -78,7 +78,7 @@ def gain(source: Source) -> list:
 
 def _picture(source: Source) -> list:
     outcome, found = source.outcome, {}
-    for name in guided(outcome):
+    for name in (name for name in outcome["systems"] if name != BASE):
         point = (compute(outcome, name), *share(outcome, name))
         found.setdefault(outcome["systems"][name]["line"], []).append(point)
     caption = (
