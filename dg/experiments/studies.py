@@ -284,11 +284,14 @@ def cost(setting):
         for every, told in steps[1:]:
             sparse = System(f"{told}, {between}", head, every=every, between=between)
             found[f"{between}-{every}"] = replace(sparse, line=f"fewer steps, {between}")
-    for every, told in steps[:2]:
-        for end in (0.5, 0.3):
-            short = System(f"VP time up to {end:g}, {told}", head, window=(0.01, end), every=every)
-            found[f"to-{end:g}-{every}"] = replace(short, line=f"shorter window, {told}")
-        for name, width in (("score", 32), ("score-narrow", 16)):
-            small = System(f"own encoder, {width} channels, {told}", (Head(name),), every=every)
-            found[f"{name}-{every}"] = replace(small, line=f"own encoder, {width} channels")
+    for end in (0.5, 0.3):
+        short = System("", head, window=(0.01, end), line=f"VP time up to {end:g}")
+        for every, told in steps:
+            title = f"{short.line}, {told}"
+            found[f"to-{end:g}-{every}"] = replace(short, title=title, every=every)
+    for name, width in (("score", 32), ("score-narrow", 16)):
+        small = System("", (Head(name),), line=f"own encoder, {width} channels")
+        for every, told in steps[:2]:
+            title = f"{small.line}, {told}"
+            found[f"{name}-{every}"] = replace(small, title=title, every=every)
     return found

@@ -14,7 +14,7 @@ def test_systems_differ_in_what_they_claim_to():
     study = build("cost", setting)
     stages = plan(Context(Experiment("cost", setting, study)))
     sampled = {s.title: s.settings for s in stages if s.name.startswith("sample-")}
-    assert len({str(settings) for settings in sampled.values()}) == len(sampled) == 15
+    assert len({str(settings) for settings in sampled.values()}) == len(sampled) == 17
     full = sampled["full guidance"]
     assert full["weights"] == (2.0, 0.0) and full["window"] == (0.01, 1.0) and "every" not in full
     for title, changed in {
