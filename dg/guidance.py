@@ -84,7 +84,7 @@ class DiscriminatorGuidance(Guidance):
         vp.check_window(time_min, time_max)
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"guidance weights are {weights}; give finite numbers")
-        if every < 1:
+        if every < 1 or every != int(every):
             raise ValueError(f"guidance at every {every} steps; give a whole number from 1")
         if between not in BETWEEN:
             raise ValueError(f"between is {between!r}; use {', '.join(BETWEEN)}")

@@ -388,6 +388,7 @@ def test_bad_settings_are_refused():
         dict(time_min=-1),
         dict(weights=(math.nan, 0)),
         dict(every=0),
+        dict(every=1.5),
         dict(between="half"),
     ):
         with pytest.raises(ValueError):
