@@ -16,12 +16,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import edm
 from benchmarks.timing import Clock, finish, peak_gib, reset_peak
 from dg.data.conversion import convert
-from dg.data.crops import transform_of
+from dg.data.crops import picture_of, transform_of
 from dg.data.datasets import open_images
 from dg.data.sample_store import SampleStore
 from dg.evaluation.feature_sets import collect
@@ -75,7 +74,7 @@ def opened(path: Path) -> int:
 def zip_of(path: Path, entries: int) -> None:
     """A zip that holds one PNG so many times."""
     png = io.BytesIO()
-    Image.fromarray(np.zeros(SHAPE, np.uint8)).save(png, "png")
+    picture_of(np.zeros(SHAPE, np.uint8)).save(png, "png")
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(entries):
             archive.writestr(f"{number // 1000:05d}/img{number:08d}.png", png.getvalue())

@@ -45,7 +45,7 @@ def check_steps_unknown(guidance: Guidance) -> None:
     if guidance.needs_step:
         raise ValueError(
             "the guidance needs the sampler's step, which this kind of sampler does not "
-            "pass on; leave boosting out"
+            "pass on; leave boosting out, and guide at every step"
         )
 
 

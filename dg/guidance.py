@@ -17,6 +17,8 @@ from dg.discriminator import Discriminator, clipped, log_ratio
 from edm.guidance import Guidance, added
 from edm.parametrisations import per_image
 
+SIGMA_DATA = 0.5  # spread of images, as EDM's preconditioning takes it
+
 
 @dataclass(frozen=True)
 class Boosting:
@@ -35,6 +37,18 @@ class Boosting:
     S_noise: float = 1.0
 
 
+# What becomes of the last correction sigma^2 grad_x log_ratio at steps without an evaluation.
+# "keep": it stays, which is right where sigma is far above the spread of the data: there the
+# denoised images of data and model differ by their means. "rescale": it is multiplied by the change
+# of sigma^2 / (sigma^2 + SIGMA_DATA^2), the noise's share of the variance. That is the same there.
+# Far below, the gradient changes slowly, and this is the change of sigma^2. Of two Gaussians with
+# this spread it is exact. "none": no guidance.
+BETWEEN: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "rescale": lambda sigma: sigma**2 / (sigma**2 + SIGMA_DATA**2),
+    "keep": torch.ones_like,
+    "none": None,
+}
+
 # "authors": as in the authors' code; "paper": churn at every odd step, as in the paper.
 BOOSTING = {"authors": Boosting(), "paper": Boosting(churn_period=2, churn_phase=1)}
 
@@ -49,6 +63,9 @@ class DiscriminatorGuidance(Guidance):
     boosting       None, or how samples of negative log ratio are boosted
     clip           None, or the bound eps of the authors' code: probabilities are clipped to [eps, 1
                    - eps], which leaves the most obviously generated samples without guidance
+    every          K: the discriminator is evaluated at steps 0, K, 2 K ... of the sampler alone
+    between        what guides at the steps between: the last gradient as `BETWEEN` says; for a
+                   sample that was outside of the window at the last evaluation, nothing
     """
 
     uses_network = False  # the correction is known without it, even on a shared encoder
@@ -61,18 +78,27 @@ class DiscriminatorGuidance(Guidance):
         time_max: float = 1.0,
         boosting: Boosting | None = None,
         clip: float | None = None,
+        every: int = 1,
+        between: str = "rescale",
     ):
         vp.check_window(time_min, time_max)
         if not all(map(math.isfinite, weights)):
             raise ValueError(f"guidance weights are {weights}; give finite numbers")
+        if every < 1 or every != int(every):
+            raise ValueError(f"guidance at every {every} steps; give a whole number from 1")
+        if between not in BETWEEN:
+            raise ValueError(f"between is {between!r}; use {', '.join(BETWEEN)}")
         self.discriminator, self.weights = discriminator, tuple(weights)
         self.time_min, self.time_max, self.boosting, self.clip = time_min, time_max, boosting, clip
+        self.every, self.between = every, between
         # [N], of the last first-order stage; inf where not guided
         self.last_log_ratio: Tensor | None = None
+        # gradient, log ratio and noise level of the last evaluation, for the steps between
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def needs_step(self) -> bool:
-        return self.boosting is not None
+        return self.boosting is not None or self.every > 1
 
     @property
     def needs_order(self) -> bool:
@@ -80,18 +106,22 @@ class DiscriminatorGuidance(Guidance):
 
     def describe(self) -> dict:
         """Heads and extractor by fingerprint, and the settings of the guidance."""
-        return self.discriminator.describe() | {
+        settings = {
             "weights": self.weights,
             "window": [self.time_min, self.time_max],
             "clip": self.clip,
             "boosting": self.boosting and asdict(self.boosting),
         }
+        if self.every > 1:
+            settings |= {"every": self.every, "between": self.between}
+        return self.discriminator.describe() | settings
 
     def networks(self) -> list[nn.Module]:
         return self.discriminator.networks()
 
     def begin(self, x: Tensor) -> None:
         self.last_log_ratio = torch.full([len(x)], math.inf, device=x.device)
+        self._kept = None
 
     def churn(self, S_churn, S_noise, step):
         boosting = self.boosting
@@ -138,9 +168,13 @@ class DiscriminatorGuidance(Guidance):
         """
         sigma = torch.as_tensor(sigma, device=x.device)
         guided = self._in_window(sigma, len(x))
+        if self._evaluates(step, order):
+            self._kept = None
         if not self.weights[order - 1] or not guided.any():
             self._remember(torch.full([len(x)], math.inf, device=x.device), order)
             return None
+        if not self._evaluates(step, order):
+            return self._between(guided, sigma, step, order)
         part = slice(None) if guided.all() else guided.nonzero().flatten()
         labels = None if class_labels is None else class_labels[part]
         sigma_part = sigma[part] if sigma.ndim else sigma
@@ -151,7 +185,7 @@ class DiscriminatorGuidance(Guidance):
         log_ratio[part] = ratio_part
         gradient = torch.zeros_like(x)
         gradient[part] = gradient_part
-        return self._scaled(gradient, log_ratio, sigma, step, order)
+        return self._evaluated(gradient, log_ratio, sigma, step, order)
 
     def denoise(
         self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int
@@ -167,7 +201,7 @@ class DiscriminatorGuidance(Guidance):
         """Denoised images, correction; on the network's own encoder both in one encoder pass."""
         sigma = torch.as_tensor(sigma, device=x.device)
         guided = self._in_window(sigma, len(x))
-        shared = self.shares_pass(net) and self.weights[order - 1] and guided.any()
+        shared = self.shares_pass(net) and self._evaluates(step, order) and guided.any()
         if not shared:
             return super().parts(net, x, sigma, class_labels, step, order)
         encoding = None
@@ -179,13 +213,16 @@ class DiscriminatorGuidance(Guidance):
 
         log_ratio, gradient = self._gradient(x, logits)
         denoised = net.decode(encoding if _differentiable(x) else encoding.detach()).to(x.dtype)
-        log_ratio = torch.where(guided, log_ratio, math.inf)
-        gradient = torch.where(per_image(guided, gradient).bool(), gradient, 0.0)
-        return denoised, self._scaled(gradient, log_ratio, sigma, step, order)
+        gradient, log_ratio = _where(guided, gradient, log_ratio)
+        return denoised, self._evaluated(gradient, log_ratio, sigma, step, order)
 
     def _in_window(self, sigma: Tensor, batch: int) -> Tensor:
         """Boolean [N]: whose VP time is in [time_min, time_max]."""
         return vp.in_window(sigma, self.time_min, self.time_max).expand(batch)
+
+    def _evaluates(self, step: int, order: int) -> bool:
+        """Whether this stage asks the discriminator, if it is in the window."""
+        return bool(self.weights[order - 1]) and step % self.every == 0
 
     def _gradient(self, x: Tensor, logits) -> tuple[Tensor, Tensor]:
         """(log ratio [N], its gradient like x) of a function of x; works under torch.no_grad."""
@@ -196,14 +233,32 @@ class DiscriminatorGuidance(Guidance):
             (gradient,) = torch.autograd.grad(log_ratio.sum(), leaf, create_graph=twice)
         return log_ratio.detach(), gradient
 
-    def _scaled(
+    def _evaluated(
         self, gradient: Tensor, log_ratio: Tensor, sigma: Tensor, step: int, order: int
+    ) -> Tensor:
+        """The correction by what was just evaluated."""
+        if self.every > 1:
+            self._kept = gradient, log_ratio, sigma
+        return self._scaled(gradient, log_ratio, per_image(sigma, gradient) ** 2, step, order)
+
+    def _between(self, guided: Tensor, sigma: Tensor, step: int, order: int) -> Tensor | None:
+        """The correction by what was evaluated last."""
+        share = BETWEEN[self.between]
+        if share is None or self._kept is None:
+            return None
+        gradient, log_ratio, last = self._kept
+        change = per_image(share(sigma) / share(last), gradient)
+        scale = per_image(last, gradient) ** 2 * change
+        return self._scaled(*_where(guided, gradient, log_ratio), scale, step, order)
+
+    def _scaled(
+        self, gradient: Tensor, log_ratio: Tensor, scale: Tensor, step: int, order: int
     ) -> Tensor:
         self._remember(log_ratio, order)
         weight = torch.full_like(log_ratio, self.weights[order - 1])
         if self.boosting is not None and order == 1 and step % self.boosting.factor_period == 0:
             weight = torch.where(log_ratio < 0, weight * self.boosting.factor, weight)
-        return per_image(weight, gradient) * per_image(sigma, gradient) ** 2 * gradient
+        return per_image(weight, gradient) * scale * gradient
 
     def _remember(self, log_ratio: Tensor, order: int) -> None:
         if order == 1:
@@ -227,6 +282,12 @@ class Autoguidance(Guidance):
     def denoise(self, net, x, sigma, class_labels, step, order):
         main, guide = (one(x, sigma, class_labels).to(x.dtype) for one in (net, self.guide))
         return self.scale * main + (1 - self.scale) * guide
+
+
+def _where(guided: Tensor, gradient: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for guided samples; gradient 0 and log ratio inf for the others."""
+    inside = per_image(guided, gradient).bool()
+    return torch.where(inside, gradient, 0.0), torch.where(guided, log_ratio, math.inf)
 
 
 def _differentiable(x: Tensor) -> bool:

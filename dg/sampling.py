@@ -257,13 +257,14 @@ def generate(
         # counted by batch: its images are all finished at once
         work = CountedWork(ranks, ranks.by_first(store.pending), progress, "images")
         total = sum(len(store.batches()[index]) for index in work.items)
+        how = (class_idx, device, precision)
         most, mine, saving, start = store.batch_size, 0, None, time.perf_counter()
 
         def draw(index: int) -> tuple[np.ndarray, np.ndarray | None]:
             nonlocal most
             images, classes, most = _drawn_in_chunks(
                 lambda seeds: draw_images(
-                    net, seeds, sampling, guidance, class_idx, device, precision
+                    net, seeds, sampling, guidance and guidance.copied(), *how
                 ),
                 store.batches()[index],
                 most,

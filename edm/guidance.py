@@ -1,6 +1,7 @@
 """The interface through which guidance changes a sampler, and sums of guidances."""
 
 from collections.abc import Iterator
+from copy import copy
 from types import FunctionType
 
 import torch
@@ -35,6 +36,11 @@ class Guidance:
 
     def begin(self, x: Tensor) -> None:
         """Called once per batch with the initial state x [N, C, H, W], before the first step."""
+
+    def copied(self) -> "Guidance":
+        """The same guidance with a state of its own, for a batch that is drawn beside others. The
+        networks are shared."""
+        return copy(self)
 
     def churn(
         self, S_churn: float | Tensor, S_noise: float | Tensor, step: int
@@ -192,6 +198,9 @@ class GuidanceSum(Guidance):
     def uses_network(self) -> bool:
         return any(term.uses_network for term in self.terms)
 
+    def copied(self):
+        return GuidanceSum(*(term.copied() for term in self.terms))
+
     def begin(self, x):
         for term in self.terms:
             term.begin(x)
@@ -244,6 +253,11 @@ class WrappedGuidance(Guidance):
     @property
     def uses_network(self) -> bool:
         return self.guidance.uses_network
+
+    def copied(self):
+        wrapper = copy(self)
+        wrapper.guidance = self.guidance.copied()
+        return wrapper
 
     def begin(self, x):
         self.guidance.begin(x)

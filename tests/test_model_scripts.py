@@ -175,6 +175,11 @@ def test_likelihoods(at):
         ),
         (
             "generate --network {ddpm} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head} "
+            "--guide_every 2",
+            "--guide_every means nothing for a DDPM; it is for score networks; leave it out",
+        ),
+        (
+            "generate --network {ddpm} --outdir {out} --seeds 0 --discriminator_ckpt {pixel_head} "
             "--w_dg_2 1",
             "--dg_weight_2nd_order means nothing",
         ),

@@ -50,6 +50,24 @@ def test_rejection_goes_on_to_the_same_bytes(at):
     assert done.code == 2 and "constants.json is of other settings" in done.lines[-1]
 
 
+def test_sparse_guidance_costs_half_and_goes_on_to_the_same_bytes(at):
+    made, costs, command = [], [], GENERATE + "--cost" + DISC
+    for options in ("", " --guide_every 1", " --guide_every 2"):
+        folder = at["tmp"] / str(len(made))
+        succeed(command + options, **at | {"out": folder})
+        made.append(contents(folder))
+        costs.append(json.loads((folder / "cost.json").read_text())["evaluations per image"])
+    assert made[0] == made[1]
+    assert [cost["discriminator forward"] for cost in costs] == [2, 2, 1]
+    described = json.loads((folder / "manifest.json").read_text())["settings"]["guidance"]
+    assert described["every"] == 2 and described["between"] == "rescale"
+    (folder / "samples_000004-000007.npz").unlink()
+    succeed(command + " --guide_every 2 --guide_between rescale", **at | {"out": folder})
+    assert contents(folder) == made[2]
+    done = run(command + " --guide_every 2 --guide_between keep", **at | {"out": folder})
+    assert done.code == 2 and "between" in done.lines[-1]
+
+
 @pytest.mark.slow
 def test_kills_leave_the_bytes_of_an_undisturbed_rejection(at):
     command = REJECTION.replace("0-11", "0-31")
@@ -76,6 +94,18 @@ def test_kills_leave_the_bytes_of_an_undisturbed_rejection(at):
     [
         ("--sampler rejection", "needs the log ratio of a discriminator; give --discriminator"),
         ("--max_iter 7", "--max_iter means nothing for a run without the --sampler that takes it"),
+        (
+            "--guide_between keep" + DISC,
+            "--guide_between means nothing for guidance at every step",
+        ),
+        (
+            "--sampler rejection --guide_every 2 --dg_weight_1st_order 1" + DISC,
+            "guidance at every K-th step depend on the step",
+        ),
+        (
+            "--sampler particles --resample_steps 1 --guide_every 2 --dg_weight_1st_order 1" + DISC,
+            "but resampling replaces particles by others; leave them out",
+        ),
         ("--sampler restart --max_iter 7", "--max_iter means nothing for --sampler restart"),
         ("--sampler restart --restart '[3'", "'[3' is no JSON; write for example"),
         ("--sampler restart --restart '[3]'", "give [levels, repeats, t_min, t_max]"),

@@ -301,7 +301,7 @@ def _check(net, x, probes, class_labels, guidance, num_steps, solver, sigma_min,
     if guidance.needs_step:
         raise ValueError(
             "the guidance needs the sampler's steps, as boosting does, so there is no flow "
-            "and no likelihood; leave boosting out"
+            "and no likelihood; leave boosting out, and guide at every step"
         )
     if solver == "rk45" and guidance.needs_order:
         raise ValueError(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dg.checkpoints import training_of
 from dg.data.datasets import to_float
@@ -75,7 +76,11 @@ def _with_thrown_away(context, system: System, discriminator, evaluations: dict,
 
 def _images(context: Context):
     """A few real images, as networks see them."""
-    return to_float(context.images("train").images[:SAMPLE]).to(context.device)
+    images = to_float(context.images("train").images[:SAMPLE])
+    # With channels last in memory, torch 2.10 ends the process in the backward pass of a group norm
+    # whose input needs no gradient, such as a head's on frozen features. Grey images count as both,
+    # so `contiguous` leaves them.
+    return images.clone(memory_format=torch.contiguous_format).to(context.device)
 
 
 def count_trainings(context: Context, path: Path, paths: Paths) -> None:

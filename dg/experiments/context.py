@@ -169,7 +169,8 @@ class Context:
             return None
         boosted = boosting and self.boosted(system)
         boost = replace(BOOSTING["authors"], S_churn=system.S_churn) if boosted else None
-        return DiscriminatorGuidance(discriminator, weights, *system.window, boost)
+        sparse = dict(every=system.every, between=system.between)
+        return DiscriminatorGuidance(discriminator, weights, *system.window, boost, **sparse)
 
     def sampling(self, system: System):
         """How a system is sampled."""

@@ -21,6 +21,7 @@ ASIDE = ("rejection-1", "rejection-2", "rejection-3", "guided-rejection-2", "gui
 SECTIONS = ("methods", "pairs", "choices", "discriminators", "deviations", "run")
 CHOSEN_AT = 2.0  # the amount of compute at which hyper-parameters are chosen
 FULL = (0.01, 1.0)  # VP time of guidance, as the authors'
+SPARSE = 2  # steps of which one evaluates the discriminator, in the line of that name
 INSIDE = {FULL: 15 / 18, SHORT: 7 / 18}  # share of EDM's steps in a window
 WEIGHTS = (1.0, 2.0, 4.0)
 INTERVALS = ((0.06, 0.30), (0.14, 0.30), (0.30, 1.0), (1.0, 4.0))  # noise levels of Restart
@@ -31,6 +32,7 @@ LEVELS = (0.1, 0.3, 1.0)  # noise levels at which finished images are judged
 UNGUIDED, RESTART, PARTICLES = "unguided", "Restart", "particles"
 REJECTION, KEPT = "rejection (DiffRS)", "rejection of finished images"
 GUIDED, GUIDED_SHORT = "guidance", "guidance, short window"
+GUIDED_SPARSE = "guidance, every second step"
 GUIDED_RESTART, BOTH = "short guidance and Restart", "short guidance and rejection"
 
 
@@ -42,8 +44,7 @@ class Methods:
         self.budget = 2 * self.base - 1  # evaluations of an unguided image
         self.forward, self.gradient = setting.discriminator_cost
         self.warmup = 640 if setting.published_network else min(setting.num_selection, 256)
-        known = [*setting.given, "default"]
-        self.head = (Head(known[0], "best" if known[0] == "default" else "last"),)
+        self.head = (given_head(setting),)
 
     def systems(self) -> dict[str, System]:
         """All of them by name, the unguided one in the setting's steps first."""
@@ -53,6 +54,7 @@ class Methods:
             ("restart", RESTART, self.restart, (1.0, 2.0, 3.0)),
             ("guided", GUIDED, self.guided, (1.0, 2.0, 3.0)),
             ("short", GUIDED_SHORT, self.short, (1.0, 2.0, 3.0)),
+            ("sparse", GUIDED_SPARSE, self.sparse, (1.0, 2.0, 3.0)),
             ("rejection", REJECTION, self.rejection, (1.0, 2.0, 3.0)),
             ("particles", PARTICLES, self.particles, (1.0, 2.0, 3.0)),
             ("kept", KEPT, self.kept, (1.0, 2.0, 3.0)),
@@ -86,9 +88,9 @@ class Methods:
             for low, high in INTERVALS
         ]
 
-    def guided(self, t: float, window=FULL) -> list[System]:
-        steps = self.steps(t * self.budget, 2 + INSIDE[window] * self.gradient)
-        told = dict(window=window, boosting=False, num_steps=steps)
+    def guided(self, t: float, window=FULL, every: int = 1) -> list[System]:
+        steps = self.steps(t * self.budget, 2 + INSIDE[window] * self.gradient / every)
+        told = dict(window=window, boosting=False, num_steps=steps, every=every)
         return [
             System(f"{steps} steps, weight {weight:g}", self.head, (weight, 0.0), **told)
             for weight in WEIGHTS
@@ -96,6 +98,9 @@ class Methods:
 
     def short(self, t: float) -> list[System]:
         return self.guided(t, SHORT)
+
+    def sparse(self, t: float) -> list[System]:
+        return self.guided(t, FULL, SPARSE)
 
     def rejection(self, t: float) -> list[System]:
         steps = self.steps(t * self.budget / REJECTED, 2 + INSIDE[FULL] * self.forward)
@@ -176,6 +181,11 @@ class Methods:
             for quantile in QUANTILES[:2]
             for weight in WEIGHTS[:2]
         ]
+
+
+def given_head(setting: Setting) -> Head:
+    """The trained head of a setting, or the one that is trained by the default recipe."""
+    return Head(next(iter(setting.given)), "last") if setting.given else Head("default")
 
 
 def _with_options(options: list[System], line: str, t: float, choice: str) -> System:

@@ -23,6 +23,7 @@ LOOKS = {
     lines.KEPT: (SERIES[3], "-"),
     lines.GUIDED: (GUIDED, "-"),
     lines.GUIDED_SHORT: (GUIDED, "--"),
+    lines.GUIDED_SPARSE: (GUIDED, ":"),
     lines.GUIDED_RESTART: (SERIES[1], "--"),
     lines.BOTH: (INK, "--"),
 }

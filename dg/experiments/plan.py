@@ -155,6 +155,8 @@ def _sampling(context: Context, system: System) -> dict:
         settings["kept"] = asdict(system.kept)
     if not system.heads:
         return settings
+    if system.every > 1:
+        settings |= {"every": system.every, "between": system.between}
     given = [s.given[head.training] for head in system.heads if head.training in s.given]
     return settings | {
         "heads": [asdict(head) for head in system.heads],

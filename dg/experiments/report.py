@@ -4,13 +4,17 @@ from pathlib import Path
 
 from dg.evaluation.report import Document, Section, write_markdown, write_report
 from dg.evaluation.significance import paired_t
-from dg.experiments import failures_report, methods_report, sections
+from dg.experiments import cost_report, failures_report, methods_report, sections
 from dg.experiments.context import Context, Paths
 from dg.experiments.pictures import Source, fair_floor
 from dg.experiments.tables import distance_name, pairs, role
 from dg.runtime.files import write_json
 
-VERDICTS = {"methods": methods_report.verdict, "failures": failures_report.verdict}  # by section
+VERDICTS = {  # by a section of the report
+    "methods": methods_report.verdict,
+    "failures": failures_report.verdict,
+    "gain": cost_report.verdict,
+}
 
 
 def write(folder: Path, outcome: dict, context: Context, paths: Paths) -> None:
@@ -41,7 +45,7 @@ def describe(source: Source) -> Document:
     if outcome["study"] != outcome["setting_name"]:
         title += f": {outcome['setting']}"
     parts = [Section(name, items) for name, items in found.items()]
-    answers = [answer for name, answer in VERDICTS.items() if name in outcome["sections"]]
+    answers = [VERDICTS[name] for name in outcome["sections"] if name in VERDICTS]
     return Document(title, (answers or [verdict])[0](outcome), about(outcome), parts)
 
 

@@ -66,6 +66,7 @@ def trainings(setting: Setting) -> dict[str, Training]:
         "default-score": Training("score", default),
         "score": Training("score", score),
         "score-wide": Training("score", score, 128),
+        "score-narrow": Training("score", score, 16),
     }
     found |= few.trainings(setting, default)
     widths = _from_scratch(setting)
@@ -277,3 +278,35 @@ def failures(setting):
     """Guidance, rejection and guidance with Restart, by discriminators of few images."""
     names = few.trainings(setting, PRESETS["default"])
     return few.systems(setting, [few.BASE, *names])
+
+
+@study(
+    "Less guidance for the same gain",
+    "How much of the gain of guidance is left where the discriminator is evaluated less often, or "
+    "is smaller?",
+    compute=True,
+    sections=("gain", "pairs", "discriminators", "deviations", "run"),
+)
+def cost(setting):
+    """The published setting and both orders; fewer steps, a shorter window, smaller heads."""
+    head, half = (lines.given_head(setting),), setting.weights[0] / 2
+    steps = ((1, "every step"), (2, "every second step"), (3, "every third step"))
+    found = {
+        "guided": System("full guidance", head, line="full guidance"),
+        "both-orders": System("both orders", head, (half, half), line="both orders"),
+    }
+    for between in ("rescale", "keep"):
+        for every, told in steps[1:]:
+            sparse = System(f"{told}, {between}", head, every=every, between=between)
+            found[f"{between}-{every}"] = replace(sparse, line=f"fewer steps, {between}")
+    for end in (0.5, 0.3):
+        short = System("", head, window=(0.01, end), line=f"VP time up to {end:g}")
+        for every, told in steps:
+            title = f"{short.line}, {told}"
+            found[f"to-{end:g}-{every}"] = replace(short, title=title, every=every)
+    for name, width in (("score", 32), ("score-narrow", 16)):
+        small = System("", (Head(name),), line=f"own encoder, {width} channels")
+        for every, told in steps[:2]:
+            title = f"{small.line}, {told}"
+            found[f"{name}-{every}"] = replace(small, title=title, every=every)
+    return found

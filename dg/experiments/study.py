@@ -52,6 +52,8 @@ class System:
 
     weights  None: the setting's; "chosen": the best first-order one of the setting's candidates;
              (0, 0): the heads do not guide
+    every, between  steps at which the discriminator is evaluated, and what guides between them: as
+             of `DiscriminatorGuidance`
     average  of the members: "logits", or "probabilities" as reproduction B did
     x        position on the axis of a sweep
     against  the system that it is compared with, None for none
@@ -67,6 +69,8 @@ class System:
     heads: tuple[Head, ...] = ()
     weights: tuple[float, float] | str | None = None
     window: tuple[float, float] = (0.01, 1.0)
+    every: int = 1
+    between: str = "rescale"
     boosting: bool | None = None  # None: the setting's
     S_churn: float = 4.0  # of boosted samples
     num_steps: int | None = None  # None: the model's

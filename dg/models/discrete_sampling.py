@@ -220,7 +220,7 @@ def as_cond_fn(
     if guidance.needs_step:
         raise ValueError(
             "the guidance needs the steps of EDM's sampler, as boosting does, which a DDPM "
-            "does not have; leave boosting out"
+            "does not have; leave boosting out, and guide at every step"
         )
     if guidance.uses_network and network is None:
         raise ValueError(

@@ -282,6 +282,19 @@ DISCRIMINATOR = [
         help="S_churn of samples that --boosting boosts.",
     ),
     click.option(
+        "--guide_every",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="K",
+        help="Evaluate the discriminator at steps 0, K, 2 K ... alone (score networks only).",
+    ),
+    click.option(
+        "--guide_between",
+        type=click.Choice(["rescale", "keep", "none"]),
+        help="Guidance at the steps between those of --guide_every: the last correction, rescaled "
+        "by the noise level or as it was, or none.  [default: rescale]",
+    ),
+    click.option(
         "--dg_clip",
         "dg_clip",
         type=RealRange(0, 0.5, min_open=True, max_open=True),

@@ -21,6 +21,8 @@ GUIDANCE_OPTIONS = (
     "w2",
     "boosting",
     "S_churn_manual",
+    "guide_every",
+    "guide_between",
     "time_min",
     "time_max",
     "dg_time",
@@ -92,9 +94,11 @@ def _discriminator_guidance(net, sampling, device, options, log_ratio):
     boosting = None
     if options["boosting"]:
         boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
-    return DiscriminatorGuidance(
-        discriminator, weights, time_min, options["time_max"], boosting, options["dg_clip"]
-    )
+    every, between = options["guide_every"], options["guide_between"]
+    if every == 1:
+        console.refuse({"guide_between"}, "guidance at every step")
+    settings = (weights, time_min, options["time_max"], boosting, options["dg_clip"], every)
+    return DiscriminatorGuidance(discriminator, *settings, between or "rescale")
 
 
 def _time_min(net, given):
@@ -180,6 +184,8 @@ def _first_weight(net, options, log_ratio):
             [name for name in ("w2", "boosting") if options[name]],
             f"a {type(net).__name__}, whose steps have one stage and no churn",
         )
+        if options["guide_every"] > 1:
+            console.refuse({"guide_every"}, f"a {type(net).__name__}; it is for score networks")
     if options["w1"] is not None:
         return options["w1"]
     if log_ratio is not None:

@@ -91,8 +91,8 @@ class Path:
         self.guidance = guidance or Guidance()
         if self.guidance.needs_step:
             raise ValueError(
-                "boosting depends on the step, which differs within a batch of rejection sampling; "
-                "leave boosting out"
+                "boosting and guidance at every K-th step depend on the step, which differs within "
+                "a batch of rejection sampling; leave them out"
             )
         self.net, self.sampling = net, sampling
         low, high = sampling.sigma_min, sampling.sigma_max

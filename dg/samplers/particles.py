@@ -100,6 +100,7 @@ def particle_sampler(
     checked = vp.in_window(sigmas, time_min, time_max).tolist()
     if particles > 1:
         _check_levels(resample_steps, sigmas, checked)
+        _check_guidance(guidance, resample_steps)
     labels = None if class_labels is None else class_labels.repeat_interleave(particles, dim=0)
 
     def noise():  # [N * particles, C, H, W] float64
@@ -146,6 +147,15 @@ def taken(x: Tensor, chosen: Tensor) -> Tensor:
     groups = x.view(len(chosen), -1, *x.shape[1:])
     rows = torch.arange(len(chosen), device=x.device)[:, None]
     return groups[rows, chosen].flatten(0, 1)
+
+
+def _check_guidance(guidance: Guidance, resample_steps) -> None:
+    """ValueError for a guidance that remembers single particles, which resampling replaces."""
+    if guidance.needs_step and resample_steps:
+        raise ValueError(
+            "boosting and guidance at every K-th step remember every particle, but resampling "
+            "replaces particles by others; leave them out"
+        )
 
 
 def _check_levels(resample_steps, sigmas, checked) -> None:

@@ -42,9 +42,10 @@ def test_exact_ratio_in_a_foreign_sampler_is_the_true_model():
     assert (guided - true).abs().max() < 1e-9
 
 
-def test_boosting_is_refused_where_the_step_is_unknown():
-    with pytest.raises(ValueError, match="boosting"):
-        GuidedDenoiser(MODEL, guidance((1, 0), boosting=BOOSTING["authors"]))
+def test_what_needs_the_step_is_refused_where_it_is_unknown():
+    for steering in (guidance((1, 0), boosting=BOOSTING["authors"]), guidance((1, 0), every=2)):
+        with pytest.raises(ValueError, match="leave boosting out, and guide at every step"):
+            GuidedDenoiser(MODEL, steering)
 
 
 def test_cond_fn_on_latents():

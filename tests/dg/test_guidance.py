@@ -22,14 +22,19 @@ DATA, MODEL = GaussianDenoiser(0.0, 0.5), GaussianDenoiser(0.3, 0.6)
 
 class ExactRatio:
     """The discriminator that is right: log N(x; data, sigma) - log N(x; model, sigma), summed over
-    pixels."""
+    pixels; counts its calls."""
+
+    def __init__(self, model=MODEL):
+        self.model, self.calls = model, 0
 
     def __call__(self, x, sigma, class_labels=None):
+        self.calls += 1
+
         def log_density(net):
             variance = (net.sd**2 + sigma**2).reshape(-1, 1, 1, 1)
             return -0.5 * ((x - net.mean) ** 2 / variance + variance.log())
 
-        return (log_density(DATA) - log_density(MODEL)).sum(dim=(1, 2, 3))
+        return (log_density(DATA) - log_density(self.model)).sum(dim=(1, 2, 3))
 
     def shares_encoder(self, net):
         return False
@@ -77,6 +82,74 @@ def test_doubled_first_order_converges_to_both_orders_at_first_order():
     steps = [64, 128, 256, 512]
     slope = np.polyfit(np.log(steps), np.log([gap(n) for n in steps]), 1)[0]
     assert abs(slope + 1) < 0.15
+
+
+def gap(model=MODEL, weights=(1, 1), **kwargs):
+    """(distance of the guided sampler's images from those of the true data, calls of the ratio)."""
+    ratio = ExactRatio(model)
+    steering = DiscriminatorGuidance(ratio, weights, 0.0, **kwargs)
+    guided = edm.edm_sampler(model, latents(), guidance=steering)
+    return (guided - edm.edm_sampler(DATA, latents())).abs().max().item(), ratio.calls
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_rescaled_correction_is_exact_for_gaussians_of_one_spread(every):
+    shifted = GaussianDenoiser(0.3, 0.5)
+    assert gap(shifted, every=every)[0] < 1e-9
+    for between in ("keep", "none"):
+        assert gap(shifted, every=every, between=between)[0] > 0.03
+
+
+def test_every_second_step_stays_near_the_data_at_half_the_cost():
+    unguided = gap(weights=(0, 0))[0]
+    assert gap()[1] == 35 and gap(weights=(2, 0))[1] == 18
+    gaps = {between: gap(every=2, between=between) for between in ("rescale", "keep", "none")}
+    # steps 0 to 16; the last one, 17, has a single stage
+    assert [calls for _, calls in gaps.values()] == [18] * 3
+    assert gap(weights=(2, 0), every=2)[1] == 9
+    assert gaps["rescale"][0] < 0.12 * unguided
+    assert gaps["rescale"][0] < gaps["keep"][0] < gaps["none"][0] < unguided
+
+
+def test_between_evaluations_the_last_gradient_guides():
+    x, y = latents(3), 2 * latents(3)
+    first = torch.tensor([2.0, 0.5, 30.0], dtype=torch.float64)  # the last one is outside
+    later = torch.tensor([1.0, 0.001, 1.0], dtype=torch.float64)  # the second one is outside
+    for between, factor in (("rescale", (1 / 1.25) / (4 / 4.25)), ("keep", 1.0)):
+        kwargs = dict(time_min=0.01, time_max=0.5, every=2, between=between)
+        sparse = guidance((2, 1), **kwargs)
+        sparse.begin(x)
+        assert sparse.correction(x, later, step=1) is None, "nothing is known yet"
+        own = sparse.correction(x, first, step=2)
+        assert torch.equal(own, guidance((2, 1), time_min=0.01, time_max=0.5).correction(x, first))
+        calls = sparse.discriminator.calls
+        kept = sparse.correction(y, later, step=3)
+        assert sparse.discriminator.calls == calls
+        torch.testing.assert_close(kept[0], factor * own[0])
+        assert (kept[1:] == 0).all() and (own[0] != 0).all()
+        assert sparse.last_log_ratio.isinf().tolist() == [False, True, True]
+        second = sparse.correction(y, later, step=3, order=2)
+        torch.testing.assert_close(second[0], factor * own[0] / 2)
+        fresh = sparse.correction(y, later, step=4)
+        assert torch.equal(fresh[0], guidance((2, 1)).correction(y, later)[0])
+        assert sparse.correction(x, torch.full_like(first, 30.0), step=6) is None
+        assert sparse.correction(x, later, step=7) is None, "outside at the last evaluation"
+    none = guidance((2, 0), every=2, between="none")
+    assert none.correction(x, first, step=0) is not None
+    assert none.correction(x, first, step=1) is None
+
+
+def test_boosting_goes_by_the_last_log_ratio():
+    x, sigma = latents(8), torch.tensor(1.0, dtype=torch.float64)
+    boosted, plain = (
+        guidance((1, 0), every=3, boosting=boosting) for boosting in (BOOSTING["authors"], None)
+    )
+    for step, factor in ((3, 1.0), (4, 2.0), (5, 1.0)):
+        ratio = boosted.correction(x, sigma, step=step) / plain.correction(x, sigma, step=step)
+        low = plain.log_ratio(x, sigma) < 0
+        torch.testing.assert_close(ratio[low], torch.full_like(ratio[low], factor))
+        torch.testing.assert_close(ratio[~low], torch.ones_like(ratio[~low]))
+    assert torch.equal(boosted.churn(0.0, 1.0, 5)[0] == 4, low)
 
 
 @pytest.mark.parametrize("net", [MODEL, "network"])
@@ -149,9 +222,10 @@ def test_boosting_as_in_the_paper_churns_at_odd_steps():
     ] == [False, True] * 3
 
 
-def test_guided_sampling_permutes_with_the_batch():
+@pytest.mark.parametrize("every", [1, 3])
+def test_guided_sampling_permutes_with_the_batch(every):
     order = [3, 1, 0, 2]
-    boosted = guidance((2, 0), boosting=BOOSTING["authors"])
+    boosted = guidance((2, 0), boosting=BOOSTING["authors"], every=every, time_max=0.6)
 
     def run(x, seeds):
         return edm.edm_sampler(
@@ -163,9 +237,12 @@ def test_guided_sampling_permutes_with_the_batch():
         )
 
     x, seeds = latents(4), [5, 6, 7, 8]
+    together = run(x, seeds)
     torch.testing.assert_close(
-        run(x[order], [seeds[i] for i in order]), run(x, seeds)[order], rtol=0, atol=1e-12
+        run(x[order], [seeds[i] for i in order]), together[order], rtol=0, atol=1e-12
     )
+    alone = torch.cat([run(x[i : i + 1], seeds[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
 
 
 def stack(config, time_schedule="linear"):
@@ -264,6 +341,11 @@ def test_shared_encoder_pass_equals_two_passes(case):
         two_passes = net(x, sigma, labels).to(x.dtype) + correction
         one_pass = steered.denoise(net, x, sigma, labels, 0, order)
         assert relative(one_pass, two_passes.numpy()) < 1e-5
+    sparse = DiscriminatorGuidance(discriminator, (1.5, 0.5), every=2, between="keep")
+    sparse.begin(x)
+    first = sparse.denoise(net, x, sigma, labels, 0, 1) - net(x, sigma, labels)
+    later = sparse.denoise(net, x, sigma, labels, 1, 1) - net(x, sigma, labels)
+    assert relative(later, first.numpy()) < 1e-4
 
 
 def test_correction_carries_a_gradient_where_one_is_asked_for():
@@ -305,6 +387,9 @@ def test_bad_settings_are_refused():
         dict(time_min=0.5, time_max=0.2),
         dict(time_min=-1),
         dict(weights=(math.nan, 0)),
+        dict(every=0),
+        dict(every=1.5),
+        dict(between="half"),
     ):
         with pytest.raises(ValueError):
             DiscriminatorGuidance(ExactRatio(), **kwargs)

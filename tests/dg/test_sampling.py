@@ -18,6 +18,7 @@ from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.heads import ScoreHead
 from dg.runtime.progress import Stopped, silent
 from dg.sampling import Sampling, check_class, describe, draw_images, generate
+from edm.guidance import Guidance, WrappedGuidance
 from guided_diffusion import create_classifier
 from tests import golden_fill
 
@@ -385,6 +386,56 @@ def test_batches_drawn_at_the_same_time_are_the_same(tmp_path):
     store = SampleStore(tmp_path / "two", describe(net, QUICK), range(7), 3)
     assert generate(net, store, QUICK, at_once=2).images == 7
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+class Remembering(edm.Guidance):
+    """Adds a little of the state that its batch began with."""
+
+    def __init__(self, meet):
+        self._meet = meet
+
+    def begin(self, x):
+        self._first = x
+        self._meet()
+
+    def correction(self, x, sigma, class_labels, step, order):
+        return 0.01 * self._first
+
+
+@pytest.mark.parametrize("wrapped", ["alone", "wrapped", "sum"])
+def test_batches_drawn_at_the_same_time_have_a_guidance_each(tmp_path, wrapped):
+    """Both batches begin before one of them goes on."""
+    net, made = network(), []
+    for at_once, meet in ((1, lambda: None), (2, threading.Barrier(2, timeout=30).wait)):
+        steering = Remembering(meet)
+        if wrapped != "alone":
+            steering = WrappedGuidance(steering) if wrapped == "wrapped" else steering + Guidance()
+        store = SampleStore(tmp_path / str(at_once), describe(net, QUICK, steering), range(6), 3)
+        generate(net, store, QUICK, steering, at_once=at_once)
+        made.append(contents(store.outdir))
+    assert made[0] == made[1]
+
+
+def test_sparse_guidance_goes_on_to_the_same_bytes(tmp_path):
+    net, sampling = network(), Sampling(num_steps=6, S_churn=2)
+    sparse = dict(every=2, boosting=BOOSTING["paper"])
+
+    def fill(name, progress=silent, at_once=1, **changes):
+        steering = guidance(net, **sparse | changes)
+        described = describe(net, sampling, steering)
+        store = SampleStore(tmp_path / name, described, range(12), 3)
+        generate(net, store, sampling, steering, progress=progress, at_once=at_once)
+        return contents(store.outdir)
+
+    whole = fill("whole")
+    with pytest.raises(Stopped):
+        fill("parts", stopping_after(1), at_once=2)
+    for changes in (dict(every=3), dict(every=1), dict(between="keep")):
+        with pytest.raises(ValueError, match="other settings"):
+            fill("parts", **changes)
+    assert fill("parts", at_once=2) == whole
+    known = {"every", "between"} & set(guidance(net, between="keep").describe())
+    assert not known, "guidance at every step is described as before"
 
 
 def test_what_is_in_work_when_a_run_is_asked_to_end_is_saved(tmp_path):

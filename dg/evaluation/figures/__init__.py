@@ -16,6 +16,7 @@ from dg.evaluation.figures.distances import (
 )
 from dg.evaluation.figures.models import (
     convergence,
+    gain_against_cost,
     loss_curves,
     quality_against_compute,
     quality_against_cost,
@@ -36,6 +37,7 @@ __all__ = [
     "distance_against_number",
     "distance_against_size",
     "distance_sweep",
+    "gain_against_cost",
     "image_grid",
     "is_grid",
     "log_ratio_histograms",

@@ -3,6 +3,7 @@
 import itertools
 
 from dg.evaluation.figures.style import (
+    GUIDED,
     INK,
     MARKERS,
     REAL,
@@ -131,6 +132,27 @@ def quality_against_compute(path, panels, looks, xlabel, title="Distance against
         axes_of[-1].set_xlabel(xlabel)
         found = axes_of[0].get_legend_handles_labels()
         figure.legend(*found, loc="outside lower center", ncols=1, handlelength=2.4, fontsize=9)
+
+
+def gain_against_cost(path, lines, target, title="Gain against cost"):
+    """Shares of the gain of full guidance over the cost of an image, one line per way to save.
+
+    lines   {way: [(cost in unguided images, share, its sd)]}
+    target  (cost, share): the most and the least that is aimed at
+    """
+    with drawing(path, WIDTH, 5.4, title) as figure:
+        axes = figure.subplots()
+        looks = itertools.product(("-", "--"), (GUIDED, *SERIES))
+        for way, marker, (style, colour) in zip(lines, itertools.cycle(MARKERS), looks):
+            cost, share, sd = zip(*sorted(lines[way]), strict=True)
+            look = dict(color=colour, linestyle=style, linewidth=1.4, marker=marker, markersize=6)
+            axes.errorbar(cost, share, sd, label=way, elinewidth=0.6, **look)
+        aim = dict(color=INK, linewidth=1, linestyle=(0, (1, 2)))
+        axes.axvline(target[0], label="target", **aim)
+        axes.axhline(target[1], **aim)
+        axes.set(xlabel="cost of an image, × unguided", ylabel="share of the full gain")
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        figure.legend(loc="outside lower center", ncols=1, handlelength=2.4, fontsize=9)
 
 
 def convergence(path, curves, title="Distance to the training images along the training"):

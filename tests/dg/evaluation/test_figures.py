@@ -277,7 +277,7 @@ def overlapping(figure):
     ]
 
 
-@pytest.mark.parametrize("name", ["sweep", "cost", "histograms", "training", "bars"])
+@pytest.mark.parametrize("name", ["sweep", "cost", "gain", "histograms", "training", "bars"])
 def test_no_text_covers_another(tmp_path, drawn, name):
     path = tmp_path / "f.png"
     if name == "sweep":  # the chosen setting is the last one, beside the name of the line
@@ -289,6 +289,10 @@ def test_no_text_covers_another(tmp_path, drawn, name):
             "EDM, guided": dict(seconds=60, mean=12.4, sd=0.2),
         }
         figures.quality_against_cost(path, points)
+    elif name == "gain":
+        ways = {f"{part}, every second step": [(3.1, 1.0, 0.3), (1.1, -0.2, 0.1)] for part in "abc"}
+        figures.gain_against_cost(path, ways, (1.15, 0.95))
+        assert drawn[-1].axes[0].get_legend_handles_labels()[1] == ["target", *ways]
     else:
         curve_figures(tmp_path)[name][1]()
     assert not overlapping(drawn[-1])

@@ -76,9 +76,13 @@ def test_evaluations_are_counted_apart():
     steering = guidance(net, weights=(1, 0))
     guided, more = counts(net, Sampling(**STEPS), steering)
     assert guided == [5, 0, 2, 2] and more > alone, "the last step is outside of the window"
+    half, less = counts(net, Sampling(**STEPS), guidance(net, weights=(1, 0), every=2))
+    assert half == [5, 0, 1, 1] and less - alone == pytest.approx((more - alone) / 2, rel=1e-2)
     auto = Autoguidance(network(salt="guide:"), 2.0)
     assert counts(net, Sampling(**STEPS), auto) == ([5, 5, 0, 0], pytest.approx(2 * alone))
     assert counts(net, Sampling(**STEPS), steering + auto)[0] == [5, 5, 2, 2]
+    sparse = guidance(net, weights=(1, 0), every=2)
+    assert counts(net, Sampling(**STEPS), auto + sparse)[0] == [5, 5, 1, 1]
 
 
 def test_samplers_cost_what_they_say():

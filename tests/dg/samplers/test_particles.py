@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from dg.discriminator import LogRatio
+from dg.guidance import BOOSTING
 from dg.samplers.particles import ParticleSampling, drawn, particle_sampler
 from dg.sampling import Sampling, ScoreModel, draw_images
 from tests.dg.samplers.gaussians import HOW, MODEL, ExactRatio, assert_law
@@ -77,6 +79,11 @@ def test_what_cannot_be_is_refused():
         ParticleSampling(particles=0)
     with pytest.raises(ValueError, match="before step 18 of 18; give steps from 1 to 17"):
         ParticleSampling(resample_steps=[18])
+    net = network()
+    for steering in (guidance(net, boosting=BOOSTING["authors"]), guidance(net, every=2)):
+        with pytest.raises(ValueError, match="replaces particles by others; leave them out"):
+            how = ParticleSampling(num_steps=4, resample_steps=(1, 2), time_min=1e-5)
+            draw_images(ScoreModel(net, LogRatio(steering.discriminator)), [1], how, steering)
     with pytest.raises(ValueError, match="outside of the time window"):
         sampled(2, 2, None, resample_steps=[1], time_max=0.2)
     with pytest.raises(ValueError, match="no noise level to select by"):

@@ -176,6 +176,6 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="needs constants"):
         list(rejection_sampler(MODEL, [4], one, RejectionSampling(**FULL)))
     net = network()
-    with pytest.raises(ValueError, match="leave boosting out"):
-        steering = guidance(net, boosting=BOOSTING["authors"])
-        warm_up(net, one, RejectionSampling(), steering)
+    for steering in (guidance(net, boosting=BOOSTING["authors"]), guidance(net, every=2)):
+        with pytest.raises(ValueError, match="leave them out"):
+            warm_up(net, one, RejectionSampling(), steering)
