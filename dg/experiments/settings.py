@@ -242,6 +242,7 @@ def _studied(name: str, size: int, data: str) -> Setting:
         shipped(name, f"MNIST at {size} × {size} pixels, the network that ships", data),
         epoch_scale=1 / 6,
         eval_images=300,
+        candidates=(1.0, 2.0, 4.0),
         pixel_widths=(32, 64),
         lora_ranks=(4, 32),
         num_members=3,

@@ -268,6 +268,17 @@ def methods(setting):
 
 
 @study(
+    "The discriminator that is given",
+    "What does the discriminator change that comes with the network?",
+    sections=("results", "pairs", "strips", "ratios", "selection", "deviations", "run"),
+)
+def given(setting):
+    """One discriminator that ships or is published; its weight is chosen where a setting asks."""
+    chosen = dict(weights="chosen", window=(0.01, 0.5)) if setting.candidates else {}
+    return {"guided": System("guided", (lines.given_head(setting),), **chosen)}
+
+
+@study(
     "Failures",
     "Where does each method lose its gain: how many real and how many generated images does its "
     "discriminator have to see?",
