@@ -3,7 +3,7 @@
 
 NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,
 imagenet-adm, a study or a setting. A study (recipes, extractors, epochs, selection, weights,
-window, churn, steps, significance, lora, ensemble, methods, failures, cost, given) runs in a
+window, churn, steps, significance, lora, ensemble, methods, given, failures, cost) runs in a
 setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14,
 mnist-28). The name of a setting alone runs the study recipes in it, except for mnist. Studies
 of one setting share their networks and samples.
