@@ -270,7 +270,7 @@ def methods(setting):
 @study(
     "The discriminator that is given",
     "What does the discriminator change that comes with the network?",
-    sections=("results", "pairs", "strips", "ratios", "selection", "deviations", "run"),
+    sections=("results", "pairs", "strips", "ratios", "selection", "run"),
 )
 def given(setting):
     """One discriminator that ships or is published; its weight is chosen where a setting asks."""
