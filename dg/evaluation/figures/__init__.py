@@ -24,6 +24,7 @@ from dg.evaluation.figures.pictures import (
     denoising_strips,
     image_grid,
     is_grid,
+    neighbour_sheet,
     paired_grid,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "log_ratio_histograms",
     "loss_curves",
     "metric_bars",
+    "neighbour_sheet",
     "paired_grid",
     "precision_recall_scatter",
     "quality_against_compute",
