@@ -40,6 +40,9 @@ Examples:
       --batch 16 --classifier_scale 1 \\
       --pretrained_classifier_ckpt adm-256-classifier \\
       --discriminator_ckpt disc-adm/last.safetensors
+  # image to image: from test images with the noise of half of the steps
+  python generate.py --network mnist-14 --outdir out-edited --seeds 0-63 \\
+      --image mnist-small-14:test --strength 0.5
   # autoguidance by the same network after fewer training steps
   python generate.py --network runs/by-hand/score/network.safetensors \\
       --outdir runs/by-hand/auto --seeds 0-63 --guide_scale 2 \\
@@ -61,7 +64,7 @@ from dg.options.common import (
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
-from dg.options.samplers import log_ratio_of, settings_class, with_log_ratio
+from dg.options.samplers import log_ratio_of, settings_class, with_image, with_log_ratio
 from dg.runtime import console
 from dg.runtime.run_folder import sole_writer
 
@@ -115,6 +118,7 @@ def main(
         if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
             taken.append(UNGUIDED)
         what = (guidance, class_idx, precision)
+        net = with_image(net, options, taken.append)
         with sole_writer(outdir, ranks):
             net, sampling = with_log_ratio(net, log_ratio, sampling, *what, outdir, device, ranks)
         settings = describe(net, sampling, guidance, class_idx, precision)
@@ -239,16 +243,16 @@ def _sampling(net, options):
     from dg.sampling import Sampling, as_model
 
     model = as_model(net)
-    kind = settings_class(model, options["method"])
+    kind, asked = settings_class(model, options)
     fields = kind.__dataclass_fields__
     of_any = {
         name
         for settings in (Sampling, DDPMSampling, VAESampling)
         for name in settings.__dataclass_fields__
     }
-    if kind is not model.sampling_type:
+    if asked:
         of_any.discard("method")  # which has chosen the kind
-    console.refuse(of_any - set(fields), f"a network of this kind ({type(net).__name__})")
+    console.refuse(of_any - set(fields), asked or f"a network of this kind ({type(net).__name__})")
     if model.sampling_type is not DDPMSampling or model.null_class is None:
         console.refuse(
             {"cfg_scale", "LT_cfg", "ST_cfg", "branch_time"},

@@ -5,7 +5,7 @@ import click
 from dg.options.common import DEVICE
 from dg.options.network import HEADING, NETWORK
 from dg.options.numbers import MOST_SEEDS, Numbers, Real, RealRange, SeedRange
-from dg.options.samplers import METHODS, SAMPLERS
+from dg.options.samplers import IMAGE, METHODS, SAMPLERS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -427,6 +427,7 @@ OPTIONS = {
     "Images": IMAGES,
     "Sampler": SAMPLER,
     "Restart, rejection and particles (EDM score networks)": SAMPLERS,
+    "Image to image (EDM score networks)": IMAGE,
     "Discriminator guidance": DISCRIMINATOR,
     "Autoguidance (EDM score networks)": AUTOGUIDANCE,
     "DDPM, ADM, DiT and VAE": DISCRETE,
