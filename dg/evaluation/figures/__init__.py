@@ -2,6 +2,7 @@
 
 from dg.evaluation.figures.discriminators import (
     all_training_curves,
+    counted_log_ratios,
     log_ratio_histograms,
     ratio_errors,
     ratio_scatter,
@@ -32,6 +33,7 @@ __all__ = [
     "all_training_curves",
     "by_change",
     "convergence",
+    "counted_log_ratios",
     "denoising_strips",
     "distance_against_size",
     "distance_sweep",
