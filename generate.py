@@ -85,6 +85,7 @@ def main(
     save_type,
     device,
     grid,
+    grid_images,
     precision,
     precise,
     compiled,
@@ -141,7 +142,7 @@ def main(
             if cost:
                 write_json(store.outdir / "cost.json", measured_cost(net, *what, precision))
             trainable = isinstance(net, edm.Preconditioner) and guidance is None
-            _tell(store, made, outdir, grid, network if trainable else None)
+            _tell(store, made, outdir, grid and grid_images, network if trainable else None)
 
 
 def _check_precise(precise, precision):
@@ -174,6 +175,7 @@ def _fill(net, store, sampling, *how):
 def _tell(store, made, outdir, grid, network):
     """Draw the picture of the first images, and tell how the run ended.
 
+    grid     number of images in the picture, 0 for none
     network  that a discriminator may be trained for, None where there is one or it takes another
     """
     for name in store.damaged:
@@ -181,7 +183,7 @@ def _tell(store, made, outdir, grid, network):
     drawn = ""
     if grid:
         with console.as_notice("the grid of the first images"):
-            _write_grid(store)
+            _write_grid(store, grid)
             drawn = "; the first in grid.png"
     speed = ", all of them were there already"
     if made.images:
@@ -311,7 +313,7 @@ def _with_parts(net, path, device, precision, options):
     return net
 
 
-def _write_grid(store, most=64):
+def _write_grid(store, most):
     """Draw a picture of the first images into their folder; readers do not take it for an image,
     and it replaces no other picture."""
     from dg.data.reader import open_images

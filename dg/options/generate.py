@@ -79,6 +79,13 @@ IMAGES = [
     click.option(
         "--grid", **FLAG, default=True, help="Also write the first images to OUTDIR/grid.png."
     ),
+    click.option(
+        "--grid_images",
+        type=click.IntRange(min=1),
+        default=64,
+        metavar="N",
+        help="Number of images in grid.png, those of the lowest seeds.",
+    ),
 ]
 SAMPLER = [
     click.option(

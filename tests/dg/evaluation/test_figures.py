@@ -122,6 +122,16 @@ def test_difference_is_amplified_around_grey(tmp_path, drawn):
     assert find(pixels(tmp_path / "d.png"), np.full((32, 32, 1), 128 + 120, np.uint8))
 
 
+def test_a_baseline_that_varies_is_a_line(tmp_path, drawn):
+    swept = ([9, 5], [1.0, 2.0], [0.1, 0.2], ([3.0, 4.0], [0.3, 0.4]))
+    figures.distance_sweep(tmp_path / "s.png", *swept)
+    lines = {one.get_label(): one.lines[0] for one in drawn[-1].axes[0].containers}
+    assert lines["guided"].get_xydata().tolist() == [[5, 2], [9, 1]]
+    assert lines["unguided"].get_xydata().tolist() == [[5, 4], [9, 3]]
+    assert to_hex(lines["unguided"].get_color()) == UNGUIDED
+    assert [text.get_text() for text in drawn[-1].legends[0].get_texts()] == ["unguided", "guided"]
+
+
 def test_denoising_strips(tmp_path, drawn):
     strips = images(2, 3, 8, 8, 1)
     figures.denoising_strips(
