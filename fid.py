@@ -19,6 +19,9 @@ Examples:
   # are generated images nearer to training images than unseen images are?
   python fid.py --images out --ref cifar10:test --train cifar10:train \\
       --metrics authenticity,memorised
+  # how do generated images differ from the training images nearest to them?
+  python fid.py neighbours --images runs/by-hand/guided --train digits:train \\
+      --features pixels --out neighbours.png
   # in the features of a small classifier, where Inception says nothing
   python fid.py --images runs/by-hand/guided --ref digits \\
       --features runs/by-hand/features/classifier.safetensors
@@ -48,8 +51,9 @@ from dg.options.common import (
     version,
 )
 from dg.options.diagnosis import DIAGNOSE, check_diagnosis, diagnosis_of, keep_diagnosis
-from dg.options.fid import CALC, NLL, REF
+from dg.options.fid import CALC, NLL, REF, metrics_of
 from dg.options.guidance import refuse_unused_classifier
+from dg.options.neighbours import NEIGHBOURS, draw_neighbours
 from dg.options.network import load
 from dg.runtime import console
 from dg.runtime.addresses import public
@@ -91,7 +95,7 @@ def calc(
     plot,
     **extraction,
 ):
-    metrics = metrics and _metrics(metrics, train)
+    metrics = metrics and metrics_of(metrics, train)
     if sets > 1 and (num_samples is None or seed is not None):
         raise click.UsageError(
             "--sets needs --num_samples, the size of each set, and no --seed; change the options."
@@ -131,30 +135,6 @@ def calc(
         from dg.evaluation.tables import measurement_table
 
         click.echo(measurement_table(outcome))
-
-
-def _metrics(listed, train):
-    """Names from METRICS, as the option lists them."""
-    from dg.evaluation.measure import METRICS
-    from dg.evaluation.memorisation import MEMORISATION
-
-    names = [name.strip().lower() for name in listed.strip(",").split(",")]
-    names = ["fd" if name == "fid" else name for name in names]
-    if unknown := [name for name in names if name not in METRICS]:
-        raise click.UsageError(
-            f"--metrics {','.join(unknown)}: no such metric; use {', '.join(METRICS)}."
-        )
-    of_training = [name for name in names if name in MEMORISATION]
-    if of_training and train is None:
-        raise click.UsageError(
-            f"--metrics {','.join(of_training)} needs --train, the training images."
-        )
-    if train is not None and not of_training:
-        raise click.UsageError(
-            f"--train serves {' and '.join(MEMORISATION)} alone; name them in --metrics, or "
-            "leave --train out."
-        )
-    return names
 
 
 def _measurement(
@@ -240,6 +220,13 @@ def ref(data, dest, num_samples, keep_features, **extraction):
                 for word in (f"--{name}", extraction[name])
             ]
             finish(lines, ["fid.py", "--images", "IMAGES", "--ref", dest, *same])
+
+
+@main.command(**NEIGHBOURS)
+def neighbours(images, train, out, num_samples, k, **extraction):
+    with processes() as ranks:
+        measurement = _measurement(ranks, None, False, **extraction)
+        draw_neighbours(measurement, images, train, out, num_samples, k)
 
 
 # Options of `nll` that mean nothing for a kind of model.

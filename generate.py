@@ -41,6 +41,9 @@ Examples:
       --batch 16 --classifier_scale 1 \\
       --pretrained_classifier_ckpt adm-256-classifier \\
       --discriminator_ckpt disc-adm/last.safetensors
+  # image to image: from test images with the noise of half of the steps
+  python generate.py --network mnist-14 --outdir out-edited --seeds 0-63 \\
+      --image mnist-small-14:test --strength 0.5
   # autoguidance by the same network after fewer training steps
   python generate.py --network runs/by-hand/score/network.safetensors \\
       --outdir runs/by-hand/auto --seeds 0-63 --guide_scale 2 \\
@@ -62,7 +65,7 @@ from dg.options.common import (
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
-from dg.options.samplers import log_ratio_of, settings_class, with_log_ratio
+from dg.options.samplers import log_ratio_of, settings_class, with_image, with_log_ratio
 from dg.runtime import console
 from dg.runtime.run_folder import sole_writer
 
@@ -83,6 +86,7 @@ def main(
     save_type,
     device,
     grid,
+    grid_images,
     precision,
     precise,
     compiled,
@@ -116,6 +120,7 @@ def main(
         if isinstance(net, edm.Preconditioner) and guidance is None and not is_asked_for():
             taken.append(UNGUIDED)
         what = (guidance, class_idx, precision)
+        net = with_image(net, options, taken.append)
         with sole_writer(outdir, ranks):
             net, sampling = with_log_ratio(net, log_ratio, sampling, *what, outdir, device, ranks)
         settings = describe(net, sampling, guidance, class_idx, precision)
@@ -138,7 +143,7 @@ def main(
             if cost:
                 write_json(store.outdir / "cost.json", measured_cost(net, *what, precision))
             trainable = isinstance(net, edm.Preconditioner) and guidance is None
-            _tell(store, made, outdir, grid, network if trainable else None)
+            _tell(store, made, outdir, grid and grid_images, network if trainable else None)
 
 
 def _check_precise(precise, precision):
@@ -171,6 +176,7 @@ def _fill(net, store, sampling, *how):
 def _tell(store, made, outdir, grid, network):
     """Draw the picture of the first images, and tell how the run ended.
 
+    grid     number of images in the picture, 0 for none
     network  that a discriminator may be trained for, None where there is one or it takes another
     """
     for name in store.damaged:
@@ -178,7 +184,7 @@ def _tell(store, made, outdir, grid, network):
     drawn = ""
     if grid:
         with console.as_notice("the grid of the first images"):
-            _write_grid(store)
+            _write_grid(store, grid)
             drawn = "; the first in grid.png"
     speed = ", all of them were there already"
     if made.images:
@@ -240,16 +246,16 @@ def _sampling(net, options):
     from dg.sampling import Sampling, as_model
 
     model = as_model(net)
-    kind = settings_class(model, options["method"])
+    kind, asked = settings_class(model, options)
     fields = kind.__dataclass_fields__
     of_any = {
         name
         for settings in (Sampling, DDPMSampling, VAESampling)
         for name in settings.__dataclass_fields__
     }
-    if kind is not model.sampling_type:
+    if asked:
         of_any.discard("method")  # which has chosen the kind
-    console.refuse(of_any - set(fields), f"a network of this kind ({type(net).__name__})")
+    console.refuse(of_any - set(fields), asked or f"a network of this kind ({type(net).__name__})")
     if model.sampling_type is not DDPMSampling or model.null_class is None:
         console.refuse(
             {"cfg_scale", "LT_cfg", "ST_cfg", "branch_time"},
@@ -308,7 +314,7 @@ def _with_parts(net, path, device, precision, options):
     return net
 
 
-def _write_grid(store, most=64):
+def _write_grid(store, most):
     """Draw a picture of the first images into their folder; readers do not take it for an image,
     and it replaces no other picture."""
     from dg.data.reader import open_images

@@ -109,7 +109,9 @@ class ScoreModel(GenerativeModel):
         self.net, self.log_ratio, self.label_dim = net, log_ratio, net.label_dim
         self.img_resolution, self.img_channels = net.img_resolution, net.img_channels
 
-    def draw(self, latents, class_labels, sampling, randn_like=torch.randn_like, guidance=None):
+    def draw(
+        self, latents, class_labels, sampling, randn_like=torch.randn_like, guidance=None, **given
+    ):
         ratio = {"log_ratio": self.log_ratio} if sampling.needs_log_ratio else {}
         return sampling.sampler(
             self.net,
@@ -118,6 +120,7 @@ class ScoreModel(GenerativeModel):
             randn_like=randn_like,
             guidance=guidance,
             **ratio,
+            **given,
             **sampling.kwargs(),
         )
 
@@ -176,10 +179,11 @@ def draw_images(
     the other seeds. `precision` is the networks', see `dg.precision`; a model's own decoder keeps
     float32.
     """
-    model = as_model(net)
+    model = as_model(net).for_seeds(seeds)
     sampling = model.sampling() if sampling is None else sampling
     rnd, latents, classes, one_hot = first_draws(model, seeds, sampling, class_idx, device)
-    if precision == "bfloat16" and isinstance(net, edm.Preconditioner):
+    of_edm = isinstance(model, ScoreModel) and isinstance(model.net, edm.Preconditioner)
+    if precision == "bfloat16" and of_edm:
         guidance = MixedPrecisionGuidance(guidance)
     with autocast(precision, device):
         drawn = model.draw(latents, one_hot, sampling, rnd.randn_like, guidance)

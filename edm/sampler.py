@@ -43,6 +43,19 @@ def churn_factor(S_churn: float | Tensor, num_steps: int) -> float | Tensor:
     return min(S_churn / num_steps, limit)
 
 
+def steps_taken(num_steps: int, strength: float) -> int:
+    """Number of the last steps that a sampler takes from an image on: the share `strength`, rounded
+    down. ValueError for a share outside (0, 1] and for none."""
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}; give a number above 0, at most 1")
+    if not (steps := int(round(num_steps * strength, 9))):  # 0.29 of 100 is 29
+        raise ValueError(
+            f"strength {strength} of {num_steps} steps is less than one step; give at least "
+            f"{1 / num_steps:.3g}, or more steps"
+        )
+    return steps
+
+
 def sampling_levels(
     net, num_steps: int, sigma_min: float, sigma_max: float, rho: float, device=None
 ) -> Tensor:
@@ -114,8 +127,10 @@ def edm_sampler(
     S_min: float = 0,
     S_max: float = math.inf,
     S_noise: float = 1,
+    image: Tensor | None = None,
+    strength: float = 1,
 ) -> Tensor:
-    """Draw images from noise.
+    """Draw images from noise, or from images with noise.
 
     net           denoiser(x, sigma, class_labels), with `sigma_min`, `sigma_max` and `round_sigma`
     latents       [N, C, H, W]  standard normal
@@ -123,13 +138,20 @@ def edm_sampler(
     randn_like                  source of the churn noise; called once per step, also where no noise
                                 is added
     guidance                    corrects the denoised image; None samples from the network as it is
+    image         [N, C, H, W]  to begin with, in [-1, 1]; None begins with noise alone
+    strength                    share of the steps, the last ones, that are taken from `image` on
+                                (Meng et al. 2022, SDEdit); 1 begins at the highest noise level
     returns       [N, C, H, W]  float64 images, nominally in [-1, 1]
     """
     guidance = guidance or Guidance()
     sigmas = sampling_levels(net, num_steps, sigma_min, sigma_max, rho, latents.device)
-    x = latents.to(torch.float64) * sigmas[0]
+    first = num_steps - steps_taken(num_steps, strength)
+    if image is None and first:
+        raise ValueError(f"strength {strength} without an image; give the image to begin with")
+    x = latents.to(torch.float64) * sigmas[first]
+    x = x if image is None else x + image
     guidance.begin(x)
-    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+    for step, (sigma, sigma_next) in enumerate(pairwise(sigmas[first:]), first):
         churn, noise_scale = guidance.churn(S_churn, S_noise, step)
         gamma = churn_factor(churn, num_steps) if S_min <= sigma <= S_max else 0
         x_hat, sigma_hat = churned(net, x, sigma, gamma, noise_scale, randn_like(x))

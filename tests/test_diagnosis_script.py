@@ -33,7 +33,10 @@ def test_a_diagnosis_is_printed_written_drawn_and_stored(at):
     assert found["images"]["train_real"] == 12 and len(head["levels"]) == 3
     assert [one["weight"] for one in head["levels"][0]["change"]] == [1.0]
     assert found["command"].startswith("python fid.py diagnose") and found["seconds"]["total"] > 0
-    assert (at["out"] / "diagnosis.png").stat().st_size > 10_000
+    for name in ("diagnosis.png", "log_ratio.png"):
+        assert (at["out"] / name).stat().st_size > 10_000
+    assert f"diagnosis.json, diagnosis.png, log_ratio.png in {at['out']}" in done.lines
+    assert sum(head["levels"][0]["histogram"]["real"]) > 0
     net = load_network(at["net"])
     calibrated = load_discriminator(None, at["tmp"] / "stored.safetensors", net, calibrated=True)
     temperatures = [one["temperature"] for one in head["levels"][::-1]]
@@ -67,11 +70,16 @@ def test_heads_are_compared_and_guided_images_are_told(at):
     manifest = json.loads(path.read_text())
     manifest["settings"] |= {"network": "another", "guidance": {"scale": 2}}
     path.write_text(json.dumps(manifest))
-    last = at["head"].with_name("last.safetensors")
+    last = at["tmp"] / "other" / at["head"].name  # a name that the first one has too
+    last.parent.mkdir()
+    shutil.copy(at["head"].with_name("last.safetensors"), last)
     told = []
     _tell_origin(load_network(at["net"]), at["tmp"] / "guided", told.append)
     assert "another network" in told[0] and "with guidance" in told[1]
-    done = succeed(ON + SMALL + "--discriminator_ckpt {last} --num_samples 10", last=last, **at)
+    command = ON + SMALL + "--discriminator_ckpt {last} --num_samples 10 --outdir {out}"
+    done = succeed(command, last=last, **at)
+    names = {path.name for path in at["out"].glob("*.png")}
+    assert names == {"diagnosis.png", "log_ratio-head-best.png", "log_ratio-other-best.png"}
     assert "cosine" in done.out and "gain in nats, largest first: " in done.out
     assert "10 real" in done.out
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.random_weights import write_random_weights
 from dg.data.datasets import load_images
+from dg.evaluation import figures
 from tests.scripts import leads_to, run, start_together, succeed
 
 IN = "--features {features} "
@@ -213,6 +214,31 @@ def test_reference_images_that_are_training_images_are_told(at):
         "1437 of the 1797 reference images of digits are training images of digits:train" in line
         for line in succeed(command, **at).lines
     )
+
+
+def test_a_sheet_shows_the_nearest_training_images(at, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "neighbour_sheet", lambda *args: shown.append(args))
+    command = "fid neighbours --images {fake} --train digits:train --out {tmp}/sheet.png --k 3 "
+    done = succeed(command + "--num_samples 7 " + PIXELS, **at)
+    path, images, neighbours = shown[0]
+    fake, train = load_images(at["fake"]).images[:7], load_images("digits:train").images
+    assert path == at["tmp"] / "sheet.png" and (images == fake).all()
+    truth = np.linalg.norm(np.subtract(fake[:, None], train, dtype=float), axis=(2, 3))[..., 0]
+    assert (neighbours == train[np.argsort(truth, axis=1)[:, :3]]).all()
+    assert "7 images" in done.lines[0] and "3 nearest of 1437 training" in done.lines[0]
+    assert f" {truth.min() / 127.5:.3g} to " in done.lines[0]
+    copies = at["tmp"] / "copies.npz"
+    np.savez(copies, samples=train[5:8])
+    done = succeed(command.replace("{fake}", "{copies}") + PIXELS, copies=copies, **at)
+    assert (shown[1][2][:, 0] == train[5:8]).all() and "at 0 to 0" in done.lines[0]
+
+
+def test_a_sheet_of_neighbours_is_written_whole(at):
+    command = "fid neighbours --images {fake} --train digits:train --out {tmp}/sheet.png "
+    succeed(command + IN, **at)
+    with Image.open(at["tmp"] / "sheet.png") as sheet:
+        assert sheet.size[0] > 7 * 64 and sheet.size[1] > 12 / 2 * 64
 
 
 def test_adm_reference_files_give_statistics_and_images(at, tmp_path):
@@ -609,6 +635,18 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
         ),
         ("fid ref --data {tmp}/pixels.npz --dest {out}.npz " + PIXELS, "already"),
         ("fid ref --data digits --dest {tmp}/one.npz/a.npz " + PIXELS, "one.npz/a.npz"),
+        (
+            "fid neighbours --images {tmp}/colour.npz --train digits --out {out} " + PIXELS,
+            "colour.npz has images of 8x8 with 3 channels, but digits of 8x8 with 1 channels",
+        ),
+        (
+            "fid neighbours --images {fake} --train {tmp}/plain.npz --out {out} " + PIXELS,
+            "5 nearest of 4 training images; ask for 1 to 4",
+        ),
+        (
+            "fid neighbours --images {fake} --train {tmp}/pixels.npz --out {out} " + PIXELS,
+            "pixels.npz",
+        ),
         ("fid nll --network {net} --data {tmp}/colour.npz", "colour.npz"),
         ("fid nll --network {cond_net} --data {tmp}/plain.npz", "labels"),
     ],

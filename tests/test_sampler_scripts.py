@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from dg.data.datasets import load_images
@@ -33,6 +34,40 @@ def test_a_sampler_makes_images_that_do_not_depend_on_what_was_there(options, at
     assert len(made) == len(set(map(bytes, made.astype("uint8"))))
     succeed(GENERATE + options, **at | {"out": at["tmp"] / "again"})
     assert (pixels(at["tmp"] / "again") == made).all()
+
+
+EDITED = GENERATE.replace("--steps 3", "--steps 6") + "--image digits:heldout --strength 0.5 "
+
+
+@pytest.mark.parametrize("guided", ["", "--discriminator_ckpt {head} "])
+def test_image_to_image_goes_on_to_the_same_bytes(guided, at):
+    command = EDITED + guided + "--seeds 0-11 --batch 4"
+    succeed(command + " --cost", **at)
+    whole, again = at["out"], at["tmp"] / "again"
+    settings = json.loads((whole / "manifest.json").read_text())["settings"]
+    assert settings["image"] == load_images("digits:heldout").fingerprint()
+    assert settings["sampling"]["strength"] == 0.5
+    cost = json.loads((whole / "cost.json").read_text())["evaluations per image"]
+    assert cost["network"] == 5
+    succeed(command, **at | {"out": again})
+    (again / "samples_000004-000007.npz").unlink()
+    (again / "cost.json").write_bytes((whole / "cost.json").read_bytes())
+    done = succeed(command, **at | {"out": again})
+    assert any("made again" in line for line in done.lines)
+    assert contents(again) == contents(whole)
+    for other in ("--strength 0.7", "--image digits:train"):
+        done = run(command + f" {other}", **at)
+        assert done.code == 2 and "made with other settings" in done.lines[-1]
+
+
+def test_little_strength_leaves_the_image_and_seeds_begin_with_theirs(at):
+    digits = load_images("digits:heldout").images[:5]
+    np.savez(at["tmp"] / "five.npz", samples=digits)
+    command = GENERATE + "--image {tmp}/five.npz --strength 0.34 --sigma_max 0.1 --rho 1 "
+    succeed(command.replace("--steps 3", "--steps 30") + "--seeds 3-9", **at)
+    left = np.abs(pixels(at["out"]) - digits[np.arange(3, 10) % 5]).mean((1, 2, 3))
+    others = np.abs(pixels(at["out"]) - digits[np.arange(4, 11) % 5]).mean((1, 2, 3))
+    assert left.max() < 10 < others.min()
 
 
 def test_rejection_goes_on_to_the_same_bytes(at):
@@ -109,10 +144,22 @@ def test_kills_leave_the_bytes_of_an_undisturbed_rejection(at):
         ("--sampler restart --max_iter 7", "--max_iter means nothing for --sampler restart"),
         ("--sampler restart --restart '[3'", "'[3' is no JSON; write for example"),
         ("--sampler restart --restart '[3]'", "give [levels, repeats, t_min, t_max]"),
+        ("--sampler restart --solver euler", "--solver means nothing for --sampler restart"),
+        ("--strength 0.4", "--strength means nothing for a run without --image"),
+        ("--image digits --strength 0.1", "less than one step; give at least 0.333, or more steps"),
+        ("--image digits --strength 0", "--strength"),
+        ("--image digits --sampler restart", "not for --sampler restart; leave one of them out"),
+        ("--image digits --solver euler", "--solver means nothing for --image; leave it out"),
+        ("--image digits --max_iter 7", "--max_iter means nothing for --image"),
+        (
+            "--image mnist-small-14",
+            "14 pixels and 1 channels, but the network makes 8 pixels and 1",
+        ),
+        ("--image {tmp}/none", "--image: {tmp}/none does not exist"),
         ("--sampler rejection --precision bfloat16" + DISC, "too coarse where a log ratio decides"),
     ],
 )
 def test_what_means_nothing_is_refused(options, told, at):
     seeds = "" if "--seeds" in options else " --seeds 0-3"
     done = run(GENERATE + options + seeds, **at)
-    assert done.code == 2 and told in done.lines[-1], done.err
+    assert done.code == 2 and told.format_map(at) in done.lines[-1], done.err

@@ -342,6 +342,14 @@ def test_a_grid_is_no_sample(at, how):
     assert "all of them were there already" in done.lines[-1]
 
 
+def test_a_grid_holds_as_many_of_the_first_images_as_asked(at):
+    command = GENERATE + "--seeds 0-11 --batch 4 --grid_images "
+    for number, rows, columns in ((5, 2, 3), (12, 3, 4), (99, 3, 4)):
+        succeed(command + str(number), **at)
+        with Image.open(at["out"] / "grid.png") as grid:
+            assert grid.size == (columns * 66 - 2, rows * 66 - 2)
+
+
 def test_a_grid_that_cannot_be_written_is_a_notice(at):
     (at["out"] / "grid.png").mkdir(parents=True)
     done = succeed(GENERATE + "--seeds 0-11 --batch 4", **at)

@@ -257,6 +257,7 @@ def _entry(columns: dict, visited: np.ndarray | None, weights: Sequence[float]) 
         "mean_log_ratio": {
             kind: reliability.mean_of(one["logit"]) for kind, one in columns.items()
         },
+        "histogram": reliability.histogram(*logits),
         "ece": reliability.calibration_error(*logits),
         "slope": slope,
         "temperature": 1 / max(slope["value"], 1 / HOTTEST),

@@ -9,6 +9,7 @@ Memory is bounded as in `dg.evaluation.manifolds`. Time grows like (2 N + M) T D
 reference and T training images.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,16 +47,16 @@ def memorisation_estimates(
     ValueError for fewer than 2 images of a set and for unequal dimensions.
     """
     x, train = pair(features, features_train, at_least=2, names=("generated", "training"))
-    distance2, nearest = _nearest(x, train)
+    distance2, nearest = map(torch.flatten, _nearest(x, train))
     estimates = {}
     if "authenticity" in metrics:
         chosen, place = nearest.unique(return_inverse=True)
-        spacing2, _ = _nearest(train[chosen], train, itself=chosen)
+        spacing2 = _nearest(train[chosen], train, itself=chosen)[0].flatten()
         authentic = distance2 > spacing2[place]
         estimates["authenticity"] = proportion_estimate(authentic.cpu().numpy())
     if "memorised" in metrics:
         y, _ = pair(features_ref, train, at_least=2, names=("reference", "training"))
-        unseen2, _ = _nearest(y, train)
+        unseen2 = _nearest(y, train)[0].flatten()
         estimates["memorised"] = mann_whitney_estimate(
             distance2.cpu().numpy(), unseen2.cpu().numpy()
         )
@@ -66,14 +67,32 @@ def count_known(features_ref, features_train) -> int:
     """Number of reference images [M, D] that are among the training images [T, D], up to the
     rounding of float32 features."""
     y, train = pair(features_ref, features_train, at_least=1, names=("reference", "training"))
-    distance2, _ = _nearest(y, train)
+    distance2 = _nearest(y, train)[0].flatten()
     length2 = torch.cat([y[rows].double().square().sum(1) for rows in row_blocks(y, y.shape[1])])
     return int((distance2 <= ROUNDING**2 * length2).sum())
 
 
-def _nearest(x: Tensor, train: Tensor, itself: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Squared distance [N] of each x [N, D] to its nearest row of train [T, D], and that row's
-    index [N].
+def nearest_training(features, features_train, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Distances [N, k] of generated images to their k nearest training images, and the indices of
+    these [N, k]; the nearest first, of equal ones the first in the set.
+
+    features        [N, D]  generated
+    features_train  [T, D]  real images that the generator was trained on
+
+    ValueError for fewer than k training images and for unequal dimensions.
+    """
+    x, train = pair(features, features_train, at_least=1, names=("generated", "training"))
+    if not 1 <= k <= len(train):
+        raise ValueError(f"{k} nearest of {len(train)} training images; ask for 1 to {len(train)}")
+    distance2, index = _nearest(x, train, k=k)
+    return distance2.sqrt().cpu().numpy(), index.cpu().numpy()
+
+
+def _nearest(
+    x: Tensor, train: Tensor, itself: Tensor | None = None, k: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Squared distances [N, k] of each x [N, D] to its k nearest rows of train [T, D], and the
+    indices of these rows [N, k].
 
     itself  [N]  index of the row of train that each x is, which does not count
 
@@ -83,10 +102,14 @@ def _nearest(x: Tensor, train: Tensor, itself: Tensor | None = None) -> tuple[Te
     for rows, distance2 in distance2_blocks(x, train, center_of(train)):
         if itself is not None:
             distance2.scatter_(1, itself[rows, None], torch.inf)
-        indices.append(distance2.argmin(1))
+        found = []
+        for _ in range(k):
+            found.append(distance2.argmin(1, keepdim=True))
+            distance2.scatter_(1, found[-1], torch.inf)
+        indices.append(torch.cat(found, 1))
     index = torch.cat(indices)
     exact = [
-        (x[rows].double() - train[index[rows]].double()).square().sum(1)
-        for rows in row_blocks(x, x.shape[1])
+        (x[rows, None].double() - train[index[rows]].double()).square().sum(2)
+        for rows in row_blocks(x, k * x.shape[1])
     ]
     return torch.cat(exact), index

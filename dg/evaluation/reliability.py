@@ -13,6 +13,7 @@ from dg.evaluation.uncertainty import mann_whitney_estimate
 from dg.training_metrics import BINS
 
 NEWTON_STEPS = 50
+BARS = 35  # of a histogram
 
 
 def measured(value, se) -> dict[str, float]:
@@ -34,6 +35,17 @@ def auc(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
     """Probability that a real image has the larger logit."""
     found = mann_whitney_estimate(fake, real)
     return measured(found.value, found.standard_error)
+
+
+def histogram(real: np.ndarray, fake: np.ndarray) -> dict[str, list]:
+    """Counts of logits in BARS equal bins, {"edges", "real", "fake"} as plain data.
+
+    The bins hold all logits of both kinds but the 0.5% at either end.
+    """
+    low, high = np.percentile(np.concatenate([real, fake]), [0.5, 99.5])
+    edges = np.linspace(low, high if high > low else low + 1, BARS + 1)
+    counts = {"real": np.histogram(real, edges)[0], "fake": np.histogram(fake, edges)[0]}
+    return {name: values.tolist() for name, values in ({"edges": edges} | counts).items()}
 
 
 def cross_entropy(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:

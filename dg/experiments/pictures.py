@@ -106,17 +106,26 @@ def bars(source: Source) -> list[Picture]:
 
 def sweep(source: Source) -> list[Picture]:
     """Distance against what was varied."""
-    outcome, distance = source.outcome, distance_name(source.outcome)
-    swept = {name: s["x"] for name, s in outcome["systems"].items() if s["x"] is not None}
+    outcome, systems = source.outcome, source.outcome["systems"]
+    known = {name: s["x"] for name, s in systems.items() if s["x"] is not None}
+    against = {name: systems[name]["against"] or "unguided" for name in known}
+    swept = {name: x for name, x in known.items() if name not in against.values()}
     if len(swept) < 2:
         return []
-    fd = {name: outcome["metrics"][name]["fd"] for name in (*swept, "unguided")}
-    (*means, base), (*sds, spread) = ([fd[name][key] for name in fd] for key in ("mean", "sd"))
+
+    def of(names):
+        found = [outcome["metrics"][name]["fd"] for name in names]
+        return [one["mean"] for one in found], [one["sd"] for one in found]
+
+    bases = [against[name] for name in swept]
+    single = len(set(bases)) == 1
+    baseline = tuple(values[0] for values in of(bases)) if single else of(bases)
+    distance = distance_name(outcome)
     titles = dict(xlabel=outcome["xlabel"], ylabel=distance, title=outcome["title"])
     sets = outcome["settings"]["num_sets"]
-    caption = f"The points show the mean over {sets} sets, the thin lines one sd. The band is the "
-    caption += "unguided model."
-    values = (list(swept.values()), means, sds, (base, spread))
+    caption = f"The points show the mean over {sets} sets, the thin lines one sd. "
+    caption += "The band is the unguided model." if single else "Equal seeds on both lines."
+    values = (list(swept.values()), *of(swept), baseline)
     return source.draw("sweep", caption, figures.distance_sweep, *values, **titles)
 
 

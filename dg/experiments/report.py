@@ -70,6 +70,8 @@ def verdict(outcome: dict) -> str:
         verb = "lowers" if after["mean"] < before["mean"] else "raises"
         change = f"{100 * (after['mean'] / before['mean'] - 1):+.0f}%"
         subject = "Guidance" if len(shown) == 1 else f"On {systems[base]['title']} guidance"
+        if systems[base].get("x") is not None:
+            subject = f"At {systems[base]['x']:g} {outcome['xlabel']} guidance"
         if rivals > 1:
             subject = f"“{systems[guided]['title']}” is the best of {rivals} guided systems. It"
             if guided == "guided" and guided != _nearest(outcome, base):

@@ -197,14 +197,20 @@ def churn(setting):
     return systems
 
 
-@study("Sampling steps", "Does guidance save network evaluations?", "network evaluations per image")
+@study(
+    "Sampling steps",
+    "Does guidance save network evaluations?",
+    "network evaluations per image",
+    sections=("results", "guidance", "pairs", "discriminators", "deviations", "run"),
+)
 def steps(setting):
     """Distance against the number of network evaluations, unguided and guided."""
     systems = {}
     for count in (5, 9, 12, 18, 27):
-        n = 2 * count - 1
-        guided = System(f"guided, {n} evaluations", (Head("default"),), num_steps=count, x=n)
-        systems[f"unguided-{count}"] = System(f"unguided, {n} evaluations", num_steps=count)
+        n, base = 2 * count - 1, f"unguided-{count}"
+        at = dict(num_steps=count, x=n)
+        systems[base] = System(f"unguided, {n} evaluations", **at)
+        guided = System(f"guided, {n} evaluations", (Head("default"),), against=base, **at)
         systems[f"guided-{count}"] = guided
     return systems
 

@@ -1,7 +1,7 @@
 """The protocol of models that `dg.sampling.generate` samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -48,6 +48,10 @@ class GenerativeModel(ABC):
     def num_classes(self, sampling: SamplingSettings | None = None) -> int:
         """Number of classes to draw from with these settings; 0 = none."""
         return self.label_dim
+
+    def for_seeds(self, seeds: Sequence[int]) -> "GenerativeModel":
+        """The model as it draws the images of these seeds; here it is the same for all."""
+        return self
 
     def draw(
         self,

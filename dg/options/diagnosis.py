@@ -122,7 +122,8 @@ DIAGNOSE = dict(
                 "--outdir",
                 type=console.OutputPath(),
                 metavar="DIR",
-                help="Folder for diagnosis.json and diagnosis.png.  [default: none is written]",
+                help="Folder for diagnosis.json, diagnosis.png and histograms of the log ratio, "
+                "log_ratio.png.  [default: none is written]",
             ),
             click.option(
                 "--store",
@@ -199,19 +200,15 @@ def diagnosis_of(options, device, progress, notify):
 def keep_diagnosis(outcome, options, folder, store):
     """Write the results and the calibrated head where they are asked for, and tell what to do
     next."""
-    from pathlib import Path
-
     from dg.calibration import Calibration
     from dg.checkpoints import save_calibrated
     from dg.evaluation.diagnosis import calibration
-    from dg.evaluation.figures.diagnosis import diagnosis_panels
     from dg.runtime.files import writable_file, write_json
 
     lines, heads = [], outcome["heads"]
     if folder is not None:
         write_json(folder / "diagnosis.json", outcome)
-        diagnosis_panels(folder / "diagnosis.png", {Path(n).stem: one for n, one in heads.items()})
-        lines.append(f"diagnosis.json, diagnosis.png in {folder}")
+        lines.append(f"{', '.join(['diagnosis.json', *_draw(folder, heads)])} in {folder}")
     if store:
         (name,) = heads
         with console.option("--store"):
@@ -226,6 +223,23 @@ def keep_diagnosis(outcome, options, folder, store):
     ]
     name = max(gains, key=gains.get) if gains else next(iter(tries), None)
     finish(lines, name and _guided(options, name, heads[name]))
+
+
+def _draw(folder, heads):
+    """Draw what was measured, and the log ratios of every head; returns the names of the files."""
+    from dg.evaluation.figures import counted_log_ratios
+    from dg.evaluation.figures.diagnosis import diagnosis_panels
+    from dg.evaluation.figures.style import short_names
+
+    short = {name.removesuffix(".safetensors"): one for name, one in short_names(heads).items()}
+    diagnosis_panels(folder / "diagnosis.png", short)
+    drawn = ["diagnosis.png"]
+    for name, one in short.items():
+        of_head = f"-{name.replace('/', '-')}" if len(short) > 1 else ""
+        drawn.append(f"log_ratio{of_head}.png")
+        title = f"Log ratio on held-out images{f', {name}' if of_head else ''}"
+        counted_log_ratios(folder / drawn[-1], one["levels"], title)
+    return drawn
 
 
 def _guided(options, name, head):

@@ -295,3 +295,27 @@ NLL = dict(
         ],
     },
 )
+
+
+def metrics_of(listed, train):
+    """Names from METRICS, as the option lists them."""
+    from dg.evaluation.measure import METRICS
+    from dg.evaluation.memorisation import MEMORISATION
+
+    names = [name.strip().lower() for name in listed.strip(",").split(",")]
+    names = ["fd" if name == "fid" else name for name in names]
+    if unknown := [name for name in names if name not in METRICS]:
+        raise click.UsageError(
+            f"--metrics {','.join(unknown)}: no such metric; use {', '.join(METRICS)}."
+        )
+    of_training = [name for name in names if name in MEMORISATION]
+    if of_training and train is None:
+        raise click.UsageError(
+            f"--metrics {','.join(of_training)} needs --train, the training images."
+        )
+    if train is not None and not of_training:
+        raise click.UsageError(
+            f"--train serves {' and '.join(MEMORISATION)} alone; name them in --metrics, or "
+            "leave --train out."
+        )
+    return names

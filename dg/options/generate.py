@@ -5,7 +5,7 @@ import click
 from dg.options.common import DEVICE
 from dg.options.network import HEADING, NETWORK
 from dg.options.numbers import MOST_SEEDS, Numbers, Real, RealRange, SeedRange
-from dg.options.samplers import METHODS, SAMPLERS
+from dg.options.samplers import IMAGE, METHODS, SAMPLERS
 from dg.runtime import console
 from dg.runtime.console import FLAG
 
@@ -78,6 +78,13 @@ IMAGES = [
     click.option("--subdirs", **FLAG, default=False, help="Write one folder per thousand PNGs."),
     click.option(
         "--grid", **FLAG, default=True, help="Also write the first images to OUTDIR/grid.png."
+    ),
+    click.option(
+        "--grid_images",
+        type=click.IntRange(min=1),
+        default=64,
+        metavar="N",
+        help="Number of images in grid.png, those of the lowest seeds.",
     ),
 ]
 SAMPLER = [
@@ -440,6 +447,7 @@ OPTIONS = {
     "Images": IMAGES,
     "Sampler": SAMPLER,
     "Restart, rejection and particles (EDM score networks)": SAMPLERS,
+    "Image to image (EDM score networks)": IMAGE,
     "Discriminator guidance": DISCRIMINATOR,
     "Autoguidance (EDM score networks)": AUTOGUIDANCE,
     "DDPM, ADM, DiT and VAE": DISCRETE,

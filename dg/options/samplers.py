@@ -88,24 +88,66 @@ SAMPLERS = [
 NAMES = {option(lambda: None).__click_params__[0].name for option in SAMPLERS}
 
 
-def settings_class(model, method):
-    """The class of settings of the sampler that is asked for, for a model."""
+IMAGE = [
+    click.option(
+        "--image",
+        "--init_images",
+        "image",
+        type=console.InputPath(),
+        metavar="PATH|NAME",
+        help="Images to begin with, of the network's size, instead of noise alone (SDEdit). Seed S "
+        "begins with image S modulo their number.  [default: noise alone]",
+    ),
+    click.option(
+        "--strength",
+        type=RealRange(0, 1, min_open=True),
+        metavar="S",
+        help="Share of the steps, the last ones, that are taken from --image on. 1 begins at the "
+        "highest noise level, where next to nothing is left of the image.  [default: 0.5]",
+    ),
+]
+
+
+def settings_class(model, options):
+    """The class of settings of the sampler that is asked for, for a model, and the option that asks
+    for it; None for the model's own."""
     from dg.samplers.constants import RejectionSampling
+    from dg.samplers.image_to_image import ImageToImageSampling
     from dg.samplers.particles import ParticleSampling
     from dg.samplers.restart import RestartSampling
     from dg.sampling import ScoreModel
 
-    if method not in METHODS:
-        console.refuse(NAMES, "a run without the --sampler that takes it")
-        return model.sampling_type
-    if not isinstance(model, ScoreModel):
+    kinds = dict(zip(METHODS, (RestartSampling, RejectionSampling, ParticleSampling), strict=True))
+    method, of_image = options["method"], options["image"] is not None
+    if of_image and method:
         raise click.UsageError(
-            f"--sampler {method} is for score networks, not for a {type(model).__name__}; give "
-            "another sampler."
+            f"--image is for EDM's sampler, not for --sampler {method}; leave one of them out."
         )
-    kind = dict(zip(METHODS, (RestartSampling, RejectionSampling, ParticleSampling), strict=True))
-    console.refuse(NAMES - set(kind[method].__dataclass_fields__), f"--sampler {method}")
-    return kind[method]
+    if not of_image:
+        console.refuse({"strength"}, "a run without --image")
+    if not of_image and method not in kinds:
+        console.refuse(NAMES, "a run without the --sampler that takes it")
+        return model.sampling_type, None
+    asked = "--image" if of_image else f"--sampler {method}"
+    if not isinstance(model, ScoreModel):
+        other = "leave it out" if of_image else "give another sampler"
+        raise click.UsageError(
+            f"{asked} is for score networks, not for a {type(model).__name__}; {other}."
+        )
+    kind = ImageToImageSampling if of_image else kinds[method]
+    console.refuse(NAMES - set(kind.__dataclass_fields__), asked)
+    return kind, asked
+
+
+def with_image(net, options, tell):
+    """The network as it draws from the images on that the options name, or as it is."""
+    from dg.data.datasets import load_images
+    from dg.samplers.image_to_image import ImageToImage
+
+    if options["image"] is None:
+        return net
+    with console.option("--image"):
+        return ImageToImage(net, load_images(options["image"], notify=tell))
 
 
 def log_ratio_of(net, sampling, device, options):

@@ -124,6 +124,75 @@ def test_permuting_the_batch_permutes_the_images():
     )
 
 
+@pytest.mark.parametrize(("strength", "steps"), [(0.5, 200), (0.3, 120), (0.2999, 119), (1, 400)])
+def test_from_an_image_on_a_gaussian_has_its_closed_form(strength, steps):
+    """From x + sigma z the flow of N(mean, sd^2) ends at mean + (x + sigma z - mean) r with
+    r = sd / sqrt(sd^2 + sigma^2): its law is N(mean + (x - mean) r, (sigma r)^2)."""
+    net, num_steps = GaussianDenoiser(0.3, 0.6), 400
+    sigma = float(edm.sampler.noise_schedule(num_steps, 0.002, 80, 7)[num_steps - steps])
+    z = torch.randn(4000, 2, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z = (z - z.mean(0)) / z.std(0)
+    image = torch.tensor([-0.9, 0.7], dtype=torch.float64).reshape(1, 2, 1, 1)
+    found = edm.edm_sampler(net, z, num_steps=num_steps, image=image, strength=strength)
+    assert (found - net.flow(image + sigma * z, sigma, 0)).abs().max() < 2e-3
+    r = 0.6 / math.hypot(0.6, sigma)
+    assert torch.allclose(found.mean(0), (0.3 + (image - 0.3) * r)[0], atol=1e-3)
+    assert found.std(0).flatten().tolist() == pytest.approx([sigma * r] * 2, abs=2e-3)
+
+
+def test_the_whole_strength_begins_with_the_image_at_the_highest_level():
+    net = GaussianDenoiser(0.3, 0.6)
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    image = torch.linspace(1, -1, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
+
+    def drawn(num_steps=400, **given):
+        return edm.edm_sampler(net, z, randn_like=torch.ones_like, num_steps=num_steps, **given)
+
+    black = dict(image=torch.zeros_like(z))
+    assert torch.equal(drawn(18, S_churn=5, **black), drawn(18, S_churn=5))
+    left = 0.6 / math.hypot(0.6, 80)  # what the flow leaves of a difference
+    assert torch.allclose(drawn(image=image) - drawn(), image * left, rtol=0.01)
+
+
+def test_an_image_is_taken_on_by_the_sampler_from_there():
+    """The steps from an image on are those that the whole sampler takes from that state."""
+    net, visited = GaussianDenoiser(0.3, 0.6), {}
+
+    class Steps(edm.Guidance):
+        def denoise(self, net, x, sigma, class_labels, step, order):
+            visited.setdefault((step, order), []).append((x, sigma))
+            return super().denoise(net, x, sigma, class_labels, step, order)
+
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    whole = edm.edm_sampler(net, z, guidance=Steps(), num_steps=10)
+    state, sigma = visited[6, 1][0]
+    part = edm.edm_sampler(
+        net, z, guidance=Steps(), num_steps=10, image=state - sigma * z, strength=0.4
+    )
+    assert torch.allclose(part, whole, atol=1e-12)
+    taken = {place for place, states in visited.items() if len(states) == 2}
+    assert taken == {(step, order) for step in range(6, 10) for order in (1, 2)} - {(9, 2)}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(strength=0.5), "strength 0.5 without an image"),
+        (dict(strength=0), "strength is 0; give a number above 0"),
+        (dict(strength=1.1), "at most 1"),
+        (dict(strength=math.nan), "strength is nan"),
+        (dict(strength=0.05), "of 18 steps is less than one step; give at least 0.0556"),
+    ],
+)
+def test_impossible_strengths_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        edm.edm_sampler(GaussianDenoiser(0, 1), torch.zeros(1, 1, 1, 1), **given)
+
+
+def test_a_strength_is_a_whole_number_of_steps():
+    assert [edm.sampler.steps_taken(100, s) for s in (0.29, 0.57, 0.295, 1)] == [29, 57, 29, 100]
+
+
 def test_one_step_is_finite():
     assert torch.isfinite(
         edm.edm_sampler(GaussianDenoiser(0, 0.5), torch.ones(1, 1, 1, 1), num_steps=1)

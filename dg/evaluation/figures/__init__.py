@@ -2,6 +2,7 @@
 
 from dg.evaluation.figures.discriminators import (
     all_training_curves,
+    counted_log_ratios,
     log_ratio_histograms,
     ratio_errors,
     ratio_scatter,
@@ -26,6 +27,7 @@ from dg.evaluation.figures.pictures import (
     denoising_strips,
     image_grid,
     is_grid,
+    neighbour_sheet,
     paired_grid,
 )
 
@@ -33,6 +35,7 @@ __all__ = [
     "all_training_curves",
     "by_change",
     "convergence",
+    "counted_log_ratios",
     "denoising_strips",
     "distance_against_number",
     "distance_against_size",
@@ -43,6 +46,7 @@ __all__ = [
     "log_ratio_histograms",
     "loss_curves",
     "metric_bars",
+    "neighbour_sheet",
     "paired_grid",
     "precision_recall_scatter",
     "quality_against_compute",

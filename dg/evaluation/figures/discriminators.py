@@ -18,6 +18,7 @@ from dg.evaluation.figures.style import (
     level,
     mark,
 )
+from dg.evaluation.reliability import histogram
 
 DASHED = {"linewidth": 1.2, "linestyle": (0, (4, 3))}
 PARTS = (("train", "training data", SERIES[0]), ("valid", "validation data", INK))
@@ -203,33 +204,43 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
 
     sigmas           [K]               noise levels, image units
     real, generated  K arrays each     log ratios in nats, of any length
-    The number in a panel is the AUC: the chance that a real image gets the larger ratio (0.5:
-    indistinguishable).
     """
     if not len(sigmas) == len(real) == len(generated):
         raise ValueError(
             f"{len(sigmas)} noise levels, but {len(real)} real and {len(generated)} arrays of log "
             "ratios"
         )
-    rows = math.ceil(len(sigmas) / 2)
+    pairs = [(np.ravel(a), np.ravel(b)) for a, b in zip(real, generated, strict=True)]
+    levels = [
+        {"sigma": sigma, "histogram": histogram(*pair), "auc": {"value": _auc(*pair)}}
+        for sigma, pair in zip(sigmas, pairs, strict=True)
+    ]
+    counted_log_ratios(path, levels, title)
+
+
+def counted_log_ratios(path, levels, title="Log ratio by noise level"):
+    """The same from `levels` of `dg.evaluation.diagnosis.diagnose`, which hold sigma, histogram and
+    auc.
+
+    The number in a panel is the AUC: the chance that a real image gets the larger ratio (0.5:
+    indistinguishable).
+    """
+    rows = math.ceil(len(levels) / 2)
     with drawing(path, WIDTH, 1.0 + 2.1 * rows, title) as figure:
         panels = figure.subplots(rows, 2, squeeze=False).ravel()
         figure.get_layout_engine().set(wspace=0.08)  # between the ends of two scales
-        for axes in panels[len(sigmas) :]:
+        for axes in panels[len(levels) :]:
             axes.remove()
-        for axes, sigma, of_real, of_generated in zip(
-            panels, sigmas, real, generated, strict=False
-        ):
-            of_real, of_generated = np.ravel(of_real), np.ravel(of_generated)
-            low, high = np.percentile(np.concatenate([of_real, of_generated]), [0.5, 99.5])
-            edges = np.linspace(low, high if high > low else low + 1, 36)
-            for values, name, colour in (
-                (of_real, "real", REAL),
-                (of_generated, "generated", UNGUIDED),
+        for axes, one in zip(panels, levels, strict=False):
+            edges = one["histogram"]["edges"]
+            for kind, name, colour in (
+                ("real", "real", REAL),
+                ("fake", "generated", UNGUIDED),
             ):
                 axes.hist(
-                    values,
+                    edges[:-1],
                     edges,
+                    weights=one["histogram"][kind],
                     density=True,
                     histtype="stepfilled",
                     facecolor=(colour, 0.35),
@@ -239,7 +250,7 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
                 )
             axes.axvline(0, color=MUTED, linewidth=1)
             axes.set_title(
-                f"{SIGMA} = {float(sigma):.3g}     AUC {_auc(of_real, of_generated):.2f}",
+                f"{SIGMA} = {float(one['sigma']):.3g}     AUC {one['auc']['value']:.2f}",
                 pad=5,
                 weight="normal",
             )
@@ -252,7 +263,7 @@ def log_ratio_histograms(path, sigmas, real, generated, title="Log ratio by nois
             ncols=2,
             handlelength=1.2,
         )
-        for axes in panels[max(len(sigmas) - 2, 0) : len(sigmas)]:
+        for axes in panels[max(len(levels) - 2, 0) : len(levels)]:
             axes.set_xlabel("log ratio [nats]")
 
 

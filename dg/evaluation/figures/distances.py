@@ -42,11 +42,16 @@ def distance_sweep(
 
     settings, mean, sd  [K]         sd over repetitions
     baseline, floor     (mean, sd)  of the unguided model and of real against real images, None for
-                                    none
+                                    none; the baseline [K] each where it varies too
     chosen              the setting that was chosen, None for none
     """
     order = np.argsort(settings)
-    settings, mean, sd = (np.asarray(values, dtype=float)[order] for values in (settings, mean, sd))
+
+    def ordered(values):
+        return np.asarray(values, dtype=float)[order]
+
+    settings, mean, sd = map(ordered, (settings, mean, sd))
+    look = dict(marker="o", markersize=6, capsize=3, elinewidth=1.2)
     with drawing(path, WIDTH, 3.6, title) as figure:
         axes = figure.subplots()
         for known, name, colour in (
@@ -56,11 +61,15 @@ def distance_sweep(
             if known is None:
                 continue
             middle, spread = known
+            if np.ndim(middle):
+                axes.errorbar(settings, *map(ordered, known), color=colour, label=name, **look)
+                continue
             axes.axhspan(middle - spread, middle + spread, color=colour, alpha=0.18, linewidth=0)
             level(axes, middle, name, colour, linewidth=1.5)
-        axes.errorbar(
-            settings, mean, sd, color=GUIDED, marker="o", markersize=6, capsize=3, elinewidth=1.2
-        )
+        axes.errorbar(settings, mean, sd, color=GUIDED, label="guided", **look)
+        handles, names = axes.get_legend_handles_labels()
+        if len(names) > 1:
+            figure.legend(handles, names, loc="outside lower center", ncols=2)
         axes.margins(y=0.14)
         if len(settings) < 9 and np.diff(settings).min() > 0.08 * np.ptp(settings):
             axes.set_xticks(settings, [f"{setting:g}" for setting in settings])

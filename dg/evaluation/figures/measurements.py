@@ -9,6 +9,7 @@ from dg.evaluation.figures.distances import (
     metric_bars,
     precision_recall_scatter,
 )
+from dg.evaluation.figures.style import short_names
 
 
 def draw_measurements(folder: Path, results: dict) -> None:
@@ -19,7 +20,7 @@ def draw_measurements(folder: Path, results: dict) -> None:
     number.
     """
     distance = results["distance"]
-    rows = _short_names(results["images"])
+    rows = short_names(results["images"])
     tables = {
         name: {metric: _mean_and_spread(value) for metric, value in row["metrics"].items()}
         for name, row in rows.items()
@@ -73,15 +74,6 @@ def _mean_and_spread(value):
         "mean": value["value"],
         "sd": (value["high"] - value["low"]) / 2 if "low" in value else None,
     }
-
-
-def _short_names(rows):
-    """The rows under the last parts of their paths, as many as tell them apart."""
-    for count in range(1, 9):
-        short = ["/".join(Path(source).parts[-count:]) for source in rows]
-        if len(set(short)) == len(rows):
-            return dict(zip(short, rows.values(), strict=True))
-    return rows
 
 
 def _numbers_in(names):

@@ -100,6 +100,38 @@ def paired_grid(
             left += block.shape[1] + between
 
 
+def neighbour_sheet(path, images, neighbours, titles=("generated", "nearest training images")):
+    """Images, each with others beside it, a little apart.
+
+    images      uint8 [N, H, W, C]     C = 1 or 3
+    neighbours  uint8 [N, K, H, W, C]  row i belongs to image i; the nearest first
+    titles      over the images, and over their neighbours
+    """
+    images, neighbours = _images(images, "images"), np.asarray(neighbours)
+    if neighbours.ndim != 5 or len(neighbours) != len(images):
+        raise ValueError(
+            f"neighbours must be [{len(images)}, K, H, W, C] for {len(images)} images, got "
+            f"{list(neighbours.shape)}"
+        )
+    count, k = neighbours.shape[:2]
+    others = _images(neighbours.reshape(-1, *neighbours.shape[2:]), "neighbours")
+    scale = _scale(images, 64)
+    cell = images.shape[2] * scale + GAP
+    apart, pitch = cell // 6, (k + 1) * cell + cell // 6 + cell // 2
+    blocks = next(b for b in range(1, count + 1) if 1.5 * b * (k + 2) * b >= count)
+    rows = math.ceil(count / blocks)
+    width, text = blocks * pitch - cell // 2, 1.3 * (cell + apart) / len(titles[0])
+    height = rows * (images.shape[1] * scale + GAP)
+    with canvas(path, width, height, top=1.6 * text) as (picture, label):
+        for block in range(math.ceil(count / rows)):
+            part, left = slice(block * rows, (block + 1) * rows), block * pitch
+            picture(_tile(images[part], 1, scale), left, 0)
+            beside = others[part.start * k : part.stop * k]
+            picture(_tile(beside, k, scale), left + cell + apart, 0)
+        label(titles[0], 0, -0.6 * text, text, weight="bold", ha="left")
+        label(titles[1], cell + apart, -0.6 * text, text, ha="left")
+
+
 def by_change(before, after, count):
     """Indices of the first `count` pairs, from the least changed one to the most changed one;
     before, after: uint8 [N, H, W, C]."""

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from contextlib import contextmanager
+from pathlib import Path
 
 from dg.runtime.files import atomic_write
 
@@ -192,3 +193,12 @@ def decimals(sds) -> int | None:
         return None
     digits = max(-math.floor(math.log10(known[len(known) // 2] / 2)), 0)
     return digits + (round(known[0], digits) == 0)
+
+
+def short_names(rows):
+    """The rows under the last parts of their paths, as many as tell them apart."""
+    for count in range(1, 9):
+        short = ["/".join(Path(source).parts[-count:]) for source in rows]
+        if len(set(short)) == len(rows):
+            return dict(zip(short, rows.values(), strict=True))
+    return rows

@@ -1,6 +1,7 @@
 """The diagnosis: every quantity against its closed form on Gaussians, then what is broken, by
 name."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -307,6 +308,29 @@ def test_slope_stays_finite_where_logits_separate_and_near_1_where_they_say_noth
     apart = reliability.calibration_slope(np.full(100, 5.0), np.full(100, -5.0))
     assert 1 < apart["value"] < 4
     assert reliability.calibration_slope(np.zeros(9), np.zeros(9))["value"] == pytest.approx(1)
+
+
+def test_a_histogram_counts_the_logits_of_both_kinds():
+    real, fake = np.linspace(-1, 3, 1000), np.linspace(-3, 1, 500)
+    found = reliability.histogram(real, fake)
+    edges = np.array(found["edges"])
+    assert len(edges) == 36 and np.diff(edges) == pytest.approx(np.diff(edges)[0])
+    for logits, kind in ((real, "real"), (fake, "fake")):
+        inside = [((logits >= a) & (logits < b)).sum() for a, b in itertools.pairwise(edges)]
+        assert found[kind][:-1] == inside[:-1]
+    assert sum(found["real"]) + sum(found["fake"]) == 1500 - 16  # half a percent at either end
+    assert reliability.histogram(np.zeros(9), np.zeros(9))["real"] == [9] + [0] * 34
+
+
+def test_log_ratios_are_counted_at_every_level():
+    sets = DATA.draw(300, 1), MODEL.draw(300, 2)
+    levels = diagnose(MODEL, {"head": Ratio()}, *sets, num_visited=0)["heads"]["head"]["levels"]
+    for one in levels:
+        edges, count = np.array(one["histogram"]["edges"]), one["histogram"]
+        middle = (edges[1:] + edges[:-1]) / 2
+        for kind in ("real", "fake"):
+            mean = (middle * count[kind]).sum() / sum(count[kind])
+            assert mean == pytest.approx(one["mean_log_ratio"][kind]["value"], abs=0.1)
 
 
 def test_calibration_error_of_a_constant_answer():

@@ -103,11 +103,33 @@ def test_paired_grid_shows_the_chosen_pairs(tmp_path, drawn):
     assert len(drawn[-1].texts) == 3
 
 
+def test_neighbours_stand_beside_their_image(tmp_path, drawn):
+    batch, others = images(7, 4, 4, 1), images(7, 2, 4, 4, 1)
+    figures.neighbour_sheet(tmp_path / "n.png", batch, others)
+    texts = [text.get_text() for text in drawn[-1].texts]
+    assert texts == ["generated", "nearest training images"]
+    shown = pixels(tmp_path / "n.png")
+    gaps = [np.full((1, width, 1), 255, np.uint8) for width in (GAP + (64 + GAP) // 6, GAP, 0)]
+    for image, (first, second) in zip(batch, others, strict=True):
+        lines = [one[:1].repeat(16, 1) for one in (image, first, second)]
+        assert find(shown, np.concatenate([*itertools.chain(*zip(lines, gaps, strict=True))], 1))
+
+
 def test_difference_is_amplified_around_grey(tmp_path, drawn):
     before = np.full((1, 4, 4, 1), 100, np.uint8)
     figures.paired_grid(tmp_path / "d.png", before, before + np.uint8(10), {"All": [0]}, scale=8)
     assert drawn[-1].texts[-1].get_text() == "difference \N{MULTIPLICATION SIGN}12"
     assert find(pixels(tmp_path / "d.png"), np.full((32, 32, 1), 128 + 120, np.uint8))
+
+
+def test_a_baseline_that_varies_is_a_line(tmp_path, drawn):
+    swept = ([9, 5], [1.0, 2.0], [0.1, 0.2], ([3.0, 4.0], [0.3, 0.4]))
+    figures.distance_sweep(tmp_path / "s.png", *swept)
+    lines = {one.get_label(): one.lines[0] for one in drawn[-1].axes[0].containers}
+    assert lines["guided"].get_xydata().tolist() == [[5, 2], [9, 1]]
+    assert lines["unguided"].get_xydata().tolist() == [[5, 4], [9, 3]]
+    assert to_hex(lines["unguided"].get_color()) == UNGUIDED
+    assert [text.get_text() for text in drawn[-1].legends[0].get_texts()] == ["unguided", "guided"]
 
 
 def test_denoising_strips(tmp_path, drawn):
@@ -343,6 +365,10 @@ def test_auc_counts_ties_half():
                 path, images(2, 4, 4, 3), images(3, 4, 4, 3), {"a": [0]}
             ),
             "one shape",
+        ),
+        (
+            lambda path: figures.neighbour_sheet(path, images(2, 4, 4, 3), images(3, 1, 4, 4, 3)),
+            "for 2 images",
         ),
         (lambda path: figures.denoising_strips(path, images(2, 3, 4, 4, 1), [1, 0]), "2 sigmas"),
         (

@@ -5,7 +5,7 @@ import pytest
 
 from dg.evaluation import feature_matrices as matrices
 from dg.evaluation import mann_whitney_estimate, memorisation_estimates
-from dg.evaluation.memorisation import count_known
+from dg.evaluation.memorisation import count_known, nearest_training
 
 
 def gaussian(seed, n=200, dim=6, mean=0.0, scale=1.0):
@@ -85,6 +85,20 @@ def test_unseen_draws_are_neither_and_intervals_hold():
     assert values(gaussian(5, mean=2), gaussian(6), train)["memorised"] < 0.1
 
 
+def test_the_nearest_training_images_come_in_order(monkeypatch):
+    distances, index = nearest_training(line(0.9, 5), line(4, 0, 1, 1), 3)
+    assert index.tolist() == [[2, 3, 1], [0, 2, 3]]  # of equal ones the first
+    assert distances == pytest.approx(np.array([[0.1, 0.1, 0.9], [1, 4, 4]]))
+    fake, train = gaussian(0, 40, 3, 0.2), gaussian(2, 50, 3)
+    truth = np.linalg.norm(fake[:, None] - train, axis=2)
+    for elements in (1, 333, 10**6):
+        monkeypatch.setattr(matrices, "BLOCK_ELEMENTS", elements)
+        distances, index = nearest_training(fake, train, 4)
+        assert (index == np.argsort(truth, axis=1)[:, :4]).all()
+        assert distances == pytest.approx(np.sort(truth, axis=1)[:, :4])
+    assert nearest_training(train[[7]], train)[1].tolist() == [[7]]
+
+
 def test_the_mann_whitney_statistic():
     x, y = np.random.default_rng(0).integers(0, 6, (2, 40)).astype(float)
     found = mann_whitney_estimate(x, y[:30])
@@ -114,6 +128,7 @@ def test_reference_images_among_the_training_images_are_counted():
     [
         (lambda x: memorisation_estimates(x, x, x[:, :5]), "generated .* 6 .* training features 5"),
         (lambda x: memorisation_estimates(x, x[:, :5], x), "reference .* 5 .* training features 6"),
+        (lambda x: nearest_training(x, x, len(x) + 1), "ask for 1 to"),
         (
             lambda x: memorisation_estimates(x, x, x[:1]),
             "generated and 1 training features; give at least 2",

@@ -1,12 +1,14 @@
 """The studies as plain data: what they compare, in which settings, at what cost."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from dg.evaluation import figures
 from dg.evaluation.published import published_rows
+from dg.experiments import pictures, report, tables
 from dg.experiments import plan as plans
-from dg.experiments import tables
 from dg.experiments.context import Context, Experiment
 from dg.experiments.costs import Cost, generation_cost
 from dg.experiments.pipeline import Stages
@@ -79,6 +81,53 @@ def test_studies_of_a_setting_share_what_is_the_same():
         paths = {stage.name: at.path(stage) for stage in stages}
         folders.append({path for name, path in paths.items() if name.startswith("sample-")})
     assert len(folders[0] & folders[1]) == 2, "unguided, and weights (2, 0)"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_steps_are_compared_at_equal_evaluations(setting):
+    systems = build("steps", SETTINGS[setting]).systems
+    guided = [system for system in systems.values() if system.heads]
+    assert len({system.x for system in guided}) == 5
+    for system in guided:
+        base = systems[system.against]
+        assert not base.heads and base.num_steps == system.num_steps
+        assert base.x == system.x == 2 * system.num_steps - 1
+
+
+def swept(systems, monkeypatch):
+    """The arguments of the picture of a sweep, and the verdict, for systems of known distance."""
+    outcome = {
+        "systems": systems,
+        "metrics": {n: {"fd": {"mean": s["fd"], "sd": 0.1}} for n, s in systems.items()},
+        "settings": {"num_sets": 2, "num_images": 10, "reference_split": "all", "models": {}},
+        "xlabel": "steps",
+        "title": "a sweep",
+        "extractor": {"name": "pixels"},
+    }
+    for one in outcome["metrics"].values():
+        one["fd"]["values"] = [one["fd"]["mean"]] * 2
+    outcome["metrics"]["floor"] = {"fd": {"mean": 0.5}}
+    given = []
+    monkeypatch.setattr(figures, "distance_sweep", lambda path, *args, **_: given.append(args))
+    pictures.sweep(pictures.Source(Path("folder"), outcome))
+    return given[0], report.verdict(outcome)
+
+
+def test_a_sweep_has_a_line_of_its_own_where_the_unguided_system_varies(monkeypatch):
+    def system(name, fd, x, against, heads=()):
+        return dict(title=name, fd=fd, x=x, against=against, heads=heads, model="score")
+
+    one = {"unguided": system("unguided", 9.0, None, "unguided")}
+    head = [{"training": "default", "checkpoint": "best"}]
+    flat = one | {f"w{x}": system(f"weight {x}", 5.0 + x, x, "unguided", head) for x in (2, 1)}
+    assert swept(flat, monkeypatch)[0] == ([2, 1], [7.0, 6.0], [0.1, 0.1], (9.0, 0.1))
+    both = dict(one)
+    for x in (3, 5):
+        both[f"u{x}"] = system(f"unguided, {x}", 10.0 - x, x, "unguided")
+        both[f"g{x}"] = system(f"guided, {x}", 8.0 - x, x, f"u{x}", head)
+    given, told = swept(both, monkeypatch)
+    assert given == ([3, 5], [5.0, 3.0], [0.1, 0.1], ([7.0, 5.0], [0.1, 0.1]))
+    assert told.startswith("At 3 steps guidance lowers FD from 7.00 to 5.00 (-29%). At 5 steps ")
 
 
 def test_recipes_differ_in_what_they_claim_to():
