@@ -30,6 +30,7 @@ GUIDANCE_OPTIONS = (
     "lora_checkpoint",
     "lora_rank",
     "member_weights",
+    "ensemble",
     "calibrated",
 )
 
@@ -202,6 +203,7 @@ def _discriminator(net, sampling, device, options):
             device=device,
             lora_path=input_file(lora),
             weights=options["member_weights"],
+            average="sum" if options["ensemble"] == "sum" else "logits",
             lora_rank=options["lora_rank"] if lora else None,
             calibrated=options["calibrated"],
         )
