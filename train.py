@@ -73,8 +73,8 @@ def main(
     settings = computable(_settings(**recipe), device, recipe["bf16"] is not None)
     if settings.loss == "matching" and not network:
         raise click.UsageError("--loss matching needs a score network; give --network.")
-    if settings.lora_rank and extractor != "classifier":
-        raise click.UsageError("--lora_rank adapts a classifier; give its file, or --lora_rank 0.")
+    if settings.lora_rank and extractor not in ("classifier", "score"):
+        raise click.UsageError("--lora_rank needs a frozen extractor; give classifier or score.")
     from dg.data.latents import load_set
     from dg.discriminator import build_discriminator
     from dg.training import check_sets, train_discriminator

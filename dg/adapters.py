@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dg import vp
 from dg.discriminator import Discriminator
+from dg.extractors import one_hot
 from dg.guidance import DiscriminatorGuidance
-from dg.heads import one_hot
 from edm.guidance import Guidance
 from edm.parametrisations import coefficients, noise_level, per_image
 from edm.precond import Preconditioner

@@ -10,7 +10,7 @@ from dg.calibration import Calibration
 from dg.discriminator import Discriminator
 from dg.extractors import Extractor, build_extractor
 from dg.fingerprints import fingerprint
-from dg.heads import ScoreHead
+from dg.heads import FinetunedHead, ScoreHead
 from dg.lora import load_lora, merge_lora
 from dg.runtime.files import atomic_write
 from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
@@ -19,12 +19,13 @@ from tensor_files.reading import FileError
 from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "discriminator-head"
+HEADS = {"ScoreHead": ScoreHead, "FinetunedHead": FinetunedHead}  # whose files hold their arguments
 NEEDED = dict(head=str, head_kwargs=dict, extractor=str)  # in the metadata of a head
 OPTIONAL = dict(fingerprint=str | None, schedule=str | None, training=dict, calibration=dict)
 
 
 class MissingLoRA(ValueError):
-    """The LoRA of the classifier that a head was trained with is not given."""
+    """The LoRA that a head was trained with is not given."""
 
 
 def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None = None) -> None:
@@ -32,7 +33,7 @@ def save_head(path, head: nn.Module, extractor: Extractor, training: dict | None
     training."""
     config = {
         "head": type(head).__name__,
-        "head_kwargs": head.config if isinstance(head, ScoreHead) else {},
+        "head_kwargs": head.config if type(head).__name__ in HEADS else {},
         "extractor": extractor.kind,
         "fingerprint": extractor.frozen and fingerprint(extractor.frozen),
         "schedule": extractor.schedule,
@@ -82,8 +83,8 @@ def load_discriminator(
                      or a list of them
     net              the score network, where a head was trained on its encoder
     weights, average  as in `Discriminator`
-    lora_path        low-rank update of the classifier that the head was trained with; merged, so
-                     that it costs nothing
+    lora_path        low-rank update that the head was trained with, merged: into the classifier,
+                     where it costs nothing, or into a copy of the score network
     lora_rank        which that update must have; None: any
     calibrated       divide logits by the temperatures that the files of the heads hold
 
@@ -136,7 +137,12 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
             return load_encoder(tensors), config
         except ValueError as error:
             raise FileError(str(error).replace("the state dict", str(path), 1)) from None
-    head = build(ScoreHead, config["head_kwargs"], tensors, path)
+    if (config["head"] == "FinetunedHead") != (config["extractor"] == "finetuned"):
+        raise FileError(
+            f"{path}: its head {config['head']} does not go with the extractor "
+            f"{config['extractor']}; make the file again"
+        )
+    head = build(HEADS.get(config["head"], ScoreHead), config["head_kwargs"], tensors, path)
     load_strictly(head, tensors, path)
     return head, config
 
@@ -157,22 +163,19 @@ def _extractor_of(config: dict, classifier_path, net, path) -> Extractor:
 
 
 def _adapt(extractor, lora_path, rank: int | None, ranks: list, head_path) -> None:
-    """Merge a LoRA into the classifier; a head that was trained with one must get one."""
+    """Merge a LoRA into the extractor; a head that was trained with one must get one."""
     if lora_path is None:
         if any(ranks):
             raise MissingLoRA(
-                f"{head_path}: was trained together with a LoRA of the classifier; give that file"
+                f"{head_path}: was trained together with a LoRA of the extractor "
+                f"{extractor.kind}; give that file"
             )
         return
-    if extractor.kind != "classifier":
-        raise FileError(
-            f"{lora_path}: LoRA adapts a classifier, but the head was trained on the "
-            f"extractor {extractor.kind}; leave the LoRA out"
-        )
-    found = load_lora(lora_path, extractor.encoder)["rank"]
+    network = extractor.own_network()
+    found = load_lora(lora_path, network)["rank"]
     if rank not in (None, found):
         raise FileError(f"{lora_path}: is of rank {found}, not {rank}; leave the rank out")
-    merge_lora(extractor.encoder)
+    merge_lora(network)
 
 
 def _calibration(config: dict, path) -> Calibration:

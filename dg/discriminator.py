@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dg.calibration import Calibration
 from dg.data.latents import AnySet
 from dg.extractors import Extractor, build_extractor
-from dg.heads import ScoreHead
+from dg.heads import ScoreHead, finetuned_head
 from dg.runtime.randomness import seeded
 from edm.fingerprints import fingerprint
 from edm.precond import Encoding
@@ -26,7 +26,9 @@ class Discriminator(nn.Module):
     heads      one per member; several make an ensemble, whose logit is the weighted mean of theirs
     weights    one per member, normalised to sum 1; None = equal
     average    "logits" averages the members' logits, and the mean of log ratios is a log ratio;
-               "probabilities" averages probabilities, as reproduction B does
+               "probabilities" averages probabilities, as reproduction B does; "sum" adds the
+               logits, each times its weight as given, for members of which each was trained on
+               what the ones before it had guided
     calibrations  one per member, which divide the members' logits; None: logits as they are
     """
 
@@ -40,8 +42,8 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.calibrations = calibrations and tuple(calibrations)
-        if average not in ("logits", "probabilities"):
-            raise ValueError(f"average is {average!r}; use logits or probabilities")
+        if average not in ("logits", "probabilities", "sum"):
+            raise ValueError(f"average is {average!r}; use logits, probabilities or sum")
         self.average = average
         self.extractor, self.heads = extractor, nn.ModuleList(heads)
         weights = (
@@ -54,7 +56,8 @@ class Discriminator(nn.Module):
                 f"{len(weights)} ensemble weights for {len(self.heads)} heads; give one each, of "
                 "positive sum"
             )
-        self.register_buffer("weights", weights / weights.sum(), persistent=False)
+        weights = weights if average == "sum" else weights / weights.sum()
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot, [N] numbers or
@@ -183,45 +186,55 @@ def build_discriminator(
     device="cpu",
 ) -> Discriminator:
     """A discriminator with an untrained head for images or latents like `data`; its initial weights
-    depend on `seed` alone.
+    depend on `seed`, and on `net` if they start from it, alone.
 
-    kind   "score" (needs `net`), "classifier" (needs `classifier_path`) or "none" (a U-Net encoder
-           from scratch)
+    kind   "score" (needs `net`), "finetuned" (starts from the encoder of `net`), "classifier"
+           (needs `classifier_path`) or "none" (a U-Net encoder from scratch)
     data   None: images or latents of the size, and the classes, that the network or the classifier
            itself takes
-    width  channels of the head; None: 32 on a score network, the authors' 128 otherwise
+    width  channels of the head; None: 32 on a score network's encoder, the authors' 128
+           otherwise
 
     ValueError for what is missing, and for data that the network does not fit.
     """
     extractor = build_extractor(kind, net, classifier_path)
+    on_score = kind in ("score", "finetuned")
+    if on_score and net is None:
+        raise ValueError(f"the extractor {kind} starts from a score network; give that network")
     num_classes = 0
     if data is not None:
         num_classes = data.num_classes if conditional else 0
     elif kind == "none":
         raise ValueError("a discriminator from scratch needs the size of its images; give data")
-    elif kind == "score" and conditional:
+    elif on_score and conditional:
         if not net.label_dim:
             raise ValueError("the network knows no classes; give data with labels")
         num_classes = net.label_dim
+    if on_score and data is not None:
+        _check_fit(net, data)
     with seeded(seed):
         if kind == "score":
-            if data is not None:
-                _check_fit(net, data)
             head = ScoreHead(*extractor.dims(), num_classes=num_classes, width=width or 32)
+        elif kind == "finetuned":
+            head = finetuned_head(net, num_classes, width or 32)
+        elif kind == "classifier":
+            encoder = extractor.encoder
+            head = _adm_head(encoder.feature_size, encoder.feature_channels, conditional, width)
         else:
-            if kind == "classifier":
-                size, channels = extractor.encoder.feature_size, extractor.encoder.feature_channels
-            else:
-                size, channels = data.resolution, data.channels
-            head = create_classifier(
-                image_size=size,
-                in_channels=channels,
-                out_channels=1,
-                condition=conditional,
-                classifier_width=width or 128,
-                channel_mult=CHANNEL_MULT.get(size) or _multipliers(size),
-            )
+            head = _adm_head(data.resolution, data.channels, conditional, width)
     return Discriminator(extractor, [head]).to(device)
+
+
+def _adm_head(size: int, channels: int, conditional: bool, width: int | None) -> nn.Module:
+    """The authors' head, on pixels or on the features of a classifier."""
+    return create_classifier(
+        image_size=size,
+        in_channels=channels,
+        out_channels=1,
+        condition=conditional,
+        classifier_width=width or 128,
+        channel_mult=CHANNEL_MULT.get(size) or _multipliers(size),
+    )
 
 
 def _multipliers(size: int) -> tuple[int, ...]:

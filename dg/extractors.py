@@ -5,31 +5,62 @@ Every extractor takes images at EDM scale, x = x_0 + sigma z, and returns (featu
 carries gradients to x and has no trainable weights.
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dg import vp
-from dg.heads import one_hot
 from edm.fingerprints import fingerprint
 from edm.precond import Encoding, Preconditioner
 from guided_diffusion import load_encoder
+from tensor_files.reading import FileError
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor | None:
+    """Class numbers [N] as one-hot labels [N, K]; one-hot ones as they are; None for K = 0 and
+    numbers. ValueError for other shapes and for numbers that are no class."""
+    if labels.ndim == 2:
+        return labels
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"class labels are {labels.dtype} {list(labels.shape)}; give whole numbers [N] or "
+            "one-hot [N, K]"
+        )
+    if not num_classes:
+        return None
+    if not ((labels >= 0) & (labels < num_classes)).all():
+        raise ValueError(
+            f"class numbers {labels.tolist()}; give numbers from 0 to {num_classes - 1}"
+        )
+    return F.one_hot(labels.long(), num_classes).to(torch.float32)
 
 
 class Extractor(nn.Module):
     """Base class of extractors: frozen, and in evaluation mode whatever a training loop calls.
 
-    kind      "score", "classifier" or "none"
-    schedule  schedule of a classifier's VP time, None for the others
+    kind       "score", "finetuned", "classifier" or "none"
+    schedule   schedule of a classifier's VP time, None for the others
+    label_dim  classes that the features depend on, 0 for none
     """
 
     kind: str
     schedule: str | None = None
+    label_dim: int = 0
 
     @property
     def frozen(self) -> nn.Module | None:
         """The network underneath, which a head's file names by its fingerprint; None for none."""
         return None
+
+    def own_network(self) -> nn.Module:
+        """The network underneath as this extractor's alone, which a LoRA may change; ValueError for
+        none."""
+        raise FileError(
+            f"LoRA adapts a frozen network, but the extractor {self.kind} has none; leave the LoRA "
+            "out, or train on the extractor classifier or score"
+        )
 
     def train(self, mode: bool = True) -> "Extractor":
         """Stay in evaluation mode: dropout inside the frozen network would change the features."""
@@ -57,6 +88,19 @@ class PixelExtractor(Extractor):
         return (scale.reshape(-1, 1, 1, 1) * x).to(torch.float32), tau
 
 
+class ImageExtractor(Extractor):
+    """No features either: the noisy image at EDM scale, for a head that holds an encoder of its own
+    (`dg.heads.FinetunedHead`)."""
+
+    kind = "finetuned"
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x [N, C, H, W], sigma [] or [N] -> (x float32, sigma)."""
+        return x.to(torch.float32), sigma
+
+
 class ClassifierExtractor(Extractor):
     """Middle-block features of the ADM noisy-image classifier, the extractor of Kim et al. 2023,
     section 5.
@@ -75,6 +119,9 @@ class ClassifierExtractor(Extractor):
 
     @property
     def frozen(self) -> nn.Module:
+        return self.encoder
+
+    def own_network(self) -> nn.Module:
         return self.encoder
 
     def forward(
@@ -99,10 +146,15 @@ class ScoreExtractor(Extractor):
 
     def __init__(self, net: Preconditioner):
         super().__init__()
-        self.net = net.eval().requires_grad_(False)
+        self.net, self.label_dim = net.eval().requires_grad_(False), net.label_dim
 
     @property
     def frozen(self) -> nn.Module:
+        return self.net
+
+    def own_network(self) -> nn.Module:
+        """A float32 copy of the network, which takes its place here: its pass is shared no more."""
+        self.net = copy.deepcopy(self.net.with_fp16(False))
         return self.net
 
     def shares_encoder(self, net) -> bool:
@@ -143,8 +195,8 @@ class ScoreExtractor(Extractor):
 def build_extractor(
     kind: str, net: Preconditioner | None = None, classifier_path=None, schedule: str | None = None
 ) -> Extractor:
-    """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`) or
-    "none".
+    """The extractor of a kind: "score" (needs `net`), "classifier" (needs `classifier_path`),
+    "finetuned" or "none".
 
     schedule  schedule of a classifier's VP time; None: "cosine" for images of 64 x 64, as the
               authors trained it, else "linear"
@@ -153,12 +205,14 @@ def build_extractor(
     """
     if kind == "none":
         return PixelExtractor()
+    if kind == "finetuned":
+        return ImageExtractor()
     if kind == "score":
         if net is None:
             raise ValueError("the extractor score is a score network's encoder; give that network")
         return ScoreExtractor(net)
     if kind != "classifier":
-        raise ValueError(f"extractor is {kind!r}; use score, classifier or none")
+        raise ValueError(f"extractor is {kind!r}; use score, finetuned, classifier or none")
     if classifier_path is None:
         raise ValueError(
             "the extractor classifier is an ADM classifier of noisy images; give its file"

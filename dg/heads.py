@@ -1,32 +1,17 @@
 """Trainable heads: (features, time, class) of an extractor -> one logit per image.
 
 On pixels and on classifier features the head is the ADM encoder of `guided_diffusion`, on a score
-network's features the `ScoreHead` below. Both are called as `head(features, time,
-condition=class_labels)`.
+network's features the `ScoreHead` below. The `FinetunedHead` is a score network's encoder with such
+a head, for a discriminator that starts from it and is trained throughout. All are called as
+`head(features, time, condition=class_labels)`.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def one_hot(labels: Tensor, num_classes: int) -> Tensor | None:
-    """Class numbers [N] as one-hot labels [N, K]; one-hot ones as they are; None for K = 0 and
-    numbers. ValueError for other shapes and for numbers that are no class."""
-    if labels.ndim == 2:
-        return labels
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(
-            f"class labels are {labels.dtype} {list(labels.shape)}; give whole numbers [N] or "
-            "one-hot [N, K]"
-        )
-    if not num_classes:
-        return None
-    if not ((labels >= 0) & (labels < num_classes)).all():
-        raise ValueError(
-            f"class numbers {labels.tolist()}; give numbers from 0 to {num_classes - 1}"
-        )
-    return F.one_hot(labels.long(), num_classes).to(torch.float32)
+from dg.extractors import ScoreExtractor, one_hot
+from edm.fingerprints import fingerprint
+from edm.precond import PRECONDITIONERS, Preconditioner
 
 
 class HeadBlock(nn.Module):
@@ -104,3 +89,49 @@ class ScoreHead(nn.Module):
         for block in self.blocks:
             h = block(h, time)
         return self.logit(F.silu(self.leave(h)).mean(dim=(2, 3)))
+
+
+class FinetunedHead(nn.Module):
+    """A score network's encoder and a `ScoreHead` on all of its stages, both trained. Its file
+    holds both, and needs no score network when it guides.
+
+    network  {"class_name": , "init_kwargs": } of the encoder, as `edm.checkpoint.config_of` tells
+    head     arguments of the `ScoreHead`
+    origin   fingerprint of the score network that the encoder was
+
+    The encoder is in evaluation mode while it is trained too, so that nothing drops out.
+    """
+
+    def __init__(self, network: dict, head: dict, origin: str):
+        super().__init__()
+        self.config = dict(network=network, head=head, origin=origin)
+        encoder = PRECONDITIONERS[network["class_name"]](**network["init_kwargs"])
+        self.encoder, self.head = ScoreExtractor(encoder), ScoreHead(**head)
+
+    @property
+    def num_classes(self) -> int:
+        return self.head.num_classes
+
+    @property
+    def label_dim(self) -> int:
+        """Classes that the encoder knows, 0 for none."""
+        return self.encoder.label_dim
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """x [N, C, R, R] at EDM scale, sigma [] or [N], condition as in `one_hot` -> logits
+        [N, 1]."""
+        return self.head(*self.encoder(x, sigma, condition), condition=condition)
+
+
+def finetuned_head(net: Preconditioner, num_classes: int, width: int) -> FinetunedHead:
+    """One that starts from the encoder of `net`, which stays as it is; its logit is 0 at first."""
+    half = net.init_kwargs | dict(use_fp16=False, decoder=False)
+    feature_dim, emb_dim = ScoreExtractor(net).dims()
+    head = FinetunedHead(
+        {"class_name": type(net).__name__, "init_kwargs": half},
+        dict(feature_dim=feature_dim, emb_dim=emb_dim, num_classes=num_classes, width=width),
+        fingerprint(net),
+    )
+    encoder, state = head.encoder.net, net.state_dict()
+    encoder.load_state_dict({name: state[name] for name in encoder.state_dict()})
+    return head

@@ -3,7 +3,7 @@ A, only A and B learn.
 
 Abdellaoui, Persson and Santos Escriche's reproduction of Discriminator Guidance adapts the first
 convolution of every residual block of the ADM classifier in this way, together with the head, at
-ranks 16 and 128.
+ranks 16 and 128. The encoder of a score network is adapted likewise.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+import edm.layers
 from dg.fingerprints import base_state_dict, fingerprint
 from dg.runtime.files import atomic_write
 from edm.checkpoint import read_safetensors, write_safetensors
@@ -23,9 +24,9 @@ from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "lora"
 ALPHA = 1.0  # the reproduction's, loralib's default: at rank 16 the update is B A / 16
-# the first convolution of every residual block of an ADM network
-TARGETS = {"first_conv": "*.in_layers.2"}
-LAYERS = (nn.Conv2d, nn.Conv1d, nn.Linear)
+# the first convolution of every residual block of an ADM network, or of a score network's encoder
+TARGETS = {"first_conv": ("*.in_layers.2", "model.enc.*.conv0")}
+LAYERS = (nn.Conv2d, nn.Conv1d, nn.Linear, edm.layers.Conv2d, edm.layers.Linear)
 
 
 class LowRank(nn.Module):
@@ -77,11 +78,12 @@ def add_lora(
     targets take other names until `merge_lora`; see `base_state_dict`. Add the update after the
     module became part of an extractor, which freezes what it is given.
     """
-    alpha, pattern = ALPHA if alpha is None else float(alpha), TARGETS.get(targets, targets)
+    alpha, patterns = ALPHA if alpha is None else float(alpha), TARGETS.get(targets, (targets,))
     layers = {
         name: layer
         for name, layer in module.named_modules()
-        if name and isinstance(layer, LAYERS) and fnmatchcase(name, pattern)
+        if name and isinstance(layer, LAYERS)
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
     }
     if not layers:
         raise FileError(
@@ -193,7 +195,7 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
         if not math.isfinite(config["alpha"]):
             raise FileError(f"{path}: its alpha is not finite; make the file again")
     try:
-        return config, check_tensors(bare_state(tensors if own_format else read_file(path)))
+        return config, check_tensors(tensors if own_format else bare_state(read_file(path)))
     except ValueError as error:
         raise FileError(f"{path}: {error}") from None
 

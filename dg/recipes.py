@@ -39,7 +39,7 @@ class DiscriminatorTraining:
     ema_rampup: float = 0.05
     loss: str = "bce"  # or "matching", "sobolev": dg.losses
     loss_weight: float | None = None  # weight of the term that those two add; None: LOSS_WEIGHTS
-    lora_rank: int = 0  # rank of an adapter on the frozen classifier, trained too; 0 = none
+    lora_rank: int = 0  # rank of an adapter on the extractor's network, trained too; 0 = none
     lora_alpha: float | None = None  # its scale is alpha / rank; None: 1
     time_sampling: str = (
         "lognormal"  # ln(sigma) ~ N(P_mean, P_std^2), or "importance" or "uniform" in VP time

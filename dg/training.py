@@ -18,6 +18,7 @@ from dg.checkpoints import save_head
 from dg.data.datasets import ImageSet
 from dg.discriminator import Discriminator
 from dg.fingerprints import fingerprint
+from dg.heads import FinetunedHead
 from dg.lora import add_lora, save_lora
 from dg.losses import LOSSES, NoisyBatch
 from dg.pretraining.engine import Run, Stepper, Values, update_average
@@ -137,7 +138,7 @@ def training_log(folder: Path) -> dict:
 
 
 class Trainer:
-    """One optimisation step after the other on the head of a discriminator, and on its classifier's
+    """One optimisation step after the other on the head of a discriminator, and on its extractor's
     LoRA if asked for.
 
     net          the score network, for the loss "matching"
@@ -161,7 +162,10 @@ class Trainer:
             self.net = extractor.net
         if s.loss == "matching" and self.net is None:
             raise ValueError("the loss matching needs a score network; give that network")
-        self.parameters = [*self.head.requires_grad_(True).parameters(), *self._add_lora()]
+        self.parameters = [*self.head.requires_grad_(True).parameters()]
+        if s.lora_rank:
+            adapted = extractor.own_network()
+            self.parameters += add_lora(adapted, s.lora_rank, s.lora_alpha, seed=s.seed)
         optimizer = torch.optim.Adam(self.parameters, lr=s.lr, weight_decay=s.weight_decay)
         self.stepper = Stepper(
             optimizer, s.batch_size, self.device, s.precision, ranks, s.microbatch, s.seed
@@ -210,19 +214,6 @@ class Trainer:
         self.assign(state["parameters"])
         _copy(self.average, state["average"])
 
-    def _add_lora(self) -> list[nn.Parameter]:
-        """The trainable parameters of a new adapter on the classifier, none if the settings ask for
-        none."""
-        s, extractor = self.settings, self.discriminator.extractor
-        if not s.lora_rank:
-            return []
-        if extractor.kind != "classifier":
-            raise ValueError(
-                "LoRA adapts a frozen classifier, but this head has none; give a classifier, "
-                "or a LoRA rank of 0"
-            )
-        return add_lora(extractor.encoder, s.lora_rank, s.lora_alpha, seed=s.seed)
-
     def save(self, folder: Path, name: str, epoch: int) -> None:
         """The discriminator as it is now: the head, and beside it the adapter."""
         training = asdict(self.settings) | {"epoch": epoch}
@@ -231,7 +222,7 @@ class Trainer:
         extractor = self.discriminator.extractor
         save_head(folder / f"{name}.safetensors", self.head, extractor, training)
         if self.settings.lora_rank:
-            save_lora(folder / f"lora_{name}.safetensors", extractor.encoder, training)
+            save_lora(folder / f"lora_{name}.safetensors", extractor.frozen, training)
 
 
 class Checkpoints:
@@ -317,13 +308,15 @@ def _copy(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 
 def _identity(discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings, net) -> dict:
     """Values by name that a saved state must agree on to be continued."""
-    frozen = discriminator.extractor.frozen
+    frozen, head = discriminator.extractor.frozen, discriminator.heads[0]
+    started = {"initial network": head.config["origin"]} if isinstance(head, FinetunedHead) else {}
     matched = net if settings.loss == "matching" and isinstance(net, nn.Module) else None
-    return ({"score network": fingerprint(matched)} if matched else {}) | {
+    started |= {"score network": fingerprint(matched)} if matched else {}
+    return started | {
         "settings": plain(asdict(settings)),
         "real images": real.fingerprint(),
         "generated images": fake.fingerprint(),
-        "head": [list(p.shape) for p in discriminator.heads[0].parameters()],
+        "head": [list(p.shape) for p in head.parameters()],
         "frozen network": frozen and fingerprint(frozen),
     }
 

@@ -135,7 +135,7 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
                 f"channels, but the classifier takes {encoder.image_size} pixels and "
                 f"{encoder.in_channels} channels; give a classifier of that size"
             )
-    classes = extractor.net.label_dim if kind == "score" else 0
+    classes = (discriminator.heads[0] if kind == "finetuned" else extractor).label_dim
     if classes and not settings.conditional:
         raise ValueError(
             "the score network is class-conditional, and so are its features; train a "

@@ -76,6 +76,8 @@ def build_network(class_name: str, init_kwargs: dict, state_dict: dict, path) ->
             f"{path}: holds a {class_name}, not a score network ({', '.join(PRECONDITIONERS)})"
         )
     net = build(PRECONDITIONERS[class_name], init_kwargs, state_dict, path)
+    if not init_kwargs.get("decoder", True):
+        raise FileError(f"{path}: holds an encoder alone, without a decoder; give a whole network")
     load_strictly(net, state_dict, path)
     return net.eval().requires_grad_(False)
 

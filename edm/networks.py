@@ -2,7 +2,7 @@
 
 Both are split in two: `encode` gives the skip tensors and the embedding, `decode` the output image.
 A discriminator on the score network's own features needs the encoder alone, and shares its pass
-with the denoising.
+with the denoising; one that is fine-tuned from it has a U-Net of its own, with `decoder=False`.
 """
 
 import math
@@ -43,6 +43,7 @@ class SongUNet(UNet):
         encoder_type="standard",
         decoder_type="standard",
         resample_filter=(1, 1),
+        decoder=True,
     ):
         check_choice("embedding_type", embedding_type, "fourier", "positional")
         check_choice("encoder_type", encoder_type, "standard", "skip", "residual")
@@ -73,7 +74,8 @@ class SongUNet(UNet):
         skip_channels = self._add_encoder(
             levels, in_channels, model_channels, num_blocks, encoder_type, block
         )
-        self._add_decoder(levels, skip_channels, out_channels, num_blocks, decoder_type, block)
+        if decoder:
+            self._add_decoder(levels, skip_channels, out_channels, num_blocks, decoder_type, block)
 
     def _add_embedding(
         self, embedding_type, noise_channels, emb_channels, label_dim, augment_dim, init
@@ -208,6 +210,7 @@ class DhariwalUNet(UNet):
         attn_resolutions=(32, 16, 8),
         dropout=0.10,
         label_dropout=0,
+        decoder=True,
     ):
         check_resolution(img_resolution, channel_mult)
         super().__init__()
@@ -240,9 +243,10 @@ class DhariwalUNet(UNet):
 
         levels = levels_of(img_resolution, model_channels, channel_mult, attn_resolutions)
         skip_channels = self._add_encoder(levels, in_channels, num_blocks, block)
-        self._add_decoder(levels, skip_channels, num_blocks, block)
-        self.out_norm = GroupNorm(levels[0].channels)
-        self.out_conv = Conv2d(levels[0].channels, out_channels, kernel=3, **init_zero)
+        if decoder:
+            self._add_decoder(levels, skip_channels, num_blocks, block)
+            self.out_norm = GroupNorm(levels[0].channels)
+            self.out_conv = Conv2d(levels[0].channels, out_channels, kernel=3, **init_zero)
 
     def _add_encoder(self, levels, in_channels, num_blocks, block) -> list[int]:
         """From full resolution down. Returns the channels of the skip tensors."""

@@ -532,6 +532,31 @@ def test_the_published_path_on_a_classifier(at, rank):
     assert not np.array_equal(pixels(at["out"]), pixels(at["fake"]))
 
 
+@pytest.mark.parametrize("training", ["--extractor finetuned", "--lora_rank 2"])
+def test_a_discriminator_trained_on_the_score_networks_encoder_guides(at, training):
+    succeed(TRAIN + TWELVE + "--network {net} --save_dir {tmp}/head " + training, **at)
+    guided = GENERATE + "--seeds 0-11 --discriminator_ckpt {tmp}/head"
+    if "lora" in training:
+        refused = run(guided, **at)
+        assert refused.code == 2 and "--lora_checkpoint" in refused.lines[-1]
+        guided += " --lora_checkpoint {tmp}/head/lora_best.safetensors"
+    succeed(guided, **at)
+    assert not np.array_equal(pixels(at["out"]), pixels(at["fake"]))
+
+
+def test_a_second_round_adds_its_log_ratio(at):
+    """A head and itself add up to twice its log ratio; with weights 1 and 0 to the head's."""
+    guided = GENERATE + "--seeds 0-11 --discriminator_ckpt {head} --w_dg_1 "
+    twice = "2 --discriminator_ckpt {head} --ensemble sum"
+    seen = []
+    for index, options in enumerate(("2", "4", twice, twice + " --member_weights 1,0")):
+        succeed(guided + options, **at | {"out": at["tmp"] / str(index)})
+        seen.append(pixels(at["tmp"] / str(index)))
+    one, two, added, first = seen
+    assert np.abs(added - two).max() <= 1 and np.abs(first - one).max() <= 1
+    assert np.abs(added - one).max() > 1
+
+
 # ---- reproduce.py
 
 

@@ -10,8 +10,8 @@ SECTIONS = ("results", "pairs", "discriminators", "deviations", "run")  # of a r
 
 @dataclass(frozen=True)
 class Training:
-    """How a discriminator comes about: on which extractor ("classifier", "score", "none"), with
-    which settings.
+    """How a discriminator comes about: on which extractor ("classifier", "score", "finetuned",
+    "none"), with which settings.
 
     width     channels of the head; None: the setting's on a classifier, else that of
               `build_discriminator`

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dg.adapters import check_steps_unknown, joined
-from dg.heads import one_hot
+from dg.extractors import one_hot
 from edm.guidance import Guidance
 from edm.parametrisations import denoised, noise_level, per_image
 

@@ -85,7 +85,7 @@ DIAGNOSE = dict(
                 "--lora_checkpoint",
                 type=console.InputPath(),
                 metavar="PATH",
-                help="LoRA of the classifier, for a head that was trained with one.",
+                help="LoRA of the extractor, for a head that was trained with one.",
             ),
             click.option(
                 "--calibrated",

@@ -197,6 +197,13 @@ DISCRIMINATOR = [
         help="Weight of each head of an ensemble.  [default: equal]",
     ),
     click.option(
+        "--ensemble",
+        type=click.Choice(["mean", "sum"]),
+        default="mean",
+        help="Average the log ratios of the heads, or add them, each times its weight: for a head "
+        "that was trained on images guided by the others.",
+    ),
+    click.option(
         "--pretrained_classifier_ckpt",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
@@ -207,7 +214,7 @@ DISCRIMINATOR = [
         "--lora_checkpoint",
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="LoRA of the classifier, for a head that was trained with one.",
+        help="LoRA of the extractor, for a head that was trained with one.",
     ),
     click.option(
         "--lora_rank",

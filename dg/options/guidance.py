@@ -32,6 +32,7 @@ GUIDANCE_OPTIONS = (
     "lora_checkpoint",
     "lora_rank",
     "member_weights",
+    "ensemble",
     "calibrated",
 )
 
@@ -208,6 +209,7 @@ def _discriminator(net, sampling, device, options):
             device=device,
             lora_path=input_file(lora),
             weights=options["member_weights"],
+            average="sum" if options["ensemble"] == "sum" else "logits",
             lora_rank=options["lora_rank"] if lora else None,
             calibrated=options["calibrated"],
         )

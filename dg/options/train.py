@@ -64,10 +64,11 @@ IMAGES = [
 DISCRIMINATOR = [
     click.option(
         "--extractor",
-        type=click.Choice(["classifier", "score", "none"]),
-        help="Features under the head: the ADM classifier's, the score network's encoder's, or "
-        "none, for a U-Net encoder trained from scratch.  [default: classifier if its file is "
-        "given, else score if --network is given]",
+        type=click.Choice(["classifier", "score", "finetuned", "none"]),
+        help="Features under the head: the ADM classifier's; the score network's encoder's; those "
+        "of a copy of that encoder, trained with the head (finetuned); or none, for a U-Net "
+        "encoder trained from scratch.  [default: classifier if its file is given, else score if "
+        "--network is given]",
     ),
     click.option(
         "--pretrained_classifier_ckpt",
@@ -80,13 +81,13 @@ DISCRIMINATOR = [
         "--network",
         type=INPUT,
         metavar="PATH|URL|NAME",
-        help="Score network for --extractor score and --loss matching.",
+        help="Score network for --extractor score and finetuned, and for --loss matching.",
     ),
     click.option(
         "--width",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Channels of the head.  [default: 32 on a score network, else 128]",
+        help="Channels of the head.  [default: 32 on a score network's encoder, else 128]",
     ),
 ]
 RECIPE = [
@@ -188,7 +189,8 @@ RECIPE = [
         "--lora_rank",
         type=click.IntRange(min=0),
         metavar="N",
-        help="Rank of a LoRA that is trained on the classifier with the head; 0 trains none.",
+        help="Rank of a LoRA that is trained with the head, on the classifier or the score "
+        "network's encoder; 0 trains none.",
     ),
     click.option(
         "--lora_alpha",

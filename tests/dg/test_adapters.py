@@ -8,10 +8,9 @@ import torch
 
 import edm
 from dg.adapters import GuidedDenoiser, cond_fn, guided_prediction
-from dg.discriminator import Discriminator
-from dg.extractors import ClassifierExtractor, ScoreExtractor
+from dg.discriminator import Discriminator, build_discriminator
+from dg.extractors import ClassifierExtractor
 from dg.guidance import BOOSTING, DiscriminatorGuidance
-from dg.heads import ScoreHead
 from guided_diffusion import create_classifier
 from guided_diffusion.schedules import cosine_betas, linear_betas
 from tests import golden_fill
@@ -265,14 +264,14 @@ def network(label_dim=0):
     ).eval()
 
 
+@pytest.mark.parametrize("kind", ["score", "finetuned"])
 @pytest.mark.parametrize("label_dim", [0, 3])
-def test_cond_fn_on_the_score_networks_encoder(label_dim):
+def test_cond_fn_on_the_score_networks_encoder(label_dim, kind):
     """Class numbers and one-hot labels, timesteps of every type, a guidance in place of its
     discriminator."""
     net = network(label_dim)
-    extractor = ScoreExtractor(net)
-    head = golden_fill.fill(ScoreHead(*extractor.dims(), num_classes=label_dim))
-    discriminator = Discriminator(extractor, [head]).eval()
+    discriminator = build_discriminator(kind, None, net, conditional=label_dim > 0).eval()
+    golden_fill.fill(discriminator.heads[0])
     x, bars = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), alphas("cosine")
     numbers = torch.tensor([2, 0]) if label_dim else None
     labels = torch.eye(3)[numbers] if label_dim else None
@@ -368,13 +367,21 @@ def test_labels_by_the_names_of_k_diffusion():
 
 @pytest.mark.parametrize("label_dim", [0, 3])
 def test_the_networks_encoder_pass_is_shared(label_dim, monkeypatch):
+    """A fine-tuned encoder takes a pass of its own."""
     net = network(label_dim)
-    head = golden_fill.fill(ScoreHead(*ScoreExtractor(net).dims(), num_classes=label_dim))
-    steer = DiscriminatorGuidance(Discriminator(ScoreExtractor(net), [head]).eval(), (1, 1), 0.0)
+    shared, tuned = (
+        build_discriminator(kind, None, net, conditional=label_dim > 0).eval()
+        for kind in ("score", "finetuned")
+    )
+    for one in (shared, tuned):
+        golden_fill.fill(one.heads[0])
+    steer, apart = (DiscriminatorGuidance(one, (1, 1), 0.0) for one in (shared, tuned))
     x, sigma = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(2)
     numbers = torch.tensor([2, 0]) if label_dim else None
     labels = torch.eye(3)[numbers] if label_dim else None
-    expected = net(x, sigma, labels) + steer.correction(x, sigma, labels)
+    expected, other = (
+        net(x, sigma, labels) + g.correction(x, sigma, labels) for g in (steer, apart)
+    )
     passes = []
     encode = net.encode
     monkeypatch.setattr(net, "encode", lambda *args: passes.append(1) or encode(*args))
@@ -382,3 +389,6 @@ def test_the_networks_encoder_pass_is_shared(label_dim, monkeypatch):
     found = GuidedDenoiser(net, steer)(x, sigma, **extra)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert len(passes) == 1
+    found = GuidedDenoiser(net, apart)(x, sigma, **extra)
+    torch.testing.assert_close(found, other, rtol=1e-5, atol=1e-5)
+    assert len(passes) == 2 and not torch.equal(other, expected)

@@ -24,7 +24,7 @@ from guided_diffusion import create_classifier
 from tests import golden_fill
 
 DATA = ImageSet(np.zeros([4, 8, 8, 3], np.uint8), np.array([0, 1, 2, 2]), "data")
-KINDS = ("score", "classifier", "none")
+KINDS = ("score", "finetuned", "classifier", "none")
 
 
 def network(salt="", **changes):
@@ -215,6 +215,60 @@ def test_an_untrained_head_on_a_score_network_guides_nowhere():
     )
 
 
+def unets():
+    """A network of either kind; the second one runs in half precision on GPUs."""
+    small = dict(model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4])
+    adm = edm.EDMPrecond(8, 3, 3, True, model_type="DhariwalUNet", dropout=0.5, **small)
+    return network(), golden_fill.fill(adm)
+
+
+@pytest.mark.parametrize("net", unets(), ids=["SongUNet", "DhariwalUNet"])
+def test_a_fine_tuned_discriminator_starts_as_the_one_on_the_frozen_encoder(net, tmp_path):
+    arguments, before = noisy(), fingerprint(net)
+    tuned, frozen = (
+        build_discriminator(kind, DATA, net, conditional=True) for kind in ("finetuned", "score")
+    )
+    head = tuned.heads[0]
+    for found, expected in zip(head.encoder(*arguments), frozen.extractor(*arguments), strict=True):
+        assert torch.equal(found, expected)
+    assert (tuned(*arguments) == 0).all(), "it guides nowhere"
+    for one in (frozen.heads[0], head.head):
+        golden_fill.fill(one, "same:")
+    assert torch.equal(tuned(*arguments), frozen(*arguments)) and tuned(*arguments).abs().min() > 0
+    for name, weights in head.encoder.net.state_dict().items():
+        assert torch.equal(weights, net.state_dict()[name])
+    assert not any(".dec." in name or "out_conv" in name for name in head.state_dict())
+    assert not head.encoder.net.use_fp16, "its gradients need float32"
+
+    head.requires_grad_(True).train()
+    tuned(*arguments).sum().backward()
+    trained = {name for name, p in head.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"encoder.net.model.enc.8x8_conv.weight", "head.logit.weight"} <= trained
+    with torch.no_grad():
+        head.encoder.net.model.enc["8x8_conv"].weight.mul_(1.1)
+    assert fingerprint(net) == before and not any(p.requires_grad for p in net.parameters())
+
+    save_head(tmp_path / "head.safetensors", head, tuned.extractor)
+    loaded = load_discriminator(None, tmp_path / "head.safetensors")
+    assert torch.equal(loaded(*arguments), tuned.eval()(*arguments))
+    assert not torch.equal(loaded(*arguments), frozen(*arguments))
+    assert loaded.describe()["heads"] == [fingerprint(head)] and not loaded.shares_encoder(net)
+    assert loaded.heads[0].config["origin"] == before
+
+
+def test_a_fine_tuned_head_is_kept_to_its_extractor(tmp_path, files):
+    path = tmp_path / "head.safetensors"
+    head = saved(path, "finetuned", files).heads[0]
+    save_head(path, head, PixelExtractor())
+    refused("FinetunedHead does not go with the extractor none", path)
+    config = {"head": "FinetunedHead", "extractor": "finetuned", "head_kwargs": {}}
+    write_safetensors(path, head.state_dict(), "discriminator-head", config)
+    refused("FinetunedHead does not take these arguments", path)
+    config["head_kwargs"] = head.config | {"network": {"class_name": "None", "init_kwargs": {}}}
+    write_safetensors(path, head.state_dict(), "discriminator-head", config)
+    refused("FinetunedHead does not take these arguments", path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_conditional_head_uses_the_label_and_another_does_not(kind, files):
     # so that the label reaches the logit through the head alone
@@ -254,7 +308,8 @@ def test_initial_weights_depend_on_the_seed_alone(kind, files):
 
 def test_what_a_head_cannot_be_built_on_is_refused(files):
     for kind, kwargs, words in (
-        ("inception", files, "score, classifier or none"),
+        ("inception", files, "score, finetuned, classifier or none"),
+        ("finetuned", {}, "give that network"),
         ("score", {}, "give that network"),
         ("classifier", {}, "give its file"),
         ("score", dict(net=network(img_channels=1)), "8 pixels and 1 channels"),
@@ -326,6 +381,23 @@ def test_an_ensemble_averages_the_logits_of_its_members(heads, files):
     members = weighted.member_logits(*weighted.extractor(*arguments), arguments[2])
     torch.testing.assert_close(members, torch.stack([first, second]))
     assert torch.equal(load_discriminator(None, (paths[0],), files["net"])(*arguments), first)
+
+
+def test_the_correction_by_a_sum_is_the_sum_of_the_corrections(heads, files):
+    paths, (x, sigma, labels) = [heads["score"], heads["second"]], noisy()
+
+    def correction(path, weight, **how):
+        discriminator = load_discriminator(None, path, files["net"], **how)
+        guidance = DiscriminatorGuidance(discriminator, (weight, 0.0), 0.0)
+        return guidance.correction(x, sigma, labels)
+
+    first, second = (correction(path, 2.0) for path in paths)
+    assert min(first.abs().max(), second.abs().max()) > 0
+    torch.testing.assert_close(correction(paths, 2.0, average="sum"), first + second)
+    weighted = correction(paths, 2.0, average="sum", weights=[1, 0.5])
+    torch.testing.assert_close(weighted, first + second / 2)
+    with pytest.raises(ValueError, match="use logits, probabilities or sum"):
+        load_discriminator(None, paths, files["net"], average="product")
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from dg.extractors import ClassifierExtractor
+import edm
+from dg.extractors import ClassifierExtractor, ScoreExtractor
 from dg.fingerprints import base_state_dict, fingerprint
 from dg.lora import add_lora, factor_shapes, load_lora, lora_state_dict, merge_lora, save_lora
 from dg.runtime.randomness import seeded
 from edm.checkpoint import write_safetensors
 from guided_diffusion import create_classifier, load_encoder
+from tests.golden_fill import fill
 
 # the first target of the encoder below: 32 -> 32 channels, 3 x 3
 FIRST = "input_blocks.1.0.in_layers.2"
@@ -100,6 +102,34 @@ def test_only_the_first_convolution_of_every_residual_block_learns(encoder):
         torch.equal(p, t)
         for p, t in zip(parameters, lora_state_dict(encoder).values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("model_type", ["SongUNet", "DhariwalUNet"])
+def test_the_encoder_of_a_score_network_is_adapted_in_a_copy(model_type, tmp_path):
+    """Its features are the same at first; the network that denoises never changes."""
+    small = dict(model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[])
+    net = fill(edm.EDMPrecond(8, 1, model_type=model_type, **small))
+    before, path = fingerprint(net), tmp_path / "lora.safetensors"
+    extractor, arguments = ScoreExtractor(net), (torch.ones(2, 1, 8, 8), torch.tensor([0.2, 3.0]))
+    frozen = extractor(*arguments)[0]
+    adapted = extractor.own_network()
+    parameters = add_lora(adapted, 2)
+    assert torch.equal(extractor(*arguments)[0], frozen) and fingerprint(adapted) == before
+    blocks = ("8x8_block0", "4x4_down", "4x4_block0")
+    names = [f"model.enc.{block}.conv0.lora_{factor}" for block in blocks for factor in "AB"]
+    assert list(lora_state_dict(adapted)) == names and len(parameters) == 6
+
+    with torch.no_grad():
+        parameters[1].fill_(0.1)
+    learned = extractor(*arguments)[0]
+    assert not torch.equal(learned, frozen) and not extractor.shares_encoder(net)
+    assert torch.equal(ScoreExtractor(net)(*arguments)[0], frozen) and fingerprint(net) == before
+    save_lora(path, extractor.frozen)
+    merged = ScoreExtractor(net)
+    load_lora(path, merged.own_network())
+    merge_lora(merged.frozen)
+    torch.testing.assert_close(merged(*arguments)[0], learned)
+    assert merged.describe() != ScoreExtractor(net).describe()
 
 
 def test_gradients_reach_both_factors_and_the_input(encoder):

@@ -16,10 +16,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import edm
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import ImageSet, load_images, to_float
 from dg.discriminator import Discriminator, build_discriminator
-from dg.extractors import ClassifierExtractor, PixelExtractor
+from dg.extractors import ClassifierExtractor, PixelExtractor, ScoreExtractor
+from dg.fingerprints import fingerprint
 from dg.losses import LOSSES
 from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.progress import silent
@@ -661,6 +663,59 @@ def test_lora_is_trained_saved_beside_the_head_and_gone_on_with(tmp_path, classi
     )
 
 
+def score_network(salt="", label_dim=0):
+    small = dict(model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[])
+    net = edm.EDMPrecond(8, 1, label_dim, model_type="SongUNet", dropout=0.5, **small)
+    return golden_fill.fill(net, salt)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "loss"),
+    [("finetuned", 0, "bce"), ("finetuned", 0, "matching"), ("score", 2, "matching")],
+)
+def test_the_score_networks_encoder_is_trained_in_a_copy(tmp_path, kind, rank, loss):
+    settings, net = replace(LORA, lora_rank=rank, loss=loss), score_network()
+    before, whole, parts = fingerprint(net), tmp_path / "whole", tmp_path / "parts"
+
+    def run(folder, net=net, **how):
+        discriminator = build_discriminator(kind, REAL, net)
+        train(folder, settings, discriminator, net=net, **how)
+        return discriminator
+
+    trained = run(whole)
+    with pytest.raises(Stop):
+        run(parts, progress=stop_after(3), save_seconds=0)
+    run(parts)
+    assert files(whole) == files(parts) and fingerprint(net) == before
+    with pytest.raises(ValueError, match="network"):
+        run(parts, score_network("other:"))
+
+    lora = whole / "lora_last.safetensors"
+    assert lora.exists() == (rank > 0)
+    given = dict(net=net, lora_path=lora) if rank else {}
+    loaded = load_discriminator(None, whole / "last.safetensors", **given)
+    x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 5.0])
+    torch.testing.assert_close(loaded(x, sigma), trained(x, sigma), rtol=1e-4, atol=1e-5)
+    head = loaded.heads[0] if rank else loaded.heads[0].head
+    frozen = Discriminator(ScoreExtractor(net), [head])
+    assert (frozen(x, sigma) - loaded(x, sigma)).abs().max() > 1e-4, "the encoder has learned"
+    assert not loaded.shares_encoder(net)
+    if rank:
+        with pytest.raises(ValueError, match="a LoRA of the extractor score; give that file"):
+            load_discriminator(None, whole / "last.safetensors", net)
+
+
+def test_classes_of_the_encoder_are_those_of_the_training(tmp_path):
+    net = score_network(label_dim=4)
+    with pytest.raises(ValueError, match="train a conditional discriminator"):
+        train(tmp_path, discriminator=build_discriminator("finetuned", REAL, net))
+    conditional = replace(LORA, lora_rank=0, epochs=1, conditional=True)
+    discriminator = build_discriminator("finetuned", CLASSES[0], net, conditional=True)
+    train(tmp_path, conditional, discriminator, *CLASSES)
+    x, sigma, labels = torch.randn(4, 1, 8, 8), torch.ones(4), torch.eye(4)
+    assert not torch.equal(discriminator(x, sigma, labels), discriminator(x, sigma, labels.roll(1)))
+
+
 def test_conditional_training_on_a_classifier(tmp_path, classifier_path):
     settings = replace(LORA, lora_rank=0, epochs=1)
     log = train(
@@ -746,7 +801,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, classifier_path):
             real=image_set(80, classes=3),
             fake=image_set(80, classes=3),
         )
-    with pytest.raises(ValueError, match="LoRA adapts a frozen classifier"):
+    with pytest.raises(ValueError, match="LoRA adapts a frozen network, but the extractor none"):
         train(tmp_path, replace(SHORT, lora_rank=4))
     with pytest.raises(ValueError, match="give that network"):
         train(tmp_path, replace(SHORT, loss="matching"))
@@ -843,7 +898,8 @@ def test_a_command_that_cannot_be_done_is_refused_in_one_line(published):
         ("--loss matching", "--network"),
         ("--accumulate 17", "--accumulate 17, but a batch has 16 images"),
         ("--accumulate 2 --microbatch 8", "--accumulate and --microbatch are both given"),
-        ("--extractor none --lora_rank 2", "--lora_rank adapts a classifier"),
+        ("--extractor none --lora_rank 2", "--lora_rank needs a frozen extractor"),
+        ("--extractor finetuned", "the extractor finetuned starts from a score network"),
         ("--num_data 41", "--num_data: "),
         ("--lora_rank 99999", "rank"),
         ("--pretrained_classifier_ckpt nothing.pt", "nothing.pt"),

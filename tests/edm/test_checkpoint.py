@@ -309,6 +309,19 @@ def test_a_tensor_too_many_is_named(good):
     refused(good, "tensor model.extra is unknown")
 
 
+@pytest.mark.parametrize("unet", UNETS)
+def test_an_encoder_alone_is_no_network(tmp_path, unet):
+    """It has the tensors of the whole network but for the decoder's, and cannot denoise."""
+    whole, half = (
+        edm.EDMPrecond(**COMMON, **UNETS[unet], **changes) for changes in ({}, dict(decoder=False))
+    )
+    kept = [name for name in whole.state_dict() if not name.startswith(("model.dec", "model.out_"))]
+    assert list(half.state_dict()) == kept != list(whole.state_dict())
+    edm.save_network(tmp_path / "half.safetensors", half)
+    with pytest.raises(ValueError, match="holds an encoder alone"):
+        edm.load_network(tmp_path / "half.safetensors")
+
+
 def test_an_nvidia_file_that_does_not_fit_its_arguments_is_refused(tmp_path):
     net, kwargs = network()
     for changes, words in (

@@ -85,6 +85,33 @@ def test_evaluations_are_counted_apart():
     assert counts(net, Sampling(**STEPS), auto + sparse)[0] == [5, 5, 1, 1]
 
 
+def test_an_encoder_of_its_own_is_counted_with_the_discriminator():
+    """Shared with the denoising, the encoder counts as the network's."""
+    from dg.discriminator import build_discriminator
+    from dg.guidance import DiscriminatorGuidance
+    from dg.lora import add_lora, merge_lora
+
+    net = network()
+    encoder = FlopCounterMode(display=False)
+    with encoder:
+        net.encode(torch.zeros(4, 1, 4, 4), torch.ones(()), torch.eye(3)[[0, 1, 2, 0]])
+    shared, tuned, adapted = (
+        build_discriminator(kind, None, net, conditional=True)
+        for kind in ("score", "finetuned", "score")
+    )
+    add_lora(adapted.extractor.own_network(), 1)
+    merge_lora(adapted.extractor.frozen)
+    found = [
+        measured_cost(net, Sampling(**STEPS), DiscriminatorGuidance(one, (1, 0)))
+        for one in (shared, tuned, adapted)
+    ]
+    forward = [one["of these"]["discriminator forward"] for one in found]
+    own = 2 * encoder.get_total_flops() / 2 / 4  # two stages in the window, four images
+    assert forward[1:] == [pytest.approx(forward[0] + own, rel=0.01)] * 2
+    assert len({one["of these"]["network"] for one in found}) == 1
+    assert {one["evaluations per image"]["discriminator forward"] for one in found} == {2}
+
+
 def test_samplers_cost_what_they_say():
     net = network()
     model = ScoreModel(net, LogRatio(guidance(net).discriminator))
