@@ -130,7 +130,9 @@ def sweep(source: Source) -> list[Picture]:
 
 
 def selection(source: Source) -> list[Picture]:
-    """Distance of the selection sets against the guidance weight."""
+    """Distance of the selection sets against the guidance weight, where one was chosen."""
+    if source.outcome["selection"] is None:
+        return []
     chosen, ((_, base), *others) = (source.outcome["selection"][name] for name in ("chosen", "fd"))
     weights, distances = (list(values) for values in zip(*others, strict=True))
     titles = dict(ylabel="FD, training set", chosen=chosen, title="Choice of the weight")
