@@ -267,6 +267,8 @@ def _draw_strips(source: Source, path: Path, base: str, guided: str) -> None:
 
 def ratios(source: Source) -> list[Picture]:
     """Histograms of the log ratio of held-out real and of generated images, without classes."""
+    if source.outcome["settings"]["conditional"]:
+        return []
     ((base, guided),) = pairs(source.outcome).items()
     caption = "The discriminator's log ratio on held-out real images and on new generated ones. "
     caption += "Its training has seen neither."
