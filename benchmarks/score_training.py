@@ -17,7 +17,16 @@ import numpy as np
 
 from benchmarks.networks import SIZES
 from benchmarks.original import original_score_training_steps
-from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak, some_of, tf32
+from benchmarks.timing import (
+    Clock,
+    finish,
+    measured_in_turns,
+    peak_gib,
+    reset_peak,
+    some_of,
+    speed_of_training,
+    tf32,
+)
 from dg.data.crops import picture_of
 from dg.data.images import ImageSet
 from dg.pretraining.presets import SCORE_PRESETS
@@ -101,25 +110,12 @@ def main():
     if options.edm_repo:
         net, recipe = rows[0].net, rows[0].settings
         rows.insert(0, OriginalRow(options.edm_repo, net, recipe, images, device))
-    warm_ups, passes = [row.measure()["total"] for row in rows], {id(row): [] for row in rows}
-    for row in in_turns(rows, options.rounds):
-        passes[id(row)].append(row.measure())
-        print(".", end="", flush=True)
-    print()
-    lines = []
-    for row, warm_up in zip(rows, warm_ups, strict=True):
-        mine, reference = passes[id(row)], passes[id(rows[0])]
-        pairs = zip(reference, mine, strict=True)
-        lines.append(
-            {
-                "setting": row.setting,
-                "images/s": options.batch / statistics.median(one["total"] for one in mine),
-                "x reference": statistics.median(a["total"] / b["total"] for a, b in pairs),
-                "warm-up s": warm_up,
-                "GiB": mine[-1]["peak"],
-                "seconds": [one["total"] for one in mine],
-            }
-        )
+    warm_ups, passes = measured_in_turns(rows, options.rounds)
+    lines = [
+        {"setting": row.setting, "warm-up s": warm_up}
+        | speed_of_training(options.batch, mine, passes[0])
+        for row, warm_up, mine in zip(rows, warm_ups, passes, strict=True)
+    ]
     finish("benchmarks.score_training", lines, COLUMNS, device, options.out)
 
 

@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import resource
+import statistics
 import sys
 import time
 from collections import defaultdict
@@ -31,6 +32,27 @@ def in_turns(works: list, rounds: int, seconds: float = float("inf")) -> Iterato
         if index and took * (index + 1) / index > seconds:
             return
         yield from works[:: -1 if index % 2 else 1]
+
+
+def measured_in_turns(rows: list, rounds: int) -> tuple[list[float], list[list[dict]]]:
+    """What `measure` of every row tells, row by row: the seconds of a warm-up, and all passes."""
+    warm_ups, passes = [row.measure()["total"] for row in rows], {id(row): [] for row in rows}
+    for row in in_turns(rows, rounds):
+        passes[id(row)].append(row.measure())
+        print(".", end="", flush=True)
+    print()
+    return warm_ups, list(passes.values())
+
+
+def speed_of_training(batch: int, mine: list[dict], reference: list[dict]) -> dict:
+    """Cells of a row from its passes and those of the row that it is compared with."""
+    pairs = zip(reference, mine, strict=True)
+    return {
+        "images/s": batch / statistics.median(one["total"] for one in mine),
+        "x reference": statistics.median(a["total"] / b["total"] for a, b in pairs),
+        "GiB": mine[-1]["peak"],
+        "seconds": [one["total"] for one in mine],
+    }
 
 
 def tf32(matrices: bool, convolutions: bool) -> None:

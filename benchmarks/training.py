@@ -20,7 +20,14 @@ import torch
 from benchmarks.as_published import as_published
 from benchmarks.networks import SIZES, build_discriminator, build_score_network
 from benchmarks.original import original_training_steps
-from benchmarks.timing import Clock, finish, in_turns, peak_gib, reset_peak
+from benchmarks.timing import (
+    Clock,
+    finish,
+    measured_in_turns,
+    peak_gib,
+    reset_peak,
+    speed_of_training,
+)
 from dg.data.images import ImageSet
 from dg.recipes import PRESETS
 from dg.runtime.allocator import keep_memory
@@ -111,30 +118,12 @@ def main():
     if options.dg_repo:
         encoder = rows[0].trainer.discriminator.extractor.encoder
         rows.insert(0, OriginalRow(options.dg_repo, options.batch, encoder, device))
-    warm_ups, passes = [row.measure()["total"] for row in rows], {id(row): [] for row in rows}
-    for row in in_turns(rows, options.rounds):
-        passes[id(row)].append(row.measure())
-        print(".", end="", flush=True)
-    print()
-    lines = []
-    for row, warm_up in zip(rows, warm_ups, strict=True):
-        mine, reference = (
-            passes[id(row)],
-            passes[id(next(other for other in rows if other.extractor == row.extractor))],
-        )
-        lines.append(
-            {
-                "extractor": row.extractor,
-                "setting": row.setting,
-                "warm-up s": warm_up,
-                "images/s": options.batch / statistics.median(one["total"] for one in mine),
-                "x reference": statistics.median(
-                    a["total"] / b["total"] for a, b in zip(reference, mine, strict=True)
-                ),
-                "GiB": mine[-1]["peak"],
-                "seconds": [one["total"] for one in mine],
-            }
-        )
+    warm_ups, passes = measured_in_turns(rows, options.rounds)
+    lines, references = [], {}
+    for row, warm_up, mine in zip(rows, warm_ups, passes, strict=True):
+        reference = references.setdefault(row.extractor, mine)  # the first row of its extractor
+        told = {"extractor": row.extractor, "setting": row.setting, "warm-up s": warm_up}
+        lines.append(told | speed_of_training(options.batch, mine, reference))
     finish("benchmarks.training", lines, COLUMNS, device, options.out)
 
 
