@@ -74,7 +74,7 @@ def results(name: str) -> dict:
 def measured(here: dict) -> Measured:
     """The numbers that a claim's entry `here` names."""
     outcome = results(here["results"])
-    shipped = outcome.get("settings", {}).get("shipped")
+    shipped = outcome["settings"].get("shipped")
     setting = outcome["setting_name"] + (", shipped" if shipped else "")
     if "training" in here:
         return _along_a_training(outcome["trainings"][here["training"]]["log"], here, setting)

@@ -41,8 +41,9 @@ __all__ = [
     "training_log",
 ]
 
-REPORTED = "epoch step train_loss valid_loss train_accuracy valid_accuracy train_auc "
-REPORTED += "valid_auc valid_ece"
+REPORTED = (
+    "epoch step train_loss valid_loss train_accuracy valid_accuracy train_auc valid_auc valid_ece"
+)
 
 
 def train_discriminator(

@@ -56,6 +56,7 @@ def measured(tmp_path, monkeypatch):
     log = [{"epoch": epoch, "valid_loss": loss} for epoch, loss in ((1, 0.7), (2, 0.5), (3, 0.6))]
     outcome = {
         "setting_name": "small",
+        "settings": {},
         "metrics": metrics,
         "trainings": {"head": {"log": log}},
     }

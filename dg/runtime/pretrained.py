@@ -13,7 +13,7 @@ FOLDER = _INSTALLED if (_INSTALLED / HASHES).is_file() else _CHECKOUT
 
 
 def pretrained_names() -> dict[str, str]:
-    """File name by short name; nothing where the package is installed without the folder."""
+    """File name by short name; nothing where the folder is missing."""
     return {Path(file).stem: file for file in _hashes()}
 
 
