@@ -229,7 +229,7 @@ def shipped(name: str, title: str, data: str) -> Setting:
         other_reference=f"{name}-ref-random-vgg",
         metrics=(*CORE, "fd_random_vgg"),
         decimals=dict(fd=2, kid=2, precision=3, recall=3, fd_random_vgg=4),
-        head_width=64,
+        head_width=32,
         num_data=5000,
         fake_seed=1_000_000,
         num_images=500,
