@@ -234,7 +234,7 @@ def split_plan(context: Context, stages: list[Stage]) -> tuple[set[str], set[str
     ends = {True: [], False: []}
     for stage in stages:
         kind, _, system = stage.name.partition("-")
-        if kind in ("sample", "nll"):
+        if kind in ("sample", "nll", "measure"):
             ends[system in context.study.aside].append(stage.name)
     aside = needed(stages, ends[True]) - needed(stages, ends[False])
     return aside, {stage.name for stage in stages if not needed(stages, [stage.name]) & aside}
