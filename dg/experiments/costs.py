@@ -51,6 +51,7 @@ def training_cost(setting, training) -> Cost:
     """Of a discriminator, whose epochs are passes over the larger set."""
     real = training.num_real or setting.num_real or setting.num_data
     pairs = max(real, training.num_fake or setting.num_data) * training.settings.epochs
+    pairs /= training.part[1] if training.part else 1
     relative = _relative_size(setting, training.model)
     return Cost(gpu_hours=pairs / PAIRS_PER_GPU_HOUR * relative)
 
