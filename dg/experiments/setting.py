@@ -61,11 +61,13 @@ class Setting:
               Inception is in the cache), "agreement"
     decimals  of metrics in tables, where the sd is not to say how many
     recipes   discriminators of this setting alone, by name
+    published_steps  steps of the published unguided sampler, where they are not the model's
     """
 
     title: str
     data: str | None  # None: has to be given
     scratch_data: str | None = None  # in its place where networks in pretrained/ are trained anew
+    resolution: int = 32  # of data that have to be given
     pool: int = 1  # images are averaged over squares of so many pixels
     order: str = "own"
     conditional: bool = False
@@ -108,6 +110,7 @@ class Setting:
     # S_churn of boosted samples, as reproduction A.
     churns: tuple[float, ...] = (0.0, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 10.0)
     num_members: int = 6  # discriminators of the study of significance
+    published_steps: int | None = None
     nll_images: int = 1000
     nll_steps: int = 64
     batch_size: int = 100

@@ -49,6 +49,33 @@ def _cifar10(conditional: bool) -> Setting:
     )
 
 
+def _ffhq() -> Setting:
+    """The published network of FFHQ; the discriminator's recipe is that of CIFAR-10."""
+    fid = dict(source="paper", data="ffhq-64", metric="fid")
+    return Setting(
+        title="FFHQ at 64 × 64 pixels",
+        data=None,
+        resolution=64,
+        models={"score": Model(published="edm-ffhq-64x64-uncond-vp", sampling=Sampling(36))},
+        published_steps=40,
+        classifier="adm-64-classifier",
+        features="inception",
+        reference="fid-ref-ffhq-64x64",
+        reference_split="train",
+        batch_size=250,
+        published={
+            "unguided-published": [fid | dict(system="EDM")],
+            "authors": [fid | dict(system="EDM-G++")],
+        },
+        deviations=(
+            "The published network and statistics are of all 70,000 images of FFHQ. None are left "
+            "for tests, so bits/dim and real against real are too good.",
+            "The authors' weights, epochs and numbers of images for FFHQ are not known here; those "
+            "of CIFAR-10 without classes are taken.",
+        ),
+    )
+
+
 def _small(size: int, channels: int, attention: int, training: ScoreTraining, images: str) -> dict:
     """What settings for two CPU cores and half an hour per study share."""
     network = dict(model_type="SongUNet", model_channels=channels, channel_mult=[1, 2])
@@ -119,6 +146,7 @@ SMALL_CLASSIFIER = NoisyClassifierTraining(steps=400, batch_size=64, channel_mul
 SETTINGS = {
     "cifar10-uncond": _cifar10(conditional=False),
     "cifar10-cond": _cifar10(conditional=True),
+    "ffhq-64": _ffhq(),
     "cifar10-jpeg": Setting(
         title="CIFAR-10 (JPEG), networks trained here",
         data=None,
@@ -197,6 +225,7 @@ def smoke(setting: Setting) -> Setting:
         num_selection=20,
         nll_images=4,
         nll_steps=2,
+        published_steps=setting.published_steps and 4,
         published={},
         **tiny(20),
     )

@@ -87,8 +87,13 @@ def _from_scratch(setting: Setting):
 )
 def recipes(setting):
     """The main table: the authors' released head, their recipe, the default recipe."""
-    released = {"released": System("authors' released discriminator", (Head("released"),))}
-    return (released if setting.released else {}) | {
+    known, steps = {}, setting.published_steps
+    if steps:
+        told = f"unguided, {setting.models['score'].num_evaluations(steps)} evaluations"
+        known["unguided-published"] = System(told, num_steps=steps)
+    if setting.released:
+        known["released"] = System("authors' released discriminator", (Head("released"),))
+    return known | {
         "authors": System("authors' recipe", (Head("authors", "last"),)),
         "guided": System("default recipe", (Head("default"),)),
         "default-score": System("default recipe, score encoder", (Head("default-score"),)),

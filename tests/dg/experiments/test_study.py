@@ -39,6 +39,7 @@ def shared(tmp_path_factory):
             for setting in ("cifar10-uncond", "cifar10-cond", "mnist-14")
         ),
         ("recipes", "cifar10-jpeg"),
+        ("recipes", "ffhq-64"),
         ("churn", "mnist"),
     ],
 )
