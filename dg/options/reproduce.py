@@ -68,8 +68,8 @@ OPTIONS = {
         click.option(
             "--fresh",
             is_flag=True,
-            help="Remove the files of earlier runs first; for a study all files of its setting, for "
-            "imagenet-adm-weights those of imagenet-adm too.",
+            help="Remove the files of earlier runs first; for a study all files of its setting. "
+            "imagenet-adm and imagenet-adm-weights have theirs together.",
         ),
     ],
     "Files and computation": [
