@@ -10,7 +10,7 @@ from dg.calibration import Calibration
 from dg.discriminator import Discriminator, MixedDiscriminator, member_weights
 from dg.extractors import Extractor, build_extractor
 from dg.fingerprints import fingerprint
-from dg.heads import FinetunedHead, ScoreHead
+from dg.heads import FinetunedHead, ScoreHead, attention_channels
 from dg.lora import load_lora, merge_lora
 from dg.runtime.files import atomic_write
 from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
@@ -153,7 +153,7 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
     config, tensors = read_safetensors(path, FORMAT, *NEEDED, **NEEDED, **OPTIONAL)
     if config["head"] == "EncoderUNetModel":
         try:
-            return load_encoder(tensors), config
+            return load_encoder(tensors, **_attention_of(tensors)), config
         except ValueError as error:
             raise FileError(str(error).replace("the state dict", str(path), 1)) from None
     if (config["head"] == "FinetunedHead") != (config["extractor"] == "finetuned"):
@@ -164,6 +164,14 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
     head = build(HEADS.get(config["head"], ScoreHead), config["head_kwargs"], tensors, path)
     load_strictly(head, tensors, path)
     return head, config
+
+
+def _attention_of(tensors: dict) -> dict:
+    """The setting of an ADM head that its tensors do not show, by its width, which they do."""
+    first = tensors.get("time_embed.0.weight")  # [4 width, width]
+    if first is None or first.ndim != 2:
+        return {}  # no ADM head: its reader says so
+    return {"num_head_channels": attention_channels(first.shape[1])}
 
 
 def _extractor_of(config: dict, classifier_path, net, path) -> Extractor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dg.calibration import Calibration
 from dg.data.latents import AnySet
 from dg.extractors import Extractor, build_extractor
-from dg.heads import ScoreHead, finetuned_head
+from dg.heads import ScoreHead, attention_channels, finetuned_head
 from dg.runtime.randomness import seeded
 from edm.fingerprints import fingerprint
 from edm.precond import Encoding
@@ -288,12 +288,14 @@ def build_discriminator(
 
 def _adm_head(size: int, channels: int, conditional: bool, width: int | None) -> nn.Module:
     """The authors' head, on pixels or on the features of a classifier."""
+    width = width or 128
     return create_classifier(
         image_size=size,
         in_channels=channels,
         out_channels=1,
         condition=conditional,
-        classifier_width=width or 128,
+        classifier_width=width,
+        num_head_channels=attention_channels(width),
         channel_mult=CHANNEL_MULT.get(size) or _multipliers(size),
     )
 

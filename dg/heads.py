@@ -6,6 +6,8 @@ a head, for a discriminator that starts from it and is trained throughout. All a
 `head(features, time, condition=class_labels)`.
 """
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -135,3 +137,9 @@ def finetuned_head(net: Preconditioner, num_classes: int, width: int) -> Finetun
     encoder, state = head.encoder.net, net.state_dict()
     encoder.load_state_dict({name: state[name] for name in encoder.state_dict()})
     return head
+
+
+def attention_channels(width: int) -> int:
+    """Channels of one attention head in an ADM head of `width` channels: 64 as in
+    guided-diffusion, and where 64 does not divide the width, the largest divisor of both."""
+    return math.gcd(64, width)

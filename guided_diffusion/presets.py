@@ -38,6 +38,7 @@ def create_classifier(
     out_channels: int = 1000,
     condition: bool = False,
     channel_mult: Sequence[float] | None = None,
+    num_head_channels: int = 64,
 ) -> EncoderUNetModel:
     """An `EncoderUNetModel` with random weights from guided-diffusion's settings; their defaults
     are kept.
@@ -48,6 +49,7 @@ def create_classifier(
     condition                         add a class embedding of 1000 rows
     channel_mult                      widths of the levels relative to classifier_width; None: by
                                       image_size
+    num_head_channels                 channels of one attention head
 
     The noisy-image classifier of Discriminator Guidance on CIFAR-10 is
     `create_classifier(image_size=32, classifier_depth=4)`, its discriminator
@@ -76,6 +78,7 @@ def create_classifier(
         use_scale_shift_norm=classifier_use_scale_shift_norm,
         resblock_updown=classifier_resblock_updown,
         pool=classifier_pool,
+        num_head_channels=num_head_channels,
     )
 
 

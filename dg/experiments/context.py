@@ -170,7 +170,8 @@ class Context:
         boosted = boosting and self.boosted(system)
         boost = replace(BOOSTING["authors"], S_churn=system.S_churn) if boosted else None
         sparse = dict(every=system.every, between=system.between)
-        return DiscriminatorGuidance(discriminator, weights, *system.window, boost, **sparse)
+        window = system.window or self.setting.window
+        return DiscriminatorGuidance(discriminator, weights, *window, boost, **sparse)
 
     def sampling(self, system: System):
         """How a system is sampled."""

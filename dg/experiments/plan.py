@@ -165,7 +165,7 @@ def _sampling(context: Context, system: System) -> dict:
     return settings | {
         "heads": [asdict(head) for head in system.heads],
         "weights": system.weights or s.weights,
-        "window": system.window,
+        "window": system.window or s.window,
         "boosting": context.boosted(system),
         "S_churn": system.S_churn,
         "average": system.average,

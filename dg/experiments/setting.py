@@ -92,6 +92,7 @@ class Setting:
     metrics: tuple[str, ...] = CORE
     decimals: dict[str, int] = field(default_factory=dict)
     weights: tuple[float, float] = (2.0, 0.0)
+    window: tuple[float, float] = (0.01, 1.0)  # VP times of guidance
     candidates: tuple[float, ...] = ()  # first-order weights to choose from
     num_selection: int = 500  # images, of seeds used for nothing else, to choose by
     selection_seed: int = 2_000_000

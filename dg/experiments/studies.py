@@ -306,7 +306,7 @@ def failures(setting):
     sections=("gain", "pairs", "discriminators", "deviations", "run"),
 )
 def cost(setting):
-    """The published setting and both orders; fewer steps, a shorter window, smaller heads."""
+    """The setting's guidance and both orders; fewer steps, other windows, smaller heads."""
     head, half = (lines.given_head(setting),), setting.weights[0] / 2
     steps = ((1, "every step"), (2, "every second step"), (3, "every third step"))
     found = {
@@ -317,7 +317,7 @@ def cost(setting):
         for every, told in steps[1:]:
             sparse = System(f"{told}, {between}", head, every=every, between=between)
             found[f"{between}-{every}"] = replace(sparse, line=f"fewer steps, {between}")
-    for end in (0.5, 0.3):
+    for end in (end for end in (1.0, 0.5, 0.3) if end != setting.window[1]):
         short = System("", head, window=(0.01, end), line=f"VP time up to {end:g}")
         for every, told in steps:
             title = f"{short.line}, {told}"

@@ -54,6 +54,7 @@ class System:
 
     weights  None: the setting's; "chosen": the best first-order one of the setting's candidates;
              (0, 0): the heads do not guide
+    window   VP times of guidance, None: the setting's
     every, between  steps at which the discriminator is evaluated, and what guides between them: as
              of `DiscriminatorGuidance`
     average  of the members, as of `Discriminator`
@@ -70,7 +71,7 @@ class System:
     title: str
     heads: tuple[Head, ...] = ()
     weights: tuple[float, float] | str | None = None
-    window: tuple[float, float] = (0.01, 1.0)
+    window: tuple[float, float] | None = None
     every: int = 1
     between: str = "rescale"
     boosting: bool | None = None  # None: the setting's

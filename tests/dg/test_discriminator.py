@@ -660,3 +660,15 @@ def test_it_can_be_traced(kind, conditional, files):
     number = 3 if conditional else 2
     traced = torch.jit.trace(discriminator, noisy(2)[:number])
     torch.testing.assert_close(traced(*noisy(3)[:number]), discriminator(*noisy(3)[:number]))
+
+
+@pytest.mark.parametrize("width", [32, 96])
+def test_a_narrow_head_has_attention_heads_that_divide_it(tmp_path, width):
+    built = build_discriminator("none", DATA, width=width).eval()
+    weight = built.heads[0].out[2].c_proj.weight
+    nn.init.normal_(weight)
+    save_head(tmp_path / "head.safetensors", built.heads[0], built.extractor)
+    loaded = load_discriminator(None, tmp_path / "head.safetensors")
+    x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.5, 2.0])
+    assert built(x, sigma).abs().min() > 0
+    assert torch.equal(built(x, sigma), loaded(x, sigma))

@@ -16,9 +16,10 @@ def test_systems_differ_in_what_they_claim_to():
     sampled = {s.title: s.settings for s in stages if s.name.startswith("sample-")}
     assert len({str(settings) for settings in sampled.values()}) == len(sampled) == 17
     full = sampled["full guidance"]
-    assert full["weights"] == (2.0, 0.0) and full["window"] == (0.01, 1.0) and "every" not in full
+    assert full["weights"] == (4.0, 0.0) and full["window"] == (0.01, 0.5) and "every" not in full
     for title, changed in {
-        "both orders": dict(weights=(1.0, 1.0)),
+        "both orders": dict(weights=(2.0, 2.0)),
+        "VP time up to 1, every step": dict(window=(0.01, 1.0)),
         "every third step, keep": dict(every=3, between="keep"),
         "VP time up to 0.3, every second step": dict(
             window=(0.01, 0.3), every=2, between="rescale"
