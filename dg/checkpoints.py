@@ -137,8 +137,11 @@ def _mixed(members: list, weights, average, from_files: dict) -> MixedDiscrimina
         inside = [
             place for place, (*_, config) in enumerate(members) if config["extractor"] == kind
         ]
-        own = [weights[place] for place in inside], "sum"
-        parts.append(_on_one_extractor([members[place] for place in inside], *own, **from_files))
+        own = [weights[place] for place in inside]
+        if sum(own) <= 0:
+            raise FileError(f"{told}; the weights on {kind} have no positive sum: leave it out")
+        chosen = [members[place] for place in inside]
+        parts.append(_on_one_extractor(chosen, own, "sum", **from_files))
     return MixedDiscriminator(parts)
 
 

@@ -477,6 +477,7 @@ def test_what_a_mixed_ensemble_cannot_be_is_refused(heads, files, tmp_path):
     refused(f"{told}, but a LoRA is of one", paths, lora_path=tmp_path / "lora", **files)
     with pytest.raises(ValueError, match="1 ensemble weights for 2 heads"):
         load_discriminator(head_path=paths, weights=[1], **files)
+    refused(f"{told}; the weights on none have no positive sum", paths, weights=[1, 0], **files)
     refused("give that network", paths)
 
 
