@@ -57,11 +57,7 @@ TEST_TIMES = (0.01, 0.1, 0.3, 0.6)  # VP times at which a noisy classifier is te
 EDM_PRESETS = {"ddpmpp": "cifar10-edm", "ncsnpp": "cifar10-edm", "adm": "imagenet64-edm"}
 
 
-@click.group(
-    **texts(__doc__),
-    no_args_is_help=False,
-    context_settings=SETTINGS,
-)
+@click.group(**texts(__doc__), no_args_is_help=False, context_settings=SETTINGS)
 @version
 def main():
     pass
@@ -73,14 +69,13 @@ def score(
     arch,
     precond,
     cond,
-    cbase,
-    cres,
     duration,
     ema,
     snap,
     transfer,
-    ignored,
-    nosubdir,
+    ddo,
+    alpha,
+    beta,
     dry_run,
     data,
     outdir,
@@ -96,30 +91,42 @@ def score(
         arch,
         precond,
         duration,
-        model_channels=cbase,
-        channel_mult=cres,
         ema_halflife=ema and round(ema * 1e6),
         precision=precision_of(bf16, fp16),
         **changes,
     )
     settings = computable(settings, device, (bf16, fp16) != (None, None))
     if transfer:
-        console.refuse({"cond", "arch", "precond", "cbase", "cres"}, "the network of --transfer")
+        shape = {"cond", "arch", "precond", "model_channels", "channel_mult", "dropout"}
+        console.refuse(shape, "the network of --transfer")
+    elif ddo:
+        raise click.UsageError("--ddo needs the network that made its images; give --transfer.")
+    if not ddo:
+        console.refuse({"alpha", "beta"}, "a training without --ddo")
+    about = {"ddo": {"generated": ddo, "alpha": alpha, "beta": beta}} if ddo else {}
     if dry_run:
         shape = {"transfer": transfer} if transfer else {"network": network, "cond": cond}
-        click.echo(json.dumps(plain(shape | {"settings": settings}), indent=2))
+        click.echo(json.dumps(plain(shape | about | {"settings": settings}), indent=2))
         return
     import edm
+    from dg.pretraining.ddo import DDO
     from dg.pretraining.score import build_score_network, train_score_network
 
-    def train(images, device, **job):
+    def train(images, device, ranks, **job):
         if transfer:
             net = edm.load_network(input_file(transfer), device).requires_grad_(True)
         else:
             net = build_score_network(images, network, settings.seed, cond).to(device)
-        return train_score_network(net, images, settings, snap=snap, **job)
+        if ddo:
+            job["ddo"] = DDO(training_set(ddo, ranks), alpha, beta)
+            about["ddo"] = job["ddo"].describe()
+        return train_score_network(net, images, settings, snap=snap, ranks=ranks, **job)
 
-    _train(train, edm.save_network, settings, data, outdir, device, save_seconds, microbatch)
+    def described(net):
+        return {"network": net.init_kwargs} | about
+
+    job = (data, outdir, device, save_seconds, microbatch)
+    _train(train, edm.save_network, settings, *job, described=described)
 
 
 @main.command(**CLASSIFIER)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import edm
+from dg.data.datasets import load_images
 from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS
 from dg.runtime import console
 from guided_diffusion import load_encoder
@@ -307,7 +308,50 @@ def test_a_transferred_network_goes_on_from_its_weights(at):
     before, after = (edm.load_network(path) for path in (at["net"], at["out"]))
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         assert torch.allclose(old, new, atol=1e-6)
-    refused = run(once + " --transfer {net} --cbase 8", **at)
-    assert (
-        refused.code == 2 and "--cbase means nothing for the network of --transfer" in refused.err
-    )
+    for option in ("--cbase 8", "--cres 1,2", "--dropout 0.1", "--cond 1"):
+        refused = run(f"{once} --transfer {{net}} {option}", **at)
+        told = f"{option.split()[0]} means nothing for the network of --transfer"
+        assert refused.code == 2 and told in refused.err
+
+
+DDO = "pretrain score --data digits:train --batch 8 --ddo {fake} --outdir {out} "
+
+
+def test_a_network_trains_against_its_frozen_copy(at):
+    done = succeed(DDO + "--transfer {net} --steps 1 --alpha 3 --beta 0.5", **at)
+    assert "1 steps, loss 2.7726" in done.err, "four times log 2, at the copy itself"
+    told = json.loads((at["out"] / "training.json").read_text())
+    assert told["ddo"] == {
+        "generated": str(at["fake"]),
+        "fingerprint": load_images(at["fake"]).fingerprint(),
+        "alpha": 3.0,
+        "beta": 0.5,
+    }
+    assert told["data"] == "digits:train" and told["used"]["paths"]["--ddo"] == str(at["fake"])
+    assert set(told["network"]) == set(edm.load_network(at["net"]).init_kwargs)
+    again = run(DDO + "--transfer {net} --steps 1 --alpha 3", **at)
+    assert again.code == 2 and "of a run with other settings" in again.err
+    dry = succeed(DDO + "--transfer {net} --beta 0.5 -n", **at)
+    assert json.loads(dry.out)["ddo"] == {"generated": str(at["fake"]), "alpha": 1.0, "beta": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "--ddo needs the network that made its images; give --transfer"),
+        ("--transfer {net} --beta 0", "--beta"),
+        ("--transfer {net} --alpha -1", "--alpha"),
+        ("--transfer {cond_net}", "classes, but the network has 10; give a set of these classes"),
+    ],
+)
+def test_ddo_refuses_what_does_not_fit(at, options, message):
+    done = run(DDO + options, **at)
+    assert done.code == 2 and message in done.err and len(done.lines) == 1
+    assert not (at["out"] / "network.safetensors").exists()
+
+
+def test_coefficients_belong_to_ddo(at):
+    for option in ("--alpha 1", "--beta 2"):
+        done = run("pretrain score --data digits:train --outdir {out} " + option, **at)
+        assert done.code == 2
+        assert f"{option.split()[0]} means nothing for a training without --ddo" in done.err

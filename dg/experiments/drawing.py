@@ -33,8 +33,11 @@ def draw_sets(
     """Fill set0, set1 ... in a folder with `count` images of a settled system each, from the seed
     that is its first on.
 
-    pools  where finished images stand that are chosen from, None: in the same folder
+    pools  where `draw_pools` has put the finished images that are chosen from; None: it puts them
+           in the same folder
     """
+    if system.kept and pools is None:
+        draw_pools(context, folder, paths, system, firsts, count)
     net, sampling, discriminator, guidance = context.drawn_by(paths, system)
     if isinstance(sampling, RejectionSampling):
         run = dict(device=context.device, progress=context.progress, ranks=context.ranks)
@@ -43,13 +46,23 @@ def draw_sets(
         path, seeds = folder / f"set{index}", range(first, first + count)
         if system.kept:
             pool = (pools or folder) / f"pool{index}"
-            context.sample(pool, net, sampling, pool_seeds(seeds, system.kept.share), guidance)
             described = describe(net, sampling, guidance)
             _keep(context, path, pool, system, discriminator, count, described)
         elif isinstance(sampling, RejectionSampling):
             _reject(context, path, net, sampling, guidance, seeds)
         else:
             context.sample(path, net, sampling, seeds, guidance)
+
+
+def draw_pools(
+    context: Context, folder: Path, paths: Paths, system: System, firsts: Sequence[int], count: int
+) -> None:
+    """Fill pool0, pool1 ... in a folder with the finished images of which a system keeps its
+    share."""
+    net, sampling, _, guidance = context.drawn_by(paths, system)
+    for index, first in enumerate(firsts):
+        seeds = pool_seeds(range(first, first + count), system.kept.share)
+        context.sample(folder / f"pool{index}", net, sampling, seeds, guidance)
 
 
 def pool_seeds(seeds: range, share: float) -> list[int]:

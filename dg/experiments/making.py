@@ -8,7 +8,7 @@ from dg.data.datasets import ImageSet, load_images
 from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import load_features, save_features
 from dg.experiments.context import Context, Paths
-from dg.experiments.drawing import draw_sets
+from dg.experiments.drawing import draw_pools, draw_sets
 from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
 from dg.experiments.setting import Setting
@@ -133,11 +133,23 @@ def choose_weight(context: Context, path, paths: Paths, system: System) -> None:
     write_json(path / "weights.json", {"chosen": chosen, "fd": fd})
 
 
-def sample_sets(context: Context, path, paths: Paths, system: System) -> None:
-    """The measured sets of a system; the same seeds for every system."""
-    s, settled = context.setting, context.settled(paths, system)
-    firsts = [index * s.num_images for index in range(s.num_sets)]
-    draw_sets(context, path, paths, settled, firsts, s.num_images)
+def make_pools(context: Context, path, paths: Paths, system: System) -> None:
+    """The finished images from which the measured sets of a system are chosen."""
+    draw_pools(context, path, paths, system, _firsts(context), context.setting.num_images)
+
+
+def sample_sets(context: Context, path, paths: Paths, system: System, pools: str) -> None:
+    """The measured sets of a system; the same seeds for every system.
+
+    pools  the stage of its finished images, where it has one
+    """
+    settled, number = context.settled(paths, system), context.setting.num_images
+    draw_sets(context, path, paths, settled, _firsts(context), number, paths.get(pools))
+
+
+def _firsts(context: Context) -> list[int]:
+    """The first seed of every measured set."""
+    return [index * context.setting.num_images for index in range(context.setting.num_sets)]
 
 
 def make_choice_reference(context: Context, path, paths: Paths) -> None:
@@ -153,6 +165,8 @@ def choose(context: Context, path, paths: Paths, system: System) -> None:
     reference = load_features(paths["choice-reference"] / "features.npz")
     for place, option in enumerate(system.options):
         folder = path / f"option{place}"
+        if option.kept:  # one pool for all options
+            draw_pools(context, path, paths, option, [s.selection_seed], s.num_selection)
         draw_sets(context, folder, paths, option, [s.selection_seed], s.num_selection, path)
         found.append(meter.features(load_images(folder / "set0")).distance(reference))
     fd = [[option.title, value] for option, value in zip(system.options, found, strict=True)]

@@ -1,6 +1,6 @@
 """The stages of an experiment in an order in which they can be run; nothing is loaded for it."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from dg.experiments import compute, judging, making, measuring
@@ -18,6 +18,7 @@ from dg.experiments.pipeline import Stage, needed
 from dg.experiments.study import System
 from dg.runtime.files import content_of, plain
 from dg.samplers.constants import RejectionSampling
+from dg.sampling import needs_log_ratio
 from edm.checkpoint import network_file
 
 
@@ -181,6 +182,12 @@ def _needs_classifier(context: Context, system: System) -> bool:
     )
 
 
+def _inputs(context: Context, system: System) -> list[str]:
+    """All that the images of a system are drawn with."""
+    needs = _needs(context, system) + ["weights"] * (system.weights == "chosen")
+    return needs + [f"choice-{system.choice}"] * bool(system.options)
+
+
 def _needs(context: Context, system: System) -> list[str]:
     """The model of a system, and its discriminators."""
     trained = [head.training for head in system.heads if head.training not in context.setting.given]
@@ -188,16 +195,30 @@ def _needs(context: Context, system: System) -> list[str]:
     return [system.model, *["classifier"] * _needs_classifier(context, system), *heads]
 
 
+def _pool(context: Context, name: str, system: System) -> Stage:
+    """The finished images of which a system keeps some. Systems share it whose heads and noise
+    levels choose alone."""
+    s, drawn = context.setting, system
+    if system.weights == (0.0, 0.0) and not needs_log_ratio(context.sampling(system)):
+        drawn = replace(system, heads=())
+    sizes = {"num_images": s.num_images, "num_sets": s.num_sets, "share": system.kept.share}
+    settings = _sampling(context, replace(drawn, kept=None)) | sizes
+    make = partial(making.make_pools, context, system=drawn)
+    cost = _generation(context, drawn, s.num_images * s.num_sets)
+    told = (f"pool-{name}", settings, _inputs(context, drawn), make, cost)
+    return Stage(*told, "finished images to choose from", "pool")
+
+
 def _system(context: Context, name: str, system: System, data: dict) -> list[Stage]:
     """Samples, distances, likelihood; stages that all studies of a setting share."""
-    s, needs, title = context.setting, _needs(context, system), system.title
-    needs += ["weights"] * (system.weights == "chosen")
-    needs += [f"choice-{system.choice}"] if system.options else []
+    s, needs, title = context.setting, _inputs(context, system), system.title
     sizes = {"num_images": s.num_images, "num_sets": s.num_sets}
     sampled, settings = f"sample-{name}", _sampling(context, system) | sizes
-    cost = _generation(context, system, s.num_images * s.num_sets)
-    make = partial(making.sample_sets, context, system=system)
-    stages = [Stage(sampled, settings, needs, make, cost, title, "sample")]
+    pools = [_pool(context, name, system)] if system.kept else []
+    needs += [stage.name for stage in pools]
+    cost = Cost() if pools else _generation(context, system, s.num_images * s.num_sets)
+    make = partial(making.sample_sets, context, system=system, pools=f"pool-{name}")
+    stages = [*pools, Stage(sampled, settings, needs, make, cost, title, "sample")]
     inputs, make = [sampled, "reference"], partial(measuring.measure_sets, context, sampled=sampled)
     measured = dict(title=title, kind="measure")
     stages.append(Stage(f"measure-{name}", {"metrics": s.metrics}, inputs, make, **measured))

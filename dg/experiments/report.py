@@ -54,17 +54,22 @@ def about(outcome: dict) -> str:
     settings, selection = outcome["settings"], outcome["selection"]
     text = f"{outcome['question']} {outcome['setting']}; "
     text += f"first-order weight {selection['chosen']:g}; " if selection else ""
-    if any(one["heads"] and not one["weights"] for one in outcome["systems"].values()):
-        text += _guidance(settings)
+    text += _guidance(outcome)
     text += f"budget: {settings['budget']}; " if settings["budget"] else ""
     text += f"mean and sd over {settings['num_sets']} sets of {settings['num_images']:,} images, "
     return f"{text}the same seeds for every system."
 
 
-def _guidance(settings: dict) -> str:
-    """The setting's guidance, which acts where a system has no other."""
-    (first, second), window = settings["weights"], settings.get("window", (0.01, 1))
-    return f"weights ({first:g}, {second:g}) at VP times {window[0]:g} to {window[1]:g}; "
+def _guidance(outcome: dict) -> str:
+    """The setting's weights and window, where they are those of a system."""
+    guided = [one for one in outcome["systems"].values() if one["heads"]]
+    (first, second), window = (outcome["settings"].get(name) for name in ("weights", "window"))
+    text = ""
+    if any(not one["weights"] for one in guided):
+        text += f"weights ({first:g}, {second:g}); "
+    if any(not one["window"] for one in guided):
+        text += f"VP times {window[0]:g} to {window[1]:g}; "
+    return text
 
 
 def verdict(outcome: dict) -> str:

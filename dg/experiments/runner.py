@@ -142,10 +142,11 @@ def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
     if trained:
         names += [fake_set(setting, context.study.trainings[one])[0] for one in trained]
     images = setting.num_images * setting.num_sets
+    drawn = [stage for stage in (f"pool-{name}", f"sample-{name}") if stage in paths]
     costs = {
         "num_evaluations": context.num_evaluations(system),
         "training_seconds": sum(stages.took[paths[stage]] for stage in dict.fromkeys(names)),
-        "seconds_per_1000": 1000 * stages.took[paths[f"sample-{name}"]] / images,
+        "seconds_per_1000": 1000 * sum(stages.took[paths[stage]] for stage in drawn) / images,
     }
     if context.study.compute:
         costs["compute"] = read_json(paths[f"compute-{name}"] / "compute.json")

@@ -139,6 +139,13 @@ SCORE = training(
             help="Network whose weights the training starts from.  [default: random weights]",
         ),
         click.option(
+            "--ddo",
+            type=console.InputPath(),
+            metavar="PATH",
+            help="Images that the network of --transfer has generated. It learns to tell --data from "
+            "them against its frozen copy (DDO, Zheng et al. 2025). Each step takes as many of them.",
+        ),
+        click.option(
             "--snap",
             type=click.IntRange(min=0),
             default=0,
@@ -162,12 +169,14 @@ SCORE = training(
         ),
         click.option(
             "--cbase",
+            "model_channels",
             type=click.IntRange(min=1),
             metavar="N",
             help="Channels of the U-Net's first level.  [default: the preset's]",
         ),
         click.option(
             "--cres",
+            "channel_mult",
             type=Multipliers(),
             metavar="INTS",
             help="Multiples of --cbase on each level, for example 1,2,2. Each level has half the "
@@ -200,15 +209,31 @@ SCORE = training(
             help="Probability of EDM's augmentation. It does not leak into the images drawn.",
         ),
         click.option(
+            "--alpha",
+            type=RealRange(min=0),
+            default=1.0,
+            metavar="A",
+            help="Weight of the loss on the images of --ddo; that on --data is 1.",
+        ),
+        click.option(
+            "--beta",
+            type=POSITIVE,
+            default=1.0,
+            metavar="B",
+            help="Factor of the log ratio in the loss of --ddo.",
+        ),
+        click.option(
             "--tick",
             "--ls",
             "ignored",
+            expose_value=False,
             metavar="N",
             help="Ignored: there are no ticks, and float16 is scaled as needed.",
         ),
         click.option(
             "--nosubdir",
             is_flag=True,
+            expose_value=False,
             help="Write into OUTDIR itself, as this command always does.",
         ),
         click.option(

@@ -13,9 +13,10 @@ from dg.experiments import failures_report as report
 from dg.experiments.context import Context, Experiment
 from dg.experiments.costs import training_cost
 from dg.experiments.pipeline import Stages
+from dg.experiments.runner import _costs
 from dg.experiments.settings import SETTINGS, smoke
 from dg.experiments.studies import build, trainings
-from dg.experiments.study import Head, Training
+from dg.experiments.study import Head, Kept, Training
 from dg.recipes import PRESETS
 from dg.runtime.files import read_json, write_json
 
@@ -76,6 +77,45 @@ def test_numbers_of_a_training_belong_to_its_key_and_no_other_key_changes():
         assert name in after["train-default"][0].needs and stage.settings["num_images"] >= fake
         assert fake == 10_000 or key == before["fake-score"][1], "the same generated images"
     assert len(keys) == 7
+
+
+def test_finished_images_to_choose_from_are_drawn_once():
+    study = build("failures", SETTING)
+    kept = {name: system for name, system in study.systems.items() if system.kept}
+    study.systems["other-noise"] = replace(kept["kept-default"], kept=Kept(0.5, 1.0))
+    study.systems["other-share"] = replace(kept["kept-default"], kept=Kept(0.25, 0.1))
+    for name in ("default", "real-200"):
+        study.systems[f"guided-kept-{name}"] = replace(kept[f"kept-{name}"], weights=(2.0, 0.0))
+    made = plan.plan(Context(Experiment("failures", SETTING, study, "anything")))
+    at, by_name = Stages("/nowhere"), {stage.name: stage for stage in made}
+    folders = {stage.name: at.path(stage).name for stage in made}
+    assert len(kept) == 7
+    for name in (*kept, "other-noise"):
+        assert by_name[f"pool-{name}"].needs == ["score"]
+        assert folders[f"pool-{name}"] == folders["pool-kept-default"]
+        assert by_name[f"sample-{name}"].needs[-1] == f"pool-{name}"
+        assert by_name[f"sample-{name}"].cost.evaluations == 0
+    assert len({folders[name] for name in by_name if name.startswith("pool-")}) == 4
+    assert len({folders[f"sample-{name}"] for name in (*kept, "other-noise")}) == 8
+    assert by_name["pool-guided-kept-real-200"].needs == ["score", "classifier", "train-real-200"]
+    drawn = 2 * SETTING.num_images * SETTING.num_sets
+    assert by_name["pool-kept-default"].cost.images == drawn
+    assert (
+        sum(s.cost.images for s, _ in at.overview(made) if s.name.startswith("pool-kept")) == drawn
+    )
+
+
+def test_the_time_of_a_pool_belongs_to_every_system_that_chooses_from_it():
+    study = build("failures", SETTING)
+    context, at = Context(Experiment("failures", SETTING, study)), Stages("/nowhere")
+    paths = {name: name for name in ("score", "fake-score", "train-default")}
+    paths |= {"pool-kept-default": "pool", "sample-kept-default": "kept"}
+    paths["sample-guided-default"] = "guided"
+    at.took = dict.fromkeys(paths.values(), 0.0) | {"pool": 6.0, "kept": 1.5, "guided": 3.0}
+    images = SETTING.num_images * SETTING.num_sets
+    for name, seconds in {"kept-default": 7.5, "guided-default": 3.0}.items():
+        found = _costs(context, at, paths, name)["seconds_per_1000"]
+        assert found == pytest.approx(1000 * seconds / images)
 
 
 def test_the_cost_follows_the_larger_set():

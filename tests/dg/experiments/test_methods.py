@@ -7,6 +7,7 @@ import torch
 
 from dg.data.datasets import open_images
 from dg.discriminator import LogRatio
+from dg.experiments import making
 from dg.experiments import methods_report as report
 from dg.experiments.compute import _images, _seen
 from dg.experiments.context import Context, Experiment
@@ -99,6 +100,24 @@ def test_the_most_acceptable_of_a_pool_are_kept(context, tmp_path):
     again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     draw_sets(context, tmp_path, {}, system, [0, 6], 6)
     assert again == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+
+
+def test_a_pool_of_another_stage_gives_the_same_images(context, tmp_path):
+    system = System("kept", HEAD, (0.0, 0.0), num_steps=3, kept=Kept(0.5, 0.3))
+    setting = context.setting
+    firsts = [index * setting.num_images for index in range(setting.num_sets)]
+    draw_sets(context, tmp_path / "alone", {}, system, firsts, setting.num_images)
+    paths = {"pool-kept": tmp_path / "shared", "score": None}
+    making.make_pools(context, paths["pool-kept"], paths, replace(system, heads=()))
+    drawn = {path: path.stat().st_mtime_ns for path in tmp_path.glob("shared/**/*")}
+    making.sample_sets(context, tmp_path / "kept", paths, system, "pool-kept")
+    assert drawn == {path: path.stat().st_mtime_ns for path in tmp_path.glob("shared/**/*")}
+    assert {path.name for path in (tmp_path / "kept").iterdir() if path.is_dir()} == {
+        f"set{index}" for index in range(setting.num_sets)
+    }
+    for path in (tmp_path / "kept").rglob("*.npz"):
+        alone = tmp_path / "alone" / path.relative_to(tmp_path / "kept")
+        assert path.read_bytes() == alone.read_bytes()
 
 
 def test_rejection_measures_its_constants_once(context, tmp_path):
