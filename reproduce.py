@@ -2,11 +2,11 @@
 """Run a named experiment from end to end: results table, pictures, report.
 
 NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,
-imagenet-adm, a study or a setting. A study (recipes, extractors, epochs, selection, weights,
-window, churn, steps, significance, lora, ensemble, methods, given, failures, cost) runs in a
-setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14,
-mnist-28). The name of a setting alone runs the study recipes in it, except for mnist. Studies
-of one setting share their networks and samples.
+imagenet-adm, imagenet-adm-weights, a study or a setting. A study (recipes, extractors, epochs,
+selection, weights, window, churn, steps, significance, lora, ensemble, methods, given, failures,
+cost) runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16,
+mnist, mnist-14, mnist-28). The name of a setting alone runs the study recipes in it, except for
+mnist. Studies of one setting share their networks and samples.
 
 The same command again continues after an interruption; finished stages are not repeated.
 
@@ -24,6 +24,8 @@ Examples:
   python reproduce.py ensemble --setting mnist-14 --data mnist.npz
   # EDM against DDPM and VAE; mnist-cond: with classes
   python reproduce.py mnist --data mnist.npz
+  # FFHQ: a folder with train and test
+  python reproduce.py ffhq-64 --data FFHQ-64
   # every loss against the closed form
   python reproduce.py two-gaussians
   # an eighth of the guided images of ImageNet
@@ -282,7 +284,8 @@ def _imagenet(name, choices, common) -> Job:
     def run(run_folder, folder, stage):
         return imagenet.run(chosen, run_folder, folder, common["command"], stage)
 
-    return Job(chosen.plan, run, imagenet_report.text_table, name, name, RATES["imagenet"])
+    folder = setting.shares or name
+    return Job(chosen.plan, run, imagenet_report.text_table, folder, name, RATES["imagenet"])
 
 
 def _shard(text):

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from dg.calibration import Calibration
-from dg.discriminator import Discriminator
+from dg.discriminator import Discriminator, MixedDiscriminator, member_weights
 from dg.extractors import Extractor, build_extractor
 from dg.fingerprints import fingerprint
 from dg.heads import FinetunedHead, ScoreHead, attention_channels
@@ -75,12 +75,12 @@ def load_discriminator(
     average="logits",
     lora_rank=None,
     calibrated=False,
-) -> Discriminator:
+) -> Discriminator | MixedDiscriminator:
     """A frozen discriminator from files.
 
     classifier_path  the ADM classifier's bare state dict, where a head was trained on its features
     head_path        a head of this project (.safetensors), a bare state dict of the authors' (.pt),
-                     or a list of them
+                     or a list of them, perhaps on different extractors
     net              the score network, where a head was trained on its encoder
     weights, average  as in `Discriminator`
     lora_path        low-rank update that the head was trained with, merged: into the classifier,
@@ -99,28 +99,50 @@ def load_discriminator(
     if not paths:
         raise FileError("no discriminator is given; give the path of a head")
     loaded = [_load_head(path) for path in paths]
-    needs = {config["extractor"] for _, config in loaded}
-    if len(needs) > 1:
-        raise FileError(
-            f"{paths[0]}: the heads of the ensemble need different extractors "
-            f"({', '.join(sorted(needs))}); give heads of one extractor"
-        )
-    extractor = _extractor_of(loaded[0][1], classifier_path, net, paths[0])
-    for path, (_, config) in zip(paths, loaded, strict=True):
-        _check_trained_on(config, extractor, path)
-    _adapt(
-        extractor,
-        lora_path,
-        lora_rank,
-        [config.get("training", {}).get("lora_rank") for _, config in loaded],
-        paths[0],
-    )
-    heads, calibrations = [head for head, _ in loaded], None
-    if calibrated:
-        pairs = zip(paths, loaded, strict=True)
-        calibrations = [_calibration(config, path) for path, (_, config) in pairs]
-    discriminator = Discriminator(extractor, heads, weights, average, calibrations)
+    members = [(path, *one) for path, one in zip(paths, loaded, strict=True)]
+    from_files = dict(classifier_path=classifier_path, net=net, calibrated=calibrated)
+    from_files |= dict(lora_path=lora_path, lora_rank=lora_rank)
+    if len({config["extractor"] for _, config in loaded}) > 1:
+        discriminator = _mixed(members, weights, average, from_files)
+    else:
+        discriminator = _on_one_extractor(members, weights, average, **from_files)
     return discriminator.to(device).eval().requires_grad_(False)
+
+
+def _on_one_extractor(
+    members: list, weights, average, classifier_path, net, calibrated, lora_path, lora_rank
+) -> Discriminator:
+    """Of heads on one extractor; members: (path, head, metadata) of each."""
+    (path, _, config), *_ = members
+    extractor = _extractor_of(config, classifier_path, net, path)
+    for path, _, config in members:
+        _check_trained_on(config, extractor, path)
+    _adapt(extractor, lora_path, lora_rank, members)
+    heads = [head for _, head, _ in members]
+    scales = [_calibration(config, path) for path, _, config in members] if calibrated else None
+    return Discriminator(extractor, heads, weights, average, scales)
+
+
+def _mixed(members: list, weights, average, from_files: dict) -> MixedDiscriminator:
+    """Of heads on different extractors: a weighted sum of logits for each of them."""
+    kinds = list(dict.fromkeys(config["extractor"] for *_, config in members))
+    told = f"{members[0][0]}: the heads of the ensemble need different extractors "
+    told += f"({', '.join(sorted(kinds))})"
+    if average not in ("logits", "sum"):
+        raise FileError(f"{told}; of those average is logits or sum, not {average}")
+    if from_files["lora_path"] is not None:
+        raise FileError(f"{told}, but a LoRA is of one; give heads of that one, or no LoRA")
+    weights, parts = member_weights(weights, len(members), average).tolist(), []
+    for kind in kinds:
+        inside = [
+            place for place, (*_, config) in enumerate(members) if config["extractor"] == kind
+        ]
+        own = [weights[place] for place in inside]
+        if sum(own) <= 0:
+            raise FileError(f"{told}; the weights on {kind} have no positive sum: leave it out")
+        chosen = [members[place] for place in inside]
+        parts.append(_on_one_extractor(chosen, own, "sum", **from_files))
+    return MixedDiscriminator(parts)
 
 
 def _load_head(path: Path) -> tuple[nn.Module, dict]:
@@ -170,12 +192,12 @@ def _extractor_of(config: dict, classifier_path, net, path) -> Extractor:
         raise FileError(message if own else f"{path}: {message}") from error
 
 
-def _adapt(extractor, lora_path, rank: int | None, ranks: list, head_path) -> None:
+def _adapt(extractor, lora_path, rank: int | None, members: list) -> None:
     """Merge a LoRA into the extractor; a head that was trained with one must get one."""
     if lora_path is None:
-        if any(ranks):
+        if any(config.get("training", {}).get("lora_rank") for *_, config in members):
             raise MissingLoRA(
-                f"{head_path}: was trained together with a LoRA of the extractor "
+                f"{members[0][0]}: was trained together with a LoRA of the extractor "
                 f"{extractor.kind}; give that file"
             )
         return

@@ -18,6 +18,9 @@ from edm.precond import Encoding
 from guided_diffusion import create_classifier
 from guided_diffusion.presets import CHANNEL_MULT
 
+AVERAGES = ("logits", "probabilities", "sum", "mistaken")
+CLIP = 1e-5  # bound of the probability in the authors' code
+
 
 class Discriminator(nn.Module):
     """Logit of "real" against "generated" for noisy images: an estimate of the log density ratio.
@@ -26,9 +29,10 @@ class Discriminator(nn.Module):
     heads      one per member; several make an ensemble, whose logit is the weighted mean of theirs
     weights    one per member, normalised to sum 1; None = equal
     average    "logits" averages the members' logits, and the mean of log ratios is a log ratio;
-               "probabilities" averages probabilities, as reproduction B does; "sum" adds the
-               logits, each times its weight as given, for members of which each was trained on
-               what the ones before it had guided
+               "probabilities" averages probabilities; "sum" adds the logits, each times its
+               weight as given, for members of which each was trained on what the ones before it
+               had guided; "mistaken" is the fault of reproduction B: the mean of the logits is
+               taken for a probability, and clipped as one
     calibrations  one per member, which divide the members' logits; None: logits as they are
     """
 
@@ -42,21 +46,11 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.calibrations = calibrations and tuple(calibrations)
-        if average not in ("logits", "probabilities", "sum"):
-            raise ValueError(f"average is {average!r}; use logits, probabilities or sum")
+        if average not in AVERAGES:
+            raise ValueError(f"average is {average!r}; use {', '.join(AVERAGES)}")
         self.average = average
         self.extractor, self.heads = extractor, nn.ModuleList(heads)
-        weights = (
-            torch.ones(len(self.heads))
-            if weights is None
-            else torch.as_tensor(weights, dtype=torch.float32)
-        )
-        if len(weights) != len(self.heads) or not 0 < weights.sum() < math.inf:
-            raise ValueError(
-                f"{len(weights)} ensemble weights for {len(self.heads)} heads; give one each, of "
-                "positive sum"
-            )
-        weights = weights if average == "sum" else weights / weights.sum()
+        weights = member_weights(weights, len(self.heads), average)
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
@@ -77,6 +71,11 @@ class Discriminator(nn.Module):
     def shares_encoder(self, net) -> bool:
         """Whether the extractor is the encoder of this very network."""
         return self.extractor.shares_encoder(net)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its extractors."""
+        return [self.extractor.kind]
 
     def describe(self) -> dict:
         """Plain data on which its logits depend: heads and extractor by fingerprint."""
@@ -110,20 +109,80 @@ class Discriminator(nn.Module):
             precise = precise / torch.stack(found).to(precise)
         if self.average == "probabilities":
             return (self.weights[:, None] * precise.sigmoid()).sum(dim=0).logit()
-        return (self.weights[:, None] * precise).sum(dim=0)
+        joined = (self.weights[:, None] * precise).sum(dim=0)
+        return _log_odds(joined, CLIP) if self.average == "mistaken" else joined
+
+
+class MixedDiscriminator(nn.Module):
+    """Members on different extractors as one discriminator, whose logit is the sum of theirs.
+
+    parts  a discriminator for each extractor; its weights hold what share of the whole it has
+
+    Every extractor has a pass of its own; a score network's is not shared with denoising.
+    """
+
+    def __init__(self, parts: Sequence[Discriminator]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """As of `Discriminator`."""
+        return torch.stack([part(x, sigma, class_labels) for part in self.parts]).sum(dim=0)
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """All members."""
+        return [head for part in self.parts for head in part.heads]
+
+    @property
+    def conditional(self) -> bool:
+        """Whether one of the heads takes class labels."""
+        return any(part.conditional for part in self.parts)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its extractors."""
+        return [part.extractor.kind for part in self.parts]
+
+    def shares_encoder(self, net) -> bool:
+        """Never: the others need the noisy image."""
+        return False
+
+    def describe(self) -> dict:
+        """Plain data on which its logits depend."""
+        return {"parts": [part.describe() for part in self.parts]}
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that it evaluates."""
+        return [network for part in self.parts for network in part.networks()]
+
+
+def member_weights(weights, number: int, average: str) -> Tensor:
+    """Weights of members, float32 [number], as given for a sum, else of sum 1; None: equal ones.
+    ValueError for too many or too few, and for a sum that is not positive."""
+    weights = torch.ones(number) if weights is None else torch.as_tensor(weights).float()
+    if len(weights) != number or not 0 < weights.sum() < math.inf:
+        raise ValueError(
+            f"{len(weights)} ensemble weights for {number} heads; give one each, of positive sum"
+        )
+    return weights if average == "sum" else weights / weights.sum()
+
+
+def _log_odds(probability: Tensor, eps: float) -> Tensor:
+    """log p / (1 - p) of a probability that is clipped to [eps, 1 - eps]; its gradient is zero
+    beyond."""
+    probability = probability.clamp(eps, 1 - eps)
+    return (probability / (1 - probability)).log()
 
 
 def clipped(logits: Tensor, eps: float | None) -> Tensor:
     """Logits after the authors' clip of the probability to [eps, 1 - eps], whose gradient is zero
     beyond; None: as is."""
-    if eps is None:
-        return logits
-    probability = logits.sigmoid().clamp(eps, 1 - eps)
-    return (probability / (1 - probability)).log()
+    return logits if eps is None else _log_odds(logits.sigmoid(), eps)
 
 
 def log_ratio(
-    discriminator: Discriminator,
+    discriminator: Discriminator | MixedDiscriminator,
     x: Tensor,
     sigma: Tensor,
     class_labels: Tensor | None = None,
@@ -144,7 +203,9 @@ class LogRatio:
     clip  as in `clipped`
     """
 
-    def __init__(self, discriminator: Discriminator, clip: float | None = None):
+    def __init__(
+        self, discriminator: Discriminator | MixedDiscriminator, clip: float | None = None
+    ):
         self.discriminator, self.clip = discriminator, clip
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:

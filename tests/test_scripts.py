@@ -557,6 +557,20 @@ def test_a_second_round_adds_its_log_ratio(at):
     assert np.abs(added - one).max() > 1
 
 
+def test_heads_on_different_extractors_guide_together(at):
+    """Their sum with weights w and 1 - w, at w near 1 and 0, guides like one of them alone."""
+    other = "--network {net} --extractor none --width 64 --save_dir {tmp}/other"
+    succeed(TRAIN + TWELVE + other, **at)
+    guided = GENERATE + "--seeds 0-11 --w_dg_1 2 --discriminator_ckpt "
+    mixed, seen = "{head} --discriminator_ckpt {tmp}/other --member_weights ", {}
+    for name in ("{head}", "{tmp}/other", mixed + "1,1e-6", mixed + "1e-6,1"):
+        succeed(guided + name, **at | {"out": at["tmp"] / str(len(seen))})
+        seen[name] = pixels(at["tmp"] / str(len(seen)))
+    one, two, first, second = seen.values()
+    assert np.abs(first - one).max() <= 1 and np.abs(second - two).max() <= 1
+    assert np.abs(one - two).max() > 1
+
+
 # ---- reproduce.py
 
 

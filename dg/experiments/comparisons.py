@@ -13,7 +13,8 @@ from dataclasses import replace
 from dg.data.datasets import load_images
 from dg.evaluation.classifier import ClassifierTraining
 from dg.experiments.quickstart import QUICKSTART, QUICKSTART_SMOKE, quickstart
-from dg.experiments.settings import CORE, Model, Setting, tiny
+from dg.experiments.setting import CORE, Model, Setting
+from dg.experiments.settings import tiny
 from dg.experiments.study import Head, Study, System, Training
 from dg.models.discrete_sampling import DDPMSampling
 from dg.models.vae_sampling import VAESampling

@@ -11,7 +11,7 @@ import torch
 from dg.checkpoints import load_discriminator
 from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
 from dg.discriminator import Discriminator, LogRatio
-from dg.experiments.settings import Setting
+from dg.experiments.setting import Setting
 from dg.experiments.study import Study, System
 from dg.guidance import BOOSTING, DiscriminatorGuidance
 from dg.models.loading import load_model

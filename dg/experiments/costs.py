@@ -51,6 +51,7 @@ def training_cost(setting, training) -> Cost:
     """Of a discriminator, whose epochs are passes over the larger set."""
     real = training.num_real or setting.num_real or setting.num_data
     pairs = max(real, training.num_fake or setting.num_data) * training.settings.epochs
+    pairs /= training.part[1] if training.part else 1
     relative = _relative_size(setting, training.model)
     return Cost(gpu_hours=pairs / PAIRS_PER_GPU_HOUR * relative)
 
@@ -72,7 +73,7 @@ def _hours(setting, model: str, evaluations: int) -> float:
 
 def _resolution(setting) -> int:
     sizes = {"mnist": 28, "mnist-small": 28, "mnist-14": 14, "mnist-small-14": 14, "digits": 8}
-    return sizes.get(setting.data, 32) // setting.pool
+    return sizes.get(setting.data, setting.resolution) // setting.pool
 
 
 def _relative_size(setting, name: str) -> float:

@@ -19,7 +19,7 @@ from dg.experiments.methods import (
     SHORT,
     Methods,
 )
-from dg.experiments.settings import Setting
+from dg.experiments.setting import Setting
 from dg.experiments.study import Head, Kept, System, Training
 from dg.recipes import DiscriminatorTraining
 from dg.samplers.restart import RestartSampling

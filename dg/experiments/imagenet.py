@@ -240,7 +240,8 @@ def run(
     if only:
         return None
     outcome = imagenet.results(paths) | provenance(command, stages.seconds, imagenet.device)
-    firsts = {name: paths[f"sample-{name}"] / "part-0000" for name in imagenet.setting.systems}
+    shown = imagenet_report.shown(outcome)
+    firsts = {name: paths[f"sample-{name}"] / "part-0000" for name in shown}
     grids = {name: load_images(first).images for name, first in firsts.items()}
     with sole_writer(results):
         imagenet_report.write(results, outcome, grids)

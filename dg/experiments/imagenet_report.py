@@ -15,12 +15,29 @@ ABOUT = (
     "{:,} images of every system, the same seeds for all; published values in brackets (Kim et al. "
     "2023). One set each: a distance has no spread here."
 )
+BEST = {"fd": min, "recall": max}  # of the systems of a sweep
 FOREIGN = Note("The features are not those of the published numbers: do not compare.")
 
 
 def write(folder, outcome: dict, images: dict[str, np.ndarray]) -> None:
     """Write results, pictures and report. images: by system, uint8 [N, H, W, 3], equal seeds."""
     write_results(folder, outcome, describe(folder, outcome, images))
+
+
+def best(outcome: dict) -> dict[str, str]:
+    """The systems of a sweep of the lowest distance and of the highest recall."""
+    metrics = outcome["metrics"]
+    return {
+        metric: choose(metrics, key=lambda name: metrics[name][metric]["mean"])
+        for metric, choose in BEST.items()
+        if all(metric in found for found in metrics.values())
+    }
+
+
+def shown(outcome: dict) -> list[str]:
+    """The systems whose images are shown: all, or the best of a sweep."""
+    swept = outcome["settings"].get("swept")
+    return list(dict.fromkeys(best(outcome).values() if swept else outcome["metrics"]))
 
 
 def rows(outcome: dict) -> list[list[str]]:
@@ -61,7 +78,8 @@ def describe(folder, outcome: dict, images: dict[str, np.ndarray] | None = None)
     """The report as plain data; draws its pictures, those of images unless there are none: then
     the files in the folder stay."""
     settings, grids, extractor = outcome["settings"], [], outcome["extractor"]
-    for name, system in settings["systems"].items():
+    for name in shown(outcome):
+        system = settings["systems"][name]
         path = folder / f"{name}.png"
         if images and name in images:
             figures.image_grid(path, images[name][:SHOWN], columns=8, scale=1)
@@ -85,10 +103,23 @@ def describe(folder, outcome: dict, images: dict[str, np.ndarray] | None = None)
 
 
 def verdict(outcome: dict) -> str:
-    """The answer in a sentence: the distance of every system."""
+    """The answer in a sentence: the distance of every system, or the best of a sweep."""
     systems, distance = outcome["settings"]["systems"], distance_name(outcome)
+    if outcome["settings"].get("swept"):
+        return _of_sweep(outcome, systems, distance)
     values = {
         system["title"]: outcome["metrics"][name]["fd"]["mean"] for name, system in systems.items()
     }
     named = ", ".join(f"{title} {value:.4g}" for title, value in values.items())
     return f"{distance}: {named}."
+
+
+def _of_sweep(outcome: dict, systems: dict, distance: str) -> str:
+    """The weights that are best by distance and by recall, with both numbers of each."""
+    subjects, said = {"fd": f"{distance} is lowest", "recall": "Recall is highest"}, []
+    for metric, name in best(outcome).items():
+        found = outcome["metrics"][name]
+        numbers = f"{distance} {found['fd']['mean']:.4g}"
+        numbers += f", recall {found['recall']['mean']:.4g}" if "recall" in found else ""
+        said.append(f"{subjects[metric]} with {systems[name]['title']}: {numbers}.")
+    return " ".join(said)

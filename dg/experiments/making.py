@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import torch
 
-from dg.data.datasets import load_images
+from dg.data.datasets import ImageSet, load_images
 from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import load_features, save_features
 from dg.experiments.context import Context, Paths
 from dg.experiments.drawing import draw_pools, draw_sets
 from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
-from dg.experiments.settings import Setting
+from dg.experiments.setting import Setting
 from dg.experiments.study import System, Training
 from dg.precision import computable
 from dg.pretraining.held_out_loss import watched
@@ -92,14 +92,24 @@ def width_of(context: Context, training: Training) -> int | None:
     return training.width or (context.setting.head_width if on_classifier else None)
 
 
+def training_sets(context: Context, paths: Paths, training: Training) -> list[ImageSet]:
+    """The real and the generated images that a discriminator learns from."""
+    s, train = context.setting, context.images("train")
+    fake = load_images(paths[fake_set(s, training)[0]])
+    real = train.take(training.num_real or min(s.num_real or s.num_data, len(train)))
+    sets = [real, fake.take(training.num_fake or s.num_data)]
+    if training.part:
+        first, step = training.part
+        sets = [one.subset(slice(first, None, step)) for one in sets]
+    return sets
+
+
 def make_discriminator(context: Context, path, paths: Paths, training: Training) -> None:
     """A trained head."""
     s, device = context.setting, context.device
     settings = replace(training.settings, conditional=s.conditional)
     net, classifier = context.model(paths, training.model), context.classifier_path(paths)
-    train, fake = context.images("train"), load_images(paths[fake_set(s, training)[0]])
-    real = train.take(training.num_real or min(s.num_real or s.num_data, len(train)))
-    fake = fake.take(training.num_fake or s.num_data)
+    real, fake = training_sets(context, paths, training)
     head = (s.conditional, width_of(context, training), settings.seed, device)
     discriminator = build_discriminator(training.extractor, real, net, classifier, *head)
     run = dict(progress=context.progress, ranks=context.ranks, net=net)

@@ -17,15 +17,11 @@ from dg.evaluation.measure import metric_estimates, metric_values
 from dg.evaluation.metrics import feature_distance, statistics
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
-from dg.experiments.settings import CORE
+from dg.experiments.setting import CORE
 from dg.experiments.study import System
 from dg.runtime.catalogue import CATALOGUE
-from dg.runtime.files import cache_folder, read_json, write_json
+from dg.runtime.files import cache_folder, write_json
 from dg.runtime.processes import cpu_threads
-from dg.training_data import split_sets
-from dg.training_metrics import evaluate
-
-JUDGED = 1000  # noisy images of each kind by which a head is judged
 
 
 def make_reference(context: Context, path, paths: Paths) -> None:
@@ -149,22 +145,6 @@ def measure_sets(context: Context, path, paths: Paths, sampled: str) -> None:
     sets = [paths[sampled] / f"set{index}" for index in range(context.setting.num_sets)]
     rows = [meter.metrics(load_images(folder), reference) for folder in sets]
     write_json(path / "metrics.json", rows)
-
-
-def judge_heads(context: Context, path, paths: Paths) -> None:
-    """Numbers of images that every head of the study has seen, and its loss, AUC and the like on
-    images that no training has seen: the test split, and the first set of the unguided system."""
-    test, found = context.images("test"), {}
-    unguided = load_images(paths["sample-unguided"] / "set0")
-    for head in context.study.heads:
-        training = context.study.trainings[head.training]
-        net = context.model(paths, training.model)
-        discriminator = context.discriminator(paths, net, System("", (head,)))
-        settings = replace(training.settings, split=(1.0, 0.0, 0.0), eval_images=JUDGED)
-        images, *_ = split_sets(test, unguided, settings, context.device)
-        seen = read_json(paths[f"train-{head.training}"] / "summary.json")["images"]
-        found[head.training] = {"images": seen} | evaluate(discriminator, images, settings)
-    write_json(path / "heads.json", found)
 
 
 def measure_floor(context: Context, path, paths: Paths) -> None:

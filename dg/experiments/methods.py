@@ -9,7 +9,7 @@ import torch
 
 from dg import vp
 from dg.experiments.quickstart import WINDOW as SHORT
-from dg.experiments.settings import Setting
+from dg.experiments.setting import Setting
 from dg.experiments.study import Head, Kept, System
 from dg.samplers.constants import RejectionSampling
 from dg.samplers.particles import ParticleSampling

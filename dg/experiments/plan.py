@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from functools import partial
 
-from dg.experiments import compute, making, measuring
+from dg.experiments import compute, judging, making, measuring
 from dg.experiments.context import ORDER_SEED, Context
 from dg.experiments.costs import (
     REJECTION,
@@ -54,8 +54,11 @@ def plan(context: Context) -> list[Stage]:
         settings, make = {"given": s.given} | trained, partial(compute.count_trainings, context)
         stages.append(_of_heads(context, "training-compute", settings, make))
     if study.heldout:
-        judged, make = {"images": measuring.JUDGED}, partial(measuring.judge_heads, context)
+        judged, make = {"images": judging.JUDGED}, partial(judging.judge_heads, context)
         stages.append(_of_heads(context, "heldout", judged, make, ["sample-unguided"]))
+    if study.tested:
+        judged, make = judging.described(study), partial(judging.judge_systems, context)
+        stages.append(_of_heads(context, "tested", judged, make))
     floor = {"num_images": s.num_images, "num_sets": s.num_sets, "metrics": s.metrics}
     measure = partial(measuring.measure_floor, context)
     return [*stages, Stage("measure-floor", floor, ["reference"], measure)]
@@ -91,6 +94,7 @@ def _trainings(context: Context, data: dict) -> list[Stage]:
         settings = {"extractor": training.extractor, "settings": plain(training.settings)} | data
         settings |= {"num_data": training.num_fake or s.num_data}
         settings |= {"num_real": training.num_real or s.num_real}
+        settings |= {"part": training.part} if training.part else {}
         settings |= {"width": making.width_of(context, training), "conditional": s.conditional}
         make = partial(making.make_discriminator, context, training=training)
         cost = training_cost(s, training)

@@ -4,7 +4,8 @@ discriminator trained in minutes, and what its guidance changes."""
 from dataclasses import replace
 
 from dg.evaluation.classifier import ClassifierTraining
-from dg.experiments.settings import Model, Setting, shipped, tiny
+from dg.experiments.setting import Model, Setting
+from dg.experiments.settings import shipped, tiny
 from dg.experiments.study import Head, Study, System, Training
 from dg.pretraining.presets import SCORE_PRESETS, NoisyClassifierTraining
 from dg.recipes import PRESETS

@@ -8,6 +8,7 @@ STUDIES = (
 SETTINGS = (
     "cifar10-uncond",
     "cifar10-cond",
+    "ffhq-64",
     "cifar10-jpeg",
     "cifar10-jpeg-16",
     "mnist",
@@ -17,7 +18,7 @@ SETTINGS = (
 QUICKSTART = "quickstart"
 # Studies with a setting of their own, in `comparisons`.
 COMPARISONS = (QUICKSTART, "digits", "mnist", "mnist-cond")
-IMAGENET = ("imagenet-dit", "imagenet-adm")
+IMAGENET = ("imagenet-dit", "imagenet-adm", "imagenet-adm-weights")
 TWO_GAUSSIANS = "two-gaussians"
 EXPERIMENTS = (*COMPARISONS, TWO_GAUSSIANS, *IMAGENET)
 DEFAULT_SETTING = {"churn": "cifar10-cond"}  # of a study; of every other the first of SETTINGS

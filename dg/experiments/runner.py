@@ -14,7 +14,7 @@ from dg.experiments.context import Context, Experiment, Paths
 from dg.experiments.making import fake_set
 from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
-from dg.experiments.settings import CORE
+from dg.experiments.setting import CORE
 from dg.runtime.files import plain, read_json
 from dg.runtime.processes import cpu_threads
 from dg.runtime.progress import Progress, silent, unheard
@@ -123,6 +123,7 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
             read_json(paths["training-compute"] / "trainings.json") if study.compute else {}
         ),
         "heldout": read_json(paths["heldout"] / "heads.json") if study.heldout else {},
+        "tested": read_json(paths["tested"] / "systems.json") if study.tested else {},
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},
         "models": {name: read_json(paths[name] / "log.json") for name in models},

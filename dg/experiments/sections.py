@@ -3,7 +3,7 @@
 import numpy as np
 
 from dg.evaluation.figures.style import mean_sd
-from dg.evaluation.published import published_rows
+from dg.evaluation.published import first_matching, published_rows
 from dg.evaluation.report import Code, Note, Table
 from dg.evaluation.significance import one_sample_t, smallest_detectable_difference
 from dg.evaluation.tables import how_it_was_run
@@ -70,7 +70,8 @@ def _likelihood_caption(outcome: dict) -> str:
         "bits/dim: likelihood of test images by the probability flow, ± one standard error. The "
         "guided flow has the mean of the two weights at both stages and no boosting. "
     )
-    if not outcome["settings"]["models"]["score"]["training"]:
+    network = outcome["settings"]["models"]["score"]
+    if not network["training"] and outcome["settings"]["data"] == "cifar10":
         known = ", ".join(
             f"{row['system']} {row['value']:g} ({row['source']})"
             for row in published_rows()
@@ -171,6 +172,38 @@ def discriminators(source: Source) -> list:
     return [*([text] if said else []), *pictures.curves(source)]
 
 
+def tested(source: Source) -> list:
+    """How well the discriminator of every system tells test images from generated ones."""
+    outcome, rows = source.outcome, []
+    known = {name: _published_test(outcome, name) for name in outcome["tested"]}
+    for name, found in outcome["tested"].items():
+        values = [found[key] for key in ("loss", "accuracy", "auc", "precision", "recall")]
+        cells = ["" if value is None else f"{value:.3f}" for value in values]
+        more = [" / ".join(known[name])] if any(known.values()) else []
+        rows.append([outcome["systems"][name]["title"], *cells, *more])
+    columns = ["test images", "loss", "accuracy", "AUC", "precision", "recall"]
+    columns += ["published precision / recall"] if any(known.values()) else []
+    caption = (
+        "Test images of the training, the same noise for all. “Real” is the answer where the log "
+        "ratio is above 0. A precision is left out where no image is called real. "
+    )
+    if any(known.values()):
+        caption += "Published: reproduction B, on a test split of its own; the noise is not told. "
+        caption += "Released discriminators were trained on all real images."
+    return [Table(columns, rows, align="l" + "r" * (len(columns) - 1), caption=caption)]
+
+
+def _published_test(outcome: dict, name: str) -> list[str]:
+    """Precision and recall as published of the discriminator of a system, or nothing."""
+    for row in tables.published(outcome, name, outcome["systems"][name]):
+        if row["source"] == "reproduction-b":
+            system = f"discriminator on its test split: {row['system'].removeprefix('EDM-G++, ')}"
+            metrics = ("precision", "recall")
+            found = first_matching([dict(system=system, metric=metric) for metric in metrics])
+            return [f"{one['value']:.3f}" for one in found]
+    return []
+
+
 def likelihood(source: Source) -> list:
     """Bits per dimension, and what they are of each kind of model."""
     outcome, rows = source.outcome, []
@@ -238,6 +271,7 @@ SECTIONS = {
     "pairs": ("Same seeds, before and after", pictures.before_and_after),
     "strips": ("Same seeds, before and after", pictures.strips),
     "discriminators": ("The discriminators", discriminators),
+    "tested": ("The discriminators", tested),
     "ratios": ("The discriminators", pictures.ratios),
     "selection": ("The guidance weight", pictures.selection),
     "likelihood": ("Likelihood", likelihood),

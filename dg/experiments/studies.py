@@ -7,9 +7,10 @@ Discriminators have the same name in every study of a setting, so that they are 
 from collections.abc import Callable
 from dataclasses import replace
 
+from dg.experiments import ensembles as several
 from dg.experiments import failures as few
 from dg.experiments import methods as lines
-from dg.experiments.settings import Setting
+from dg.experiments.setting import Setting
 from dg.experiments.study import Head, Study, System, Training
 from dg.recipes import PRESETS
 
@@ -68,7 +69,7 @@ def trainings(setting: Setting) -> dict[str, Training]:
         "score-wide": Training("score", score, 128),
         "score-narrow": Training("score", score, 16),
     }
-    found |= few.trainings(setting, default)
+    found |= few.trainings(setting, default) | several.trainings(authors)
     widths = _from_scratch(setting)
     return found | {name: Training("none", as_long, width) for name, width in widths}
 
@@ -86,8 +87,13 @@ def _from_scratch(setting: Setting):
 )
 def recipes(setting):
     """The main table: the authors' released head, their recipe, the default recipe."""
-    released = {"released": System("authors' released discriminator", (Head("released"),))}
-    return (released if setting.released else {}) | {
+    known, steps = {}, setting.published_steps
+    if steps:
+        told = f"unguided, {setting.models['score'].num_evaluations(steps)} evaluations"
+        known["unguided-published"] = System(told, num_steps=steps)
+    if setting.released:
+        known["released"] = System("authors' released discriminator", (Head("released"),))
+    return known | {
         "authors": System("authors' recipe", (Head("authors", "last"),)),
         "guided": System("default recipe", (Head("default"),)),
         "default-score": System("default recipe, score encoder", (Head("default-score"),)),
@@ -132,7 +138,7 @@ def epochs(setting):
 
 def _unconditional(setting: Setting) -> bool:
     """Whether the network is the published unconditional one."""
-    return setting.published_network and not setting.conditional
+    return setting.of_cifar10 and not setting.conditional
 
 
 @study(
@@ -235,7 +241,7 @@ def lora(setting):
     systems = {"authors": System("frozen classifier", (Head("authors", "last"),))}
     for rank in setting.lora_ranks:
         row = dict(source="reproduction-a", system=f"EDM-G++, LoRA rank {rank}", metric="fid")
-        row = row | dict(conditional=setting.conditional) if setting.published_network else None
+        row = row | dict(conditional=setting.conditional) if setting.of_cifar10 else None
         head = (Head(f"lora-{rank}", "last"),)
         systems[f"lora-{rank}"] = System(f"LoRA, rank {rank}", head, published=row)
     return systems
@@ -246,18 +252,13 @@ def lora(setting):
     "Do several discriminators guide better than one? (Reproduction B found 14.35 where one gave "
     "1.88.)",
     "members, logits averaged",
+    tested=True,
+    sections=several.SECTIONS,
+    texts=several.TEXTS,
 )
 def ensemble(setting):
-    """Reproduction B's members alone and together, and with the average that failed."""
-    members = tuple(Head(name, "last") for name in ("authors", *(f"d{i}" for i in range(1, 6))))
-    systems = {f"d{i}": System(f"D{i} alone", (head,)) for i, head in enumerate(members)}
-    systems["d0"] = replace(systems["d0"], x=1)
-    for n in range(2, 7):
-        systems[f"n{n}"] = System(f"D0 to D{n - 1}, logits averaged", members[:n], x=n)
-    row = dict(source="reproduction-b", system="EDM-G++, ensemble of six")
-    failed = System("D0 to D5, probabilities averaged", members, average="probabilities")
-    systems["probabilities"] = replace(failed, published=row if _unconditional(setting) else None)
-    return systems
+    """Reproduction B's members alone and together, its fault, and members that differ more."""
+    return several.systems(setting)
 
 
 @study(

@@ -18,6 +18,7 @@ class Training:
     model     whose images it learns to tell from real ones
     num_real  real images, the first ones; None: the setting's number, or all where there are fewer
     num_fake  generated images; None: the setting's number
+    part      (i, n): of both kinds every n-th image, from the i-th on
     """
 
     extractor: str
@@ -26,6 +27,7 @@ class Training:
     model: str = "score"
     num_real: int | None = None
     num_fake: int | None = None
+    part: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class System:
     window   VP times of guidance, None: the setting's
     every, between  steps at which the discriminator is evaluated, and what guides between them: as
              of `DiscriminatorGuidance`
-    average  of the members: "logits", or "probabilities" as reproduction B did
+    average  of the members, as of `Discriminator`
     x        position on the axis of a sweep
     against  the system that it is compared with, None for none
     sampling in place of the model's; where it takes a log ratio, that is the heads'
@@ -95,6 +97,7 @@ class Study:
     tests      "significance": test the heads' distances against the unguided ones
     compute    whether multiply-adds are counted
     heldout    whether the discriminators are judged on images that no training has seen
+    tested     whether those of its systems are judged on the test images of their training
     aside      systems that a second process samples meanwhile on a CPU
     sections   of the report, by name: see `dg.experiments.sections`
     texts      paragraphs of single sections; "lead" and "caption" (of the table) are such too
@@ -108,6 +111,7 @@ class Study:
     nll: bool = False
     compute: bool = False
     heldout: bool = False
+    tested: bool = False
     trainings: dict[str, Training] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     sections: tuple[str, ...] = SECTIONS

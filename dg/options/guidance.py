@@ -231,8 +231,8 @@ def _discriminator(net, sampling, device, options):
 
 def refuse_unused_classifier(discriminator):
     """A usage error where a classifier is given beside heads that do not see its features."""
-    if discriminator.extractor.kind != "classifier":
-        which = f"a discriminator on the extractor {discriminator.extractor.kind}"
+    if "classifier" not in discriminator.kinds:
+        which = f"a discriminator on the extractor {' and '.join(discriminator.kinds)}"
         console.refuse({"pretrained_classifier_ckpt"}, which)
 
 

@@ -68,7 +68,8 @@ OPTIONS = {
         click.option(
             "--fresh",
             is_flag=True,
-            help="Remove the files of earlier runs first; for a study all files of its setting.",
+            help="Remove the files of earlier runs first; for a study all files of its setting. "
+            "imagenet-adm and imagenet-adm-weights have theirs together.",
         ),
     ],
     "Files and computation": [

@@ -154,10 +154,9 @@ def counted(
             found[GUIDE] += len(denoised)
 
         for discriminator in discriminators:
-            first, *others = discriminator.heads
-            watch(first, FORWARD, seen_by_head)
-            for network in (discriminator.extractor, *others):
-                watch(network, FORWARD)
+            first = discriminator.heads[0]
+            for network in discriminator.networks():
+                watch(network, FORWARD, *[seen_by_head] * (network is first))
         for term in _terms(guidance):
             if isinstance(term, Autoguidance):
                 watch(term.guide, GUIDE, seen_by_guide)

@@ -396,7 +396,7 @@ def test_the_correction_by_a_sum_is_the_sum_of_the_corrections(heads, files):
     torch.testing.assert_close(correction(paths, 2.0, average="sum"), first + second)
     weighted = correction(paths, 2.0, average="sum", weights=[1, 0.5])
     torch.testing.assert_close(weighted, first + second / 2)
-    with pytest.raises(ValueError, match="use logits, probabilities or sum"):
+    with pytest.raises(ValueError, match="use logits, probabilities, sum, mistaken"):
         load_discriminator(None, paths, files["net"], average="product")
 
 
@@ -440,13 +440,66 @@ def test_a_head_is_kept_to_what_it_was_trained_on(heads, files, tmp_path):
     )
 
 
-def test_members_on_different_extractors_are_refused(heads, files):
-    refused("need different extractors (none, score)", [heads["score"], heads["none"]], **files)
-    refused(
-        "need different extractors (classifier, none)",
-        [heads["classifier"], heads["none"]],
-        **files,
-    )
+def test_members_on_different_extractors_are_averaged_like_others(heads, files):
+    names, (x, sigma, labels) = ("score", "classifier", "second"), noisy()
+    arguments, paths = (x, sigma, labels), [heads[name] for name in names]
+    alone = torch.stack([load_discriminator(head_path=one, **files)(*arguments) for one in paths])
+    for how, expected in {
+        (): alone.mean(dim=0),
+        (("weights", (3.0, 2.0, 1.0)),): (3 * alone[0] + 2 * alone[1] + alone[2]) / 6,
+        (("weights", (3.0, 2.0, 1.0)), ("average", "sum")): 3 * alone[0] + 2 * alone[1] + alone[2],
+    }.items():
+        mixed = load_discriminator(head_path=paths, **files, **dict(how))
+        torch.testing.assert_close(mixed(*arguments), expected)
+    assert not any(p.requires_grad for p in mixed.parameters()) and not mixed.conditional
+    assert mixed.kinds == ["score", "classifier"] and not mixed.shares_encoder(files["net"])
+    assert len(mixed.heads) == 3 and len(mixed.networks()) == 5
+    fingerprints = [part["heads"] for part in mixed.describe()["parts"]]
+    assert fingerprints == [[fingerprint(h) for h in part.heads] for part in mixed.parts]
+
+
+def test_a_mixed_ensemble_guides_by_the_sum_of_the_corrections(heads, files):
+    paths, (x, sigma, labels), net = [heads["score"], heads["none"]], noisy(), files["net"]
+
+    def denoised(path):
+        discriminator = load_discriminator(head_path=path, **files)
+        guidance = DiscriminatorGuidance(discriminator, (2.0, 0.0), 0.0)
+        return guidance.denoise(net, x, sigma, labels, 0, 1)
+
+    first, second = (denoised(path) for path in paths)
+    assert (first - second).abs().max() > 0
+    torch.testing.assert_close(denoised(paths), (first + second) / 2)
+
+
+def test_what_a_mixed_ensemble_cannot_be_is_refused(heads, files, tmp_path):
+    paths, told = [heads["score"], heads["none"]], "need different extractors (none, score)"
+    refused(f"{told}; of those average is logits or sum", paths, average="probabilities", **files)
+    refused(f"{told}, but a LoRA is of one", paths, lora_path=tmp_path / "lora", **files)
+    with pytest.raises(ValueError, match="1 ensemble weights for 2 heads"):
+        load_discriminator(head_path=paths, weights=[1], **files)
+    refused(f"{told}; the weights on none have no positive sum", paths, weights=[1, 0], **files)
+    refused("give that network", paths)
+
+
+def test_logits_taken_for_probabilities_guide_nowhere_or_too_much(heads, files):
+    """Reproduction B's fault: p = clip(mean logit), log ratio log(p / (1 - p))."""
+    paths, (x, sigma, labels) = [heads["score"], heads["second"]], noisy()
+    right = load_discriminator(head_path=paths, **files)
+    wrong = load_discriminator(head_path=paths, average="mistaken", **files)
+    with torch.no_grad():  # means of 0.25, 1.5 and -0.5, by a shift of one member
+        shift = torch.tensor([0.25, 1.5, -0.5]) - right(x, sigma, labels)
+    for one in (right, wrong):
+        one.heads[0].register_forward_hook(lambda head, given, out: out + 2 * shift[:, None])
+    leaf = x.clone().requires_grad_()
+    means, ratios = right(leaf, sigma, labels), wrong(leaf, sigma, labels)
+    torch.testing.assert_close(means.detach(), torch.tensor([0.25, 1.5, -0.5]))
+    limit = math.log((1 - 1e-5) / 1e-5)
+    expected = torch.tensor([math.log(0.25 / 0.75), limit, -limit])
+    torch.testing.assert_close(ratios.detach(), expected, rtol=1e-3, atol=1e-5)
+    ours, theirs = (torch.autograd.grad(out.sum(), leaf)[0] for out in (means, ratios))
+    assert not theirs[1:].any(), "no guidance beyond the clip"
+    torch.testing.assert_close(theirs[0], ours[0] / (0.25 * 0.75))
+    assert wrong.describe()["average"] == "mistaken"
 
 
 def test_files_that_are_no_heads_are_refused(heads, files, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dg.data.images import ImageSet
-from dg.experiments import compute, failures, making, measuring, plan
+from dg.experiments import compute, failures, judging, making, plan
 from dg.experiments import failures_report as report
 from dg.experiments.context import Context, Experiment
 from dg.experiments.costs import training_cost
@@ -174,12 +174,12 @@ def test_heads_are_judged_on_images_that_no_training_has_seen(monkeypatch, tmp_p
     study = build("failures", setting)
     context, paths = Fixed(Experiment("failures", setting, study)), {"sample-unguided": tmp_path}
     shown = []
-    monkeypatch.setattr(measuring, "load_images", lambda path: shown.append(path) or numbered(20))
+    monkeypatch.setattr(judging, "load_images", lambda path: shown.append(path) or numbered(20))
     for name in study.trainings:
         paths[f"train-{name}"] = tmp_path / name
         paths[f"train-{name}"].mkdir()
         write_json(tmp_path / name / "summary.json", {"images": {"real": 3, "fake": 4}})
-    measuring.judge_heads(context, tmp_path, paths)
+    judging.judge_heads(context, tmp_path, paths)
     found = read_json(tmp_path / "heads.json")
     assert shown == [tmp_path / "set0"] and list(found) == list(study.trainings)
     for entry in found.values():

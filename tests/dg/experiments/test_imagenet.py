@@ -14,6 +14,7 @@ from dg.checkpoints import trained_head
 from dg.data.datasets import load_images
 from dg.evaluation.features import load_extractor
 from dg.evaluation.metrics import statistics
+from dg.experiments import imagenet_report
 from dg.experiments.imagenet import ImageNetRun, _run_shard, run
 from dg.experiments.imagenet_report import text_table
 from dg.experiments.imagenet_settings import SETTINGS
@@ -170,6 +171,68 @@ def test_from_published_files_to_a_table(name, files, tmp_path, monkeypatch):
     again.notify = told.append
     run(again, tmp_path / "runs", tmp_path / "results", "python reproduce.py")
     assert told and all("done before" in line for line in told)
+
+
+def test_a_sweep_takes_the_stages_of_its_experiment(files, tmp_path, monkeypatch):
+    stages = {}
+    for name in ("imagenet-adm", "imagenet-adm-weights"):
+        at = Stages(tmp_path)
+        stages[name] = {stage.name: at.path(stage) for stage in experiment(name, files).plan()}
+    adm, swept = stages.values()
+    shared = {"real", "fake-images", "train", "reference"}
+    assert {name for name in swept if swept[name] in adm.values()} == shared
+    folders = []
+    monkeypatch.setattr("dg.experiments.imagenet.run", lambda *told: folders.append(told[1:3]))
+    command = "reproduce {} --data . --stage real --runs {{tmp}}/runs --results {{tmp}}/results"
+    for name in stages:
+        assert run_script(command.format(name), tmp=tmp_path).code == 0
+    runs, results = zip(*folders, strict=True)
+    assert set(runs) == {tmp_path / "runs" / "imagenet-adm"}
+    assert list(results) == [tmp_path / "results" / name for name in stages]
+
+
+def test_a_sweep_has_every_pair_of_weights_once():
+    told = [
+        (system.sampling.classifier_scale or 0.0, system.weight if system.head else 0.0)
+        for system in SETTINGS["imagenet-adm-weights"].systems.values()
+    ]
+    assert sorted(told) == [(s, w) for s in (0.0, 0.5, 1.0) for w in (0.0, 1.0, 2.0, 4.0)]
+
+
+def test_a_sweep_names_the_best_weights_by_both_measures():
+    values = {"s0-w1": (7.0, 0.66), "s1-w0": (4.6, 0.52), "s1-w1": (3.25, 0.55)}
+    systems = SETTINGS["imagenet-adm-weights"].systems
+    outcome = {
+        "settings": {"swept": True, "systems": {name: plain(systems[name]) for name in values}},
+        "metrics": {
+            name: {"fd": {"mean": fd}, "recall": {"mean": recall}}
+            for name, (fd, recall) in values.items()
+        },
+        "extractor": {"name": "inception"},
+    }
+    assert imagenet_report.verdict(outcome) == (
+        "FID is lowest with classifier 1, discriminator 1: FID 3.25, recall 0.55. Recall is "
+        "highest with classifier 0, discriminator 1: FID 7, recall 0.66."
+    )
+    assert imagenet_report.shown(outcome) == ["s1-w1", "s0-w1"]
+    outcome["settings"]["swept"] = False
+    assert imagenet_report.shown(outcome) == list(values)
+
+
+@pytest.mark.slow
+def test_a_sweep_of_weights_reports(files, tmp_path):
+    made = experiment("imagenet-adm-weights", files)
+    systems = {name: made.setting.systems[name] for name in ("s0-w0", "s0-w4", "s1-w0", "s1-w4")}
+    made.setting = replace(made.setting, systems=systems)
+    (tmp_path / "results").mkdir()
+    outcome = run(made, tmp_path / "runs", tmp_path / "results", "python reproduce.py")
+    distances = {name: found["fd"]["mean"] for name, found in outcome["metrics"].items()}
+    assert len(set(distances.values())) == 4, "both weights change the images"
+    report = (tmp_path / "results" / "report.md").read_text()
+    lowest = systems[min(distances, key=distances.get)]
+    assert f"is lowest with {lowest.title}: " in report
+    pictures = {path.stem for path in (tmp_path / "results").glob("*.png")} - {"curves"}
+    assert pictures == set(imagenet_report.shown(outcome))
 
 
 @pytest.mark.slow
@@ -408,5 +471,5 @@ def test_the_cost_is_told_before_anything_is_loaded(name, tmp_path):
         done.code == 0
         and "still to do" in done.out
         and "50 TFLOP/s" in done.out
-        and "sample-guided" in done.out
+        and f"sample-{list(SETTINGS[name].systems)[-1]}" in done.out
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dg.evaluation import figures
-from dg.evaluation.published import published_rows
+from dg.evaluation.published import first_matching, published_rows
 from dg.experiments import pictures, report, tables
 from dg.experiments import plan as plans
 from dg.experiments.context import Context, Experiment
@@ -194,6 +194,26 @@ def test_a_plan_depends_on_what_it_should(tmp_path):
     )
     sampled = [name for name in keys["plain"] if name.startswith("sample-")]
     assert sampled and all(keys["plain"][name] != keys["more images"][name] for name in sampled)
+
+
+def test_ffhq_has_the_published_evaluations_and_numbers():
+    experiment, stages = plan("recipes", "ffhq-64")
+    setting, systems = experiment.setting, experiment.study.systems
+    evaluations = {
+        name: Context(experiment).num_evaluations(systems[name])
+        for name in ("unguided", "unguided-published", "authors")
+    }
+    assert list(evaluations.values()) == [71, 79, 71]
+    rows = {name: first_matching(found)[0] for name, found in setting.published.items()}
+    told = {name: (row["nfe"], row["value"]) for name, row in rows.items()}
+    assert told == {"unguided-published": (79, 2.39), "authors": (71, 1.98)}
+    # four times the pixels of CIFAR-10
+    assert generation_cost(setting, 50_000).gpu_hours == pytest.approx(4 * 71 / 35)
+    for study in STUDIES:
+        made = build(study, setting).systems.values()
+        assert not any(system.published for system in made), "those of CIFAR-10"
+    sizes = {one.name: one.cost.evaluations for one in stages}
+    assert sizes["sample-unguided-published"] == 150_000 * 79
 
 
 def test_costs_add_up():

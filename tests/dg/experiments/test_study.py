@@ -39,6 +39,7 @@ def shared(tmp_path_factory):
             for setting in ("cifar10-uncond", "cifar10-cond", "mnist-14")
         ),
         ("recipes", "cifar10-jpeg"),
+        ("recipes", "ffhq-64"),
         ("churn", "mnist"),
     ],
 )
@@ -69,6 +70,10 @@ def test_the_smoke_profile_of_every_study_reports(shared, study, setting):
             np.isfinite(outcome["metrics"][system]["nll"]["mean"])
             for system in ("unguided", "guided")
         )
+    if study == "ensemble":
+        (summary,) = (shared / "runs" / f"{setting}-smoke").glob("train-authors-*/summary.json")
+        assert set(outcome["tested"]) == set(outcome["systems"]) - {"unguided"}
+        assert outcome["tested"]["d0"] == read_json(summary)["last"]["test"]
     report = (folder / "report.html").read_text()
     pictures = report.count("data:image/png")
     assert (
