@@ -135,7 +135,7 @@ PRESETS = {
     ),
     # The heads in pretrained/ and in the quickstart.
     "mnist-14": DiscriminatorTraining(
-        epochs=6, split=(0.9, 0.1, 0.0), unequal=True, eval_images=300
+        epochs=6, lr=1e-3, split=(0.9, 0.1, 0.0), unequal=True, eval_images=300
     ),
     "authors-uncond": AUTHORS,
     "authors-cond": replace(AUTHORS, epochs=250, conditional=True),

@@ -17,7 +17,7 @@ WINDOW = (0.01, 0.5)  # VP time of guidance: noise levels up to 3.4, above which
 QUICKSTART = replace(
     shipped(NETWORK, "MNIST, 14 × 14 pixels", "mnist-small-14"),
     recipes={"head": PRESETS[NETWORK]},
-    candidates=(2.0, 4.0),
+    candidates=(4.0, 6.0),
     num_real=10_000,
     parallel_training=True,
 )

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from dg.experiments.context import Context, Experiment
-from dg.experiments.quickstart import QUICKSTART, QUICKSTART_SMOKE, quickstart
+from dg.experiments.quickstart import QUICKSTART, QUICKSTART_SMOKE, WINDOW, quickstart
 from dg.experiments.runner import run
 from dg.experiments.settings import SETTINGS
+from dg.options.reproduce import BY_HAND
+from dg.recipes import PRESETS
 from dg.runtime import pretrained
 
 
@@ -26,6 +28,18 @@ def test_no_image_that_was_learned_from_or_chosen_by_is_measured():
     context = Context(Experiment("quickstart", s, quickstart(s)))
     measured = {image.tobytes() for image in context.reference_images().images}
     assert not measured & {image.tobytes() for image in context.images("train").images}
+
+
+def test_its_commands_by_hand_have_its_numbers():
+    s = QUICKSTART
+    for words in (
+        f"--num_samples {s.num_data} --seed {s.fake_seed}",
+        f"--preset mnist-14 --width {s.head_width} ",
+        f"--num_samples {s.num_images * s.num_sets}",
+        f"--time_max {WINDOW[1]:g}",
+    ):
+        assert words in BY_HAND["quickstart"]
+    assert s.recipes["head"] is PRESETS["mnist-14"]
 
 
 def test_from_scratch_nothing_is_taken_from_files():
