@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from dg.calibration import Calibration
-from dg.discriminator import Discriminator
-from dg.extractors import Extractor, build_extractor
+from dg.discriminator import Discriminator, ScoreDifference
+from dg.extractors import Extractor, StageExtractor, build_extractor
 from dg.fingerprints import fingerprint
-from dg.heads import FinetunedHead, ScoreHead
+from dg.heads import DifferenceHead, FinetunedHead, ScoreHead
 from dg.lora import load_lora, merge_lora
 from dg.runtime.files import atomic_write
 from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
@@ -19,7 +19,8 @@ from tensor_files.reading import FileError
 from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "discriminator-head"
-HEADS = {"ScoreHead": ScoreHead, "FinetunedHead": FinetunedHead}  # whose files hold their arguments
+# whose files hold their arguments
+HEADS = {kind.__name__: kind for kind in (ScoreHead, FinetunedHead, DifferenceHead)}
 NEEDED = dict(head=str, head_kwargs=dict, extractor=str)  # in the metadata of a head
 OPTIONAL = dict(fingerprint=str | None, schedule=str | None, training=dict, calibration=dict)
 
@@ -99,6 +100,12 @@ def load_discriminator(
     if not paths:
         raise FileError("no discriminator is given; give the path of a head")
     loaded = [_load_head(path) for path in paths]
+    for path, (head, _) in zip(paths, loaded, strict=True):
+        if isinstance(head, DifferenceHead):
+            raise FileError(
+                f"{path}: its head gives a difference of scores, which has no log ratio; give a "
+                "discriminator's"
+            )
     needs = {config["extractor"] for _, config in loaded}
     if len(needs) > 1:
         raise FileError(
@@ -121,6 +128,28 @@ def load_discriminator(
         calibrations = [_calibration(config, path) for path, (_, config) in pairs]
     discriminator = Discriminator(extractor, heads, weights, average, calibrations)
     return discriminator.to(device).eval().requires_grad_(False)
+
+
+def holds_difference(head_path) -> bool:
+    """Whether a file of a head is that of a `ScoreDifference`, and not of a discriminator."""
+    return isinstance(_load_head(Path(head_path))[0], DifferenceHead)
+
+
+def load_difference(head_path, net, device="cpu") -> ScoreDifference:
+    """A frozen `ScoreDifference` from the file of its head; `net` is the score network that it was
+    trained on.
+
+    Raises ValueError with one line that names the file, as `load_discriminator` does.
+    """
+    path = Path(head_path)
+    head, config = _load_head(path)
+    if not isinstance(head, DifferenceHead):
+        raise FileError(f"{path}: its head is a discriminator's; load it as a discriminator")
+    if net is None:
+        raise FileError(f"{path}: was trained on a score network's encoder; give that network")
+    extractor = StageExtractor(net)
+    _check_trained_on(config, extractor, path)
+    return ScoreDifference(extractor, head).to(device).eval().requires_grad_(False)
 
 
 def _load_head(path: Path) -> tuple[nn.Module, dict]:
