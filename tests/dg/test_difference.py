@@ -80,7 +80,7 @@ def test_the_true_difference_minimises_the_loss_on_real_images():
 class Affine(nn.Module):
     """Gain and shift of every pixel, which depend on the noise level: the form of the truth."""
 
-    num_classes = 0
+    num_classes = label_dim = 0
 
     def __init__(self):
         super().__init__()
