@@ -75,7 +75,8 @@ def denoising_curves(path, log, title="Denoising error on real images"):
                 steps, values = _series(log, f"{part}_{quantity}")
                 if steps:
                     look = {"marker": "o" if len(steps) < 3 else None} | look
-                    axes.plot(steps, values, color=colour, label=f"{name}, {whose}", **look)
+                    label = f"{name.removesuffix(' data')}, {whose}"
+                    axes.plot(steps, values, color=colour, label=label, **look)
         axes.set_xlabel("training step")
         axes.set_ylabel("mean square error, scaled")
         figure.legend(loc="outside lower center", ncols=2, handlelength=1.4)
