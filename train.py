@@ -14,6 +14,10 @@ Examples:
   python train.py --preset digits --data digits:train \\
       --network runs/by-hand/score/network.safetensors \\
       --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
+  # no discriminator: the difference of the scores, on real images alone
+  python train.py --preset digits --data digits:train --loss difference \\
+      --network runs/by-hand/score/network.safetensors \\
+      --save_dir runs/by-hand/difference
   # the authors' recipe on the ADM classifier's features
   python train.py --preset authors-uncond --data cifar10 --num_data 50000 \\
       --pretrained_classifier_ckpt 32x32_classifier.pt \\
@@ -68,15 +72,18 @@ def main(
     num_workers,
     **recipe,
 ):
-    data, sample_dir, save_dir = _places(data, sample_dir, save_dir)
-    extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
     settings = computable(_settings(**recipe), device, recipe["bf16"] is not None)
-    if settings.loss == "matching" and not network:
-        raise click.UsageError("--loss matching needs a score network; give --network.")
+    data, sample_dir, save_dir = _places(data, sample_dir, save_dir, settings)
+    if settings.needs_net and not network:
+        raise click.UsageError(f"--loss {settings.loss} needs a score network; give --network.")
+    if settings.loss == "difference" and extractor is None:
+        extractor = "score"
+    extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
+    if settings.loss == "difference" and extractor != "score":
+        raise click.UsageError(f"--loss difference is not for --extractor {extractor}; give score.")
     if settings.lora_rank and extractor not in ("classifier", "score"):
         raise click.UsageError("--lora_rank needs a frozen extractor; give classifier or score.")
     from dg.data.latents import load_set
-    from dg.discriminator import build_discriminator
     from dg.training import check_sets, train_discriminator
     from dg.training_data import doubts, random_subset
 
@@ -84,25 +91,19 @@ def main(
         device = console.pick_device(device, ranks.rank)
         progress, notify = console.shown_by(ranks)
         with ranks.main_process_first():
-            real, fake = load_set(data, notify), load_set(sample_dir, notify)
+            real = load_set(data, notify)
+            fake = load_set(sample_dir, notify) if settings.needs_fake else None
         doubtful = doubts(real, fake, data, sample_dir) if ranks.first else ()
         with console.option("--num_data"):
-            real, fake = (random_subset(images, num_data, settings.seed) for images in (real, fake))
+            real, fake = (
+                images and random_subset(images, num_data, settings.seed) for images in (real, fake)
+            )
         if img_resolution not in (None, real.resolution):
             found = f"{real.name} has {real.what} of {real.resolution} pixels"
             raise click.UsageError(f"--img_resolution {img_resolution}: {found}; give that.")
         check_sets(real, fake, settings)
         net = _network(network, device)
-        discriminator = build_discriminator(
-            extractor,
-            real,
-            net,
-            input_file(classifier),
-            settings.conditional,
-            width,
-            settings.seed,
-            device,
-        )
+        discriminator = _built(extractor, real, net, classifier, width, settings, device)
         for line in doubtful:
             notify(line)
         progress = console.stoppable(progress, ranks.any)
@@ -120,14 +121,29 @@ def main(
                 ranks=ranks,
             )
             if ranks.first:
-                _record(Path(save_dir), {"data": real, "sample_dir": fake}, settings)
+                sets = {"data": real} | ({"sample_dir": fake} if fake else {})
+                _record(Path(save_dir), sets, settings)
                 _tell(Path(save_dir), log, classifier, network)
 
 
-def _places(data, sample_dir, save_dir):
+def _built(extractor, real, net, classifier, width, settings, device):
+    """What the loss trains, before its training."""
+    from dg.discriminator import build_difference, build_discriminator
+
+    conditional, seed = settings.conditional, settings.seed
+    if settings.loss == "difference":
+        return build_difference(net, real, conditional, width or 32, seed, device)
+    classifier = input_file(classifier)
+    return build_discriminator(extractor, real, net, classifier, conditional, width, seed, device)
+
+
+def _places(data, sample_dir, save_dir, settings):
     """The three, those that are not given being the authors': images where they are, and the folder
     to write to where none is given at all."""
     given = {"data": data, "sample_dir": sample_dir, "save_dir": save_dir}
+    if not settings.needs_fake:
+        console.refuse({"sample_dir"}, f"--loss {settings.loss}, which takes real images alone")
+        del given["sample_dir"]
     missing = [name for name, place in given.items() if place is None]
     for name in missing:
         known = missing == [*given] if name == "save_dir" else PLACES[name].exists()
@@ -137,7 +153,7 @@ def _places(data, sample_dir, save_dir):
     if missing and console.speaks():
         places = ", ".join(f"--{name} {given[name]}" for name in missing)
         console.notify(f"the authors' places are taken: {places}")
-    return given.values()
+    return given["data"], given.get("sample_dir"), given["save_dir"]
 
 
 def _extractor(kind, classifier, network):
@@ -215,16 +231,18 @@ def _record(folder, sets, settings):
 def _tell(folder, log, classifier, network):
     """Draw the curves, and tell how the training ended."""
     from dg.checkpoints import trained_head
-    from dg.evaluation.figures import training_curves
+    from dg.evaluation.figures import denoising_curves, training_curves
     from dg.training import best_entry
 
-    with console.as_notice("the picture of the curves"):
-        training_curves(folder / "curves.png", log)
     best, last = best_entry(log), log[-1]
+    of_difference = "train_network_loss" in last
+    with console.as_notice("the picture of the curves"):
+        draw = denoising_curves if of_difference else training_curves
+        draw(folder / "curves.png", log)
+    measures = _denoising if of_difference else _classified
     lines = [
         f"{folder / name}.safetensors: epoch {entry['epoch']}, {part} loss "
-        f"{entry[f'{part}_loss']:.4f}, accuracy {entry[f'{part}_accuracy']:.3f}, AUC "
-        f"{entry[f'{part}_auc']:.3f}"
+        f"{entry[f'{part}_loss']:.4f}, {measures(entry, part)}"
         for name, entry, part in (
             ("best", best, "valid"),
             ("last", last, "valid"),
@@ -243,6 +261,14 @@ def _tell(folder, log, classifier, network):
         guided += ["--lora_checkpoint", lora]
     generated = ["--network", network or "NETWORK", "--outdir", "GUIDED", "--seeds", "0-63"]
     finish(lines, ["generate.py", *generated, *guided])
+
+
+def _classified(entry, part):
+    return f"accuracy {entry[f'{part}_accuracy']:.3f}, AUC {entry[f'{part}_auc']:.3f}"
+
+
+def _denoising(entry, part):
+    return f"that of the network alone {entry[f'{part}_network_loss']:.4f}"
 
 
 if __name__ == "__main__":

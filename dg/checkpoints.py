@@ -7,10 +7,15 @@ from pathlib import Path
 from torch import nn
 
 from dg.calibration import Calibration
-from dg.discriminator import Discriminator, MixedDiscriminator, member_weights
-from dg.extractors import Extractor, build_extractor
+from dg.discriminator import (
+    Discriminator,
+    MixedDiscriminator,
+    ScoreDifference,
+    member_weights,
+)
+from dg.extractors import Extractor, StageExtractor, build_extractor
 from dg.fingerprints import fingerprint
-from dg.heads import FinetunedHead, ScoreHead, attention_channels
+from dg.heads import DifferenceHead, FinetunedHead, ScoreHead, attention_channels
 from dg.lora import load_lora, merge_lora
 from dg.runtime.files import atomic_write
 from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
@@ -19,7 +24,8 @@ from tensor_files.reading import FileError
 from tensor_files.safetensors_files import is_safetensors
 
 FORMAT = "discriminator-head"
-HEADS = {"ScoreHead": ScoreHead, "FinetunedHead": FinetunedHead}  # whose files hold their arguments
+# whose files hold their arguments
+HEADS = {kind.__name__: kind for kind in (ScoreHead, FinetunedHead, DifferenceHead)}
 NEEDED = dict(head=str, head_kwargs=dict, extractor=str)  # in the metadata of a head
 OPTIONAL = dict(fingerprint=str | None, schedule=str | None, training=dict, calibration=dict)
 
@@ -99,6 +105,12 @@ def load_discriminator(
     if not paths:
         raise FileError("no discriminator is given; give the path of a head")
     loaded = [_load_head(path) for path in paths]
+    for path, (head, _) in zip(paths, loaded, strict=True):
+        if isinstance(head, DifferenceHead):
+            raise FileError(
+                f"{path}: its head gives a difference of scores, which has no log ratio; give a "
+                "discriminator's"
+            )
     members = [(path, *one) for path, one in zip(paths, loaded, strict=True)]
     from_files = dict(classifier_path=classifier_path, net=net, calibrated=calibrated)
     from_files |= dict(lora_path=lora_path, lora_rank=lora_rank)
@@ -143,6 +155,28 @@ def _mixed(members: list, weights, average, from_files: dict) -> MixedDiscrimina
         chosen = [members[place] for place in inside]
         parts.append(_on_one_extractor(chosen, own, "sum", **from_files))
     return MixedDiscriminator(parts)
+
+
+def holds_difference(head_path) -> bool:
+    """Whether a file of a head is that of a `ScoreDifference`, and not of a discriminator."""
+    return isinstance(_load_head(Path(head_path))[0], DifferenceHead)
+
+
+def load_difference(head_path, net, device="cpu") -> ScoreDifference:
+    """A frozen `ScoreDifference` from the file of its head; `net` is the score network that it was
+    trained on.
+
+    Raises ValueError with one line that names the file, as `load_discriminator` does.
+    """
+    path = Path(head_path)
+    head, config = _load_head(path)
+    if not isinstance(head, DifferenceHead):
+        raise FileError(f"{path}: its head is a discriminator's; load it as a discriminator")
+    if net is None:
+        raise FileError(f"{path}: was trained on a score network's encoder; give that network")
+    extractor = StageExtractor(net)
+    _check_trained_on(config, extractor, path)
+    return ScoreDifference(extractor, head).to(device).eval().requires_grad_(False)
 
 
 def _load_head(path: Path) -> tuple[nn.Module, dict]:

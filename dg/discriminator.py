@@ -1,5 +1,6 @@
 """A discriminator: one frozen extractor and one or several trainable heads. It computes with logits
-throughout."""
+throughout. And its relative without a log ratio, which gives the difference of the scores itself.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,19 +11,25 @@ from torch import Tensor, nn
 
 from dg.calibration import Calibration
 from dg.data.latents import AnySet
-from dg.extractors import Extractor, build_extractor
-from dg.heads import ScoreHead, attention_channels, finetuned_head
+from dg.extractors import Extractor, StageExtractor, build_extractor
+from dg.heads import (
+    DifferenceHead,
+    HeadedExtractor,
+    ScoreHead,
+    attention_channels,
+    finetuned_head,
+)
 from dg.runtime.randomness import seeded
-from edm.fingerprints import fingerprint
-from edm.precond import Encoding
+from edm.parametrisations import per_image
 from guided_diffusion import create_classifier
 from guided_diffusion.presets import CHANNEL_MULT
 
 AVERAGES = ("logits", "probabilities", "sum", "mistaken")
 CLIP = 1e-5  # bound of the probability in the authors' code
+SIGMA_DATA = 0.5  # spread of images, as EDM's preconditioning takes it
 
 
-class Discriminator(nn.Module):
+class Discriminator(HeadedExtractor):
     """Logit of "real" against "generated" for noisy images: an estimate of the log density ratio.
 
     extractor  frozen, from dg.extractors
@@ -44,33 +51,13 @@ class Discriminator(nn.Module):
         average: str = "logits",
         calibrations: Sequence[Calibration] | None = None,
     ):
-        super().__init__()
+        super().__init__(extractor, heads)
         self.calibrations = calibrations and tuple(calibrations)
         if average not in AVERAGES:
             raise ValueError(f"average is {average!r}; use {', '.join(AVERAGES)}")
         self.average = average
-        self.extractor, self.heads = extractor, nn.ModuleList(heads)
         weights = member_weights(weights, len(self.heads), average)
         self.register_buffer("weights", weights, persistent=False)
-
-    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """x [N, C, H, W] EDM scale, sigma [] or [N], class_labels [N, K] one-hot, [N] numbers or
-        None -> logits [N]."""
-        return self._joined(*self.extractor(x, sigma, class_labels), class_labels, sigma)
-
-    def from_encoding(self, encoding: Encoding, class_labels: Tensor | None = None) -> Tensor:
-        """The same from the score network's encoder pass; for the `score` extractor only."""
-        features, time = self.extractor.from_encoding(encoding)
-        return self._joined(features, time, class_labels, encoding.sigma.flatten())
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the heads take class labels."""
-        return any(head.num_classes for head in self.heads)
-
-    def shares_encoder(self, net) -> bool:
-        """Whether the extractor is the encoder of this very network."""
-        return self.extractor.shares_encoder(net)
 
     @property
     def kinds(self) -> list[str]:
@@ -78,21 +65,12 @@ class Discriminator(nn.Module):
         return [self.extractor.kind]
 
     def describe(self) -> dict:
-        """Plain data on which its logits depend: heads and extractor by fingerprint."""
-        described = {
-            "heads": [fingerprint(head) for head in self.heads],
-            "member_weights": self.weights.tolist(),
-            "extractor": self.extractor.describe(),
-        }
+        described = super().describe() | {"member_weights": self.weights.tolist()}
         if self.average != "logits":
             described["average"] = self.average
         if self.calibrations:
             described["calibrations"] = [asdict(one) for one in self.calibrations]
         return described
-
-    def networks(self) -> list[nn.Module]:
-        """The networks that it evaluates."""
-        return [self.extractor, *self.heads]
 
     def member_logits(self, features, time: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Logits of every member, [M, N], from the extractor's (features, time)."""
@@ -173,6 +151,29 @@ def _log_odds(probability: Tensor, eps: float) -> Tensor:
     beyond."""
     probability = probability.clamp(eps, 1 - eps)
     return (probability / (1 - probability)).log()
+
+
+class ScoreDifference(HeadedExtractor):
+    """Estimate of the score of the data less that of the model, [N, C, H, W]: what the gradient of
+    a log ratio is, without a log ratio and without a backward pass.
+
+    The head's output is the correction of the denoised image in units of `correction_scale`.
+    """
+
+    def __init__(self, extractor: Extractor, head: nn.Module):
+        super().__init__(extractor, [head])
+
+    def _joined(self, features, time, class_labels, sigma: Tensor) -> Tensor:
+        out = self.heads[0](features, time, condition=class_labels)
+        # under autocast it is half precision
+        out = out.to(torch.promote_types(out.dtype, torch.float32))
+        return per_image(correction_scale(sigma) / sigma**2, out) * out
+
+
+def correction_scale(sigma: Tensor) -> Tensor:
+    """Spread of x_0 given a noisy image of a Gaussian of spread SIGMA_DATA: EDM's c_out (Karras et
+    al. 2022, table 1)."""
+    return sigma * SIGMA_DATA / (sigma**2 + SIGMA_DATA**2).sqrt()
 
 
 def clipped(logits: Tensor, eps: float | None) -> Tensor:
@@ -284,6 +285,29 @@ def build_discriminator(
         else:
             head = _adm_head(data.resolution, data.channels, conditional, width)
     return Discriminator(extractor, [head]).to(device)
+
+
+def build_difference(
+    net,
+    data: AnySet | None = None,
+    conditional: bool = False,
+    width: int = 32,
+    seed: int = 0,
+    device="cpu",
+) -> ScoreDifference:
+    """A `ScoreDifference` of 0 on the encoder of a score network, before its training; arguments as
+    in `build_discriminator`."""
+    if net is None:
+        raise ValueError("the score difference is learned on a score network; give that network")
+    if data is not None:
+        _check_fit(net, data)
+    extractor = StageExtractor(net)
+    num_classes = 0
+    if conditional:
+        num_classes = net.label_dim if data is None else data.num_classes
+    with seeded(seed):
+        head = DifferenceHead(*extractor.dims(), net.img_channels, num_classes, width)
+    return ScoreDifference(extractor, head).to(device)
 
 
 def _adm_head(size: int, channels: int, conditional: bool, width: int | None) -> nn.Module:

@@ -160,9 +160,14 @@ class ScoreExtractor(Extractor):
     def shares_encoder(self, net) -> bool:
         return self.net is net
 
-    @torch.no_grad()
     def dims(self) -> tuple[int, int]:
         """(channels of the features, dimension of the embedding)."""
+        features, emb = self._probe()
+        return features.shape[1], emb.shape[1]
+
+    @torch.no_grad()
+    def _probe(self) -> tuple:
+        """What it returns for an image of the network's size."""
         device = next(self.net.parameters()).device
         x = torch.zeros(
             1,
@@ -171,8 +176,7 @@ class ScoreExtractor(Extractor):
             self.net.img_resolution,
             device=device,
         )
-        features, emb = self(x, torch.ones((), device=device))
-        return features.shape[1], emb.shape[1]
+        return self(x, torch.ones((), device=device))
 
     def forward(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
@@ -190,6 +194,20 @@ class ScoreExtractor(Extractor):
             h if h.shape[-2:] == size else F.adaptive_avg_pool2d(h, size) for h in encoding.skips
         ]
         return torch.cat(stages, dim=1).to(torch.float32), encoding.emb
+
+
+class StageExtractor(ScoreExtractor):
+    """The same, but that every encoder stage stays as it is: for a head whose output is an
+    image."""
+
+    def dims(self) -> tuple[list[int], int]:
+        """(channels of every stage, dimension of the embedding)."""
+        stages, emb = self._probe()
+        return [h.shape[1] for h in stages], emb.shape[1]
+
+    def from_encoding(self, encoding: Encoding) -> tuple[list[Tensor], Tensor]:
+        """(stages [N, D, h, w] float32, that of the image's size first; embedding [N or 1, E])."""
+        return [h.to(torch.float32) for h in encoding.skips], encoding.emb
 
 
 def build_extractor(

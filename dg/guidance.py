@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dg import vp
-from dg.discriminator import Discriminator, clipped, log_ratio
+from dg.discriminator import SIGMA_DATA, Discriminator, ScoreDifference, clipped, log_ratio
 from edm.guidance import Guidance, added
 from edm.parametrisations import per_image
-
-SIGMA_DATA = 0.5  # spread of images, as EDM's preconditioning takes it
 
 
 @dataclass(frozen=True)
@@ -263,6 +261,30 @@ class DiscriminatorGuidance(Guidance):
     def _remember(self, log_ratio: Tensor, order: int) -> None:
         if order == 1:
             self.last_log_ratio = log_ratio
+
+
+class DifferenceGuidance(DiscriminatorGuidance):
+    """The same by a `ScoreDifference`, in place of the gradient: no backward pass, and no log
+    ratio, so that there is no boosting and no clip."""
+
+    def __init__(
+        self,
+        difference: ScoreDifference,
+        weights: tuple[float, float] = (2.0, 0.0),
+        time_min: float = 0.01,
+        time_max: float = 1.0,
+        every: int = 1,
+        between: str = "rescale",
+    ):
+        super().__init__(difference, weights, time_min, time_max, every=every, between=between)
+
+    def log_ratio(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        raise ValueError("a difference of scores has no log ratio; give a discriminator")
+
+    def _gradient(self, x: Tensor, difference) -> tuple[Tensor, Tensor]:
+        with torch.set_grad_enabled(_differentiable(x)):
+            found = difference(x).to(x.dtype)
+        return torch.full([len(x)], math.inf, device=x.device), found
 
 
 class Autoguidance(Guidance):

@@ -1,8 +1,8 @@
 """Losses of a discriminator. Each takes a noisy batch and returns (loss [], logits [N]).
 
 The logit d(x, sigma) estimates the log density ratio, and guidance uses its gradient. Binary
-cross-entropy alone makes the ratio right, not its gradient; the two others add a term in the
-gradient.
+cross-entropy alone makes the ratio right, not its gradient; two others add a term in the gradient.
+The last one, `difference`, is that of a `ScoreDifference`, which has no logits: None.
 """
 
 from typing import NamedTuple
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dg.discriminator import ScoreDifference, correction_scale
+from edm.parametrisations import per_image
 
 
 class NoisyBatch(NamedTuple):
@@ -65,7 +68,40 @@ def sobolev(discriminator, batch: NoisyBatch, weight: float, net=None) -> tuple[
     return loss + weight * squared.mean(), logits
 
 
-LOSSES = {"bce": bce, "matching": matching, "sobolev": sobolev}
+def difference(
+    model: ScoreDifference, batch: NoisyBatch, weight: float, net
+) -> tuple[Tensor, None]:
+    """The denoising error of D + sigma^2 s on real images, s being the model and D the score
+    network `net`.
+
+    The mean of x_0 given x is x + sigma^2 times the score of the data (Tweedie's formula). So the
+    minimum over s is that score less (D - x) / sigma^2, whatever D is: all images of the batch are
+    real.
+    """
+    return denoising_errors(model, batch, net)[0].mean(), None
+
+
+def denoising_errors(model: ScoreDifference, batch: NoisyBatch, net) -> tuple[Tensor, Tensor]:
+    """Mean square errors per value, [N] each, in units of `correction_scale`: with the model's
+    correction, and without."""
+    labels = batch.labels if net.label_dim else None
+    with torch.no_grad():
+        encoding = net.encode(batch.x, batch.sigma, labels) if model.shares_encoder(net) else None
+        denoised = (
+            net(batch.x, batch.sigma, labels) if encoding is None else net.decode(encoding)
+        ).to(batch.x.dtype)
+    found = (
+        model(batch.x, batch.sigma, batch.labels)
+        if encoding is None
+        else model.from_encoding(encoding, batch.labels)
+    )
+    scale = per_image(correction_scale(batch.sigma), denoised)
+    rest = (batch.clean - denoised) / scale
+    change = per_image(batch.sigma, denoised) ** 2 / scale * found
+    return tuple(error.square().mean(dim=(1, 2, 3)) for error in (rest - change, rest))
+
+
+LOSSES = {"bce": bce, "matching": matching, "sobolev": sobolev, "difference": difference}
 
 
 def _with_gradient(discriminator, batch: NoisyBatch) -> tuple[Tensor, Tensor, Tensor]:

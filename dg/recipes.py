@@ -8,13 +8,13 @@ from dg.pretraining.settings import PRECISIONS
 CHOICES = {
     "batches": ("balanced", "mixed"),
     "lr_schedule": ("constant", "cosine"),
-    "loss": ("bce", "matching", "sobolev"),
+    "loss": ("bce", "matching", "sobolev", "difference"),
     "time_sampling": ("importance", "uniform", "lognormal"),
     "time_dtype": ("float64", "float32"),
     "precision": PRECISIONS,
 }
 # Chosen on two Gaussians (dg.experiments.two_gaussians): no published value was found for either.
-LOSS_WEIGHTS = {"bce": 0.0, "matching": 0.3, "sobolev": 0.001}
+LOSS_WEIGHTS = {"bce": 0.0, "matching": 0.3, "sobolev": 0.001, "difference": 0.0}
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class DiscriminatorTraining:
     ema_halflife: int = 50_000  # images in which the weight of an old head halves; 0 = no averaging
     # at most this part of the images seen so far counts as the half-life; 0 = no such bound
     ema_rampup: float = 0.05
-    loss: str = "bce"  # or "matching", "sobolev": dg.losses
-    loss_weight: float | None = None  # weight of the term that those two add; None: LOSS_WEIGHTS
+    loss: str = "bce"  # or "matching", "sobolev", "difference": dg.losses
+    # weight of the term that the second and the third add; None: LOSS_WEIGHTS
+    loss_weight: float | None = None
     lora_rank: int = 0  # rank of an adapter on the extractor's network, trained too; 0 = none
     lora_alpha: float | None = None  # its scale is alpha / rank; None: 1
     time_sampling: str = (
@@ -66,6 +67,16 @@ class DiscriminatorTraining:
         """The weight in use of the term that the loss adds to the cross-entropy."""
         return LOSS_WEIGHTS[self.loss] if self.loss_weight is None else self.loss_weight
 
+    @property
+    def needs_net(self) -> bool:
+        """Whether the loss takes a score network."""
+        return self.loss in ("matching", "difference")
+
+    @property
+    def needs_fake(self) -> bool:
+        """Whether there are generated images beside the real ones."""
+        return self.loss != "difference"
+
     def __post_init__(self):
         object.__setattr__(self, "split", tuple(self.split))
         for name, allowed in CHOICES.items():
@@ -81,13 +92,17 @@ class DiscriminatorTraining:
                 f"the split is {self.split}; give three fractions of sum 1, the first above "
                 "0, for example 0.8,0.1,0.1"
             )
-        if self.batches == "balanced" and self.batch_size % 2:
+        if self.needs_fake and self.batches == "balanced" and self.batch_size % 2:
             raise ValueError(
                 f"the batch size {self.batch_size} is odd, but half of a balanced batch is "
                 "real; give an even one"
             )
         if self.microbatch is not None and self.microbatch < 1:
             raise ValueError(f"microbatch is {self.microbatch}; give at least 1")
+        if self.lora_rank and self.loss == "difference":
+            raise ValueError(
+                f"the loss difference trains no LoRA, but its rank is {self.lora_rank}; give 0"
+            )
         if self.patience and not self.split[1]:
             raise ValueError(
                 "early stopping needs validation images; give a patience of 0, or the split "

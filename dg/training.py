@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dg.checkpoints import save_head
 from dg.data.datasets import ImageSet
-from dg.discriminator import Discriminator
+from dg.discriminator import Discriminator, ScoreDifference
 from dg.fingerprints import fingerprint
 from dg.heads import FinetunedHead
 from dg.lora import add_lora, save_lora
@@ -47,9 +47,9 @@ REPORTED = (
 
 
 def train_discriminator(
-    discriminator: Discriminator,
+    discriminator: Discriminator | ScoreDifference,
     real: ImageSet,
-    fake: ImageSet,
+    fake: ImageSet | None = None,
     settings: DiscriminatorTraining = PRESETS["default"],
     folder=None,
     conditional: bool | None = None,
@@ -61,10 +61,12 @@ def train_discriminator(
 ) -> list[dict]:
     """Train the only head of `discriminator` in place; returns the log, a dict per epoch.
 
+    fake          generated images; None with the loss "difference", which takes real ones alone
     folder        of the checkpoints and the state; None keeps neither: `save_head` writes the head
     conditional   overrides the settings'
     save_seconds  how often the state is saved, besides at the end
-    net           the score network of the loss "matching"; None: the one under the discriminator
+    net           the score network of the losses "matching" and "difference"; None: the one under
+                  the discriminator
     tensorboard   also write the log to folder/tensorboard
     ranks         processes that share every batch, and get the same result up to rounding
 
@@ -119,7 +121,7 @@ def _train(
         total = settings.epochs * steps
         run.train(update, total, progress, "discriminator", save_seconds, ended)
         if ranks.first:
-            images = {"real": len(real), "fake": len(fake)}
+            images = {"real": len(real), "fake": len(fake or ())}
             checkpoints.finish(run.log, {"valid": valid, "test": test}, images)
     trainer.assign(trainer.average)
     return run.log
@@ -139,17 +141,17 @@ def training_log(folder: Path) -> dict:
 
 
 class Trainer:
-    """One optimisation step after the other on the head of a discriminator, and on its extractor's
-    LoRA if asked for.
+    """One optimisation step after the other on the head of a discriminator or a score difference,
+    and on the extractor's LoRA if asked for.
 
-    net          the score network, for the loss "matching"
+    net          the score network, for the losses "matching" and "difference"
     ranks        processes that share every batch
     class_names  of the labels, for the metadata of the files; None where they are not known
     """
 
     def __init__(
         self,
-        discriminator: Discriminator,
+        discriminator: Discriminator | ScoreDifference,
         settings: DiscriminatorTraining,
         net=None,
         ranks: Ranks = SINGLE_PROCESS,
@@ -158,11 +160,11 @@ class Trainer:
         s, extractor = settings, discriminator.extractor
         self.class_names = class_names
         self.discriminator, self.settings, self.net = discriminator, settings, net
-        self.head, self.device = discriminator.heads[0], discriminator.weights.device
+        self.head, self.device = discriminator.heads[0], discriminator.device
         if net is None and extractor.kind == "score":
             self.net = extractor.net
-        if s.loss == "matching" and self.net is None:
-            raise ValueError("the loss matching needs a score network; give that network")
+        if s.needs_net and self.net is None:
+            raise ValueError(f"the loss {s.loss} needs a score network; give that network")
         self.parameters = [*self.head.requires_grad_(True).parameters()]
         if s.lora_rank:
             adapted = extractor.own_network()
@@ -174,7 +176,7 @@ class Trainer:
         self.average = _copies(self.parameters)
 
     def step(self, batch: NoisyBatch, index: int = 0, total: int = 1) -> Values:
-        """Take update number `index` of `total`; returns the batch's loss and accuracy."""
+        """Take update number `index` of `total`; returns the batch's loss, and its accuracy."""
         s = self.settings
         cosine = 0.5 * (1 + math.cos(math.pi * index / total)) if s.lr_schedule == "cosine" else 1.0
         for group in self.stepper.optimizer.param_groups:
@@ -187,6 +189,8 @@ class Trainer:
     def _values(self, batch: NoisyBatch) -> Values:
         s = self.settings
         loss, logits = LOSSES[s.loss](self.discriminator, batch, s.penalty, self.net)
+        if logits is None:
+            return {"loss": loss}
         right = (logits > 0) == (batch.targets > 0.5)
         return {"loss": loss, "accuracy": right.to(loss.dtype).mean()}
 
@@ -277,7 +281,8 @@ class Checkpoints:
         }
 
     def _evaluate(self, split) -> dict:
-        return evaluate(self.trainer.discriminator, split, self.trainer.settings)
+        trainer = self.trainer
+        return evaluate(trainer.discriminator, split, trainer.settings, trainer.net)
 
     def finish(self, log: list[dict], splits: dict, images: dict) -> None:
         """Write the best and the last discriminator, and what `splits` say of them."""
@@ -307,16 +312,16 @@ def _copy(tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
         tensor.copy_(value)
 
 
-def _identity(discriminator: Discriminator, real: ImageSet, fake: ImageSet, settings, net) -> dict:
+def _identity(discriminator, real: ImageSet, fake: ImageSet | None, settings, net) -> dict:
     """Values by name that a saved state must agree on to be continued."""
     frozen, head = discriminator.extractor.frozen, discriminator.heads[0]
     started = {"initial network": head.config["origin"]} if isinstance(head, FinetunedHead) else {}
-    matched = net if settings.loss == "matching" and isinstance(net, nn.Module) else None
+    matched = net if settings.needs_net and isinstance(net, nn.Module) else None
     started |= {"score network": fingerprint(matched)} if matched else {}
     return started | {
         "settings": plain(asdict(settings)),
         "real images": real.fingerprint(),
-        "generated images": fake.fingerprint(),
+        "generated images": fake and fake.fingerprint(),
         "head": [list(p.shape) for p in head.parameters()],
         "frozen network": frozen and fingerprint(frozen),
     }

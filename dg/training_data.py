@@ -12,6 +12,7 @@ from dg import vp
 from dg.data.datasets import ImageSet
 from dg.data.latents import AnySet, LatentSet
 from dg.data.manifests import was_generated
+from dg.discriminator import ScoreDifference
 from dg.losses import NoisyBatch
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
@@ -27,32 +28,26 @@ def random_subset(data: AnySet, n: int | None, seed: int) -> AnySet:
 
 
 def check_sets(
-    real: AnySet, fake: AnySet, settings: DiscriminatorTraining, conditional: bool | None = None
+    real: AnySet,
+    fake: AnySet | None,
+    settings: DiscriminatorTraining,
+    conditional: bool | None = None,
 ) -> None:
     """Refuse sets that cannot be told apart fairly, before anything is computed."""
-    if real.what != fake.what:
-        raise ValueError(
-            f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the "
-            "images, or give images alone"
-        )
-    if (real.resolution, real.channels) != (fake.resolution, fake.channels):
-        raise ValueError(
-            f"{fake.name}: {fake.what} of {fake.resolution} pixels and {fake.channels} channels, "
-            f"but {real.name} has {real.resolution} pixels and {real.channels} channels; give sets "
-            "of one kind"
-        )
+    if settings.needs_fake != (fake is not None):
+        needs = "needs generated data; give them" if fake is None else "takes no generated data"
+        raise ValueError(f"the loss {settings.loss} {needs}")
+    sets = _given(real, fake)
+    if fake is not None:
+        _check_pair(real, fake, settings)
     if isinstance(real, LatentSet):
-        _check_latents(real, fake, settings)
-    if len(real) != len(fake) and not settings.unequal:
-        raise ValueError(
-            f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}; take "
-            f"{min(len(real), len(fake))} of both, or all with `unequal`"
-        )
-    for data in (real, fake):
+        _check_latents(sets, settings)
+    for data in sets:
         sizes = [len(part) for part in _parts(len(data), settings)]
-        if sizes[0] * 2 < settings.batch_size:
+        if sizes[0] * len(sets) < settings.batch_size:
+            share = "half a batch" if len(sets) == 2 else "a batch"
             raise ValueError(
-                f"{data.name}: {sizes[0]} training {data.what} are fewer than half a batch of "
+                f"{data.name}: {sizes[0]} training {data.what} are fewer than {share} of "
                 f"{settings.batch_size}; give more {data.what} or a smaller batch_size"
             )
         if any(fraction and not size for fraction, size in zip(settings.split, sizes, strict=True)):
@@ -64,13 +59,38 @@ def check_sets(
         _check_labels(real, fake)
 
 
-def doubts(real: AnySet, fake: AnySet, real_source, fake_source) -> list[str]:
+def _given(real: AnySet, fake: AnySet | None) -> list[AnySet]:
+    """The sets that there are."""
+    return [real] if fake is None else [real, fake]
+
+
+def _check_pair(real: AnySet, fake: AnySet, settings: DiscriminatorTraining) -> None:
+    if real.what != fake.what:
+        raise ValueError(
+            f"{fake.name}: holds {fake.what}, but {real.name} holds {real.what}; encode the "
+            "images, or give images alone"
+        )
+    if (real.resolution, real.channels) != (fake.resolution, fake.channels):
+        raise ValueError(
+            f"{fake.name}: {fake.what} of {fake.resolution} pixels and {fake.channels} channels, "
+            f"but {real.name} has {real.resolution} pixels and {real.channels} channels; give sets "
+            "of one kind"
+        )
+    if len(real) != len(fake) and not settings.unequal:
+        raise ValueError(
+            f"{real.name} has {len(real)} {real.what} and {fake.name} has {len(fake)}; take "
+            f"{min(len(real), len(fake))} of both, or all with `unequal`"
+        )
+
+
+def doubts(real: AnySet, fake: AnySet | None, real_source, fake_source) -> list[str]:
     """Return one line for each sign that the real or the generated data are the wrong ones."""
     lines = []
     if was_generated(real_source):
-        swapped = "" if was_generated(fake_source) else "; are real and generated data swapped?"
+        swapped = "; are real and generated data swapped?"
+        swapped = "" if fake is None or was_generated(fake_source) else swapped
         lines.append(f"{real_source} was generated, as its manifest.json says{swapped}")
-    if real.items.shape[1:] == fake.items.shape[1:]:
+    if fake is not None and real.items.shape[1:] == fake.items.shape[1:]:
         known = {hash(item.tobytes()) for item in real.items}
         same = sum(hash(item.tobytes()) in known for item in fake.items)
         if same > len(fake) // 100:
@@ -81,7 +101,8 @@ def doubts(real: AnySet, fake: AnySet, real_source, fake_source) -> list[str]:
     return lines
 
 
-def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTraining) -> None:
+def _check_latents(sets: list[LatentSet], settings: DiscriminatorTraining) -> None:
+    real, fake = sets[0], sets[-1]
     if settings.flip:
         raise ValueError(
             f"{real.name}: a mirrored latent is not the latent of a mirrored image; mirror none "
@@ -99,13 +120,15 @@ def _check_latents(real: LatentSet, fake: LatentSet, settings: DiscriminatorTrai
             )
 
 
-def _check_labels(real: AnySet, fake: AnySet) -> None:
-    for data in (real, fake):
+def _check_labels(real: AnySet, fake: AnySet | None) -> None:
+    for data in _given(real, fake):
         if data.labels is None:
             raise ValueError(
                 f"{data.name}: has no class labels; give a labelled set, or train an "
                 "unconditional discriminator"
             )
+    if fake is None:
+        return
     if None not in (real.class_names, fake.class_names) and real.class_names != fake.class_names:
         number, (here, there) = next(
             (i, pair)
@@ -124,8 +147,11 @@ def _check_labels(real: AnySet, fake: AnySet) -> None:
 
 
 def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTraining) -> None:
-    """Refuse a frozen network that was made for other images, or that would get classes only while
-    sampling."""
+    """Refuse what another loss trains, a frozen network that was made for other images, or one that
+    would get classes only while sampling."""
+    if isinstance(discriminator, ScoreDifference) != (settings.loss == "difference"):
+        trained = "ScoreDifference" if settings.loss == "difference" else "Discriminator"
+        raise ValueError(f"the loss {settings.loss} trains a {trained}; give one")
     kind, extractor = discriminator.extractor.kind, discriminator.extractor
     if kind == "classifier":
         encoder = extractor.encoder
@@ -154,8 +180,8 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
 
 
 class Rows:
-    """Latents of two sets, where these have them, in the computer's memory; those that are asked
-    for go to `device`.
+    """Latents of one set or two, where these have them, in the computer's memory; those that are
+    asked for go to `device`.
 
     len(), and rows[index] for index [N] -> [N, C, h, w] in the precision of the sets.
     """
@@ -172,7 +198,7 @@ class Rows:
         index, first = index.cpu(), len(self.places[0])
         rows = torch.empty(len(index), *self.latents[0].shape[1:], dtype=self.latents[0].dtype)
         for latents, places, chosen, start in zip(
-            self.latents, self.places, (index < first, index >= first), (0, first), strict=True
+            self.latents, self.places, (index < first, index >= first), (0, first), strict=False
         ):
             rows[chosen] = latents[places[index[chosen] - start]]
         return rows.to(self.device)
@@ -191,40 +217,39 @@ class Split(NamedTuple):
     def num_fake(self) -> int:
         return len(self.images) - self.num_real
 
+    @property
+    def kinds(self) -> list[tuple[int, int]]:
+        """(first index, number) of the real and of the generated images, where there are any."""
+        both = ((0, self.num_real), (self.num_real, self.num_fake))
+        return [(first, number) for first, number in both if number]
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """(float32 [N, C, H, W], images in [-1, 1]; labels [N, K] one-hot or None; targets [N]) at
         `index` [N]."""
-        images = self.images[index]
-        images = (
-            images.to(torch.float32) / 127.5 - 1
-            if images.dtype == torch.uint8
-            else images.to(torch.float32)
-        )
-        labels = (
-            None
-            if self.labels is None
-            else F.one_hot(self.labels[index], self.num_classes).to(torch.float32)
-        )
+        items, labels = self.images[index], None
+        images = items.to(torch.float32)
+        if items.dtype == torch.uint8:
+            images = images / 127.5 - 1
+        if self.labels is not None:
+            labels = F.one_hot(self.labels[index], self.num_classes).to(torch.float32)
         return images, labels, (index < self.num_real).to(torch.float32)
 
 
 def split_sets(
-    real: AnySet, fake: AnySet, settings: DiscriminatorTraining, device="cpu"
+    real: AnySet, fake: AnySet | None, settings: DiscriminatorTraining, device="cpu"
 ) -> list[Split]:
     """Disjoint train, validation and test splits; which item goes where depends on the seed and the
     set's size."""
-    splits = []
-    for indices in zip(*(_parts(len(data), settings) for data in (real, fake)), strict=True):
-        pairs = list(zip((real, fake), indices, strict=True))
+    splits, sets = [], _given(real, fake)
+    for indices in zip(*(_parts(len(data), settings) for data in sets), strict=True):
+        pairs = list(zip(sets, indices, strict=True))
         labels = (
             np.concatenate([data.labels[index] for data, index in pairs])
             if settings.conditional
             else None
         )
         items = (
-            Rows([real, fake], indices, device)
-            if isinstance(real, LatentSet)
-            else _images(pairs, device)
+            Rows(sets, indices, device) if isinstance(real, LatentSet) else _images(pairs, device)
         )
         splits.append(
             Split(
@@ -257,13 +282,14 @@ def epoch_order(train: Split, settings: DiscriminatorTraining, epoch: int) -> Te
         steps = len(train.images) // settings.batch_size
         order = torch.randperm(len(train.images), generator=generator)
         return order[: steps * settings.batch_size].reshape(steps, -1).to(train.images.device)
-    longest, half = max(train.num_real, train.num_fake), settings.batch_size // 2
-    steps = longest // half
-    halves = [
-        _endless_permutation(n, longest, generator)[: steps * half].reshape(steps, half)
-        for n in (train.num_real, train.num_fake)
+    longest = max(train.num_real, train.num_fake)
+    share = settings.batch_size // len(train.kinds)
+    steps = longest // share
+    shares = [
+        first + _endless_permutation(n, longest, generator)[: steps * share].reshape(steps, share)
+        for first, n in train.kinds
     ]
-    return torch.cat([halves[0], halves[1] + train.num_real], dim=1).to(train.images.device)
+    return torch.cat(shares, dim=1).to(train.images.device)
 
 
 def _endless_permutation(n: int, length: int, generator) -> Tensor:

@@ -1,4 +1,5 @@
-"""How well a discriminator tells real from generated images: overall and by noise level."""
+"""How well a discriminator tells real from generated images, or how much a score difference lowers
+the denoising error: overall and by noise level."""
 
 from itertools import pairwise
 
@@ -6,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dg.losses import denoising_errors
 from dg.precision import autocast
 from dg.recipes import DiscriminatorTraining
 from dg.runtime.randomness import step_generator
@@ -25,23 +27,28 @@ DRAWS = 20  # noise draws per image, at most
 
 
 @torch.no_grad()
-def evaluate(discriminator, split: Split, settings: DiscriminatorTraining) -> dict:
+def evaluate(discriminator, split: Split, settings: DiscriminatorTraining, net=None) -> dict:
     """Return `binary_metrics` of noisy images of a split, and `levels`: the same by noise level.
+    After the loss "difference" `denoising_metrics` instead, `net` being the score network.
 
     It takes `eval_images` of each kind, spread over a large set and taken with up to 20 noises each
     from a small one. The noise is the same at every call; its levels are stratified, so that they
     hardly differ between splits either.
     """
-    logits, targets, sigma = predict(discriminator, split, settings)
+    if settings.loss == "difference":
+        columns, metrics = denoise(discriminator, split, settings, net), denoising_metrics
+    else:
+        columns, metrics = predict(discriminator, split, settings), binary_metrics
+    *values, sigma = columns
     levels = []
     for low, high in pairwise(LEVELS):
         inside = (sigma >= low) & (sigma < high)
         if inside.any():
             levels.append(
                 {"sigma": [low, None if high == LEVELS[-1] else high], "n": int(inside.sum())}
-                | binary_metrics(logits[inside], targets[inside])
+                | metrics(*(column[inside] for column in values))
             )
-    return binary_metrics(logits, targets) | {"levels": levels}
+    return metrics(*values) | {"levels": levels}
 
 
 @torch.no_grad()
@@ -49,27 +56,51 @@ def predict(
     discriminator, split: Split, settings: DiscriminatorTraining
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(logits, targets, sigma) of 2 * eval_images noisy images or fewer, each float64 [n]."""
-    device, n = (
-        split.images.device,
-        min(settings.eval_images, DRAWS * max(split.num_real, split.num_fake)),
-    )
+
+    def measured(batch):
+        return discriminator(batch.x, batch.sigma, batch.labels), batch.targets, batch.sigma
+
+    return _columns(measured, split, settings)
+
+
+@torch.no_grad()
+def denoise(
+    difference, split: Split, settings: DiscriminatorTraining, net
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(`dg.losses.denoising_errors`, two columns, and sigma) of eval_images noisy images or fewer,
+    each float64 [n]."""
+
+    def measured(batch):
+        return *denoising_errors(difference, batch, net), batch.sigma
+
+    return _columns(measured, split, settings)
+
+
+def _columns(measured, split: Split, settings: DiscriminatorTraining) -> tuple[np.ndarray, ...]:
+    """What `measured` makes of noisy batches, real and generated images in turn."""
+    device, kinds = split.images.device, split.kinds
+    n = min(settings.eval_images, DRAWS * max(number for _, number in kinds))
     generator = step_generator(settings.seed, "evaluate", 0, device)
-    real, fake = (_spread(count, n, device) for count in (split.num_real, split.num_fake))
     index = torch.stack(
-        [real, fake + split.num_real], dim=1
-    ).flatten()  # [2 n], real and generated in turn
-    u = torch.stack([_stratified(n, generator, device) for _ in range(2)], dim=1).flatten()
+        [first + _spread(number, n, device) for first, number in kinds], dim=1
+    ).flatten()  # [kinds * n]
+    u = torch.stack([_stratified(n, generator, device) for _ in kinds], dim=1).flatten()
     u = u.to(getattr(torch, settings.time_dtype))
     columns = []
     microbatch = min(settings.microbatch or settings.batch_size, settings.batch_size)
-    for part in torch.arange(2 * n, device=device).split(microbatch):
+    for part in torch.arange(len(index), device=device).split(microbatch):
         images, labels, targets = split.batch(index[part])
         z = torch.randn(images.shape, generator=generator, device=device)
         batch = perturb(images, labels, targets, u[part], z, settings)
         with autocast(settings.precision, device):
-            logits = discriminator(batch.x, batch.sigma, batch.labels)
-        columns.append(torch.stack([logits.double(), targets.double(), batch.sigma]))
+            found = measured(batch)
+        columns.append(torch.stack([column.double() for column in found]))
     return tuple(torch.cat(columns, dim=1).cpu().numpy())
+
+
+def denoising_metrics(errors: np.ndarray, of_network: np.ndarray) -> dict:
+    """Mean denoising error on real images, with the learned correction and of the network alone."""
+    return {"loss": float(errors.mean()), "network_loss": float(of_network.mean())}
 
 
 def binary_metrics(logits: np.ndarray, targets: np.ndarray) -> dict:

@@ -186,8 +186,8 @@ DISCRIMINATOR = [
         multiple=True,
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
-        help="Head of the discriminator. Repeat the option for an ensemble.  [default: no "
-        "guidance; with another option of this section, the authors' head for CIFAR-10 in "
+        help="Head of the discriminator, or of --loss difference. Repeat the option for an "
+        "ensemble.  [default: no guidance; with another option of this section, the authors' head for CIFAR-10 in "
         "checkpoints/discriminator]",
     ),
     click.option(

@@ -35,6 +35,17 @@ GUIDANCE_OPTIONS = (
     "ensemble",
     "calibrated",
 )
+# Those that need a log ratio, or a discriminator's extractor.
+OF_LOG_RATIO = {
+    "boosting",
+    "S_churn_manual",
+    "dg_clip",
+    "lora_checkpoint",
+    "lora_rank",
+    "member_weights",
+    "ensemble",
+    "calibrated",
+}
 
 
 def guidance_of(net, sampling, device, precision, options, log_ratio=None):
@@ -79,27 +90,32 @@ def _autoguidance(net, device, precision, options):
 
 
 def _discriminator_guidance(net, sampling, device, options, log_ratio):
-    """Guidance by a discriminator, or None."""
+    """Guidance by a discriminator or a score difference, or None."""
     weights = (_first_weight(net, options, log_ratio), options["w2"])
     time_min = _time_min(net, options["time_min"])
     if not is_asked_for() or not any(weights) or time_min > 1:
         return None
     from dataclasses import replace
 
-    from dg.guidance import BOOSTING, DiscriminatorGuidance
+    from dg.checkpoints import holds_difference
+    from dg.guidance import BOOSTING, DifferenceGuidance, DiscriminatorGuidance
 
+    every, between = options["guide_every"], options["guide_between"] or "rescale"
+    if every == 1:
+        console.refuse({"guide_between"}, "guidance at every step")
+    window, often = (weights, time_min, options["time_max"]), dict(every=every, between=between)
     if log_ratio is None:
-        discriminator = discriminator_of(net, sampling, device, options)
+        options = _with_files(net, options)
+        if any(map(holds_difference, options["discriminator_ckpt"])):
+            difference = _difference(net, sampling, device, options)
+            return DifferenceGuidance(difference, *window, **often)
+        discriminator = _discriminator(net, sampling, device, options)
     else:
         discriminator = log_ratio.discriminator
     boosting = None
     if options["boosting"]:
         boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
-    every, between = options["guide_every"], options["guide_between"]
-    if every == 1:
-        console.refuse({"guide_between"}, "guidance at every step")
-    settings = (weights, time_min, options["time_max"], boosting, options["dg_clip"], every)
-    return DiscriminatorGuidance(discriminator, *settings, between or "rescale")
+    return DiscriminatorGuidance(discriminator, *window, boosting, options["dg_clip"], **often)
 
 
 def _time_min(net, given):
@@ -124,7 +140,14 @@ def _time_min(net, given):
 
 def discriminator_of(net, sampling, device, options):
     """The discriminator that the options name."""
-    return _discriminator(net, sampling, device, options | _published(net, options))
+    return _discriminator(net, sampling, device, _with_files(net, options))
+
+
+def _with_files(net, options):
+    """The options with the files of the heads, which are the authors' own where none are given."""
+    options = options | _published(net, options)
+    heads = [head_file(path) for path in options["discriminator_ckpt"]]
+    return options | {"discriminator_ckpt": heads}
 
 
 def is_asked_for():
@@ -194,17 +217,29 @@ def _first_weight(net, options, log_ratio):
     return 1 if discrete else 2
 
 
+def _difference(net, sampling, device, options):
+    """The score difference from its file; options that mean nothing for it are refused."""
+    from dg.checkpoints import load_difference
+
+    heads, what = options["discriminator_ckpt"], "a head that gives a difference of scores"
+    if len(heads) > 1:
+        raise click.UsageError(f"{what} guides alone; give one --discriminator_ckpt.")
+    console.refuse(OF_LOG_RATIO, what)
+    difference = load_difference(heads[0], net, device)
+    refuse_unused_classifier(difference)
+    _check_classes(difference, net, sampling, options)
+    return difference
+
+
 def _discriminator(net, sampling, device, options):
     """The discriminator from its files; one that does not fit the network is refused."""
     from dg.checkpoints import MissingLoRA, load_discriminator
-    from dg.sampling import as_model
 
-    heads = [head_file(path) for path in options["discriminator_ckpt"]]
     lora = _lora_path(options)
     try:
         discriminator = load_discriminator(
             input_file(options["pretrained_classifier_ckpt"]),
-            heads,
+            options["discriminator_ckpt"],
             net,
             device=device,
             lora_path=input_file(lora),
@@ -216,6 +251,15 @@ def _discriminator(net, sampling, device, options):
     except MissingLoRA as error:
         raise click.UsageError(f"--lora_checkpoint: {error}") from None
     refuse_unused_classifier(discriminator)
+    _check_classes(discriminator, net, sampling, options)
+    return discriminator
+
+
+def _check_classes(discriminator, net, sampling, options):
+    """Refuse one whose classes are not those that are asked for, or that the network does not
+    draw."""
+    from dg.sampling import as_model
+
     if options["cond"] is not None and bool(options["cond"]) != discriminator.conditional:
         found = "conditional" if discriminator.conditional else "unconditional"
         raise click.UsageError(
@@ -226,7 +270,6 @@ def _discriminator(net, sampling, device, options):
             "the discriminator is conditional, but the network draws no classes; give an "
             "unconditional discriminator."
         )
-    return discriminator
 
 
 def refuse_unused_classifier(discriminator):

@@ -37,7 +37,8 @@ IMAGES = [
         type=INPUT,
         metavar="PATH",
         help="Generated images, or their latents: the folder of generate.py, or any folder, zip "
-        f"or npz.  [default: the authors' {PLACES['sample_dir']} if it is there]",
+        "or npz; none with --loss difference.  [default: the authors' "
+        f"{PLACES['sample_dir']} if it is there]",
     ),
     click.option(
         "--save_dir",
@@ -81,7 +82,8 @@ DISCRIMINATOR = [
         "--network",
         type=INPUT,
         metavar="PATH|URL|NAME",
-        help="Score network for --extractor score and finetuned, and for --loss matching.",
+        help="Score network for --extractor score and finetuned, and for --loss matching and "
+        "difference.",
     ),
     click.option(
         "--width",
@@ -177,7 +179,8 @@ RECIPE = [
         "--loss",
         type=click.Choice(CHOICES["loss"]),
         help="Loss: binary cross-entropy, or that plus gradient matching, or plus a penalty on the "
-        "gradient (sobolev).",
+        "gradient (sobolev); or difference, which trains no discriminator: the head regresses "
+        "the difference of the scores, on real images alone.",
     ),
     click.option(
         "--loss_weight",

@@ -3,6 +3,7 @@
 from dg.evaluation.figures.discriminators import (
     all_training_curves,
     counted_log_ratios,
+    denoising_curves,
     log_ratio_histograms,
     ratio_errors,
     ratio_scatter,
@@ -36,6 +37,7 @@ __all__ = [
     "by_change",
     "convergence",
     "counted_log_ratios",
+    "denoising_curves",
     "denoising_strips",
     "distance_against_number",
     "distance_against_size",

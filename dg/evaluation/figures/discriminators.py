@@ -59,6 +59,29 @@ def training_curves(path, log, best_step=None, title="Discriminator: real or gen
             figure.legend(*shown, loc="outside lower center", ncols=2, handlelength=1.4)
 
 
+def denoising_curves(path, log, title="Denoising error on real images"):
+    """Loss of a score difference on training and validation data, and of the network alone.
+
+    log  list of dicts with `step` and any of train_loss, valid_loss, train_network_loss,
+         valid_network_loss
+    """
+    with drawing(path, WIDTH, 3.6, title) as figure:
+        axes = figure.subplots()
+        for part, name, colour in PARTS:
+            for quantity, whose, look in (
+                ("loss", "corrected", {}),
+                ("network_loss", "network alone", DASHED),
+            ):
+                steps, values = _series(log, f"{part}_{quantity}")
+                if steps:
+                    look = {"marker": "o" if len(steps) < 3 else None} | look
+                    label = f"{name.removesuffix(' data')}, {whose}"
+                    axes.plot(steps, values, color=colour, label=label, **look)
+        axes.set_xlabel("training step")
+        axes.set_ylabel("mean square error, scaled")
+        figure.legend(loc="outside lower center", ncols=2, handlelength=1.4)
+
+
 def all_training_curves(path, trainings, title="Loss and accuracy of the discriminators"):
     """The same of several discriminators in one figure, a row for each.
 
