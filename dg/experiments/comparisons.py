@@ -134,6 +134,8 @@ MNIST_GPU = Setting(
     nll_steps=128,
     batch_size=250,
     num_test_loss=256,
+    num_snapshots=8,
+    bound_images=1000,
     budget="one GPU",
 )
 # What two CPU cores do in 90 minutes: every model sees 96,000 images, 1.6 epochs where
@@ -155,6 +157,8 @@ MNIST_CPU = replace(
     num_images=500,
     nll_images=32,
     nll_steps=64,
+    num_snapshots=5,
+    bound_images=256,
     batch_size=100,
     budget="90 minutes on two CPU cores",
 )
@@ -174,12 +178,15 @@ MNIST_SMOKE = replace(
     num_reference=200,
     nll_images=4,
     nll_steps=3,
+    num_snapshots=3,
+    bound_images=4,
+    bound_terms=2,
     budget="seconds; meaningless",
     **tiny(40),
 )
 MNIST_SECTIONS = (
     *("results", "costs", "guidance", "discriminators", "pairs", "strips", "likelihood"),
-    *("models", "images", "deviations", "run"),
+    *("bounds", "models", "images", "deviations", "run"),
 )
 
 

@@ -106,6 +106,20 @@ class Context:
         images, most = self.images(self.setting.reference_split), self.setting.num_reference
         return images.take(min(most, len(images))) if most else images
 
+    def test_images(self) -> ImageSet:
+        """The images that likelihoods are measured on: the reference where that is a part of the
+        test split."""
+        return (
+            self.images("test") if self.setting.num_reference is None else self.reference_images()
+        )
+
+    def one_hot(self, net, images: ImageSet) -> torch.Tensor | None:
+        """The classes of images for a conditional network, None for another one."""
+        if not net.label_dim:
+            return None
+        classes = torch.from_numpy(images.labels).to(self.device)
+        return torch.eye(net.label_dim, device=self.device)[classes]
+
     def resolve(self, name):
         return resolve(name, self.progress, self.notify)
 

@@ -185,6 +185,15 @@ def losses(source: Source) -> list[Picture]:
     return source.draw("losses", caption, figures.loss_curves, panels)
 
 
+def bounds(source: Source) -> list[Picture]:
+    """The bounds of the models along their training."""
+    models, found = source.outcome["settings"]["models"], source.outcome["bounds"]
+    curves = {models[name]["title"]: entries for name, entries in found.items()}
+    caption = "−ELBO in bits/dim of the 8-bit images, for all models on one scale: uniform noise "
+    caption += "has 8. The thin lines are one standard error."
+    return source.draw("bounds", caption, figures.bound_curves, curves)
+
+
 # Pictures of images -------------------------------------------------------------------------------
 
 

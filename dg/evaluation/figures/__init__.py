@@ -16,6 +16,7 @@ from dg.evaluation.figures.distances import (
     precision_recall_scatter,
 )
 from dg.evaluation.figures.models import (
+    bound_curves,
     convergence,
     gain_against_cost,
     loss_curves,
@@ -33,6 +34,7 @@ from dg.evaluation.figures.pictures import (
 
 __all__ = [
     "all_training_curves",
+    "bound_curves",
     "by_change",
     "convergence",
     "counted_log_ratios",

@@ -14,6 +14,8 @@ from dg.evaluation.figures.style import (
     logarithmic_ticks,
 )
 
+BOUND = ("mean", "standard_error")  # of a bound, by their names
+
 
 def loss_curves(path, curves, title="Loss on training and on test images"):
     """One panel per model: training loss as it was logged, test loss of the averaged network where
@@ -62,6 +64,29 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
             ncols=2,
             handlelength=1.4,
         )
+
+
+def bound_curves(path, curves, title="Bound along the training"):
+    """Bits/dim over training steps (logarithmic), a colour per model; dashed on training images.
+
+    curves  {model: [{"step": int, "training": bound, "test": bound}]} with bound {"mean": float,
+            "standard_error": float}
+    """
+    steps = {entry["step"] for entries in curves.values() for entry in entries}
+    with drawing(path, WIDTH, 4.0, title) as figure:
+        axes = figure.subplots()
+        looks = zip(itertools.cycle((INK, *SERIES[:2])), itertools.cycle(MARKERS), strict=False)
+        for (model, entries), (colour, marker) in zip(curves.items(), looks, strict=False):
+            look = dict(color=colour, marker=marker, markersize=5, linewidth=1.4, elinewidth=0.6)
+            for which, line in (("training", "--"), ("test", "-")):
+                values = [[entry[which][key] for entry in entries] for key in BOUND]
+                at, label = [entry["step"] for entry in entries], f"{model}, {which} images"
+                axes.errorbar(at, *values, linestyle=line, label=label, **look)
+        ticks = _apart(steps)
+        axes.set(xscale="log", xlabel="training steps (logarithmic)", ylabel="−ELBO [bits/dim]")
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        figure.legend(loc="outside lower center", ncols=2, handlelength=2.4)
 
 
 def quality_against_cost(

@@ -5,12 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dg.experiments import comparisons
+from dg.evaluation.bounds import ddpm_bound
+from dg.experiments import bound_curves, comparisons, making
+from dg.experiments.bound_curves import places
 from dg.experiments.comparisons import MNIST_CPU, mnist, setting_of
 from dg.experiments.context import Context, Experiment
+from dg.experiments.models import KINDS
 from dg.experiments.plan import plan, split_plan
 from dg.experiments.tables import rows, winners
+from dg.models.loading import load_model
 from dg.runtime.files import read_json
+from dg.runtime.progress import Stopped
+from tests.dg.pretraining.test_score import equal
 from tests.scripts import succeed
 
 SYSTEMS = ("edm", "edm_guided", "ddpm", "ddpm_guided", "vae")
@@ -66,6 +72,66 @@ def test_without_mnist_the_digits_serve(monkeypatch):
     assert comparisons.with_available_data(found, said.append) == found and len(said) == 1
 
 
+def test_snapshots_stand_at_doublings_of_the_steps():
+    assert places(MNIST_CPU, "ddpm") == places(MNIST_CPU, "vae") == [94, 188, 375, 750, 1500]
+    assert (
+        places(MNIST_CPU, "edm") == [] and places(replace(MNIST_CPU, num_snapshots=0), "vae") == []
+    )
+    stages = {stage.name: stage for stage in plan(context(MNIST_CPU))}
+    assert stages["ddpm"].settings["snapshots"] == [94, 188, 375, 750, 1500]
+    assert "snapshots" not in stages["edm"].settings and "bounds-edm" not in stages
+    assert stages["bounds-ddpm"].cost.evaluations == 2 * 5 * 256 * 51
+    assert stages["bounds-vae"].cost.evaluations == 2 * 5 * 256
+
+
+def test_bounds_along_a_training_go_on_where_they_ended(tmp_path, monkeypatch):
+    """An interrupted training keeps the same snapshots, and an interrupted measurement measures
+    none twice; the last bound is that of the network itself."""
+    setting = setting_of("mnist", "smoke")
+    paths, at = {"ddpm": tmp_path / "ddpm", "again": tmp_path / "again"}, context(setting)
+
+    def interrupted(steps, **kwargs):
+        for step in steps:
+            if step == 2:
+                raise Stopped
+            yield step
+
+    making.make_model(at, paths["ddpm"], {}, "ddpm")
+    with pytest.raises(Stopped):
+        making.make_model(replace(at, progress=interrupted), paths["again"], {}, "ddpm")
+    assert (paths["again"] / "network-000002.safetensors").exists()
+    making.make_model(at, paths["again"], {}, "ddpm")
+    names = ["network-000001.safetensors", "network-000002.safetensors", "network.safetensors"]
+    kept = [sorted(file.name for file in paths[one].glob("network*")) for one in paths]
+    assert kept == [names, names]
+    networks = [[load_model(paths[one] / name) for name in names] for one in paths]
+    assert all(map(equal, *networks)) and not equal(*networks[0][:2])
+
+    seen, bound = [], KINDS["ddpm"].bound
+
+    def counted(*args):
+        seen.append(bound(*args))
+        return seen[-1]
+
+    monkeypatch.setitem(KINDS, "ddpm", KINDS["ddpm"]._replace(bound=counted))
+    folder = tmp_path / "bounds"
+    with pytest.raises(Stopped):
+        bound_curves.measure(replace(at, progress=interrupted), folder, paths, "ddpm")
+    assert len(seen) == 2  # of the first snapshot, on training and on test images
+    bound_curves.measure(at, folder, paths, "ddpm")
+    assert len(seen) == 6
+    found = read_json(folder / "bounds.json")
+    assert [entry["step"] for entry in found] == [1, 2, 3]
+    test = at.test_images().images[:4]
+    whole = ddpm_bound(networks[0][-1], test, num_terms=setting.bound_terms)
+    assert found[-1]["test"] == pytest.approx(
+        {"mean": whole.mean, "standard_error": whole.standard_error, "n": 4}
+    )
+    train = at.images("train").images[:4]
+    first = ddpm_bound(networks[0][0], train, num_terms=setting.bound_terms).mean
+    assert found[0]["training"]["mean"] == pytest.approx(first)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "mnist-cond"])
 def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
@@ -89,6 +155,13 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     assert set(outcome["metrics"]["vae"]["nll"]["terms"]) == {"reconstruction", "kl"}
     assert all("test_loss" in model["log"][-1] for model in outcome["models"].values())
     assert len(rows(outcome)) == 6 and len(winners(outcome)) == 7
+    assert set(outcome["bounds"]) == {"ddpm", "vae"} and (folder / "bounds.png").exists()
+    assert all(
+        np.isfinite(entry[which]["mean"])
+        for entries in outcome["bounds"].values()
+        for entry in entries
+        for which in ("training", "test")
+    )
     report = (folder / "report.html").read_text()
     assert report.count("data:image/png") >= 11 and "http" not in report.split("<body")[1]
     again = succeed(command, tmp=tmp_path)
