@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Run a named experiment from end to end: results table, pictures, report.
 
-NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,
-imagenet-adm, a study or a setting. A study (recipes, extractors, epochs, selection, weights,
-window, churn, steps, significance, lora, ensemble, methods, given, failures, cost) runs in a
-setting (cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14,
-mnist-28). The name of a setting alone runs the study recipes in it, except for mnist. Studies
-of one setting share their networks and samples.
+NAME is quickstart (the default), digits, a comparison, two-gaussians, imagenet-dit,
+imagenet-adm, a study or a setting. A comparison (mnist, models-cifar10-jpeg-16, models-cifar10,
+models-imagenet64; with classes: the same with -cond at the end) is EDM against DDPM and VAE,
+trained from scratch. A study (recipes, extractors, epochs, selection, weights, window, churn,
+steps, significance, lora, ensemble, methods, given, failures, cost) runs in a setting
+(cifar10-uncond, cifar10-cond, cifar10-jpeg, cifar10-jpeg-16, mnist, mnist-14, mnist-28). The
+name of a setting alone runs the study recipes in it, except for mnist. Studies of one setting
+share their networks and samples.
 
 The same command again continues after an interruption; finished stages are not repeated.
 
@@ -24,6 +26,8 @@ Examples:
   python reproduce.py ensemble --setting mnist-14 --data mnist.npz
   # EDM against DDPM and VAE; mnist-cond: with classes
   python reproduce.py mnist --data mnist.npz
+  # the same on photographs at 32 pixels, halved
+  python reproduce.py models-cifar10-jpeg-16 --data cifar10-jpeg
   # every loss against the closed form
   python reproduce.py two-gaussians
   # an eighth of the guided images of ImageNet

@@ -79,7 +79,7 @@ def _hours(setting, model: str, evaluations: int) -> float:
 
 def _resolution(setting) -> int:
     sizes = {"mnist": 28, "mnist-small": 28, "mnist-14": 14, "mnist-small-14": 14, "digits": 8}
-    return sizes.get(setting.data, 32) // setting.pool
+    return sizes.get(setting.data, setting.pixels) // setting.pool
 
 
 def _relative_size(setting, name: str) -> float:

@@ -66,6 +66,7 @@ class Setting:
     title: str
     data: str | None  # None: has to be given
     scratch_data: str | None = None  # in its place where networks in pretrained/ are trained anew
+    pixels: int = 32  # of a side of the images, where the name of the data does not tell
     pool: int = 1  # images are averaged over squares of so many pixels
     order: str = "own"
     conditional: bool = False

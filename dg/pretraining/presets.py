@@ -105,6 +105,33 @@ SCORE_PRESETS = {
         | dict(model_channels=16, channel_mult=[1, 2, 4], attn_resolutions=[8], sigma_data=0.5),
         replace(SHIPPED, lr=1e-3, flip=True),
     ),
+    # As wide and deep as the DDPMs below, for a comparison on one GPU.
+    "cifar10-models": (
+        ARCHITECTURES["ddpmpp"]
+        | dict(model_channels=128, channel_mult=[1, 2, 2, 2], num_blocks=2, dropout=0.1),
+        replace(
+            EDM_CIFAR10,
+            steps=80_000,
+            batch_size=256,
+            warmup=500_000,
+            augment=0.0,
+            flip=True,
+            precision="bfloat16",
+        ),
+    ),
+    "imagenet64-models": (
+        ARCHITECTURES["adm"] | dict(model_channels=128, channel_mult=[1, 2, 3, 4], dropout=0.0),
+        replace(
+            EDM_CIFAR10,
+            steps=100_000,
+            lr=2e-4,
+            warmup=5_000_000,
+            augment=0.0,
+            flip=True,
+            adam_eps=1e-8 / 12288,
+            precision="bfloat16",
+        ),
+    ),
     # The published settings of Karras et al. 2022, tables 7 and 8 and their code.
     "cifar10-edm": (
         ARCHITECTURES["ddpmpp"] | dict(model_channels=128, channel_mult=[2, 2, 2], dropout=0.13),
@@ -182,6 +209,10 @@ MNIST_UNET = dict(
     resblock_updown=False,
 )
 
+LARGE_DDPM = DDPMTraining(
+    variance="learned_range", lr=2e-4, ema_halflife=500_000, flip=True, precision="bfloat16"
+)
+
 # The network's arguments beyond size, channels and classes, and how to train it.
 DDPM_PRESETS = {
     "mnist-ddpm": (MNIST_UNET, MNIST_DIFFUSION),
@@ -203,12 +234,45 @@ DDPM_PRESETS = {
         ),
         DDPMTraining(num_steps=200, steps=1000, batch_size=64, lr=2e-3, ema_halflife=5000),
     ),
+    # The U-Net of Ho et al. 2020 with ADM's blocks; noise and learned variances of Nichol &
+    # Dhariwal 2021, but 1000 steps.
+    "cifar10-ddpm": (
+        dict(
+            model_channels=128,
+            channel_mult=[1, 2, 2, 2],
+            num_res_blocks=2,
+            attention_resolutions=[16],
+            resblock_updown=False,
+            dropout=0.1,
+        ),
+        replace(LARGE_DDPM, steps=160_000),
+    ),
+    # The widths of Nichol & Dhariwal 2021 for this size.
+    "imagenet64-ddpm": (
+        dict(
+            model_channels=128,
+            channel_mult=[1, 2, 3, 4],
+            num_res_blocks=3,
+            attention_resolutions=[16, 8],
+            resblock_updown=False,
+        ),
+        replace(LARGE_DDPM, steps=400_000),
+    ),
 }
 # The network's arguments beyond size and channels, and how to train it.
 VAE_PRESETS = {
     # About as many parameters as the EDM preset `mnist`.
     "mnist-vae": (dict(width=32, channel_mult=[1, 2, 2], latent_dim=32), VAETraining(steps=3000)),
     "digits-vae": (dict(width=32, channel_mult=[1, 2], latent_dim=8), VAETraining(batch_size=64)),
+    # For the comparison with the DDPMs of these sizes.
+    "cifar10-vae": (
+        dict(width=128, channel_mult=[1, 2, 2], latent_dim=256),
+        VAETraining(steps=160_000, lr=5e-4, flip=True),
+    ),
+    "imagenet64-vae": (
+        dict(width=128, channel_mult=[1, 2, 2, 2], latent_dim=512),
+        VAETraining(steps=400_000, lr=5e-4, flip=True),
+    ),
 }
 
 

@@ -1,34 +1,42 @@
-"""The comparison of EDM, DDPM and VAE: its plan, and tiny runs from end to end."""
+"""The comparisons of EDM, DDPM and VAE: their plans, and tiny runs from end to end."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from dg.data.datasets import ImageSet
+from dg.discriminator import build_discriminator
 from dg.evaluation.bounds import ddpm_bound
 from dg.experiments import bound_curves, comparisons, making
 from dg.experiments.bound_curves import places
-from dg.experiments.comparisons import MNIST_CPU, mnist, setting_of
+from dg.experiments.comparisons import setting_of
 from dg.experiments.context import Context, Experiment
 from dg.experiments.models import KINDS
 from dg.experiments.plan import plan, split_plan
+from dg.experiments.registry import COMPARISONS
 from dg.experiments.tables import rows, winners
+from dg.experiments.three_models import MNIST_CPU, NAMES, SETTINGS, three_models
 from dg.models.loading import load_model
+from dg.pretraining.ddpm import build_ddpm
+from dg.pretraining.score import build_score_network
+from dg.pretraining.vae import build_vae
 from dg.runtime.files import read_json
 from dg.runtime.progress import Stopped
 from tests.dg.pretraining.test_score import equal
-from tests.scripts import succeed
+from tests.scripts import run, succeed
 
 SYSTEMS = ("edm", "edm_guided", "ddpm", "ddpm_guided", "vae")
 
 
 def context(setting):
-    return Context(Experiment("mnist", setting, mnist(setting), "digits"))
+    return Context(Experiment("mnist", setting, three_models(setting), "digits"))
 
 
 @pytest.mark.parametrize("profile", ["full", "smoke"])
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("name", ["mnist", "mnist-cond"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_plan_needs_nothing_that_comes_later(name, gpu, profile):
     seen = set()
     for stage in plan(context(setting_of(name, profile, gpu))):
@@ -39,9 +47,69 @@ def test_a_plan_needs_nothing_that_comes_later(name, gpu, profile):
     } <= seen
 
 
-def test_every_model_sees_as_many_images_on_a_cpu():
-    trainings = [model.training[1] for model in MNIST_CPU.models.values()]
-    assert {training.steps * training.batch_size for training in trainings} == {96_000}
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("mnist", 96_000),
+        ("models-cifar10-jpeg-16", 288_000),
+        ("models-cifar10-cond", 20_480_000),
+        ("models-imagenet64", 51_200_000),
+    ],
+)
+def test_every_model_sees_as_many_images(name, images):
+    setting = setting_of(name)
+    trainings = [model.training[1] for model in setting.models.values()]
+    assert {training.steps * training.batch_size for training in trainings} == {images}
+    assert f"seen {images:,} training images" in setting.deviations[0]
+    assert setting.conditional == name.endswith("-cond")
+    assert three_models(setting).title.endswith("EDM against DDPM and VAE")
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "size", "channels"),
+    [
+        ("mnist", False, 28, 1),
+        ("mnist", True, 28, 1),
+        ("models-cifar10-jpeg-16", False, 16, 3),
+        ("models-cifar10", True, 32, 3),
+        ("models-imagenet64", True, 64, 3),
+    ],
+)
+def test_the_networks_can_be_built_and_the_diffusion_models_are_of_one_size(
+    name, gpu, size, channels
+):
+    setting = setting_of(f"{name}-cond", gpu=gpu)
+    assert (setting.pixels // setting.pool if name != "mnist" else 28) == size
+    images = np.zeros([10, size, size, channels], np.uint8)
+    data = ImageSet(images, np.arange(10), "meta", 10)
+    (edm, _), (ddpm, noise), (vae, _) = (model.training for model in setting.models.values())
+    with torch.device("meta"):
+        networks = {
+            "edm": build_score_network(data, edm, 0, True),
+            "ddpm": build_ddpm(data, ddpm, noise, True),
+            "vae": build_vae(data, vae, 0),
+        }
+        sizes = {
+            name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()
+        }
+    build_discriminator("none", data, None, None, True, setting.head_width)
+    assert 0.5 < sizes["ddpm"] / sizes["edm"] < 2, sizes
+
+
+def test_all_of_them_are_experiments():
+    assert set(NAMES) == set(COMPARISONS) - {"quickstart", "digits"}
+    assert {setting.data for pair in SETTINGS.values() for setting in pair} == {
+        *("mnist", "cifar10", None)
+    }
+
+
+@pytest.mark.parametrize("name", ["models-cifar10-jpeg-16", "models-imagenet64-cond"])
+def test_a_dry_run_asks_for_data_and_needs_none(name):
+    done = succeed(f"reproduce {name} --data photographs --dry-run --runs {{tmp}}", tmp="nowhere")
+    for stage in ("edm", "ddpm", "vae", "train-ddpm", "sample-edm_guided", "bounds-vae"):
+        assert f"\n{stage} " in done.out
+    failed = run(f"reproduce {name} --dry-run")
+    assert failed.code == 2 and "has no data of its own; give the path" in failed.err
 
 
 def test_two_processes_do_different_work():
@@ -51,7 +119,7 @@ def test_two_processes_do_different_work():
     names = {stage.name for stage in stages}
     assert aside == {name for name in names if "ddpm" in name and not name.startswith("measure")}
     assert not aside & others and {"sample-edm_guided", "nll-vae", "reference"} <= others
-    assert names - aside - others == {"measure-ddpm", "measure-ddpm_guided"}
+    assert names - aside - others == {name for name in names if name.startswith("measure-ddpm")}
 
 
 def test_no_image_that_was_learned_from_is_measured():
@@ -114,7 +182,7 @@ def test_bounds_along_a_training_go_on_where_they_ended(tmp_path, monkeypatch):
         return seen[-1]
 
     monkeypatch.setitem(KINDS, "ddpm", KINDS["ddpm"]._replace(bound=counted))
-    folder = tmp_path / "bounds"
+    (folder := tmp_path / "bounds").mkdir()
     with pytest.raises(Stopped):
         bound_curves.measure(replace(at, progress=interrupted), folder, paths, "ddpm")
     assert len(seen) == 2  # of the first snapshot, on training and on test images
