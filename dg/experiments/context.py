@@ -203,9 +203,10 @@ class Context:
 
     def num_evaluations(self, system: System) -> int:
         """Evaluations of the network for one image; the fewest where states are rejected."""
+        model = self.setting.models[system.model]
         if system.sampling:
-            return self.sampling(system).num_evaluations
-        return self.setting.models[system.model].num_evaluations(system.num_steps)
+            model = replace(model, sampling=system.sampling)
+        return model.num_evaluations(system.num_steps)
 
     def sample(self, path, net, sampling, seeds: Sequence[int], guidance=None) -> None:
         """Fill the store at `path` with the images of seeds."""

@@ -206,7 +206,7 @@ def _system(context: Context, name: str, system: System, data: dict) -> list[Sta
     if context.study.compute:
         make = partial(compute.count, context, name=name, system=system)
         stages.append(Stage(f"compute-{name}", {}, [sampled], make, title=title, kind="compute"))
-    if context.study.nll and s.nll_images:
+    if context.study.nll and s.nll_images and system.sampling is None:  # it has the model's
         settings = data | {"images": s.nll_images, "steps": s.nll_steps, "of": s.num_reference}
         make = partial(measuring.measure_likelihood, context, system=system)
         cost = likelihood_cost(s, system.model)

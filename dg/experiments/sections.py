@@ -175,7 +175,8 @@ def likelihood(source: Source) -> list:
     """Bits per dimension, and what they are of each kind of model."""
     outcome, rows = source.outcome, []
     for name, system in outcome["systems"].items():
-        nll = outcome["metrics"][name]["nll"]
+        if (nll := outcome["metrics"][name].get("nll")) is None:
+            continue
         kind = outcome["settings"]["models"][system["model"]]["kind"]
         terms = ", ".join(f"{term} {value:.2f}" for term, value in nll["terms"].items())
         value = mean_sd(nll["mean"], nll["standard_error"])

@@ -116,6 +116,7 @@ class Setting:
     bound_terms: int = 50  # drawn of a DDPM's bound for each image
     batch_size: int = 100
     parallel_training: bool = False  # heads on all cores, so that weights depend on their number
+    ddpm_steps: tuple[int, ...] = ()  # in which a DDPM is sampled too, ancestrally and by DDIM
     num_test_loss: int = 0  # test images whose loss is watched while models are trained
     budget: str | None = None
     deviations: tuple[str, ...] = ()

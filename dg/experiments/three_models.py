@@ -57,13 +57,14 @@ MNIST_GPU = Setting(
     num_images=10_000,
     nll_steps=128,
     batch_size=250,
+    ddpm_steps=(1000, 250, 50),
     num_test_loss=256,
     num_snapshots=8,
     bound_images=1000,
     budget="one GPU",
 )
-# What two CPU cores do in 90 minutes: every model sees 96,000 images, 1.6 epochs where
-# MNISTDiffusion takes a hundred.
+# Every model sees 96,000 images, 1.6 epochs where MNISTDiffusion takes a hundred: 90 minutes on two
+# CPU cores, and hours more for the many steps of a DDPM.
 MNIST_CPU = replace(
     MNIST_GPU,
     models=_models(
@@ -84,7 +85,7 @@ MNIST_CPU = replace(
     num_snapshots=5,
     bound_images=256,
     batch_size=100,
-    budget="90 minutes on two CPU cores",
+    budget="five hours on two CPU cores",
 )
 # Smaller images, and three times as many of them.
 LONG = dict(steps=4500, batch_size=64, flip=True)
@@ -108,6 +109,7 @@ CIFAR10_16 = replace(
     head_width=64,  # its attention at 16 pixels takes 64 channels
     feature_training=ClassifierTraining(epochs=3, batch_size=128, max_shift=2),
     num_features=20_000,
+    budget="three hours on two CPU cores",
     deviations=(
         "The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels to 16 × 16.",
     ),
@@ -162,6 +164,7 @@ SMOKE = replace(
     num_reference=200,
     nll_images=4,
     nll_steps=3,
+    ddpm_steps=(20, 5),
     num_snapshots=3,
     bound_images=4,
     bound_terms=2,
@@ -182,6 +185,12 @@ def three_models(setting: Setting) -> Study:
         if model in weights:
             guided = System(f"{entry.title}, guided", (Head(model),), weights[model])
             systems[f"{model}_guided"] = replace(guided, model=model, against=model)
+    for method, told in (("ancestral", "ancestral"), ("ddim", "DDIM")):
+        line = f"DDPM, {told}"
+        for steps in setting.ddpm_steps:
+            sampling = DDPMSampling(method, num_steps=steps)
+            how = dict(model="ddpm", against=None, sampling=sampling, line=line)
+            systems[f"ddpm_{method}_{steps}"] = System(f"{line}, {steps:,} steps", **how)
     return Study(
         f"{setting.title.partition(',')[0]}: EDM against DDPM and VAE",
         "Three generative models trained from scratch, and what a U-Net discriminator trained from "
@@ -192,7 +201,7 @@ def three_models(setting: Setting) -> Study:
             model: Training("none", recipe, setting.head_width, model)
             for model, recipe in setting.recipes.items()
         },
-        aside=("ddpm", "ddpm_guided"),
+        aside=tuple(name for name in systems if systems[name].model == "ddpm"),
         sections=SECTIONS,
     )
 

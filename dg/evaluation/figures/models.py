@@ -90,15 +90,21 @@ def bound_curves(path, curves, title="Bound along the training"):
 
 
 def quality_against_cost(
-    path, systems, ylabel="Fréchet distance", title="Quality against sampling time", roles=None
+    path,
+    systems,
+    ylabel="Fréchet distance",
+    title="Quality against sampling time",
+    roles=None,
+    lines=None,
 ):
     """Fréchet distance over seconds per 1,000 images (logarithmic), one point per system.
 
     systems  {system: {"seconds": float, "mean": float, "sd": float}}
     roles    {system: role} of its colour: see `style.colours`
+    lines    {line: [as of a system]}, points that belong together
     """
-    coloured = colours(systems, roles)
-    with drawing(path, WIDTH, 4.4, title) as figure:
+    coloured, lines = colours(systems, roles), lines or {}
+    with drawing(path, WIDTH, 4.4 + 0.4 * len(lines), title) as figure:
         axes = figure.subplots()
         for i, (name, entry) in enumerate(systems.items()):
             axes.errorbar(
@@ -112,6 +118,11 @@ def quality_against_cost(
                 linestyle="none",
                 label=name,
             )
+        for (name, points), colour in zip(lines.items(), itertools.cycle(SERIES), strict=False):
+            points = sorted(points, key=lambda point: point["seconds"])
+            values = [[point[key] for point in points] for key in ("seconds", "mean", "sd")]
+            look = dict(color=colour, marker=".", markersize=9, linewidth=1.4, capsize=3)
+            axes.errorbar(*values, label=name, **look)
         axes.set(
             xscale="log",
             xlabel="seconds per 1,000 images (logarithmic)",
@@ -124,7 +135,8 @@ def quality_against_cost(
         ticks = [tick for tick in ticks if low <= tick <= high]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        figure.legend(loc="outside lower center", ncols=min(len(systems), 3), handlelength=1)
+        columns = 1 if lines else min(len(systems), 3)  # the names of lines are long
+        figure.legend(loc="outside lower center", ncols=columns, handlelength=1)
 
 
 def quality_against_compute(path, panels, looks, xlabel, title="Distance against compute"):

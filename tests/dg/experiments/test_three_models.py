@@ -28,6 +28,7 @@ from tests.dg.pretraining.test_score import equal
 from tests.scripts import run, succeed
 
 SYSTEMS = ("edm", "edm_guided", "ddpm", "ddpm_guided", "vae")
+STEPS = tuple(f"ddpm_{method}_{steps}" for method in ("ancestral", "ddim") for steps in (20, 5))
 
 
 def context(setting):
@@ -122,6 +123,23 @@ def test_two_processes_do_different_work():
     assert names - aside - others == {name for name in names if name.startswith("measure-ddpm")}
 
 
+def test_a_ddpm_is_sampled_in_many_and_few_steps_by_both_samplers():
+    at = context(setting_of("models-cifar10", gpu=True))
+    lines = {}
+    for name, system in at.study.systems.items():
+        if system.line:
+            lines.setdefault(system.line, []).append(at.num_evaluations(system))
+            assert at.sampling(system).clip_denoised and system.against is None
+            assert name in at.study.aside
+    assert lines == {"DDPM, ancestral": [1000, 250, 50], "DDPM, DDIM": [1000, 250, 50]}
+    stages = {stage.name: stage for stage in plan(at)}
+    assert stages["sample-ddpm_ancestral_250"].cost.evaluations == 3 * 10_000 * 250
+    # the bound is the model's, whatever samples it
+    assert "nll-ddpm" in stages and "nll-ddpm_ddim_50" not in stages
+    methods = {at.sampling(system).method for system in at.study.systems.values() if system.line}
+    assert methods == {"ancestral", "ddim"}
+
+
 def test_no_image_that_was_learned_from_is_measured():
     last = (MNIST_CPU.num_sets + 1) * MNIST_CPU.num_images
     assert last < MNIST_CPU.fake_seed
@@ -207,7 +225,13 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     done = succeed(command, tmp=tmp_path)
     folder = tmp_path / "results" / f"{name}-smoke"
     outcome = read_json(folder / "results.json")
-    assert outcome["experiment"] == name and set(outcome["metrics"]) == {*SYSTEMS, "floor"}
+    assert outcome["experiment"] == name and set(outcome["metrics"]) == {
+        *(*SYSTEMS, *STEPS, "floor")
+    }
+    for system in STEPS:
+        assert np.isfinite(outcome["metrics"][system]["fd"]["values"]).all()
+        assert "nll" not in outcome["metrics"][system]
+        assert outcome["costs"][system]["num_evaluations"] == int(system.rpartition("_")[2])
     for system in SYSTEMS:
         entry, table = outcome["costs"][system], outcome["metrics"][system]
         assert all(
@@ -222,7 +246,7 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path, name):
     assert set(outcome["metrics"]["ddpm"]["nll"]["terms"]) == {"prior", "steps", "decoder"}
     assert set(outcome["metrics"]["vae"]["nll"]["terms"]) == {"reconstruction", "kl"}
     assert all("test_loss" in model["log"][-1] for model in outcome["models"].values())
-    assert len(rows(outcome)) == 6 and len(winners(outcome)) == 7
+    assert len(rows(outcome)) == 6 + len(STEPS) and len(winners(outcome)) == 7
     assert set(outcome["bounds"]) == {"ddpm", "vae"} and (folder / "bounds.png").exists()
     assert all(
         np.isfinite(entry[which]["mean"])
