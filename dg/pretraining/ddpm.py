@@ -26,7 +26,7 @@ def build_ddpm(
     """A model for the images of `data` with the noise of `settings`, its initial weights drawn from
     their seed.
 
-    network  arguments of `UNetModel` beyond size, channels and classes
+    network  as of `DDPM`, without size, channels and classes
     """
     if conditional and data.labels is None:
         raise ValueError(

@@ -197,9 +197,9 @@ CLASSIFIER_PRESETS = {
     ),
 }
 # MNISTDiffusion (bot66): noise, loss, optimizer, batch, 100 epochs and average are its own, as are
-# the widths 64, 128, 256 at 28, 14 and 7 pixels; the blocks are ADM's, with attention at 7 pixels,
-# in place of its ShuffleNet units without any. Its average keeps 0.936 of itself every tenth step:
-# half after 13,400 images.
+# the widths 64, 128, 256 at 28, 14 and 7 pixels. "mnist-ddpm-shuffle" has its ShuffleNet units,
+# four to a level, and no attention; "mnist-ddpm" has ADM's blocks, with attention at 7 pixels. Its
+# average keeps 0.936 of itself every tenth step: half after 13,400 images.
 MNIST_DIFFUSION = DDPMTraining(steps=46_900, ema_halflife=13_400)
 MNIST_UNET = dict(
     model_channels=64,
@@ -216,6 +216,10 @@ LARGE_DDPM = DDPMTraining(
 # The network's arguments beyond size, channels and classes, and how to train it.
 DDPM_PRESETS = {
     "mnist-ddpm": (MNIST_UNET, MNIST_DIFFUSION),
+    "mnist-ddpm-shuffle": (
+        dict(architecture="shuffle", model_channels=64, channel_mult=[2, 4], num_units=4),
+        MNIST_DIFFUSION,
+    ),
     # The noise of Ho et al. 2020.
     "mnist-ddpm-linear": (MNIST_UNET, replace(MNIST_DIFFUSION, schedule="linear")),
     # For a CPU; about as many parameters as the EDM preset `mnist`.
