@@ -130,7 +130,7 @@ CIFAR10 = replace(
     feature_training=ClassifierTraining(batch_size=128, max_shift=4),
     num_data=50_000,
 )
-# The same at twice the size: every model sees 51.2 million images.
+# The same at twice the size: every model sees 25.6 million images.
 IMAGENET64 = replace(
     CIFAR10,
     title="ImageNet at 64 × 64 pixels, three models trained here",
@@ -145,6 +145,7 @@ IMAGENET64 = replace(
     ),
     feature_training=ClassifierTraining(epochs=5, batch_size=128, max_shift=4),
     num_features=100_000,
+    num_images=5000,
     batch_size=100,
     budget="days of a GPU",
 )

@@ -120,10 +120,11 @@ SCORE_PRESETS = {
         ),
     ),
     "imagenet64-models": (
-        ARCHITECTURES["adm"] | dict(model_channels=128, channel_mult=[1, 2, 3, 4], dropout=0.0),
+        ARCHITECTURES["adm"]
+        | dict(model_channels=128, channel_mult=[1, 2, 3, 4], num_blocks=2, dropout=0.0),
         replace(
             EDM_CIFAR10,
-            steps=100_000,
+            steps=50_000,
             lr=2e-4,
             warmup=5_000_000,
             augment=0.0,
@@ -251,16 +252,16 @@ DDPM_PRESETS = {
         ),
         replace(LARGE_DDPM, steps=160_000),
     ),
-    # The widths of Nichol & Dhariwal 2021 for this size.
+    # The widths of Nichol & Dhariwal 2021 for this size, with two blocks to a level and not three.
     "imagenet64-ddpm": (
         dict(
             model_channels=128,
             channel_mult=[1, 2, 3, 4],
-            num_res_blocks=3,
+            num_res_blocks=2,
             attention_resolutions=[16, 8],
             resblock_updown=False,
         ),
-        replace(LARGE_DDPM, steps=400_000),
+        replace(LARGE_DDPM, steps=200_000),
     ),
 }
 # The network's arguments beyond size and channels, and how to train it.
@@ -274,8 +275,8 @@ VAE_PRESETS = {
         VAETraining(steps=160_000, lr=5e-4, flip=True),
     ),
     "imagenet64-vae": (
-        dict(width=128, channel_mult=[1, 2, 2, 2], latent_dim=512),
-        VAETraining(steps=400_000, lr=5e-4, flip=True),
+        dict(width=64, channel_mult=[1, 2, 2, 2], latent_dim=512),
+        VAETraining(steps=200_000, lr=5e-4, flip=True),
     ),
 }
 

@@ -54,7 +54,7 @@ def test_a_plan_needs_nothing_that_comes_later(name, gpu, profile):
         ("mnist", 96_000),
         ("models-cifar10-jpeg-16", 288_000),
         ("models-cifar10-cond", 20_480_000),
-        ("models-imagenet64", 51_200_000),
+        ("models-imagenet64", 25_600_000),
     ],
 )
 def test_every_model_sees_as_many_images(name, images):
