@@ -114,7 +114,7 @@ CIFAR10_16 = replace(
         "The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels to 16 × 16.",
     ),
 )
-# A day or days of a GPU: every model sees 20.5 million images.
+# For a GPU: every model sees 20.5 million images.
 CIFAR10 = replace(
     MNIST_GPU,
     title="CIFAR-10, three models trained here",
@@ -129,6 +129,7 @@ CIFAR10 = replace(
     ),
     feature_training=ClassifierTraining(batch_size=128, max_shift=4),
     num_data=50_000,
+    budget="days of a GPU",
 )
 # The same at twice the size: every model sees 25.6 million images.
 IMAGENET64 = replace(
@@ -147,7 +148,7 @@ IMAGENET64 = replace(
     num_features=100_000,
     num_images=5000,
     batch_size=100,
-    budget="days of a GPU",
+    budget="weeks of a GPU",
 )
 ON_DIGITS = dict(data="digits", head_width=64)  # one level, whose attention takes 64 channels
 SMOKE = replace(
