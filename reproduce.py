@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Run a named experiment from end to end: results table, pictures, report.
 
-NAME is quickstart (the default), digits, mnist, mnist-cond, two-gaussians, imagenet-dit,
-imagenet-adm, imagenet-adm-weights, a study or a setting. A study (recipes, extractors, epochs,
+NAME is quickstart (the default), digits, a comparison, two-gaussians, imagenet-dit,
+imagenet-adm, imagenet-adm-weights, a study or a setting. A comparison (mnist,
+models-cifar10-jpeg-16, models-cifar10, models-imagenet64; with classes: the same with -cond at
+the end) is EDM against DDPM and VAE, trained from scratch. A study (recipes, extractors, epochs,
 selection, weights, window, churn, steps, significance, lora, ensemble, methods, given, failures,
 cost) runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16,
 mnist, mnist-14, mnist-28). The name of a setting alone runs the study recipes in it, except for
@@ -26,6 +28,8 @@ Examples:
   python reproduce.py mnist --data mnist.npz
   # FFHQ: a folder with train and test
   python reproduce.py ffhq-64 --data FFHQ-64
+  # EDM against DDPM and VAE on photographs at 32 pixels, halved
+  python reproduce.py models-cifar10-jpeg-16 --data cifar10-jpeg
   # every loss against the closed form
   python reproduce.py two-gaussians
   # an eighth of the guided images of ImageNet

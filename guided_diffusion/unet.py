@@ -114,16 +114,7 @@ class UNetModel(nn.Module):
                    network, refused by others
         returns    [N, out_channels, image_size, image_size]
         """
-        expected = [self.in_channels, self.image_size, self.image_size]
-        if list(x.shape[1:]) != expected:
-            raise ValueError(
-                f"images have the shape {list(x.shape)}; give [N, {', '.join(map(str, expected))}]"
-            )
-        if (y is None) == bool(self.num_classes):
-            raise ValueError(
-                f"this network has {self.num_classes} classes; give y [N] if there are "
-                "classes, and no y if there are none"
-            )
+        check_input(self, x, y)
         dtype = self.time_embed[0].weight.dtype
         # [N or 1, 4*width]
         emb = self.time_embed(
@@ -141,6 +132,21 @@ class UNetModel(nn.Module):
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
         with torch.autocast(x.device.type, enabled=False):
             return self.out(h.to(dtype))
+
+
+def check_input(network, x: Tensor, y: Tensor | None) -> None:
+    """ValueError for images of another shape than the network's, and for classes that are missing
+    or not wanted."""
+    expected = [network.in_channels, network.image_size, network.image_size]
+    if list(x.shape[1:]) != expected:
+        raise ValueError(
+            f"images have the shape {list(x.shape)}; give [N, {', '.join(map(str, expected))}]"
+        )
+    if (y is None) == bool(network.num_classes):
+        raise ValueError(
+            f"this network has {network.num_classes} classes; give y [N] if there are "
+            "classes, and no y if there are none"
+        )
 
 
 def _decoder(

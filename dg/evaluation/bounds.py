@@ -32,6 +32,7 @@ from dg.models.vae import VAE, elbo, importance_bound
 from edm.guidance import Guidance
 from edm.random import StackedRandomGenerator
 from guided_diffusion import GaussianDiffusion, vlb
+from guided_diffusion.losses import bound_term, prior_term
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def ddpm_bound(
     *,
     seeds=None,
     num_steps: int | None = None,
+    num_terms: int | None = None,
     batch_size: int = 64,
 ) -> Bound:
     """The variational bound of ancestral sampling; terms "prior" (L_T), "steps" (L_1 to L_{T-1})
@@ -59,9 +61,12 @@ def ddpm_bound(
     seeds         [N]           one per image, for its noise; None: 0..N-1
     num_steps                   of the chain; None: all, and fewer give the bound of another,
                                 coarser chain
+    num_terms                   of L_1 to L_{T-1}, drawn for every image, in place of all: an
+                                estimate without bias, whose error is in the standard error
     batch_size                  images at once; the result does not depend on it
 
-    One evaluation of the network per step. ValueError of one line for images that do not fit.
+    One evaluation of the network per step; of drawn terms one each, and one for L_0. ValueError of
+    one line for images that do not fit.
     """
     if model.label_dim and (
         class_labels is None or list(class_labels.shape) != [len(images), model.label_dim]
@@ -70,6 +75,8 @@ def ddpm_bound(
             f"the network is conditional; give one-hot class_labels [{len(images)}, "
             f"{model.label_dim}]"
         )
+    if num_terms is not None and num_terms < 1:
+        raise ValueError(f"{num_terms} terms of the bound; give at least 1")
     diffusion = model.respaced(num_steps and str(num_steps))
     device = next(model.parameters()).device
 
@@ -81,16 +88,57 @@ def ddpm_bound(
             else Guided(diffusion, as_cond_fn(guidance, diffusion, labels, network=model.net))
         )
         kwargs = {} if labels is None else {"model_kwargs": {"y": labels.argmax(dim=1)}}
-        bound = vlb(
-            process, model.net, x.to(device), lambda x: rnd.randn(x.shape).to(x.device), **kwargs
-        )
+        x = x.to(device)
+        if num_terms is not None:
+            return _some_terms(process, model.net, x, rnd, num_terms, **kwargs)
+        bound = vlb(process, model.net, x, lambda x: rnd.randn(x.shape).to(x.device), **kwargs)
         return {
             "prior": bound.prior,
             "steps": bound.terms[:, 1:].sum(dim=1),
             "decoder": bound.terms[:, 0],
         }
 
-    return _collected(model, images, seeds, batch_size, terms, diffusion.num_steps)
+    evaluations = diffusion.num_steps if num_terms is None else num_terms + 1
+    return _collected(model, images, seeds, batch_size, terms, evaluations)
+
+
+@torch.no_grad()
+def _some_terms(diffusion, net, x, rnd, number: int, model_kwargs=None) -> dict[str, Tensor]:
+    """The parts of the bound in bits/dim, [N] each: prior and decoder as they are, the sum of L_1
+    to L_{T-1} from so many of them."""
+
+    def term(t):
+        noisy = diffusion.q_sample(x, t, rnd.randn(x.shape).to(x.device))
+        step = diffusion.p_mean_variance(net, noisy, t, True, model_kwargs=model_kwargs)
+        return bound_term(diffusion, step, x, noisy, t)
+
+    decoder = term(torch.zeros(len(x), dtype=torch.int64, device=x.device))
+    offsets = rnd.randint(2**53, size=[len(x), 1]).to(torch.float64) / 2**53
+    steps, weights = (values.to(x.device) for values in drawn_steps(diffusion, offsets, number))
+    drawn = [
+        term(t) * weight.to(x)
+        for t, weight in zip(steps.unbind(dim=1), weights.unbind(dim=1), strict=True)
+    ]
+    return {"prior": prior_term(diffusion, x), "steps": sum(drawn), "decoder": decoder}
+
+
+def drawn_steps(diffusion: GaussianDiffusion, offsets: Tensor, number: int):
+    """(steps of 1 to T - 1, int64 [N, number]; the weights of their terms in the sum of all).
+
+    offsets  [N, 1]  uniform on [0, 1)
+
+    The draws lie at even distances on the scale of the log signal-to-noise ratio, on which the
+    terms vary least: L_t is about half the fall of that ratio times the error of the noise.
+    """
+    if diffusion.num_steps < 2:
+        raise ValueError("a chain of one step has a decoder alone; leave num_terms out")
+    alpha_bar = torch.as_tensor(diffusion.schedule.alphas_cumprod, dtype=torch.float64)
+    falls = -torch.log(alpha_bar / (1 - alpha_bar)).diff()
+    probabilities = falls / falls.sum()
+    places = (torch.arange(number) + offsets) / number  # [N, number]
+    index = torch.searchsorted(probabilities.cumsum(0), places, right=True)
+    index = index.clamp(max=len(falls) - 1)  # rounding may leave the last sum below 1
+    return index + 1, 1 / (number * probabilities[index])
 
 
 class Guided(GaussianDiffusion):

@@ -1,10 +1,8 @@
-"""The experiments that have a setting of their own: the digits, and EDM against DDPM and VAE on
-MNIST.
+"""The experiments that have a setting of their own: the quickstart, the digits, and EDM against
+DDPM and VAE.
 
 digits: a score network, a discriminator on its own encoder, a weight chosen on other seeds, and as
-its rival the same network trained longer, in minutes on a CPU. mnist, mnist-cond: three kinds of
-models from scratch, and what a U-Net discriminator trained from scratch adds to the two diffusion
-models.
+its rival the same network trained longer, in minutes on a CPU.
 """
 
 from collections.abc import Callable
@@ -12,17 +10,14 @@ from dataclasses import replace
 
 from dg.data.datasets import load_images
 from dg.evaluation.classifier import ClassifierTraining
+from dg.experiments import three_models
 from dg.experiments.quickstart import QUICKSTART, QUICKSTART_SMOKE, quickstart
 from dg.experiments.setting import CORE, Model, Setting
 from dg.experiments.settings import tiny
 from dg.experiments.study import Head, Study, System, Training
-from dg.models.discrete_sampling import DDPMSampling
-from dg.models.vae_sampling import VAESampling
-from dg.pretraining.presets import DDPM_PRESETS, SCORE_PRESETS, VAE_PRESETS
+from dg.pretraining.presets import SCORE_PRESETS
 from dg.recipes import PRESETS
 from dg.sampling import Sampling
-
-# Digits -------------------------------------------------------------------------------------------
 
 
 def _digits_models(steps: int, longer: int, num_steps: int) -> dict[str, Model]:
@@ -88,141 +83,9 @@ def digits(setting: Setting) -> Study:
     )
 
 
-# EDM, DDPM and VAE --------------------------------------------------------------------------------
-
-
-def _models(edm, ddpm, vae, edm_steps: int, ddpm_steps: int) -> dict[str, Model]:
-    return {
-        "edm": Model("edm", edm, Sampling(edm_steps), "EDM"),
-        "ddpm": Model("ddpm", ddpm, DDPMSampling("ddim", num_steps=ddpm_steps), "DDPM"),
-        "vae": Model("vae", vae, VAESampling(), "VAE"),
-    }
-
-
-def _preset(preset, width: dict | None = None, **changes) -> tuple:
-    """A preset's network, with other arguments, and its training, with changes."""
-    network, training = preset
-    return network | (width or {}), replace(training, **changes)
-
-
-def _heads(edm: int, ddpm: int, **changes) -> dict:
-    """The default recipe for so many epochs."""
-    epochs = {"edm": edm, "ddpm": ddpm}
-    return {model: replace(PRESETS["default"], epochs=n, **changes) for model, n in epochs.items()}
-
-
-MNIST_EDM, MNIST_VAE = SCORE_PRESETS["mnist"], VAE_PRESETS["mnist-vae"]
-WIDE_EDM = dict(steps=23_450, batch_size=256, lr=1e-3, ema_halflife=50_000, precision="bfloat16")
-MNIST_GPU = Setting(
-    title="MNIST, three models trained here",
-    data="mnist",
-    order="shared",
-    models=_models(
-        _preset(MNIST_EDM, dict(model_channels=64), **WIDE_EDM),
-        _preset(DDPM_PRESETS["mnist-ddpm"], precision="bfloat16"),
-        _preset(MNIST_VAE, dict(width=64), steps=46_900),
-        edm_steps=18,
-        ddpm_steps=100,
-    ),
-    recipes=_heads(15, 15),
-    head_width=64,
-    feature_training=ClassifierTraining(epochs=6, batch_size=128),
-    streamed=False,
-    num_reference=10_000,
-    metrics=(*CORE, "fid", "agreement"),
-    num_data=20_000,
-    num_images=10_000,
-    nll_steps=128,
-    batch_size=250,
-    num_test_loss=256,
-    budget="one GPU",
+STUDIES = {"quickstart": quickstart, "digits": digits} | dict.fromkeys(
+    three_models.NAMES, three_models.three_models
 )
-# What two CPU cores do in 90 minutes: every model sees 96,000 images, 1.6 epochs where
-# MNISTDiffusion takes a hundred.
-MNIST_CPU = replace(
-    MNIST_GPU,
-    models=_models(
-        _preset(MNIST_EDM, steps=1500),
-        _preset(DDPM_PRESETS["mnist-ddpm-small"], steps=1500, batch_size=64),
-        _preset(MNIST_VAE, steps=1500, batch_size=64),
-        edm_steps=12,
-        ddpm_steps=25,
-    ),
-    # EDM's images are harder to tell from real ones: 10 epochs taught its discriminator little.
-    recipes=_heads(20, 10, eval_images=300),
-    head_width=32,
-    feature_training=ClassifierTraining(epochs=2, batch_size=128),
-    num_data=2000,
-    num_images=500,
-    nll_images=32,
-    nll_steps=64,
-    batch_size=100,
-    budget="90 minutes on two CPU cores",
-)
-ON_DIGITS = dict(data="digits", head_width=64)  # one level, whose attention takes 64 channels
-MNIST_SMOKE = replace(
-    MNIST_CPU,
-    **ON_DIGITS,
-    models=_models(
-        _preset(SCORE_PRESETS["digits"], steps=4, batch_size=8),
-        _preset(DDPM_PRESETS["digits-ddpm"], steps=3, batch_size=8, num_steps=20),
-        _preset(VAE_PRESETS["digits-vae"], steps=3, batch_size=8),
-        edm_steps=3,
-        ddpm_steps=4,
-    ),
-    feature_training=ClassifierTraining(epochs=1),
-    recipes=_heads(1, 1, eval_images=20),
-    num_reference=200,
-    nll_images=4,
-    nll_steps=3,
-    budget="seconds; meaningless",
-    **tiny(40),
-)
-MNIST_SECTIONS = (
-    *("results", "costs", "guidance", "discriminators", "pairs", "strips", "likelihood"),
-    *("models", "images", "deviations", "run"),
-)
-
-
-def mnist(setting: Setting) -> Study:
-    """EDM against DDPM and VAE, and what guidance does to the two that it can guide."""
-    systems, weights = {}, {"edm": (2.0, 0.0), "ddpm": (1.0, 0.0)}
-    for model, entry in setting.models.items():
-        systems[model] = System(entry.title, model=model, against=None)
-        if model in weights:
-            guided = System(f"{entry.title}, guided", (Head(model),), weights[model])
-            systems[f"{model}_guided"] = replace(guided, model=model, against=model)
-    return Study(
-        "MNIST: EDM against DDPM and VAE",
-        "Three generative models trained from scratch, and what a U-Net discriminator trained from "
-        "scratch adds to the two diffusion models.",
-        systems,
-        nll=True,
-        trainings={
-            model: Training("none", recipe, setting.head_width, model)
-            for model, recipe in setting.recipes.items()
-        },
-        aside=("ddpm", "ddpm_guided"),
-        sections=MNIST_SECTIONS,
-    )
-
-
-def _deviations(setting: Setting) -> tuple[str, ...]:
-    """What the comparison cannot claim, by its numbers."""
-    ddpm, edm = setting.models["ddpm"], setting.models["edm"]
-    training, seen = ddpm.training[1], ddpm.training[1].steps * ddpm.training[1].batch_size
-    return (
-        f"The DDPM has seen {seen:,} training images ({seen / 60_000:.1f} epochs of MNIST; "
-        "MNISTDiffusion trains for 100 epochs). None of the models is at its best.",
-        f"DDPM samples by DDIM in {ddpm.sampling.num_steps} of its {training.num_steps:,} steps, "
-        f"clipped to [-1, 1]; EDM by {edm.sampling.num_steps} Heun steps. The VAE shows the means "
-        "of its pixels.",
-        "The VAE is no strong one (published ones with more latents and flows do better); it is "
-        "here as the comparison that MNIST projects usually make.",
-    )
-
-
-STUDIES = {"quickstart": quickstart, "digits": digits, "mnist": mnist, "mnist-cond": mnist}
 
 
 def setting_of(name: str, profile: str = "full", gpu: bool = False) -> Setting:
@@ -231,8 +94,7 @@ def setting_of(name: str, profile: str = "full", gpu: bool = False) -> Setting:
         return QUICKSTART if profile == "full" else QUICKSTART_SMOKE
     if name == "digits":
         return DIGITS if profile == "full" else DIGITS_SMOKE
-    setting = MNIST_SMOKE if profile == "smoke" else MNIST_GPU if gpu else MNIST_CPU
-    return replace(setting, conditional=name == "mnist-cond", deviations=_deviations(setting))
+    return three_models.setting_of(name, profile, gpu)
 
 
 def with_available_data(setting: Setting, notify: Callable[[str], None]) -> Setting:
@@ -243,5 +105,5 @@ def with_available_data(setting: Setting, notify: Callable[[str], None]) -> Sett
         load_images("mnist", 1)
     except ValueError as error:
         notify(f"{error}; going on with the embedded digits (8 x 8), as no other data are given")
-        return replace(setting, **ON_DIGITS)
+        return replace(setting, **three_models.ON_DIGITS)
     return setting

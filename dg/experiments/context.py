@@ -106,6 +106,20 @@ class Context:
         images, most = self.images(self.setting.reference_split), self.setting.num_reference
         return images.take(min(most, len(images))) if most else images
 
+    def test_images(self) -> ImageSet:
+        """The images that likelihoods are measured on: the reference where that is a part of the
+        test split."""
+        return (
+            self.images("test") if self.setting.num_reference is None else self.reference_images()
+        )
+
+    def one_hot(self, net, images: ImageSet) -> torch.Tensor | None:
+        """The classes of images for a conditional network, None for another one."""
+        if not net.label_dim:
+            return None
+        classes = torch.from_numpy(images.labels).to(self.device)
+        return torch.eye(net.label_dim, device=self.device)[classes]
+
     def resolve(self, name):
         return resolve(name, self.progress, self.notify)
 
@@ -190,9 +204,10 @@ class Context:
 
     def num_evaluations(self, system: System) -> int:
         """Evaluations of the network for one image; the fewest where states are rejected."""
+        model = self.setting.models[system.model]
         if system.sampling:
-            return self.sampling(system).num_evaluations
-        return self.setting.models[system.model].num_evaluations(system.num_steps)
+            model = replace(model, sampling=system.sampling)
+        return model.num_evaluations(system.num_steps)
 
     def sample(self, path, net, sampling, seeds: Sequence[int], guidance=None) -> None:
         """Fill the store at `path` with the images of seeds."""

@@ -47,6 +47,13 @@ def likelihood_cost(setting, model: str = "score") -> Cost:
     return Cost(0, evaluations, _hours(setting, model, 3 * evaluations))
 
 
+def bounds_cost(setting, model: str, snapshots: int) -> Cost:
+    """Of the bounds of snapshots, on training and on test images."""
+    each = (setting.bound_terms or 0) + 1 if setting.models[model].kind == "ddpm" else 1
+    evaluations = 2 * setting.bound_images * snapshots * each
+    return Cost(0, evaluations, _hours(setting, model, evaluations))
+
+
 def training_cost(setting, training) -> Cost:
     """Of a discriminator, whose epochs are passes over the larger set."""
     real = training.num_real or setting.num_real or setting.num_data

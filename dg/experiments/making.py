@@ -7,6 +7,7 @@ import torch
 from dg.data.datasets import ImageSet, load_images
 from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import load_features, save_features
+from dg.experiments import bound_curves
 from dg.experiments.context import Context, Paths
 from dg.experiments.drawing import draw_pools, draw_sets
 from dg.experiments.measuring import Meter
@@ -38,6 +39,8 @@ def make_model(context: Context, path, paths: Paths, name: str) -> None:
         test = context.reference_images()
         test = test.take(min(count, len(test)))
         run["observe"] = watched(kind.test_loss, settings, test, context.device)
+    if keep := bound_curves.keeper(path, setting, name):
+        run["after"] = keep
     train, conditional = context.images("train"), setting.conditional
     net, log = kind.train(train, network, settings, conditional, context.device, **run)
     with atomic_write(path / "network.safetensors") as file:

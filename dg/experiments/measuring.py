@@ -4,7 +4,6 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import torch
 
 from dg.data.datasets import ImageSet, load_images
 from dg.data.image_stream import stream_of
@@ -196,15 +195,12 @@ def measure_likelihood(context: Context, path, paths: Paths, system: System) -> 
     boosting.
     """
     s, kind = context.setting, context.setting.models[system.model].kind
-    test = context.images("test") if s.num_reference is None else context.reference_images()
+    test, weights = context.test_images(), None
     net, images = context.model(paths, system.model), test.take(min(s.nll_images, len(test)))
-    weights = one_hot = None
     if system.heads and kind == "edm":
         weights = (sum(context.weights(paths, system)) / 2,) * 2
     guidance = context.guidance(paths, net, system, weights, boosting=False)
-    if net.label_dim:
-        classes = torch.from_numpy(images.labels).to(context.device)
-        one_hot = torch.eye(net.label_dim, device=context.device)[classes]
+    one_hot = context.one_hot(net, images)
     found = KINDS[kind].likelihood(net, images.images, one_hot, guidance, s)
     terms = found.terms if isinstance(found, Bound) else {}
     outcome = {"mean": found.mean, "standard_error": found.standard_error, "n": len(images)}

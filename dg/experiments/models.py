@@ -27,6 +27,8 @@ class Kind(NamedTuple):
                 the steps; None where there are none
     loss        what its training loss is, for a figure
     measures    what its likelihood is: "probability flow" or "bound"
+    bound       (network, images, their one-hot classes, setting) -> `Bound`, for many images; None
+                where there is none
     """
 
     train: Callable
@@ -36,6 +38,7 @@ class Kind(NamedTuple):
     trajectory: Callable | None
     loss: str
     measures: str
+    bound: Callable | None = None
 
 
 def _train_edm(data, network, settings, conditional, device, **kwargs):
@@ -62,11 +65,20 @@ def _vae_likelihood(net, images, one_hot, guidance, setting):
     return vae_bound(net, images, batch_size=setting.batch_size)
 
 
+def _ddpm_some_terms(net, images, one_hot, setting):
+    size, terms = setting.batch_size, setting.bound_terms
+    return ddpm_bound(net, images, one_hot, num_terms=terms, batch_size=size)
+
+
+def _vae_bound(net, images, one_hot, setting):
+    return _vae_likelihood(net, images, one_hot, None, setting)
+
+
 _EDM = (_train_edm, edm_loss, edm.save_network, _edm_likelihood, score_trajectory)
 _DDPM = (train_ddpm, ddpm_loss, save_ddpm, _ddpm_likelihood, ddim_trajectory)
 _VAE = (_train_vae, vae_loss, save_vae, _vae_likelihood, None)
 KINDS = {
     "edm": Kind(*_EDM, loss="EDM loss", measures="probability flow"),
-    "ddpm": Kind(*_DDPM, loss="noise MSE", measures="bound"),
-    "vae": Kind(*_VAE, loss="−ELBO [bits/dim]", measures="bound"),
+    "ddpm": Kind(*_DDPM, loss="noise MSE", measures="bound", bound=_ddpm_some_terms),
+    "vae": Kind(*_VAE, loss="−ELBO [bits/dim]", measures="bound", bound=_vae_bound),
 }

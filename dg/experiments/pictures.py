@@ -13,7 +13,7 @@ from dg.evaluation.log_ratios import log_ratios
 from dg.evaluation.report import Picture
 from dg.experiments.context import Context, Paths
 from dg.experiments.models import KINDS
-from dg.experiments.tables import distance_name, metric_names, pairs, role
+from dg.experiments.tables import alone, distance_name, metric_names, pairs, role
 from dg.models.vae_sampling import interpolate
 from dg.runtime.provenance import machine_of
 
@@ -87,7 +87,7 @@ def glance(source: Source) -> list[Picture]:
 
 def bars(source: Source) -> list[Picture]:
     outcome, distance = source.outcome, distance_name(source.outcome)
-    named = {source.title(name): outcome["metrics"][name] for name in outcome["systems"]}
+    named = {source.title(name): outcome["metrics"][name] for name in alone(outcome)}
     fair = fair_floor(outcome)
     named |= {"floor": outcome["metrics"]["floor"]} if fair else {}
     titles = {"fd": f"{distance} (lower is better)"}
@@ -144,15 +144,28 @@ def selection(source: Source) -> list[Picture]:
 
 def costs(source: Source) -> list[Picture]:
     """Distance against the time of sampling."""
-    outcome, settings, points = source.outcome, source.outcome["settings"], {}
-    for name, costs in outcome["costs"].items():
-        fd, seconds = outcome["metrics"][name]["fd"], costs["seconds_per_1000"]
-        points[source.title(name)] = dict(seconds=seconds, mean=fd["mean"], sd=fd["sd"])
+    outcome, settings = source.outcome, source.outcome["settings"]
+
+    def point(name):
+        fd, seconds = outcome["metrics"][name]["fd"], outcome["costs"][name]["seconds_per_1000"]
+        return dict(seconds=seconds, mean=fd["mean"], sd=fd["sd"])
+
+    points, lines = {source.title(name): point(name) for name in alone(outcome)}, {}
+    for name in (name for name in outcome["systems"] if name not in alone(outcome)):
+        lines.setdefault(outcome["systems"][name]["line"], []).append(name)
+    lines = {_with_steps(outcome, line, names): names for line, names in lines.items()}
+    drawn = {line: [point(name) for name in names] for line, names in lines.items()}
     images = settings["num_sets"] * settings["num_images"]
     caption = f"The time was measured once, over {images:,} images on {machine_of(outcome)}, one "
     caption += "process for each model."
     shown = (figures.quality_against_cost, points, distance_name(outcome))
-    return source.draw("cost", caption, *shown, roles=source.roles())
+    return source.draw("cost", caption, *shown, roles=source.roles(), lines=drawn)
+
+
+def _with_steps(outcome: dict, line: str, names: list[str]) -> str:
+    """The name of a line with the evaluations of its systems, the fewest first."""
+    found = sorted(outcome["costs"][name]["num_evaluations"] for name in names)
+    return f"{line}: {', '.join(f'{number:,}' for number in found)} steps"
 
 
 def curves(source: Source) -> list[Picture]:
@@ -183,6 +196,15 @@ def losses(source: Source) -> list[Picture]:
     )
     caption += "averaged weights, on the same test images and with the same noise every time."
     return source.draw("losses", caption, figures.loss_curves, panels)
+
+
+def bounds(source: Source) -> list[Picture]:
+    """The bounds of the models along their training."""
+    models, found = source.outcome["settings"]["models"], source.outcome["bounds"]
+    curves = {models[name]["title"]: entries for name, entries in found.items()}
+    caption = "−ELBO in bits/dim of the 8-bit images, for all models on one scale: uniform noise "
+    caption += "has 8. The thin lines are one standard error."
+    return source.draw("bounds", caption, figures.bound_curves, curves)
 
 
 # Pictures of images -------------------------------------------------------------------------------
@@ -221,9 +243,10 @@ def _draw_grid(source: Source, path: Path, system: str) -> None:
 
 
 def grids(source: Source) -> list[Picture]:
-    """The first images of every system, and of a VAE what lies between test images."""
+    """The first images of every system that is no point of a line, and of a VAE what lies between
+    test images."""
     found, models = [], source.outcome["settings"]["models"]
-    for name in source.outcome["systems"]:
+    for name in alone(source.outcome):
         found += grid(source, name, name)
     for name in (name for name, model in models.items() if model["kind"] == "vae"):
         caption = "VAE: from one test image to another on the great circle between their codes."

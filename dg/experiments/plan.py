@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from functools import partial
 
-from dg.experiments import compute, judging, making, measuring
+from dg.experiments import bound_curves, compute, judging, making, measuring
 from dg.experiments.context import ORDER_SEED, Context
 from dg.experiments.costs import (
     REJECTION,
@@ -29,7 +29,11 @@ def plan(context: Context) -> list[Stage]:
     data = {"data": content_of(context.experiment.source), "pool": s.pool}
     data["order"] = [s.order, ORDER_SEED]
     used = {user.model for user in (*systems, *trainings)}
-    stages = [_model(context, name, data) for name in s.models if name in used]
+    models = [name for name in s.models if name in used]
+    stages = [_model(context, name, data) for name in models]
+    if study.nll:
+        measured = [name for name in models if bound_curves.places(s, name)]
+        stages += [bound_curves.stage(context, name, data) for name in measured]
     if any(_needs_classifier(context, system) for system in systems):
         trained = plain(s.noisy_classifier) | data
         settings = {"classifier": s.classifier} if s.classifier else trained
@@ -73,6 +77,8 @@ def _model(context: Context, name: str, data: dict) -> Stage:
         conditional = s.conditional and model.kind != "vae"
         settings = data | {"kind": model.kind, "training": plain(model.training)}
         settings |= {"conditional": conditional, "test_loss": s.num_test_loss}
+        if places := bound_curves.places(s, name):
+            settings["snapshots"] = places
     needs = [model.continues] if model.continues else []
     make = partial(making.make_model, context, name=name)
     return Stage(name, settings, needs, make, model_cost(s, name), model.title)
@@ -225,7 +231,7 @@ def _system(context: Context, name: str, system: System, data: dict) -> list[Sta
     if context.study.compute:
         make = partial(compute.count, context, name=name, system=system)
         stages.append(Stage(f"compute-{name}", {}, [sampled], make, title=title, kind="compute"))
-    if context.study.nll and s.nll_images:
+    if context.study.nll and s.nll_images and system.sampling is None:  # it has the model's
         settings = data | {"images": s.nll_images, "steps": s.nll_steps, "of": s.num_reference}
         make = partial(measuring.measure_likelihood, context, system=system)
         cost = likelihood_cost(s, system.model)
@@ -235,10 +241,13 @@ def _system(context: Context, name: str, system: System, data: dict) -> list[Sta
 
 def split_plan(context: Context, stages: list[Stage]) -> tuple[set[str], set[str]]:
     """(what a second process makes, for the systems aside alone; what depends on none of it)."""
-    ends = {True: [], False: []}
+    ends, systems = {True: [], False: []}, context.study.systems
+    models = {system.model for name, system in systems.items() if name not in context.study.aside}
     for stage in stages:
-        kind, _, system = stage.name.partition("-")
+        kind, _, name = stage.name.partition("-")
         if kind in ("sample", "nll", "measure"):
-            ends[system in context.study.aside].append(stage.name)
+            ends[name in context.study.aside].append(stage.name)
+        elif kind == "bounds":
+            ends[name not in models].append(stage.name)
     aside = needed(stages, ends[True]) - needed(stages, ends[False])
     return aside, {stage.name for stage in stages if not needed(stages, [stage.name]) & aside}

@@ -60,7 +60,8 @@ def block(results: dict, report: str, shown: Sequence[str] = ()) -> str:
     text += f"budget {settings['budget']}; " if settings["budget"] else ""
     text += f"mean ± sd over {settings['num_sets']} sets of {settings['num_images']} seeds"
     if "nll" in (shown or tables.metric_names(results)):
-        counts = {results["metrics"][system]["nll"]["n"] for system in systems}
+        measured = [results["metrics"][system].get("nll") for system in systems]
+        counts = {nll["n"] for nll in measured if nll}
         text += f"; bits/dim ± standard error on {max(counts):,} test images"
     text += f". Features: {results['extractor']['name']}. "
     if results["selection"]:

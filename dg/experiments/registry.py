@@ -17,7 +17,11 @@ SETTINGS = (
 )
 QUICKSTART = "quickstart"
 # Studies with a setting of their own, in `comparisons`.
-COMPARISONS = (QUICKSTART, "digits", "mnist", "mnist-cond")
+COMPARISONS = (
+    *(QUICKSTART, "digits", "mnist", "mnist-cond"),
+    *("models-cifar10-jpeg-16", "models-cifar10-jpeg-16-cond"),
+    *("models-cifar10", "models-cifar10-cond", "models-imagenet64", "models-imagenet64-cond"),
+)
 IMAGENET = ("imagenet-dit", "imagenet-adm", "imagenet-adm-weights")
 TWO_GAUSSIANS = "two-gaussians"
 EXPERIMENTS = (*COMPARISONS, TWO_GAUSSIANS, *IMAGENET)

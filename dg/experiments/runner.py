@@ -127,6 +127,11 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},
         "models": {name: read_json(paths[name] / "log.json") for name in models},
+        "bounds": {
+            name: read_json(paths[f"bounds-{name}"] / "bounds.json")
+            for name in setting.models
+            if f"bounds-{name}" in paths
+        },
         "extractor": extractor,
         "settings": plain(setting),
     }

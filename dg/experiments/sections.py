@@ -208,7 +208,8 @@ def likelihood(source: Source) -> list:
     """Bits per dimension, and what they are of each kind of model."""
     outcome, rows = source.outcome, []
     for name, system in outcome["systems"].items():
-        nll = outcome["metrics"][name]["nll"]
+        if (nll := outcome["metrics"][name].get("nll")) is None:
+            continue
         kind = outcome["settings"]["models"][system["model"]]["kind"]
         terms = ", ".join(f"{term} {value:.2f}" for term, value in nll["terms"].items())
         value = mean_sd(nll["mean"], nll["standard_error"])
@@ -222,6 +223,29 @@ def likelihood(source: Source) -> list:
         "loose rather than its model worse.",
         Table(["", "measure", "images", "bits/dim", "terms"], rows, align="llrrl"),
     ]
+
+
+def bounds(source: Source) -> list:
+    """The bounds of the models along their training: on one scale, which their losses are not."""
+    outcome, rows = source.outcome, []
+    if not outcome.get("bounds"):
+        return []
+    for name, entries in outcome["bounds"].items():
+        for entry in entries:
+            both = [entry["training"], entry["test"]]
+            cells = [mean_sd(one["mean"], one["standard_error"]) for one in both]
+            gap = both[1]["mean"] - both[0]["mean"]
+            title = outcome["settings"]["models"][name]["title"]
+            rows.append([title, f"{entry['step']:,}", *cells, f"{gap:+.2f}"])
+    numbers = sorted({one["n"] for entry in entries for one in (entry["training"], entry["test"])})
+    caption = (
+        f"± one standard error over {' and '.join(f'{n:,}' for n in numbers)} images of each kind. "
+        "The bound of a DDPM is estimated without bias from "
+        f"{outcome['settings']['bound_terms']} of its terms for each image. Its weights are the "
+        "averaged ones."
+    )
+    columns = ["", "training steps", "training images", "test images", "difference"]
+    return [*pictures.bounds(source), Table(columns, rows, caption=caption)]
 
 
 def deviations(source: Source) -> list:
@@ -275,6 +299,7 @@ SECTIONS = {
     "ratios": ("The discriminators", pictures.ratios),
     "selection": ("The guidance weight", pictures.selection),
     "likelihood": ("Likelihood", likelihood),
+    "bounds": ("Training of the models", bounds),
     "models": ("Training of the models", pictures.losses),
     "images": ("Images", pictures.grids),
     "deviations": ("Deviations", deviations),

@@ -114,8 +114,12 @@ class Setting:
     published_steps: int | None = None
     nll_images: int = 1000
     nll_steps: int = 64
+    num_snapshots: int = 0  # of trainings, at doublings of their steps, for curves of the bound
+    bound_images: int = 256  # training images, and as many test images, for those
+    bound_terms: int = 50  # drawn of a DDPM's bound for each image
     batch_size: int = 100
     parallel_training: bool = False  # heads on all cores, so that weights depend on their number
+    ddpm_steps: tuple[int, ...] = ()  # in which a DDPM is sampled too, ancestrally and by DDIM
     num_test_loss: int = 0  # test images whose loss is watched while models are trained
     budget: str | None = None
     deviations: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from dg.models.discrete_sampling import DDPMSampling
 from dg.recipes import DiscriminatorTraining
 from dg.sampling import HeunSampling
 
@@ -82,7 +83,7 @@ class System:
     published: dict | None = None  # filter of a row in stats/published.json
     model: str = "score"  # a model of the setting
     against: str | None = "unguided"
-    sampling: HeunSampling | None = None
+    sampling: HeunSampling | DDPMSampling | None = None
     kept: Kept | None = None
     line: str | None = None
     options: tuple["System", ...] = ()

@@ -40,6 +40,11 @@ def pairs(outcome: dict) -> dict[str, str]:
     return shown
 
 
+def alone(outcome: dict) -> list[str]:
+    """The systems that are no point of a line."""
+    return [name for name, s in outcome["systems"].items() if s.get("line") is None]
+
+
 def role(outcome: dict, name: str) -> str:
     """What a system is, for its colour: see `dg.evaluation.figures.style.ROLES`."""
     system = outcome["systems"][name]
@@ -163,8 +168,8 @@ def winners(outcome: dict) -> list[list[str]]:
     systems, metrics, costs = outcome["systems"], outcome["metrics"], outcome["costs"]
 
     def of(metric, spread="sd"):
-        entries = {system["title"]: metrics[name][metric] for name, system in systems.items()}
-        return {name: (entry["mean"], entry[spread]) for name, entry in entries.items()}
+        entries = {system["title"]: metrics[name].get(metric) for name, system in systems.items()}
+        return {name: (entry["mean"], entry[spread]) for name, entry in entries.items() if entry}
 
     def once(entry):
         return {system["title"]: (costs[name][entry], 0.0) for name, system in systems.items()}

@@ -1,4 +1,4 @@
-"""A discrete diffusion model: ADM's U-Net with the process that it was trained on, in memory and on
+"""A discrete diffusion model: a U-Net with the process that it was trained on, in memory and on
 disk."""
 
 from collections.abc import Callable, Mapping
@@ -7,6 +7,7 @@ from torch import nn
 
 from dg.models.classifier_guidance import check_classifier
 from dg.models.discrete_diffusion import DiscreteDiffusion
+from dg.models.shuffle_unet import ShuffleUNet
 from dg.runtime.progress import unheard
 from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
 from guided_diffusion import GaussianDiffusion, UNetModel, create_diffusion, load_unet
@@ -15,6 +16,7 @@ from guided_diffusion.loading import MissingSettings
 from guided_diffusion.presets import UNET_SCHEDULES, published_unet
 
 FORMAT = "ddpm-network"
+ARCHITECTURES = {"adm": UNetModel, "shuffle": ShuffleUNet}
 ADM_SAMPLING = dict(method="ancestral", num_steps=250)  # Dhariwal & Nichol 2021
 PUBLISHED_STEPS = 1000  # diffusion steps of all published ADMs
 # Variance by output channels per input channel; Dhariwal & Nichol 2021.
@@ -36,7 +38,7 @@ class DDPM(DiscreteDiffusion, nn.Module):
 
     process     arguments of `create_diffusion`: schedule, num_steps, variance, mean
     network     arguments of `UNetModel`, without out_channels: twice the in_channels where the
-                variance is learned
+                variance is learned; with "architecture": "shuffle" those of `ShuffleUNet`
     net         the network itself, if it is built already
     classifier  as in `DiscreteDiffusion`; it is no part of the model's file
     sampling_defaults  settings with which the model was published
@@ -51,7 +53,7 @@ class DDPM(DiscreteDiffusion, nn.Module):
         self,
         process: dict,
         network: dict,
-        net: UNetModel | None = None,
+        net: nn.Module | None = None,
         classifier: nn.Module | None = None,
         sampling_defaults: Mapping | None = None,
     ):
@@ -59,7 +61,7 @@ class DDPM(DiscreteDiffusion, nn.Module):
         self.init_kwargs = {"process": process, "network": network}
         self.diffusion = create_diffusion(**process)
         channels = network["in_channels"] * (1 + self.diffusion.learns_variance)
-        self.net = net or UNetModel(out_channels=channels, **network)
+        self.net = net or _build_network(network, channels)
         self.img_resolution, self.img_channels = self.net.image_size, self.net.in_channels
         self.label_dim = self.net.num_classes
         self.classifier, self.sampling_defaults = classifier, sampling_defaults or {}
@@ -78,6 +80,14 @@ class DDPM(DiscreteDiffusion, nn.Module):
         """The process on fewer of its steps, as `guided_diffusion.schedules.space_timesteps` takes
         them; None: on all."""
         return create_diffusion(**self.init_kwargs["process"], respacing=spec)
+
+
+def _build_network(settings: dict, out_channels: int) -> nn.Module:
+    arguments = dict(settings)
+    name = arguments.pop("architecture", "adm")
+    if name not in ARCHITECTURES:
+        raise ValueError(f"the architecture is {name!r}; use {' or '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name](out_channels=out_channels, **arguments)
 
 
 def save_ddpm(file, model: DDPM) -> None:

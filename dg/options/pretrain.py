@@ -253,7 +253,8 @@ CLASSIFIER = training(
     [preset(CLASSIFIER_PRESETS)],
 )
 DDPM = training(
-    "Train a DDPM on ADM's U-Net. (Ho et al. 2020.) OUTDIR/network.safetensors, the moving "
+    "Train a DDPM on ADM's U-Net, or on one of ShuffleNet units (mnist-ddpm-shuffle). (Ho et al. "
+    "2020.) OUTDIR/network.safetensors, the moving "
     "average of its weights, is for generate.py and `fid.py nll`.",
     [DATA, OUTDIR],
     [

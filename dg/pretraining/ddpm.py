@@ -26,7 +26,7 @@ def build_ddpm(
     """A model for the images of `data` with the noise of `settings`, its initial weights drawn from
     their seed.
 
-    network  arguments of `UNetModel` beyond size, channels and classes
+    network  as of `DDPM`, without size, channels and classes
     """
     if conditional and data.labels is None:
         raise ValueError(
@@ -59,6 +59,7 @@ def train_ddpm(
     ranks: Ranks = SINGLE_PROCESS,
     microbatch: int | None = None,
     observe: Callable[[DDPM], dict] | None = None,
+    after: Callable[[DDPM, int], None] | None = None,
 ) -> tuple[DDPM, list[dict]]:
     """Train on `data`; returns (exponential moving average of the model, frozen; log of `loss` and
     its share `mse`).
@@ -66,6 +67,7 @@ def train_ddpm(
     network, conditional  as of `build_ddpm`
     state_path, save_seconds, ranks, microbatch, observe  as of
                                                           `dg.pretraining.score.train_score_network`
+    after  called with the average and the number of steps done after every step
 
     Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with
     `steps`, so a state goes on to no other number of them. ValueError, before training, for what
@@ -94,6 +96,8 @@ def train_ddpm(
         values = stepper.step(step, _batch_loss(model, data, s, step, device))
         schedule.step()
         update_average(average.parameters(), model.parameters(), s, step)
+        if after:
+            after(average, step + 1)
         return values
 
     return average, run.train(update, s.steps, progress, "DDPM", save_seconds)

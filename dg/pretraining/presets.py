@@ -105,6 +105,34 @@ SCORE_PRESETS = {
         | dict(model_channels=16, channel_mult=[1, 2, 4], attn_resolutions=[8], sigma_data=0.5),
         replace(SHIPPED, lr=1e-3, flip=True),
     ),
+    # As wide and deep as the DDPMs below, for a comparison on one GPU.
+    "cifar10-models": (
+        ARCHITECTURES["ddpmpp"]
+        | dict(model_channels=128, channel_mult=[1, 2, 2, 2], num_blocks=2, dropout=0.1),
+        replace(
+            EDM_CIFAR10,
+            steps=80_000,
+            batch_size=256,
+            warmup=500_000,
+            augment=0.0,
+            flip=True,
+            precision="bfloat16",
+        ),
+    ),
+    "imagenet64-models": (
+        ARCHITECTURES["adm"]
+        | dict(model_channels=128, channel_mult=[1, 2, 3, 4], num_blocks=2, dropout=0.0),
+        replace(
+            EDM_CIFAR10,
+            steps=50_000,
+            lr=2e-4,
+            warmup=5_000_000,
+            augment=0.0,
+            flip=True,
+            adam_eps=1e-8 / 12288,
+            precision="bfloat16",
+        ),
+    ),
     # The published settings of Karras et al. 2022, tables 7 and 8 and their code.
     "cifar10-edm": (
         ARCHITECTURES["ddpmpp"] | dict(model_channels=128, channel_mult=[2, 2, 2], dropout=0.13),
@@ -170,9 +198,9 @@ CLASSIFIER_PRESETS = {
     ),
 }
 # MNISTDiffusion (bot66): noise, loss, optimizer, batch, 100 epochs and average are its own, as are
-# the widths 64, 128, 256 at 28, 14 and 7 pixels; the blocks are ADM's, with attention at 7 pixels,
-# in place of its ShuffleNet units without any. Its average keeps 0.936 of itself every tenth step:
-# half after 13,400 images.
+# the widths 64, 128, 256 at 28, 14 and 7 pixels. "mnist-ddpm-shuffle" has its ShuffleNet units,
+# four to a level, and no attention; "mnist-ddpm" has ADM's blocks, with attention at 7 pixels. Its
+# average keeps 0.936 of itself every tenth step: half after 13,400 images.
 MNIST_DIFFUSION = DDPMTraining(steps=46_900, ema_halflife=13_400)
 MNIST_UNET = dict(
     model_channels=64,
@@ -182,9 +210,17 @@ MNIST_UNET = dict(
     resblock_updown=False,
 )
 
+LARGE_DDPM = DDPMTraining(
+    variance="learned_range", lr=2e-4, ema_halflife=500_000, flip=True, precision="bfloat16"
+)
+
 # The network's arguments beyond size, channels and classes, and how to train it.
 DDPM_PRESETS = {
     "mnist-ddpm": (MNIST_UNET, MNIST_DIFFUSION),
+    "mnist-ddpm-shuffle": (
+        dict(architecture="shuffle", model_channels=64, channel_mult=[2, 4], num_units=4),
+        MNIST_DIFFUSION,
+    ),
     # The noise of Ho et al. 2020.
     "mnist-ddpm-linear": (MNIST_UNET, replace(MNIST_DIFFUSION, schedule="linear")),
     # For a CPU; about as many parameters as the EDM preset `mnist`.
@@ -203,12 +239,45 @@ DDPM_PRESETS = {
         ),
         DDPMTraining(num_steps=200, steps=1000, batch_size=64, lr=2e-3, ema_halflife=5000),
     ),
+    # The U-Net of Ho et al. 2020 with ADM's blocks; noise and learned variances of Nichol &
+    # Dhariwal 2021, but 1000 steps.
+    "cifar10-ddpm": (
+        dict(
+            model_channels=128,
+            channel_mult=[1, 2, 2, 2],
+            num_res_blocks=2,
+            attention_resolutions=[16],
+            resblock_updown=False,
+            dropout=0.1,
+        ),
+        replace(LARGE_DDPM, steps=160_000),
+    ),
+    # The widths of Nichol & Dhariwal 2021 for this size, with two blocks to a level and not three.
+    "imagenet64-ddpm": (
+        dict(
+            model_channels=128,
+            channel_mult=[1, 2, 3, 4],
+            num_res_blocks=2,
+            attention_resolutions=[16, 8],
+            resblock_updown=False,
+        ),
+        replace(LARGE_DDPM, steps=200_000),
+    ),
 }
 # The network's arguments beyond size and channels, and how to train it.
 VAE_PRESETS = {
     # About as many parameters as the EDM preset `mnist`.
     "mnist-vae": (dict(width=32, channel_mult=[1, 2, 2], latent_dim=32), VAETraining(steps=3000)),
     "digits-vae": (dict(width=32, channel_mult=[1, 2], latent_dim=8), VAETraining(batch_size=64)),
+    # For the comparison with the DDPMs of these sizes.
+    "cifar10-vae": (
+        dict(width=128, channel_mult=[1, 2, 2], latent_dim=256),
+        VAETraining(steps=160_000, lr=5e-4, flip=True),
+    ),
+    "imagenet64-vae": (
+        dict(width=64, channel_mult=[1, 2, 2, 2], latent_dim=512),
+        VAETraining(steps=200_000, lr=5e-4, flip=True),
+    ),
 }
 
 

@@ -35,12 +35,14 @@ def train_vae(
     ranks: Ranks = SINGLE_PROCESS,
     microbatch: int | None = None,
     observe: Callable[[VAE], dict] | None = None,
+    after: Callable[[VAE, int], None] | None = None,
 ) -> tuple[VAE, list[dict]]:
     """Train on `data`; returns (model, frozen; log of `loss`, the negative ELBO, and its part `kl`,
     both in bits/dim).
 
     state_path, save_seconds, ranks, microbatch, observe  as of
                                                           `dg.pretraining.score.train_score_network`
+    after  called with the model and the number of steps done after every step
 
     Interrupted and started again, it ends with the same weights. The one-cycle schedule ends with
     `steps`, so a state goes on to no other number of them.
@@ -61,6 +63,8 @@ def train_vae(
     def update(step: int) -> Values:
         values = stepper.step(step, _batch_loss(model, data, s, step, device))
         schedule.step()
+        if after:
+            after(model, step + 1)
         return values
 
     log = run.train(update, s.steps, progress, "VAE", save_seconds)

@@ -17,6 +17,7 @@ from dg.evaluation.figures.distances import (
     precision_recall_scatter,
 )
 from dg.evaluation.figures.models import (
+    bound_curves,
     convergence,
     gain_against_cost,
     loss_curves,
@@ -34,6 +35,7 @@ from dg.evaluation.figures.pictures import (
 
 __all__ = [
     "all_training_curves",
+    "bound_curves",
     "by_change",
     "convergence",
     "counted_log_ratios",

@@ -14,6 +14,8 @@ from dg.evaluation.figures.style import (
     logarithmic_ticks,
 )
 
+BOUND = ("mean", "standard_error")  # of a bound, by their names
+
 
 def loss_curves(path, curves, title="Loss on training and on test images"):
     """One panel per model: training loss as it was logged, test loss of the averaged network where
@@ -64,16 +66,45 @@ def loss_curves(path, curves, title="Loss on training and on test images"):
         )
 
 
+def bound_curves(path, curves, title="Bound along the training"):
+    """Bits/dim over training steps (logarithmic), a colour per model; dashed on training images.
+
+    curves  {model: [{"step": int, "training": bound, "test": bound}]} with bound {"mean": float,
+            "standard_error": float}
+    """
+    steps = {entry["step"] for entries in curves.values() for entry in entries}
+    with drawing(path, WIDTH, 4.0, title) as figure:
+        axes = figure.subplots()
+        looks = zip(itertools.cycle((INK, *SERIES[:2])), itertools.cycle(MARKERS), strict=False)
+        for (model, entries), (colour, marker) in zip(curves.items(), looks, strict=False):
+            look = dict(color=colour, marker=marker, markersize=5, linewidth=1.4, elinewidth=0.6)
+            for which, line in (("training", "--"), ("test", "-")):
+                values = [[entry[which][key] for entry in entries] for key in BOUND]
+                at, label = [entry["step"] for entry in entries], f"{model}, {which} images"
+                axes.errorbar(at, *values, linestyle=line, label=label, **look)
+        ticks = _apart(steps)
+        axes.set(xscale="log", xlabel="training steps (logarithmic)", ylabel="−ELBO [bits/dim]")
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        figure.legend(loc="outside lower center", ncols=2, handlelength=2.4)
+
+
 def quality_against_cost(
-    path, systems, ylabel="Fréchet distance", title="Quality against sampling time", roles=None
+    path,
+    systems,
+    ylabel="Fréchet distance",
+    title="Quality against sampling time",
+    roles=None,
+    lines=None,
 ):
     """Fréchet distance over seconds per 1,000 images (logarithmic), one point per system.
 
     systems  {system: {"seconds": float, "mean": float, "sd": float}}
     roles    {system: role} of its colour: see `style.colours`
+    lines    {line: [as of a system]}, points that belong together
     """
-    coloured = colours(systems, roles)
-    with drawing(path, WIDTH, 4.4, title) as figure:
+    coloured, lines = colours(systems, roles), lines or {}
+    with drawing(path, WIDTH, 4.4 + 0.4 * len(lines), title) as figure:
         axes = figure.subplots()
         for i, (name, entry) in enumerate(systems.items()):
             axes.errorbar(
@@ -87,6 +118,11 @@ def quality_against_cost(
                 linestyle="none",
                 label=name,
             )
+        for (name, points), colour in zip(lines.items(), itertools.cycle(SERIES), strict=False):
+            points = sorted(points, key=lambda point: point["seconds"])
+            values = [[point[key] for point in points] for key in ("seconds", "mean", "sd")]
+            look = dict(color=colour, marker=".", markersize=9, linewidth=1.4, capsize=3)
+            axes.errorbar(*values, label=name, **look)
         axes.set(
             xscale="log",
             xlabel="seconds per 1,000 images (logarithmic)",
@@ -99,7 +135,8 @@ def quality_against_cost(
         ticks = [tick for tick in ticks if low <= tick <= high]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        figure.legend(loc="outside lower center", ncols=min(len(systems), 3), handlelength=1)
+        columns = 1 if lines else min(len(systems), 3)  # the names of lines are long
+        figure.legend(loc="outside lower center", ncols=columns, handlelength=1)
 
 
 def quality_against_compute(path, panels, looks, xlabel, title="Distance against compute"):

@@ -9,7 +9,7 @@ import torch
 
 import edm
 from dg.data.datasets import to_float
-from dg.evaluation.bounds import Bound, ddpm_bound, joined, vae_bound
+from dg.evaluation.bounds import Bound, ddpm_bound, drawn_steps, joined, vae_bound
 from dg.evaluation.likelihood import Likelihood, bits_per_dim
 from dg.guidance import DiscriminatorGuidance
 from dg.models.vae import elbo, importance_bound
@@ -82,6 +82,35 @@ def test_the_three_terms_are_those_of_the_bound():
     np.testing.assert_allclose(found.terms["decoder"], expected.terms[:, 0], rtol=1e-6)
     np.testing.assert_allclose(sum(found.terms.values()), found.bits_per_dim)
     assert found.num_evaluations.tolist() == [5, 5, 5] and found.mean == found.bits_per_dim.mean()
+
+
+def test_every_term_counts_once_on_average_however_many_are_drawn():
+    diffusion = small().respaced()  # 20 steps
+    offsets = (torch.arange(20_000, dtype=torch.float64)[:, None] + 0.5) / 20_000
+    for number in (1, 3, 40):
+        steps, weights = drawn_steps(diffusion, offsets, number)
+        assert steps.shape == weights.shape == (20_000, number)
+        seen = torch.zeros(20, dtype=torch.float64).index_add(0, steps.flatten(), weights.flatten())
+        assert seen[0] == 0
+        np.testing.assert_allclose(seen[1:] / 20_000, 1, rtol=0.02)
+
+
+def test_a_bound_of_some_terms_estimates_that_of_all():
+    model, images = OnDevice(TRUE, variance="fixed_large"), gaussian_images()
+    whole = ddpm_bound(model, images, num_steps=250)
+    some = ddpm_bound(
+        model, np.tile(images, (30, 1, 1, 1)), num_steps=250, num_terms=10, batch_size=120
+    )
+    assert some.num_evaluations.tolist() == [11] * 120
+    np.testing.assert_allclose(some.terms["prior"], np.tile(whole.terms["prior"], 30), rtol=1e-5)
+    steps = some.terms["steps"]
+    error = steps.std(ddof=1) / np.sqrt(len(steps))
+    assert error < 0.05 * steps.mean(), error
+    assert abs(steps.mean() - whole.terms["steps"].mean()) < 4 * error
+    assert abs(some.mean - whole.mean) < 4 * some.standard_error
+    parts = ddpm_bound(model, images, num_steps=250, num_terms=10, batch_size=3)
+    again = ddpm_bound(model, images, num_steps=250, num_terms=10)
+    np.testing.assert_allclose(parts.bits_per_dim, again.bits_per_dim, rtol=1e-6)
 
 
 def test_batches_do_not_matter_and_classes_do():
@@ -184,6 +213,11 @@ def test_the_exact_ratio_gives_the_models_chain_the_bound_of_the_true_model():
         (lambda: ddpm_bound(small(num_classes=3), image_set().images), "give one-hot class_labels"),
         (lambda: ddpm_bound(small(), image_set().images, num_steps=21), "asks for 21 of 20 steps"),
         (lambda: ddpm_bound(small(), image_set().images, seeds=[1]), "1 seeds for 24 images"),
+        (lambda: ddpm_bound(small(), image_set().images, num_terms=0), "0 terms of the bound"),
+        (
+            lambda: ddpm_bound(small(), image_set().images, num_steps=1, num_terms=2),
+            "one step has a decoder alone",
+        ),
         (lambda: vae_bound(built_vae(), image_set().images, num_samples=0), "at least 1"),
     ],
 )

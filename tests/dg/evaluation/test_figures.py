@@ -427,3 +427,41 @@ def test_new_kinds_of_figures_show_what_they_are_given(tmp_path, drawn):
     assert "2.00 ± 0.10 at ∞" in drawn[-1].axes[0].get_legend_handles_labels()[1][0]
     for name in "abcd":
         assert pixels(tmp_path / f"{name}.png").std() > 1
+
+
+def test_points_of_a_line_are_joined_from_the_cheapest_on(tmp_path, drawn):
+    points = {name: dict(seconds=9.0, mean=2.0, sd=0.1) for name in ("EDM", "VAE")}
+    line = [dict(seconds=s, mean=m, sd=0.1) for s, m in ((1000, 2.5), (250, 3.0), (50, 8.0))]
+    lines = {"DDPM, ancestral: 50, 250, 1,000 steps": line, "DDPM, DDIM: 50 steps": line[2:]}
+    roles = dict.fromkeys(points, "unguided")
+    figures.quality_against_cost(tmp_path / "a.png", points, roles=roles, lines=lines)
+    (axes,) = drawn[-1].axes
+    handles, labels = axes.get_legend_handles_labels()
+    assert labels == [*points, *lines]
+    shown = handles[2][0]
+    assert (list(shown.get_xdata()), list(shown.get_ydata())) == ([50, 250, 1000], [8.0, 3.0, 2.5])
+    assert not overlapping(drawn[-1])
+
+
+def test_bounds_of_models_share_one_scale(tmp_path, drawn):
+    def bound(mean):
+        return {"mean": mean, "standard_error": 0.05, "n": 256}
+
+    def entries(first):
+        steps = (94, 188, 375, 750, 1500)
+        return [
+            {"step": step, "training": bound(first / place), "test": bound(first / place + 0.1)}
+            for place, step in enumerate(steps, start=1)
+        ]
+
+    figures.bound_curves(tmp_path / "a.png", {"DDPM": entries(4.0), "VAE": entries(3.0)})
+    (axes,) = drawn[-1].axes
+    lines = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    kinds = [
+        f"{model}, {which} images" for model in ("DDPM", "VAE") for which in ("training", "test")
+    ]
+    assert list(lines) == kinds and axes.get_ylabel() == "−ELBO [bits/dim]"
+    shown = lines["DDPM, test images"][0]
+    assert list(shown.get_xdata()) == [94, 188, 375, 750, 1500]
+    assert list(shown.get_ydata()) == pytest.approx([4.1, 2.1, 4 / 3 + 0.1, 1.1, 0.9])
+    assert not overlapping(drawn[-1])

@@ -20,7 +20,7 @@ def test_trainings_use_bfloat16_only_where_there_are_instructions_for_it(
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
     monkeypatch.setattr(making, "train_noisy_classifier", train)
-    kind = SimpleNamespace(train=train, save=lambda file, net: None)
+    kind = SimpleNamespace(train=train, save=lambda file, net: None, bound=None)
     monkeypatch.setitem(making.KINDS, "edm", kind)
     model = SimpleNamespace(
         published=None, continues=None, kind="edm", training=SCORE_PRESETS["cifar10-small"]
