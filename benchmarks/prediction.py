@@ -3,7 +3,7 @@
     python -m benchmarks.prediction runs/prediction --network mnist-14 \\
         --classifier mnist-14-noisy-classifier --data mnist-small-14:test \\
         --fake runs/prediction/heldout --ref mnist-small-14:test --features mnist-14-features \\
-        --images-in runs/prediction --out docs/results/prediction
+        --num 400 --images 500 --images-in runs/prediction --out docs/results/prediction
 
 `python -m benchmarks.prediction_heads` makes the heads. Every head in the `train-*` folders of experiments' run folders (best, last and kept epochs), or in
 the folders and files that are given, is diagnosed on held-out images, and the images of held-out

@@ -44,6 +44,8 @@ def distance_sweep(
     baseline, floor     (mean, sd)  of the unguided model and of real against real images, None for
                                     none; the baseline [K] each where it varies too
     chosen              the setting that was chosen, None for none
+
+    The axis is logarithmic where the largest distance is more than five times the smallest.
     """
     order = np.argsort(settings)
 
@@ -71,6 +73,9 @@ def distance_sweep(
         if len(names) > 1:
             figure.legend(handles, names, loc="outside lower center", ncols=2)
         axes.margins(y=0.14)
+        if mean.min() > 0 and mean.max() > 5 * mean.min():
+            axes.set_yscale("log")
+            logarithmic_ticks(axes.yaxis)
         if len(settings) < 9 and np.diff(settings).min() > 0.08 * np.ptp(settings):
             axes.set_xticks(settings, [f"{setting:g}" for setting in settings])
         if chosen is not None:
