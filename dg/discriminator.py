@@ -59,11 +59,6 @@ class Discriminator(HeadedExtractor):
         weights = member_weights(weights, len(self.heads), average)
         self.register_buffer("weights", weights, persistent=False)
 
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of its extractors."""
-        return [self.extractor.kind]
-
     def describe(self) -> dict:
         described = super().describe() | {"member_weights": self.weights.tolist()}
         if self.average != "logits":

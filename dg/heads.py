@@ -243,6 +243,11 @@ class HeadedExtractor(nn.Module):
     def device(self) -> torch.device:
         return next(self.heads.parameters()).device
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its extractors."""
+        return [self.extractor.kind]
+
     def shares_encoder(self, net) -> bool:
         """Whether the extractor is the encoder of this very network."""
         return self.extractor.shares_encoder(net)
