@@ -18,7 +18,13 @@ from dg.fingerprints import fingerprint
 from dg.heads import DifferenceHead, FinetunedHead, ScoreHead, attention_channels
 from dg.lora import load_lora, merge_lora
 from dg.runtime.files import atomic_write
-from edm.checkpoint import build, load_strictly, read_safetensors, write_safetensors
+from edm.checkpoint import (
+    build,
+    load_strictly,
+    read_config,
+    read_safetensors,
+    write_safetensors,
+)
 from guided_diffusion import load_encoder
 from tensor_files.reading import FileError
 from tensor_files.safetensors_files import is_safetensors
@@ -158,8 +164,11 @@ def _mixed(members: list, weights, average, from_files: dict) -> MixedDiscrimina
 
 
 def holds_difference(head_path) -> bool:
-    """Whether a file of a head is that of a `ScoreDifference`, and not of a discriminator."""
-    return isinstance(_load_head(Path(head_path))[0], DifferenceHead)
+    """Whether a file of a head is that of a `ScoreDifference`, and not of a discriminator. Its
+    weights are not read."""
+    path = Path(head_path)
+    own = path.is_file() and _own_format(path)
+    return own and read_config(path).get("head") == DifferenceHead.__name__
 
 
 def load_difference(head_path, net, device="cpu") -> ScoreDifference:
@@ -182,9 +191,7 @@ def load_difference(head_path, net, device="cpu") -> ScoreDifference:
 def _load_head(path: Path) -> tuple[nn.Module, dict]:
     if not path.is_file():
         raise FileError(f"{path}: no such discriminator; train one with train.py")
-    with open(path, "rb") as file:
-        own_format = is_safetensors(file.read(9))
-    if not own_format:
+    if not _own_format(path):
         head = load_encoder(path)
         return head, {"extractor": "none" if head.in_channels <= 4 else "classifier"}
     config, tensors = read_safetensors(path, FORMAT, *NEEDED, **NEEDED, **OPTIONAL)
@@ -201,6 +208,11 @@ def _load_head(path: Path) -> tuple[nn.Module, dict]:
     head = build(HEADS.get(config["head"], ScoreHead), config["head_kwargs"], tensors, path)
     load_strictly(head, tensors, path)
     return head, config
+
+
+def _own_format(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return is_safetensors(file.read(9))
 
 
 def _attention_of(tensors: dict) -> dict:

@@ -12,6 +12,7 @@ from edm.precond import PRECONDITIONERS, Preconditioner
 from tensor_files.reading import FileError, open_file, parsing
 from tensor_files.safetensors_files import (
     is_safetensors,
+    read_header,
     read_safetensors_file,
     safetensors_bytes,
 )
@@ -134,6 +135,14 @@ def read_safetensors(path, kind: str, *keys: str, **types) -> tuple[dict, dict]:
     if (found := kind_of(metadata)) != kind:
         raise FileError(f"{path}: is no {kind} (its metadata says {found or 'nothing'})")
     return config_in(metadata, path, *keys, **types), tensors
+
+
+def read_config(path) -> dict:
+    """The settings in the metadata of a safetensors file, {} for none, without its tensors;
+    ValueError if its header is damaged."""
+    with parsing(path, AGAIN, UNREADABLE):
+        metadata = read_header(path).get("__metadata__", {})
+    return config_in(metadata, path)
 
 
 def config_in(metadata: dict, path, *keys: str, **types) -> dict:

@@ -19,6 +19,7 @@ from .layers import (
     Embedding,
     GroupNorm,
     ResBlock,
+    time_mlp,
     timestep_embedding,
     zeroed,
 )
@@ -79,11 +80,7 @@ class EncoderUNetModel(nn.Module):
         self.model_channels, self.num_classes, self.pool = model_channels, num_classes, pool
 
         emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels),
-            nn.SiLU(),
-            nn.Linear(emb_channels, emb_channels),
-        )
+        self.time_embed = time_mlp(model_channels, emb_channels)
         if num_classes:
             self.label_emb = Embedding(num_classes, emb_channels)
 

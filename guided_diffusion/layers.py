@@ -31,6 +31,13 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)  # [N, channels]
 
 
+def time_mlp(channels: int, emb_channels: int) -> nn.Sequential:
+    """Layers that make the embedding of a network [N, emb_channels] from `timestep_embedding`."""
+    return nn.Sequential(
+        nn.Linear(channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+    )
+
+
 def zeroed(layer: nn.Module) -> nn.Module:
     """Set every parameter of `layer` to zero, so that the residual branch it closes starts as the
     identity."""

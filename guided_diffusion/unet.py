@@ -16,6 +16,7 @@ from .layers import (
     GroupNorm,
     ResBlock,
     attend,
+    time_mlp,
     timestep_embedding,
     zeroed,
 )
@@ -67,11 +68,7 @@ class UNetModel(nn.Module):
         self.model_channels, self.num_classes = model_channels, num_classes
 
         emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels),
-            nn.SiLU(),
-            nn.Linear(emb_channels, emb_channels),
-        )
+        self.time_embed = time_mlp(model_channels, emb_channels)
         if num_classes:
             self.label_emb = Embedding(num_classes, emb_channels)
 

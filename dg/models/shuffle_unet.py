@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from guided_diffusion.layers import Embedding, timestep_embedding, zeroed
+from guided_diffusion.layers import Embedding, time_mlp, timestep_embedding, zeroed
 from guided_diffusion.unet import check_input
 
 
@@ -48,11 +48,7 @@ class ShuffleUNet(nn.Module):
         self.model_channels, self.num_classes = model_channels, num_classes
 
         emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels),
-            nn.SiLU(),
-            nn.Linear(emb_channels, emb_channels),
-        )
+        self.time_embed = time_mlp(model_channels, emb_channels)
         if num_classes:
             self.label_emb = Embedding(num_classes, emb_channels)
         self.stem = nn.Conv2d(in_channels, model_channels, 3, padding=1)

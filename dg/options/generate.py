@@ -187,8 +187,8 @@ DISCRIMINATOR = [
         type=console.InputPath(),
         metavar="PATH|URL|NAME",
         help="Head of the discriminator, or of --loss difference. Repeat the option for an "
-        "ensemble.  [default: no guidance; with another option of this section, the authors' head for CIFAR-10 in "
-        "checkpoints/discriminator]",
+        "ensemble.  [default: no guidance; with another option of this section, the authors' head "
+        "for CIFAR-10 in checkpoints/discriminator]",
     ),
     click.option(
         "--member_weights",

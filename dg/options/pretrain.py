@@ -142,8 +142,9 @@ SCORE = training(
             "--ddo",
             type=console.InputPath(),
             metavar="PATH",
-            help="Images that the network of --transfer has generated. It learns to tell --data from "
-            "them against its frozen copy (DDO, Zheng et al. 2025). Each step takes as many of them.",
+            help="Images that the network of --transfer has generated. It learns to tell --data "
+            "from them against its frozen copy (DDO, Zheng et al. 2025). Each step takes as many "
+            "of them.",
         ),
         click.option(
             "--snap",
