@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from dg.checkpoints import training_of
-from dg.data.datasets import to_float
+from dg.data.datasets import open_images, to_float
 from dg.experiments.context import Context, Paths
+from dg.experiments.derived import OWN, Tuned
 from dg.experiments.drawing import pool_seeds
 from dg.experiments.study import Head, System
 from dg.recipes import PRESETS
@@ -84,13 +85,38 @@ def _images(context: Context):
 
 
 def count_trainings(context: Context, path: Path, paths: Paths) -> None:
-    """Multiply-adds of every discriminator of the study: of its training, and of the generated
-    images that it learned from. The frozen network under it is given."""
-    heads = dict.fromkeys(
-        (head, system.model) for system in context.study.systems.values() for head in system.heads
-    )
-    found = {head.training: _training(context, paths, head, model) for head, model in heads}
+    """Multiply-adds of every discriminator of the study, and of every network that it trains on:
+    of the training, and of the generated images that it learned from. The frozen network under a
+    discriminator is given."""
+    models = {}
+    for system in context.study.systems.values():
+        for head in system.heads:
+            training = context.study.trainings.get(head.training)
+            models.setdefault(head, training.model if training else system.model)
+    found = {
+        head.training: _training(context, paths, head, model) for head, model in models.items()
+    }
+    for name, model in context.setting.models.items():
+        if name in paths and isinstance(model, Tuned):
+            found[name] = _tuning(context, paths, model)
     write_json(path / "trainings.json", found)
+
+
+def _tuning(context: Context, paths: Paths, model: Tuned) -> dict:
+    """The same of a network that was trained on. A backward pass counts as two forward ones; with
+    DDO the frozen copy has a forward pass too, and every step has two kinds of images."""
+    setting, net = context.setting, context.model(paths)
+    cost = measured_cost(net, setting.models["score"].sampling, device=context.device)
+    each = cost["of these"][NETWORK] / cost["evaluations per image"][NETWORK]
+    seen = model.settings.steps * model.settings.batch_size * (2 if model.ddo else 1)
+    training = seen * each * (4 if model.ddo else 3)
+    generated = len(open_images(paths[OWN]).seeds) * cost["multiply-adds per image"]
+    return _counted(seen, training, generated)
+
+
+def _counted(seen: int, training: float, generated: float) -> dict:
+    told = {"images seen": seen, "training": training, "generated images": generated}
+    return told | {"multiply-adds": training + generated}
 
 
 def _training(context: Context, paths: Paths, head: Head, model: str) -> dict:
@@ -102,12 +128,7 @@ def _training(context: Context, paths: Paths, head: Head, model: str) -> dict:
     number = (training and training.num_fake) or setting.num_data
     generated = number * generated["multiply-adds per image"]
     seen = _images_seen(context, paths, head)
-    return {
-        "images seen": seen,
-        "training": seen * each,
-        "generated images": generated,
-        "multiply-adds": seen * each + generated,
-    }
+    return _counted(seen, seen * each, generated)
 
 
 def _images_seen(context: Context, paths: Paths, head: Head) -> int:

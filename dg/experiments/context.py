@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
 from dg.discriminator import Discriminator, LogRatio
 from dg.experiments.setting import Setting
 from dg.experiments.study import Study, System
-from dg.guidance import BOOSTING, DiscriminatorGuidance
+from dg.guidance import BOOSTING, Autoguidance, DiscriminatorGuidance
 from dg.models.loading import load_model
 from dg.runtime.downloads import resolve
 from dg.runtime.files import read_json
@@ -63,9 +64,11 @@ class Context:
     notify: Callable[[str], None] = unheard
     loaded: dict[str, ImageSet] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def setting(self) -> Setting:
-        return self.experiment.setting
+        """That of the experiment, with the study's models among its own."""
+        setting = self.experiment.setting
+        return replace(setting, models=setting.models | self.study.models)
 
     @property
     def cores(self) -> int:
@@ -125,9 +128,12 @@ class Context:
 
     def model(self, paths: Paths, name: str = "score"):
         """A model of the setting, frozen."""
+        return load_model(self.network_file(paths, name), self.device)
+
+    def network_file(self, paths: Paths, name: str) -> Path:
+        """The file of a model."""
         published = self.setting.models[name].published
-        path = self.resolve(published) if published else paths[name] / "network.safetensors"
-        return load_model(path, self.device)
+        return self.resolve(published) if published else paths[name] / "network.safetensors"
 
     def classifier_path(self, paths: Paths):
         if "classifier" not in paths:
@@ -198,6 +204,10 @@ class Context:
         net, sampling = self.model(paths, system.model), self.sampling(system)
         discriminator = self.discriminator(paths, net, system)
         guidance = discriminator and self.guided_by(discriminator, paths, system)
+        if system.guide:
+            name, weight = system.guide
+            away = Autoguidance(self.model(paths, name), 1 + weight)
+            guidance = away + guidance if guidance else away
         if needs_log_ratio(sampling):
             net = ScoreModel(net, LogRatio(discriminator))
         return net, sampling, discriminator, guidance

@@ -74,6 +74,13 @@ def model_cost(setting, name: str = "score") -> Cost:
     return Cost(0, evaluations, _hours(setting, name, evaluations))
 
 
+def tuning_cost(setting, settings, ddo: bool) -> Cost:
+    """Of training the score network on: with DDO a step has two kinds of images, which the frozen
+    copy sees too."""
+    evaluations = settings.steps * settings.batch_size * (8 if ddo else 3)
+    return Cost(0, evaluations, _hours(setting, "score", evaluations))
+
+
 def _hours(setting, model: str, evaluations: int) -> float:
     return evaluations / EVALUATIONS_PER_GPU_HOUR * _relative_size(setting, model)
 

@@ -150,7 +150,7 @@ def _picture(source: Source) -> list:
             line = outcome["systems"][name]["line"]
             found.setdefault(line, []).append((compute(outcome, name), entry["mean"], sd))
             once = training(outcome, name)
-            told = f" (training {_rounded(once)} ×)" if once else ""
+            told = f" (training {rounded(once)} ×)" if once else ""
             looks[line] = (*LOOKS[line], f"{line}{told}")
         floor = outcome["metrics"]["floor"].get(metric, {}).get("mean")
         titles = TITLES | {"fd": distance_name(outcome)}
@@ -259,16 +259,20 @@ def choices(source: Source) -> list:
             rows.append([line, option, f"{fd:.3f}", chosen])
     settings = outcome["settings"]
     text = (
-        "Settings of a method were chosen once, at about twice the compute of unguided sampling: "
-        f"by the distance of {settings['num_selection']} images, of seeds that serve nothing else, "
-        "to real images that nothing here is measured by. The other amounts of compute take "
-        "what was chosen. Options of one method differ in compute where they reject differently."
+        f"Settings were chosen by the distance of {settings['num_selection']} images, of seeds "
+        "that serve nothing else, to real images that nothing here is measured by."
     )
+    if len({system["x"] for system in outcome["systems"].values()} - {None}) > 1:
+        text += (
+            " They were chosen once, at about twice the compute of unguided sampling; other "
+            "amounts of compute take what was chosen. Options of one method differ in compute "
+            "where they reject differently."
+        )
     columns = ["method", "option", distance_name(outcome), ""]
     return [text, Table(columns, rows, align="llrl")]
 
 
-def _rounded(number: float) -> str:
+def rounded(number: float) -> str:
     """Two digits, with commas."""
     digits = max(len(f"{number:.0f}") - 2, 0)
     return f"{round(number, -digits):,.0f}"

@@ -171,6 +171,21 @@ def _empty(path: Path) -> None:
             entry.unlink()
 
 
+def in_order(plan: list[Stage]) -> list[Stage]:
+    """The same stages, each after those that it needs."""
+    by_name, found = {stage.name: stage for stage in plan}, {}
+
+    def add(stage: Stage) -> None:
+        for need in stage.needs:
+            if need not in found:
+                add(by_name[need])
+        found.setdefault(stage.name, stage)
+
+    for stage in plan:
+        add(stage)
+    return list(found.values())
+
+
 def needed(plan: list[Stage], names: Iterable[str]) -> set[str]:
     """The stages `names` and all that they need. ValueError for an unknown one."""
     by_name, wanted, names = {stage.name: stage for stage in plan}, set(), list(names)

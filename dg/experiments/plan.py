@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from functools import partial
 
-from dg.experiments import bound_curves, compute, judging, making, measuring
+from dg.experiments import bound_curves, compute, derived, judging, making, measuring
 from dg.experiments.context import ORDER_SEED, Context
 from dg.experiments.costs import (
     REJECTION,
@@ -14,8 +14,8 @@ from dg.experiments.costs import (
     training_cost,
 )
 from dg.experiments.drawing import pool_seeds
-from dg.experiments.pipeline import Stage, needed
-from dg.experiments.study import System
+from dg.experiments.pipeline import Stage, in_order, needed
+from dg.experiments.study import System, models_of
 from dg.runtime.files import content_of, plain
 from dg.samplers.constants import RejectionSampling
 from dg.sampling import needs_log_ratio
@@ -25,12 +25,12 @@ from edm.checkpoint import network_file
 def plan(context: Context) -> list[Stage]:
     """Models, reference, discriminators, systems, floor."""
     s, study = context.setting, context.study
-    systems, trainings = study.systems.values(), study.trainings.values()
+    systems = study.systems.values()
     data = {"data": content_of(context.experiment.source), "pool": s.pool}
     data["order"] = [s.order, ORDER_SEED]
-    used = {user.model for user in (*systems, *trainings)}
+    used = derived.with_sources(s.models, study.used_models)
     models = [name for name in s.models if name in used]
-    stages = [_model(context, name, data) for name in models]
+    stages = [stage for name in models for stage in _model(context, name, data)]
     if study.nll:
         measured = [name for name in models if bound_curves.places(s, name)]
         stages += [bound_curves.stage(context, name, data) for name in measured]
@@ -56,7 +56,9 @@ def plan(context: Context) -> list[Stage]:
     if study.compute:
         trained = {"num_data": s.num_data, "sampling": plain(s.models["score"].sampling)}
         settings, make = {"given": s.given} | trained, partial(compute.count_trainings, context)
-        stages.append(_of_heads(context, "training-compute", settings, make))
+        tuned = [name for name in models if isinstance(s.models[name], derived.Tuned)]
+        tuned += [derived.OWN] if tuned else []
+        stages.append(_of_heads(context, "training-compute", settings, make, tuned))
     if study.heldout:
         judged, make = {"images": judging.JUDGED}, partial(judging.judge_heads, context)
         stages.append(_of_heads(context, "heldout", judged, make, ["sample-unguided"]))
@@ -65,11 +67,13 @@ def plan(context: Context) -> list[Stage]:
         stages.append(_of_heads(context, "tested", judged, make))
     floor = {"num_images": s.num_images, "num_sets": s.num_sets, "metrics": s.metrics}
     measure = partial(measuring.measure_floor, context)
-    return [*stages, Stage("measure-floor", floor, ["reference"], measure)]
+    return in_order([*stages, Stage("measure-floor", floor, ["reference"], measure)])
 
 
-def _model(context: Context, name: str, data: dict) -> Stage:
+def _model(context: Context, name: str, data: dict) -> list[Stage]:
     s, model = context.setting, context.setting.models[name]
+    if name in context.study.models:
+        return derived.stages(context, name, data)
     if model.published:
         file = network_file(model.published)
         settings = {"network": content_of(file) if file.is_file() else model.published}
@@ -81,7 +85,7 @@ def _model(context: Context, name: str, data: dict) -> Stage:
             settings["snapshots"] = places
     needs = [model.continues] if model.continues else []
     make = partial(making.make_model, context, name=name)
-    return Stage(name, settings, needs, make, model_cost(s, name), model.title)
+    return [Stage(name, settings, needs, make, model_cost(s, name), model.title)]
 
 
 def _trainings(context: Context, data: dict) -> list[Stage]:
@@ -137,7 +141,7 @@ def _generation(context: Context, system: System, images: int) -> Cost:
     sampling, drawn = context.sampling(settled), images
     if settled.kept:
         drawn = len(pool_seeds(range(images), settled.kept.share))
-    evaluations = context.num_evaluations(settled)
+    evaluations = context.num_evaluations(settled) * (2 if settled.guide else 1)
     if isinstance(sampling, RejectionSampling):
         evaluations *= REJECTION
     guided = bool(settled.heads)
@@ -158,12 +162,14 @@ def _sampling(context: Context, system: System) -> dict:
     """What the images of a system depend on besides what was trained here."""
     s = context.setting
     if system.options:
-        return {"options": [_sampling(context, option) for option in system.options]}
+        return {"options": [_option(context, system, option) for option in system.options]}
     settings = plain(context.sampling(system)) | {"batch_size": s.batch_size}
     if system.sampling:
         settings["sampler"] = type(system.sampling).__name__
     if system.kept:
         settings["kept"] = asdict(system.kept)
+    if system.guide:
+        settings["guide"] = system.guide
     if not system.heads:
         return settings
     if system.every > 1:
@@ -178,6 +184,11 @@ def _sampling(context: Context, system: System) -> dict:
         "average": system.average,
         "released": given[0] if given else None,
     }
+
+
+def _option(context: Context, system: System, option: System) -> dict:
+    model = {} if option.model == system.model else {"model": option.model}
+    return _sampling(context, option) | model
 
 
 def _needs_classifier(context: Context, system: System) -> bool:
@@ -195,10 +206,10 @@ def _inputs(context: Context, system: System) -> list[str]:
 
 
 def _needs(context: Context, system: System) -> list[str]:
-    """The model of a system, and its discriminators."""
+    """The models of a system, and its discriminators."""
     trained = [head.training for head in system.heads if head.training not in context.setting.given]
     heads = [f"train-{name}" for name in trained]
-    return [system.model, *["classifier"] * _needs_classifier(context, system), *heads]
+    return [*models_of(system), *["classifier"] * _needs_classifier(context, system), *heads]
 
 
 def _pool(context: Context, name: str, system: System) -> Stage:

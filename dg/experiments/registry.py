@@ -3,7 +3,7 @@
 # Studies that are run in any of SETTINGS; the code is in `studies`.
 STUDIES = (
     *("recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps"),
-    *("significance", "lora", "ensemble", "methods", "given", "failures", "cost"),
+    *("significance", "lora", "ensemble", "methods", "gains-add-up", "given", "failures", "cost"),
 )
 SETTINGS = (
     "cifar10-uncond",

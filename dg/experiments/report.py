@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dg.evaluation.report import Document, Section, write_markdown, write_report
 from dg.evaluation.significance import paired_t
-from dg.experiments import cost_report, failures_report, methods_report, sections
+from dg.experiments import cost_report, failures_report, gains_report, methods_report, sections
 from dg.experiments.context import Context, Paths
 from dg.experiments.pictures import Source, fair_floor
 from dg.experiments.tables import distance_name, pairs, role
@@ -14,6 +14,7 @@ VERDICTS = {  # by a section of the report
     "methods": methods_report.verdict,
     "failures": failures_report.verdict,
     "gain": cost_report.verdict,
+    "gains": gains_report.verdict,
 }
 
 

@@ -7,7 +7,14 @@ from dg.evaluation.published import first_matching, published_rows
 from dg.evaluation.report import Code, Note, Table
 from dg.evaluation.significance import one_sample_t, smallest_detectable_difference
 from dg.evaluation.tables import how_it_was_run
-from dg.experiments import cost_report, failures_report, methods_report, pictures, tables
+from dg.experiments import (
+    cost_report,
+    failures_report,
+    gains_report,
+    methods_report,
+    pictures,
+    tables,
+)
 from dg.experiments.models import KINDS
 from dg.experiments.pictures import Source
 
@@ -289,6 +296,7 @@ SECTIONS = {
     "methods": ("Results", methods_report.methods),
     "failures": ("Results", failures_report.failures),
     "gain": ("Results", cost_report.gain),
+    "gains": ("Results", gains_report.gains),
     "choices": ("Choice of the settings", methods_report.choices),
     "costs": ("Results", costs),
     "guidance": ("What guidance does", guidance),

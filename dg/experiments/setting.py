@@ -8,6 +8,7 @@ from dg.models.discrete_sampling import DDPMSampling
 from dg.models.vae_sampling import VAESampling
 from dg.pretraining.presets import (
     CLASSIFIER_PRESETS,
+    EDM_CIFAR10,
     SCORE_PRESETS,
     DDPMTraining,
     NoisyClassifierTraining,
@@ -74,6 +75,8 @@ class Setting:
     models: dict[str, Model] = field(
         default_factory=lambda: {"score": Model(training=SCORE_PRESETS["cifar10-small"])}
     )
+    # How its network is trained on for methods that do so: rate and length of Neon's authors.
+    tuning: ScoreTraining = replace(EDM_CIFAR10, lr=1e-4, steps=4000, warmup=0)
     classifier: str | None = None
     noisy_classifier: NoisyClassifierTraining = CLASSIFIER_PRESETS["cifar10"]
     released: str | None = None  # the authors' trained head

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from dg.experiments import ensembles as several
 from dg.experiments import failures as few
+from dg.experiments import gains as together
 from dg.experiments import methods as lines
 from dg.experiments.setting import Setting
 from dg.experiments.study import Head, Study, System, Training
@@ -26,7 +27,7 @@ def study(title: str, question: str, xlabel: str | None = None, **options) -> Ca
             systems = {"unguided": System("unguided")} | systems_in(setting)
             return Study(title, question, systems, xlabel, **options)
 
-        STUDIES[systems_in.__name__] = made
+        STUDIES[systems_in.__name__.replace("_", "-")] = made
         return made
 
     return registered
@@ -37,7 +38,9 @@ def build(name: str, setting: Setting) -> Study:
     made = STUDIES[name](setting)
     needed = {head.training for system in made.systems.values() for head in system.heads}
     known = trainings(setting).items()
-    return replace(made, trainings={key: training for key, training in known if key in needed})
+    made = replace(made, trainings={key: training for key, training in known if key in needed})
+    extra = together.models(setting) if made.used_models - set(setting.models) else {}
+    return replace(made, models=extra)
 
 
 def trainings(setting: Setting) -> dict[str, Training]:
@@ -70,6 +73,7 @@ def trainings(setting: Setting) -> dict[str, Training]:
         "score-narrow": Training("score", score, 16),
     }
     found |= few.trainings(setting, default) | several.trainings(authors)
+    found |= together.trainings(default)
     widths = _from_scratch(setting)
     return found | {name: Training("none", as_long, width) for name, width in widths}
 
@@ -272,6 +276,19 @@ def methods(setting):
     """Unguided, Restart, guidance, rejection, particles and combinations at a few amounts of
     compute."""
     return lines.Methods(setting).systems()
+
+
+@study(
+    "Gains together",
+    "What does guidance add to methods that change the network (Neon, SIMS) or the sampler "
+    "(Restart, rejection)? DDO, which is its own discriminator, stands beside them.",
+    compute=True,
+    aside=together.ASIDE,
+    sections=together.SECTIONS,
+)
+def gains_add_up(setting):
+    """Each method alone and with guidance, its settings chosen on other seeds."""
+    return together.systems(setting)
 
 
 @study(

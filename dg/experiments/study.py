@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from dg.experiments.setting import Model
 from dg.models.discrete_sampling import DDPMSampling
 from dg.recipes import DiscriminatorTraining
 from dg.sampling import HeunSampling
@@ -59,11 +60,13 @@ class System:
     every, between  steps at which the discriminator is evaluated, and what guides between them: as
              of `DiscriminatorGuidance`
     average  of the members, as of `Discriminator`
+    guide    (model, weight w): the model's prediction is left behind, (1 + w) D - w D_guide (SIMS)
     x        position on the axis of a sweep
     against  the system that it is compared with, None for none
     sampling in place of the model's; where it takes a log ratio, that is the heads'
     kept     which of its finished images are measured, None for all
     line     the method that it is one amount of compute of
+    parts    systems whose gains it is to have together
     options  ways to sample of which one is taken in place of this one's
     choice   name of the system whose options are compared, on other seeds and other real images, to
              choose between them; those of all systems that name it stand in the same order
@@ -81,11 +84,13 @@ class System:
     average: str = "logits"
     x: float | None = None
     published: dict | None = None  # filter of a row in stats/published.json
-    model: str = "score"  # a model of the setting
+    model: str = "score"  # a model of the setting or of the study
+    guide: tuple[str, float] | None = None
     against: str | None = "unguided"
     sampling: HeunSampling | DDPMSampling | None = None
     kept: Kept | None = None
     line: str | None = None
+    parts: tuple[str, ...] = ()
     options: tuple["System", ...] = ()
     choice: str | None = None
 
@@ -95,6 +100,7 @@ class Study:
     """What is compared, and how it is shown.
 
     trainings  the discriminators by name
+    models     models beside the setting's, by name
     tests      "significance": test the heads' distances against the unguided ones
     compute    whether multiply-adds are counted
     heldout    whether the discriminators are judged on images that no training has seen
@@ -114,9 +120,18 @@ class Study:
     heldout: bool = False
     tested: bool = False
     trainings: dict[str, Training] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     sections: tuple[str, ...] = SECTIONS
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def used_models(self) -> set[str]:
+        """Those that systems or discriminators name."""
+        found = {training.model for training in self.trainings.values()}
+        for system in self.systems.values():
+            found |= set(models_of(system))
+        return found
 
     @property
     def heads(self) -> list[Head]:
@@ -124,3 +139,10 @@ class Study:
         return list(
             dict.fromkeys(head for system in self.systems.values() for head in system.heads)
         )
+
+
+def models_of(system: System) -> list[str]:
+    """The models of a system, of its guide and of its options, each once."""
+    guide = [system.guide[0]] if system.guide else []
+    options = [name for option in system.options for name in models_of(option)]
+    return list(dict.fromkeys([system.model, *guide, *options]))

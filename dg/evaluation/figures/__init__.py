@@ -15,6 +15,7 @@ from dg.evaluation.figures.distances import (
     distance_sweep,
     metric_bars,
     precision_recall_scatter,
+    with_and_without,
 )
 from dg.evaluation.figures.models import (
     bound_curves,
@@ -58,4 +59,5 @@ __all__ = [
     "ratio_errors",
     "ratio_scatter",
     "training_curves",
+    "with_and_without",
 ]

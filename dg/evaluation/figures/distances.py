@@ -9,6 +9,7 @@ from dg.evaluation.figures.style import (
     GUIDED,
     INK,
     MARKERS,
+    MUTED,
     REAL,
     UNGUIDED,
     WIDTH,
@@ -276,3 +277,31 @@ def distance_against_size(
             xlabel="number of generated images (axis: 1 / n)", ylabel=f"{ylabel} (lower is better)"
         )
         figure.legend(loc="outside lower center", handlelength=1)
+
+
+def with_and_without(path, rows, levels, xlabel, title="Methods alone and with guidance"):
+    """Distances of methods alone and of the same with guidance, one row per method.
+
+    rows    {method: [(distance alone, its sd), (distance with guidance, its sd)]}
+    levels  {name: distance}: vertical lines; "real against real", "unguided", "guidance"
+    """
+    colours = {"real against real": REAL, "unguided": UNGUIDED, "guidance": GUIDED}
+    with drawing(path, WIDTH, 1.9 + 0.5 * len(rows), title) as figure:
+        axes = figure.subplots()
+        for name, value in levels.items():
+            look = dict(color=colours[name], linewidth=1.2, linestyle=(0, (4, 2)))
+            axes.axvline(value, label=name, **look)
+        labels = ("the method alone", "with guidance")
+        for place, points in enumerate(rows.values()):
+            (before, after), sds = zip(*points, strict=True)
+            axes.plot([before, after], [place, place], color=MUTED, linewidth=2, zorder=2)
+            for x, sd, colour, label in zip(
+                (before, after), sds, (INK, GUIDED), labels, strict=True
+            ):
+                look = dict(fmt="o", color=colour, elinewidth=0.8, zorder=3)
+                axes.errorbar(x, place, xerr=sd, label=None if place else label, **look)
+        axes.set_yticks(range(len(rows)), [fill(name, 20) for name in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel(xlabel)
+        axes.set_xlim(left=0)
+        figure.legend(loc="outside lower center", ncols=2, handlelength=1.6, fontsize=9)
