@@ -121,6 +121,7 @@ def test_verdicts_compare_the_worst_row_with_the_target():
     assert gpu.verdict(faster, {})["verdict"] == "not measured: not run here"
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_or_fails_says_so():
     assert gpu.measure("startup --rounds 1", 0.05) == {"error": "took more than 0.05 seconds"}
     assert "no 'float8'; give some of" in gpu.measure("sampling --settings float8")["error"]

@@ -51,6 +51,7 @@ def test_class_folders_in_every_script(at):
     assert manifest["class names"] == [str(i) for i in range(12)]
 
 
+@pytest.mark.slow
 def test_equal_or_swapped_sets_are_told(at):
     command = TRAIN + "--extractor none --data {fake} --sample_dir {fake} --save_dir {out}"
     done = succeed(command, **at)

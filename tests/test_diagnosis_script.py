@@ -64,6 +64,7 @@ def test_calibrated_images_differ_and_say_so(at):
         assert bare.code == 2 and "holds no calibration" in bare.err
 
 
+@pytest.mark.slow
 def test_heads_are_compared_and_guided_images_are_told(at):
     shutil.copytree(at["fake"], at["tmp"] / "guided")
     path = at["tmp"] / "guided" / MANIFEST

@@ -458,6 +458,7 @@ def test_published_spellings_of_options(at, digits, tmp_path):
     assert short.out == plain.out
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_measures(at, digits):
     command = (
         "fid --images {digits} --ref digits:heldout --train digits:train --batch 16 --json " + IN
@@ -515,6 +516,7 @@ def test_inception_with_random_weights_on_200_images(random_inception, tmp_path)
     assert all(np.isfinite(entry["value"]) for entry in found.values())
 
 
+@pytest.mark.slow
 def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     places = {"tmp": tmp_path, "weights": random_inception, **at}
     done = run("fid --images {fake} --ref digits:heldout --weights {weights}", **places)

@@ -13,6 +13,7 @@ from tests.edm.nvidia_writer import write_network
 from tests.edm.test_networks import build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case, run",
     [

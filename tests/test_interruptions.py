@@ -147,6 +147,7 @@ def small_disk(at):
     subprocess.run(["umount", at["out"]], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_room_finishes_the_run(small_disk):
     at, command = small_disk, GENERATE + "--num_samples 48 --batch 4 --grid 0"
     done = run_apart(command, **at)
@@ -369,6 +370,7 @@ def wait_for_the_first_state(folder, processes):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -390,6 +392,7 @@ def test_a_signal_saves_a_training_and_ends_in_good_order(command, number, code,
     assert weights(at["out"]) == weights(at["tmp"] / "undisturbed") != {}
 
 
+@pytest.mark.slow
 def test_a_signal_ends_an_experiment_in_good_order(at):
     command = "reproduce digits --profile smoke --runs {out} --results {tmp}/results"
     done = run_apart(command, ["-c", ASKED, str(int(signal.SIGINT))], **at)
@@ -397,12 +400,14 @@ def test_a_signal_ends_an_experiment_in_good_order(at):
     assert done.lines[-1].startswith("reproduce.py: stopped in good order; the same command again")
 
 
+@pytest.mark.slow
 def test_what_begins_anew_does_not_say_that_it_goes_on(at):
     command = "pretrain features --data digits:train --outdir {out}"
     done = run_apart(command, ["-c", ASKED, str(int(signal.SIGINT))], **at)
     assert done.code == 130 and done.lines == ["pretrain.py: interrupted; give the command again"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(at):
     command = HEAD.replace("--epoch 12", "--epoch 2")
     succeed(command, **at)

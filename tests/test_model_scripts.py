@@ -43,6 +43,7 @@ def at(models, tmp_path):
     return {**models, "out": tmp_path / "out", "tmp": tmp_path}
 
 
+@pytest.mark.slow
 def test_what_training_leaves_behind(models):
     for name, kind in (("ddpm", "DDPM"), ("cond_ddpm", "DDPM"), ("vae", "VAE")):
         assert sorted(contents(models["models"] / name)) == [

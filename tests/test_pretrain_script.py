@@ -52,6 +52,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)]
 )
@@ -78,6 +79,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(whole, tmp_path, number, c
     ]
 
 
+@pytest.mark.slow
 def test_a_stopped_classifier_goes_on_to_the_same_bytes(tmp_path):
     succeed(CLASSIFIER + "--steps 9", out=tmp_path / "whole")
     done = run_apart(
@@ -97,6 +99,7 @@ def together(command, **places):
     return [process.returncode for process in processes], errors
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_with_what_one_began(tmp_path):
     """And end where one ends, to rounding; with micro-batches that both have, dropout's masks agree
     too."""
@@ -177,6 +180,7 @@ def test_preconditionings(tmp_path, precond, kind):
     )
 
 
+@pytest.mark.slow
 def test_a_classifier_serves_train_and_generate(tmp_path):
     places = {"out": tmp_path, "net": tmp_path / "net"}
     done = succeed(CLASSIFIER + "--steps 2 --flip --test digits:heldout", **places)
@@ -275,6 +279,7 @@ def test_presets_are_those_of_the_library():
     assert set(pretrain.EDM_PRESETS.values()) <= set(SCORE_PRESETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 @pytest.mark.parametrize(
     ("command", "options"),

@@ -116,6 +116,7 @@ def images_in_place(here):
     return here
 
 
+@pytest.mark.slow
 def test_the_authors_training_finds_their_places(images_in_place):
     done = succeed(TRAIN)
     assert done.lines[0] == (

@@ -61,6 +61,7 @@ def wait_for(found, process, seconds=120):
 # ---- one writer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "shown"),
     [
@@ -83,6 +84,7 @@ def test_a_second_run_in_the_folder_of_one_at_work_is_refused(first, second, sho
     assert len(hashes) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("commands", "told"),
     [
@@ -271,6 +273,7 @@ def test_a_folder_may_be_called_as_a_data_set(at, monkeypatch):
         succeed("pretrain score --data digits --batch_size 8 --steps 1 --outdir digits", **at)
 
 
+@pytest.mark.slow
 def test_results_are_written_before_they_are_told(at):
     command = "fid --images {fake} --ref digits:heldout --features pixels --outdir {out}"
     script, *arguments = words(command, at)
@@ -320,6 +323,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "number", "code"), [(0, "TERM", 143), (1, "INT", 130)])
 def test_a_process_that_waits_for_one_that_never_came_says_so_and_hears_signals(
     rank, number, code, at
@@ -334,6 +338,7 @@ def test_a_process_that_waits_for_one_that_never_came_says_so_and_hears_signals(
     assert process.returncode == code and "the same command again goes on" in error
 
 
+@pytest.mark.slow
 def test_a_training_that_waits_for_a_stopped_process_names_it_and_ends_when_asked(at):
     command = SCORE + "--steps 100000 --save_seconds 0"
     processes = start_together(command, at, ["-c", IMPATIENT])

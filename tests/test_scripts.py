@@ -135,6 +135,7 @@ def test_images_depend_on_their_seeds_alone(at, options):
     assert len(np.unique(sets[0], axis=0)) == 7
 
 
+@pytest.mark.slow
 def test_sampler_options_change_the_images_and_defaults_do_not(at):
     def images(options):
         out = at["tmp"] / f"{zlib.crc32(options.encode())}"
@@ -287,6 +288,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(at):
     """As torchrun starts them."""
     processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at, ["-c", TOLD])
@@ -307,6 +309,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(at):
     assert contents(at["out"]) == contents(at["fake"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_finishes_the_batch_and_ends_in_good_order(at, number, code):
     command = GENERATE + "--seeds 0-11 --batch 2"
@@ -557,6 +560,7 @@ def test_a_second_round_adds_its_log_ratio(at):
     assert np.abs(added - one).max() > 1
 
 
+@pytest.mark.slow
 def test_heads_on_different_extractors_guide_together(at):
     """Their sum with weights w and 1 - w, at w near 1 and 0, guides like one of them alone."""
     other = "--network {net} --extractor none --width 64 --save_dir {tmp}/other"

@@ -14,6 +14,7 @@ SETTINGS = (
     "mnist",
     "mnist-14",
     "mnist-28",
+    "cifar10-16",
 )
 QUICKSTART = "quickstart"
 # Studies with a setting of their own, in `comparisons`.

@@ -151,6 +151,7 @@ def guide(made, tmp_path_factory):
     return folder / "network.safetensors"
 
 
+@pytest.mark.slow
 def test_through_the_script_alone_with_a_discriminator_and_resumed(at, guide):
     places = {**at, "guide": guide}
     auto = AUTO + "--guide_network {guide} --guide_scale 3 --precise "

@@ -71,6 +71,7 @@ def test_exact_ratio_in_the_ablation_sampler():
         assert (guided - edm.ablation_sampler(DATA, latents(), **kwargs)).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 def test_doubled_first_order_converges_to_both_orders_at_first_order():
     def gap(num_steps):
         runs = [
@@ -294,7 +295,9 @@ def test_log_ratio_and_gradient(case):
             ).all()
 
 
-@pytest.mark.parametrize("case", ["e_dg_sampler_uncond", "e_dg_sampler_cond"])
+@pytest.mark.parametrize(
+    "case", [pytest.param("e_dg_sampler_uncond", marks=pytest.mark.slow), "e_dg_sampler_cond"]
+)
 def test_guided_images_seed_for_seed(case):
     arrays, config = golden_fill.load(case)
     net, discriminator = build(config["net"], gain=0.6), stack(config["stack"])

@@ -200,6 +200,7 @@ def quick():
     return replace(PROFILES["full"], steps=500, num_test=500, training=training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss, ratio, gradient",
     [("bce", 0.45, 0.60), ("matching", 0.30, 0.38), ("sobolev", 0.50, 0.60)],

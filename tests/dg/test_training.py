@@ -227,6 +227,7 @@ train(sys.argv[1], progress=progress, save_seconds=0)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
@@ -632,6 +633,7 @@ def on_classifier(path, conditional=False):
     return build_discriminator("classifier", CLASSES[0], None, path, conditional, 64)
 
 
+@pytest.mark.slow
 def test_lora_is_trained_saved_beside_the_head_and_gone_on_with(tmp_path, classifier_path):
     discriminator = on_classifier(classifier_path)
     train(tmp_path / "whole", LORA, discriminator, *CLASSES)
@@ -669,6 +671,7 @@ def score_network(salt="", label_dim=0):
     return golden_fill.fill(net, salt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rank", "loss"),
     [("finetuned", 0, "bce"), ("finetuned", 0, "matching"), ("score", 2, "matching")],
@@ -841,6 +844,7 @@ def command(line):
     return str(result.exception) if isinstance(result.exception, ValueError) else result.stderr
 
 
+@pytest.mark.slow
 def test_commands_of_the_authors_and_of_reproduction_a_run_as_they_stand(published):
     said = command(
         "--savedir=disc --gendir=/samples/cifar_cond_vanilla --datadir=/data/true_data_label.npz "

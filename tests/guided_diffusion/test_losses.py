@@ -71,6 +71,7 @@ def test_the_true_reverse_process_has_the_likelihood_of_the_data(num_steps):
     assert abs(bound(diffusion, network).total.item() - entropy().item()) < 0.02
 
 
+@pytest.mark.slow
 def test_the_bound_closes_with_the_number_of_steps():
     """With the forward step's variance, the upper end of the learned range; "fixed_*" keep a gap at
     the first steps."""

@@ -299,7 +299,9 @@ def overlapping(figure):
     ]
 
 
-@pytest.mark.parametrize("name", ["sweep", "cost", "gain", "histograms", "training", "bars"])
+@pytest.mark.parametrize(
+    "name", ["sweep", "cost", "gain", "both", "histograms", "training", "bars"]
+)
 def test_no_text_covers_another(tmp_path, drawn, name):
     path = tmp_path / "f.png"
     if name == "sweep":  # the chosen setting is the last one, beside the name of the line
@@ -315,6 +317,14 @@ def test_no_text_covers_another(tmp_path, drawn, name):
         ways = {f"{part}, every second step": [(3.1, 1.0, 0.3), (1.1, -0.2, 0.1)] for part in "abc"}
         figures.gain_against_cost(path, ways, (1.15, 0.95))
         assert drawn[-1].axes[0].get_legend_handles_labels()[1] == ["target", *ways]
+    elif name == "both":
+        rows = {"Neon and guidance": [(3.4, 0.4), (3.1, 0.3)]}
+        rows["Neon and guidance, new discriminator"] = [(3.4, 0.4), (3.6, 0.3)]
+        levels = {"unguided": 3.9, "guidance": 3.4, "real against real": 1.2}
+        figures.with_and_without(path, rows, levels, "FD")
+        shown = drawn[-1].axes[0]
+        assert [line.get_xdata()[0] for line in shown.lines[:3]] == [3.9, 3.4, 1.2]
+        assert shown.get_legend_handles_labels()[1][3:] == ["the method alone", "with guidance"]
     else:
         curve_figures(tmp_path)[name][1]()
     assert not overlapping(drawn[-1])

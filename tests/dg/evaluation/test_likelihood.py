@@ -105,6 +105,7 @@ def test_bits_per_dim_of_bytes():
     assert math.isnan(bits_per_dim(net, images[:1], num_steps=2).standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "guided, settings",
     [

@@ -48,6 +48,7 @@ def test_tests_equal_scipy(n, m):
     assert (one_sample_t(a, 1.85).n, paired_t(a, b).n, welch_t(a, c).n) == (n, n, (n, m))
 
 
+@pytest.mark.slow
 def test_hedges_g_is_unbiased():
     """The correction takes off what Cohen's d is too large by: 1 / 0.8 on average of 3 + 3
     values."""

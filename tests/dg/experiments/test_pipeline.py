@@ -261,6 +261,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_second_process_ends_with_a_first_that_is_killed(tmp_path):
     script, beats = tmp_path / "helped.py", tmp_path / "beat"
     script.write_text(HELPED)

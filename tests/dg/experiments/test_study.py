@@ -89,6 +89,7 @@ def test_the_smoke_profile_of_every_study_reports(shared, study, setting):
     assert "report:" in done.out and len(done.out.splitlines()) == len(outcome["systems"]) + 3
 
 
+@pytest.mark.slow
 def test_a_study_is_done_once(tmp_path):
     first = succeed(SMOKE, **places(tmp_path, "weights", "mnist-14"))
     folder = tmp_path / "results" / "weights-mnist-14-smoke"
@@ -111,6 +112,7 @@ def test_a_dry_run_names_the_stages_and_runs_nothing(tmp_path):
     assert 15 < hours < 60, "four systems of 150,000 images, and 50,000 to learn from"
 
 
+@pytest.mark.slow
 def test_sizes_are_options(tmp_path):
     command = SMOKE + " --samples 30 --seeds-per-set 10"
     succeed(command, **places(tmp_path, "window", "mnist-14"))

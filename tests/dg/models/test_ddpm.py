@@ -356,6 +356,7 @@ def test_impossible_settings(wrong):
 # Training.
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_like_one_that_never_stopped(tmp_path):
     settings = replace(QUICK, steps=60, flip=True)
     whole, whole_log = trained(
@@ -474,6 +475,7 @@ def test_the_loss_is_that_of_the_process(monkeypatch):
     assert set(log[-1]) == {"step", "loss", "mse"} and log[-1]["loss"] > log[-1]["mse"]
 
 
+@pytest.mark.slow
 def test_the_noise_of_digits_is_learned():
     network, settings = DDPM_PRESETS["digits-ddpm"]
     _, log = train_ddpm(

@@ -279,6 +279,7 @@ def test_very_short_runs(steps):
     assert log[0]["step"] == steps and log[0]["test_loss"] == model.latent_dim == 3
 
 
+@pytest.mark.slow
 def test_training_lowers_the_bound_on_digits():
     network, settings = VAE_PRESETS["digits-vae"]
     _, log = trained(

@@ -60,6 +60,7 @@ def stopping_after(steps):
     return progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [{}, {"dropout": 0.3, "augment_dim": 9}])
 def test_an_interrupted_run_ends_like_one_that_never_stopped(tmp_path, network):
     settings = replace(QUICK, steps=60, augment=0.5 if network else 0.0)
@@ -97,6 +98,7 @@ def test_an_interrupted_run_ends_like_one_that_never_stopped(tmp_path, network):
     assert logs[0] == logs[1] and [json.loads(line) for line in logs[0].splitlines()] == log
 
 
+@pytest.mark.slow
 def test_more_steps_continue_an_ended_run_and_fewer_do_not_rewind_it(tmp_path):
     whole, log = trained(replace(QUICK, steps=100))
     first, _ = trained(replace(QUICK, steps=50), tmp_path / "state.pt")
@@ -324,6 +326,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_is_not_saved(tmp_path):
 # ---- what is learned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [{}, {"precond": "vp"}, {"precond": "ve"}])
 def test_the_denoiser_of_a_gaussian_is_learned(network):
     """Pixels N(0.2, 0.2^2), independent: the posterior mean is (sd^2 x + sigma^2 m) / (sd^2 +
@@ -373,6 +376,7 @@ def close(a, b, tolerance):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [{}, {"model_type": "DhariwalUNet", "model_channels": 64, "attn_resolutions": [4]}]
 )
@@ -479,6 +483,7 @@ def test_data_of_another_shape_are_refused():
         train_score_network(discrete, image_set(), QUICK)
 
 
+@pytest.mark.slow
 def test_what_is_observed_joins_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr("dg.pretraining.engine.OBSERVE_STEPS", 100)
     seen = []

@@ -105,23 +105,27 @@ def leave_the_first_alone(ranks):
     ranks.barrier()
 
 
+@pytest.mark.slow
 def test_a_slow_process_does_not_hold_the_others():
     found = together(take_slowly)
     assert sorted(found[0] + found[1]) == list(enumerate("abcdef")) and len(found[1]) <= 1
 
 
+@pytest.mark.slow
 def test_closing_ends_the_list_for_all_and_the_first_tells():
     found = together(take_until_closed)
     assert found[1][0] == 5 and found[0][0] < 900
     assert found[0][1:] == found[1][1:] == ("from the first", False, True, False)
 
 
+@pytest.mark.slow
 def test_all_processes_learn_of_a_difference_and_of_what_the_first_meets():
     told = "process 1 of this run has other steps and lr than process 0; give all processes the "
     expected = [0, None, told + "same command", "no such file"]
     assert together(disagree) == {0: expected, 1: expected}
 
 
+@pytest.mark.slow
 def test_a_process_that_has_gone_is_one_line():
     (message,) = together(leave_the_first_alone).values()
     assert message == "another process of this run has ended; the same command again goes on"
