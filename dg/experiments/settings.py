@@ -99,7 +99,7 @@ def _small(size: int, channels: int, attention: int, training: ScoreTraining, im
     )
 
 
-def shipped(name: str, title: str, data: str | None) -> Setting:
+def shipped(name: str, title: str, data: str) -> Setting:
     """The networks in pretrained/ under one name, and embedded images."""
     return Setting(
         title=title,
@@ -124,7 +124,7 @@ def shipped(name: str, title: str, data: str | None) -> Setting:
     )
 
 
-def _studied(name: str, size: int, data: str | None) -> Setting:
+def _studied(name: str, size: int, data: str) -> Setting:
     """The studies on them, of a size for two CPU cores."""
     return replace(
         shipped(name, f"MNIST at {size} × {size} pixels, the network that ships", data),
@@ -145,7 +145,7 @@ def _studied(name: str, size: int, data: str | None) -> Setting:
     )
 
 
-PHOTOGRAPHS = _studied("cifar10-16", 16, None)
+PHOTOGRAPHS = _studied("cifar10-16", 16, "cifar10")
 SMALL_CLASSIFIER = NoisyClassifierTraining(steps=400, batch_size=64, channel_mult=(1, 2))
 SETTINGS = {
     "cifar10-uncond": _cifar10(conditional=False),
@@ -197,12 +197,13 @@ SETTINGS = {
     "mnist-28": _studied("mnist-28", 28, "mnist-small"),
     "cifar10-16": replace(
         PHOTOGRAPHS,
-        title="CIFAR-10 (JPEG) at 16 × 16 pixels, the network that ships",
+        title="CIFAR-10 at 16 × 16 pixels, the network that ships",
         order="own",
         pool=2,
+        other_reference=None,
         deviations=(
-            "The images are JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels; no number "
-            "here compares with a published one.",
+            "The networks learned from JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels; "
+            "no number here compares with a published one.",
             *PHOTOGRAPHS.deviations,
         ),
     ),

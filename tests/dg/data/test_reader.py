@@ -1,6 +1,8 @@
 """One reader: what a source holds, and the same items, labels and seeds whether they are streamed,
 loaded or cropped."""
 
+import gc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -129,3 +131,17 @@ def test_a_folder_of_statistics_is_no_reference(tmp_path):
     assert kinds_of(tmp_path) == {"images"}
     with pytest.raises(ValueError, match=r"x\.npz holds reference statistics"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_as_it_was(tmp_path, enabled):
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        open_images("digits")
+        assert gc.isenabled() == enabled
+        with pytest.raises(ValueError, match="does not exist"):
+            open_images(tmp_path / "missing")
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
