@@ -201,6 +201,7 @@ SETTINGS = {
         order="own",
         pool=2,
         other_reference=None,
+        discriminator_cost=(0.75, 1.5),
         deviations=(
             "The networks learned from JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels; "
             "no number here compares with a published one.",
