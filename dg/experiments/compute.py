@@ -103,15 +103,12 @@ def count_trainings(context: Context, path: Path, paths: Paths) -> None:
 
 
 def _tuning(context: Context, paths: Paths, model: Tuned) -> dict:
-    """The same of a network that was trained on. A backward pass counts as two forward ones; with
-    DDO the frozen copy has a forward pass too, and every step has two kinds of images."""
-    setting, net = context.setting, context.model(paths)
-    cost = measured_cost(net, setting.models["score"].sampling, device=context.device)
+    """The same of a network that was trained on."""
+    net, sampling = context.model(paths), context.setting.models["score"].sampling
+    cost = measured_cost(net, sampling, device=context.device)
     each = cost["of these"][NETWORK] / cost["evaluations per image"][NETWORK]
-    seen = model.settings.steps * model.settings.batch_size * (2 if model.ddo else 1)
-    training = seen * each * (4 if model.ddo else 3)
     generated = len(open_images(paths[OWN]).seeds) * cost["multiply-adds per image"]
-    return _counted(seen, training, generated)
+    return _counted(model.images_seen, model.evaluations * each, generated)
 
 
 def _counted(seen: int, training: float, generated: float) -> dict:

@@ -74,10 +74,8 @@ def model_cost(setting, name: str = "score") -> Cost:
     return Cost(0, evaluations, _hours(setting, name, evaluations))
 
 
-def tuning_cost(setting, settings, ddo: bool) -> Cost:
-    """Of training the score network on: with DDO a step has two kinds of images, which the frozen
-    copy sees too."""
-    evaluations = settings.steps * settings.batch_size * (8 if ddo else 3)
+def tuning_cost(setting, evaluations: int) -> Cost:
+    """Of training the score network on."""
     return Cost(0, evaluations, _hours(setting, "score", evaluations))
 
 

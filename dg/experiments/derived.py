@@ -8,7 +8,8 @@ from pathlib import Path
 import edm
 from dg.data.datasets import load_images
 from dg.experiments.context import Context, Paths
-from dg.experiments.costs import Cost, generation_cost, tuning_cost
+from dg.experiments.costs import Cost, tuning_cost
+from dg.experiments.making import images_stage
 from dg.experiments.pipeline import Stage
 from dg.experiments.setting import Model, Setting
 from dg.models.merging import merge
@@ -37,6 +38,17 @@ class Tuned(Model):
     @property
     def needs(self) -> list[str]:
         return ["score", OWN]
+
+    @property
+    def images_seen(self) -> int:
+        """In all steps; with DDO a step has two kinds of images."""
+        return self.settings.steps * self.settings.batch_size * (2 if self.ddo else 1)
+
+    @property
+    def evaluations(self) -> int:
+        """Forward passes of the training. A backward pass counts as two; with DDO the frozen copy
+        has one too."""
+        return self.images_seen * (4 if self.ddo else 3)
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def stages(context: Context, name: str, data: dict) -> list[Stage]:
     if isinstance(model, Tuned):
         settings = data | {"training": plain(model.settings), "ddo": model.ddo}
         settings |= {"num_data": num_real(setting)} if model.ddo else {}
-        make, cost = make_tuned, tuning_cost(setting, model.settings, model.ddo is not None)
+        make, cost = make_tuned, tuning_cost(setting, model.evaluations)
     elif isinstance(model, Merged):
         settings, make, cost = {"weight": model.weight}, make_merged, Cost()
     else:
@@ -93,19 +105,9 @@ def num_real(setting: Setting) -> int:
 
 def _own_images(context: Context) -> Stage:
     setting = context.setting
-    seed = setting.fake_seed + OWN_SEED
     number = min(NUM_OWN, 2 * setting.num_data)
-    settings = plain(setting.models["score"].sampling) | {"batch_size": setting.batch_size}
-    settings |= {"num_images": number, "seed": seed}
-    make = partial(make_own_images, context, seeds=range(seed, seed + number))
-    told = "images of the network's own"
-    return Stage(OWN, settings, ["score"], make, generation_cost(setting, number), told)
-
-
-def make_own_images(context: Context, path: Path, paths: Paths, seeds: range) -> None:
-    """Images of the setting's network, to train it on with."""
-    net, sampling = context.model(paths), context.setting.models["score"].sampling
-    context.sample(path, net, sampling, seeds)
+    title = "images of the network's own"
+    return images_stage(context, OWN, "score", setting.fake_seed + OWN_SEED, number, title)
 
 
 def make_tuned(context: Context, path: Path, paths: Paths, name: str) -> None:

@@ -7,14 +7,10 @@ import numpy as np
 from dg.evaluation import figures
 from dg.evaluation.report import Table
 from dg.evaluation.tables import paired_test
+from dg.experiments import cost_report
 from dg.experiments.methods_report import BASE, compute, multiply_adds, rounded, title
 from dg.experiments.pictures import Source, fair_floor
 from dg.experiments.tables import FLOOR, TITLES, cell, distance_name
-
-
-def gain(outcome: dict, name: str) -> np.ndarray:
-    """By how much a system lowers the distance of unguided sampling, set by set."""
-    return np.subtract(*(outcome["metrics"][which]["fd"]["values"] for which in (BASE, name)))
 
 
 def together(outcome: dict) -> list[str]:
@@ -102,8 +98,8 @@ def _sums(outcome: dict) -> list:
     """The gains of two methods, their sum, and the gain of both together."""
     rows, systems = [], outcome["systems"]
     for name in together(outcome):
-        alone = [gain(outcome, part) for part in systems[name]["parts"]]
-        both, other = gain(outcome, name), systems[name]["parts"][1]
+        alone = [cost_report.gains(outcome, part) for part in systems[name]["parts"]]
+        both, other = cost_report.gains(outcome, name), systems[name]["parts"][1]
         cells = [f"{found.mean():.2f}" for found in (*alone, sum(alone), both)]
         pairs = [outcome["metrics"][which]["fd"]["values"] for which in (name, other)]
         test = paired_test(*pairs)
@@ -135,5 +131,5 @@ def _picture(source: Source) -> list:
 
 
 def _sd(outcome: dict, name: str) -> float:
-    found = gain(outcome, name)
+    found = cost_report.gains(outcome, name)
     return float(np.std(found, ddof=1)) if len(found) > 1 else 0.0

@@ -1,6 +1,7 @@
 """Stages that make something, by the library calls of the scripts: models, heads, samples."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -9,15 +10,17 @@ from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import load_features, save_features
 from dg.experiments import bound_curves
 from dg.experiments.context import Context, Paths
+from dg.experiments.costs import generation_cost
 from dg.experiments.drawing import draw_pools, draw_sets
 from dg.experiments.measuring import Meter
 from dg.experiments.models import KINDS
+from dg.experiments.pipeline import Stage
 from dg.experiments.setting import Setting
 from dg.experiments.study import System, Training
 from dg.precision import computable
 from dg.pretraining.held_out_loss import watched
 from dg.pretraining.noisy_classifier import train_noisy_classifier
-from dg.runtime.files import atomic_write, write_json
+from dg.runtime.files import atomic_write, plain, write_json
 from dg.runtime.processes import cpu_threads
 from dg.training import train_discriminator
 
@@ -82,11 +85,21 @@ def fake_set(setting: Setting, training: Training) -> tuple[str, int]:
     return (f"{name}-{number}" if number > setting.num_data else name), number
 
 
-def make_fake(context: Context, path, paths: Paths, model: str, number: int) -> None:
-    """The generated images that discriminators learn from."""
-    s, net = context.setting, context.model(paths, model)
-    seeds = range(s.fake_seed, s.fake_seed + number)
-    context.sample(path, net, s.models[model].sampling, seeds)
+def images_stage(
+    context: Context, name: str, model: str, first: int, number: int, title: str = ""
+) -> Stage:
+    """The stage of images that something learns from: `number` of a model, from seed `first` on."""
+    s, seeds = context.setting, range(first, first + number)
+    settings = plain(s.models[model].sampling) | {"batch_size": s.batch_size}
+    settings |= {"num_images": number, "seed": first}
+    make = partial(make_images, context, model=model, seeds=seeds)
+    return Stage(name, settings, [model], make, generation_cost(s, number, model=model), title)
+
+
+def make_images(context: Context, path, paths: Paths, model: str, seeds: range) -> None:
+    """Images of a model, that something learns from."""
+    net = context.model(paths, model)
+    context.sample(path, net, context.setting.models[model].sampling, seeds)
 
 
 def width_of(context: Context, training: Training) -> int | None:

@@ -93,11 +93,7 @@ def _trainings(context: Context, data: dict) -> list[Stage]:
     s, trainings, stages = context.setting, context.study.trainings, []
     fakes = {making.fake_set(s, training): training.model for training in trainings.values()}
     for (name, number), model in fakes.items():
-        sampling = plain(s.models[model].sampling) | {"batch_size": s.batch_size}
-        settings = sampling | {"num_images": number, "seed": s.fake_seed}
-        make = partial(making.make_fake, context, model=model, number=number)
-        cost = generation_cost(s, number, model=model)
-        stages.append(Stage(name, settings, [model], make, cost))
+        stages.append(making.images_stage(context, name, model, s.fake_seed, number))
     for name, training in trainings.items():
         needs = [making.fake_set(s, training)[0]]
         needs += ["classifier"] * (training.extractor == "classifier")
