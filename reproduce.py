@@ -2,13 +2,13 @@
 """Run a named experiment from end to end: results table, pictures, report.
 
 NAME is quickstart (the default), digits, a comparison, two-gaussians, imagenet-dit,
-imagenet-adm, imagenet-adm-weights, a study or a setting. A comparison (mnist,
+imagenet-adm, imagenet-adm-weights, a study or a setting. A comparison (mnist, models-mnist-14,
 models-cifar10-jpeg-16, models-cifar10, models-imagenet64; with classes: the same with -cond at
-the end) is EDM against DDPM and VAE, trained from scratch. A study (recipes, extractors, epochs,
-selection, weights, window, churn, steps, significance, lora, ensemble, methods, given, failures,
-cost) runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16,
-mnist, mnist-14, mnist-28). The name of a setting alone runs the study recipes in it, except for
-mnist. Studies of one setting share their networks and samples.
+the end) is EDM against DDPM and VAE. A study (recipes, extractors, epochs, selection, weights,
+window, churn, steps, significance, lora, ensemble, methods, gains-add-up, given, failures, cost)
+runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16, mnist,
+mnist-14, mnist-28, cifar10-16). The name of a setting alone runs the study recipes in it, except
+for mnist. Studies of one setting share their networks and samples.
 
 The same command again continues after an interruption; finished stages are not repeated.
 
@@ -24,7 +24,9 @@ Examples:
   python reproduce.py cifar10-uncond --dry-run
   # a study on a CPU
   python reproduce.py ensemble --setting mnist-14 --data mnist.npz
-  # EDM against DDPM and VAE; mnist-cond: with classes
+  # EDM against DDPM and VAE, trained with equal compute: hours
+  python reproduce.py models-mnist-14 --data mnist.npz
+  # the same with all three trained in 90 minutes; mnist-cond: with classes
   python reproduce.py mnist --data mnist.npz
   # FFHQ: a folder with train and test
   python reproduce.py ffhq-64 --data FFHQ-64

@@ -195,6 +195,7 @@ def measure_likelihood(context: Context, path, paths: Paths, system: System) -> 
     boosting.
     """
     s, kind = context.setting, context.setting.models[system.model].kind
+    system = context.settled(paths, system)
     test, weights = context.test_images(), None
     net, images = context.model(paths, system.model), test.take(min(s.nll_images, len(test)))
     if system.heads and kind == "edm":

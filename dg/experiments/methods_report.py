@@ -252,8 +252,10 @@ def _details(outcome: dict) -> list:
 def choices(source: Source) -> list:
     """What was chosen for every method, and among what."""
     outcome, rows = source.outcome, []
+    if not outcome["choices"]:
+        return []
     for name, choice in outcome["choices"].items():
-        line = outcome["systems"][name]["line"]
+        line = outcome["systems"][name]["line"] or outcome["systems"][name]["title"]
         for place, (option, fd) in enumerate(choice["fd"]):
             chosen = "chosen" if place == choice["index"] else ""
             rows.append([line, option, f"{fd:.3f}", chosen])

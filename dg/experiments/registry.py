@@ -19,7 +19,7 @@ SETTINGS = (
 QUICKSTART = "quickstart"
 # Studies with a setting of their own, in `comparisons`.
 COMPARISONS = (
-    *(QUICKSTART, "digits", "mnist", "mnist-cond"),
+    *(QUICKSTART, "digits", "mnist", "mnist-cond", "models-mnist-14", "models-mnist-14-cond"),
     *("models-cifar10-jpeg-16", "models-cifar10-jpeg-16-cond"),
     *("models-cifar10", "models-cifar10-cond", "models-imagenet64", "models-imagenet64-cond"),
 )

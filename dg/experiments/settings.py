@@ -132,7 +132,7 @@ def _studied(name: str, size: int, data: str) -> Setting:
         eval_images=300,
         weights=(4.0, 0.0),  # with this window the choice of the study `given`, on other seeds
         window=(0.01, 0.5),
-        candidates=(1.0, 2.0, 4.0),
+        candidates=(1.0, 2.0, 4.0, 6.0, 8.0),
         pixel_widths=(32, 64),
         lora_ranks=(4, 32),
         num_members=3,

@@ -1,5 +1,5 @@
-"""EDM, DDPM and VAE from scratch, and what a U-Net discriminator trained from scratch adds to the
-two diffusion models: on MNIST, CIFAR-10 and ImageNet, each also with classes (NAME-cond).
+"""EDM, DDPM and VAE, and what a discriminator adds to the two diffusion models: on MNIST, CIFAR-10
+and ImageNet, each also with classes (NAME-cond).
 """
 
 from dataclasses import replace
@@ -15,9 +15,11 @@ from dg.recipes import PRESETS
 from dg.sampling import Sampling
 
 
-def _models(edm, ddpm, vae, edm_steps: int, ddpm_steps: int) -> dict[str, Model]:
+def _models(
+    edm, ddpm, vae, edm_steps: int, ddpm_steps: int, edm_published: str | None = None
+) -> dict[str, Model]:
     return {
-        "edm": Model("edm", edm, Sampling(edm_steps), "EDM"),
+        "edm": Model("edm", edm, Sampling(edm_steps), "EDM", edm_published),
         "ddpm": Model("ddpm", ddpm, DDPMSampling("ddim", num_steps=ddpm_steps), "DDPM"),
         "vae": Model("vae", vae, VAESampling(), "VAE"),
     }
@@ -87,6 +89,44 @@ MNIST_CPU = replace(
     bound_images=256,
     batch_size=100,
     budget="five hours on two CPU cores",
+)
+# The EDM network that ships, and the others trained with as many multiply-adds: the passes of 2.56
+# million images by 14.7 million each, which are 24.1 million of the DDPM and 16.8 of the VAE.
+MNIST_14 = replace(
+    MNIST_CPU,
+    title="MNIST at 14 × 14 pixels, three models of equal training compute",
+    order="own",
+    pool=2,
+    models=_models(
+        SCORE_PRESETS["mnist-14"],
+        _preset(
+            DDPM_PRESETS["mnist-ddpm-small"],
+            dict(channel_mult=[1, 1], num_head_channels=32),
+            **dict(steps=24_400, batch_size=64, ema_halflife=100_000),
+        ),
+        _preset(MNIST_VAE, dict(channel_mult=[1, 2]), steps=35_000, batch_size=64),
+        edm_steps=18,
+        ddpm_steps=50,
+        edm_published="mnist-14",
+    ),
+    classifier="mnist-14-noisy-classifier",
+    features="mnist-14-features",
+    streamed=True,
+    other_reference="mnist-14-ref-random-vgg",
+    metrics=(*CORE, "fd_random_vgg"),
+    decimals=dict(fd=2, kid=2, precision=3, recall=3, fd_random_vgg=4),
+    recipes=dict.fromkeys(("edm", "ddpm"), PRESETS["mnist-14"]),
+    window=(0.01, 0.5),
+    candidates=(1.0, 2.0, 4.0, 6.0),
+    num_data=5000,
+    num_real=10_000,
+    num_snapshots=8,
+    nll_images=128,
+    budget="five hours on two CPU cores",
+    deviations=(
+        "MNIST averaged over squares of 2 × 2 pixels. The discriminators are heads on the "
+        "noise-aware classifier that ships, and their weights are chosen on other seeds.",
+    ),
 )
 # Smaller images, and three times as many of them.
 LONG = dict(steps=4500, batch_size=64, flip=True)
@@ -175,38 +215,56 @@ SMOKE = replace(
     **tiny(40),
 )
 SECTIONS = (
-    *("results", "costs", "guidance", "discriminators", "pairs", "strips", "likelihood"),
-    *("bounds", "models", "images", "deviations", "run"),
+    *("results", "costs", "guidance", "choices", "discriminators", "pairs", "strips"),
+    *("likelihood", "bounds", "models", "images", "deviations", "run"),
 )
 
 
 def three_models(setting: Setting) -> Study:
     """EDM against DDPM and VAE, and what guidance does to the two that it can guide."""
-    systems, weights = {}, {"edm": (2.0, 0.0), "ddpm": (1.0, 0.0)}
+    systems = {}
     for model, entry in setting.models.items():
         systems[model] = System(entry.title, model=model, against=None)
-        if model in weights:
-            guided = System(f"{entry.title}, guided", (Head(model),), weights[model])
-            systems[f"{model}_guided"] = replace(guided, model=model, against=model)
+        if model in setting.recipes:
+            systems[f"{model}_guided"] = _guided(setting, model)
     for method, told in (("ancestral", "ancestral"), ("ddim", "DDIM")):
         line = f"DDPM, {told}"
         for steps in setting.ddpm_steps:
             sampling = DDPMSampling(method, num_steps=steps)
             how = dict(model="ddpm", against=None, sampling=sampling, line=line)
             systems[f"ddpm_{method}_{steps}"] = System(f"{line}, {steps:,} steps", **how)
+    extractor, head = "none", "a U-Net trained from scratch"
+    if setting.classifier:
+        extractor, head = "classifier", "a head on a noise-aware classifier"
     return Study(
         f"{setting.title.partition(',')[0]}: EDM against DDPM and VAE",
-        "Three generative models trained from scratch, and what a U-Net discriminator trained from "
-        "scratch adds to the two diffusion models.",
+        f"Three generative models, and what a discriminator, {head}, adds to the two diffusion "
+        "models.",
         systems,
         nll=True,
         trainings={
-            model: Training("none", recipe, setting.head_width, model)
+            model: Training(extractor, recipe, setting.head_width, model)
             for model, recipe in setting.recipes.items()
         },
         aside=tuple(name for name in systems if systems[name].model == "ddpm"),
         sections=SECTIONS,
     )
+
+
+WEIGHTS = {"edm": (2.0, 0.0), "ddpm": (1.0, 0.0)}  # where none are chosen
+
+
+def _guided(setting: Setting, model: str) -> System:
+    """A diffusion model with guidance, by the weight that other seeds choose where the setting has
+    candidates."""
+    name, heads = f"{model}_guided", (Head(model),)
+    told = dict(model=model, against=model)
+    options = tuple(
+        System(f"weight {weight:g}", heads, (weight, 0.0), model=model)
+        for weight in setting.candidates
+    )
+    chosen = dict(options=options, choice=name) if options else dict(weights=WEIGHTS[model])
+    return System(f"{setting.models[model].title}, guided", heads, **told, **chosen)
 
 
 def _deviations(base: str, setting: Setting) -> tuple[str, ...]:
@@ -229,6 +287,7 @@ def _deviations(base: str, setting: Setting) -> tuple[str, ...]:
 # By experiment: its settings for a CPU and for a GPU.
 SETTINGS = {
     "mnist": (MNIST_CPU, MNIST_GPU),
+    "models-mnist-14": (MNIST_14, MNIST_14),
     "models-cifar10-jpeg-16": (CIFAR10_16, CIFAR10_16),
     "models-cifar10": (CIFAR10, CIFAR10),
     "models-imagenet64": (IMAGENET64, IMAGENET64),
@@ -237,6 +296,7 @@ SETTINGS = {
 _EDM_CIFAR10 = "Karras et al. 2022 train EDM on 200 million images"
 PUBLISHED = {
     "mnist": (60_000, "MNISTDiffusion trains for 100 epochs"),
+    "models-mnist-14": (60_000, "MNISTDiffusion trains for 100 epochs"),
     "models-cifar10-jpeg-16": (50_000, _EDM_CIFAR10),
     "models-cifar10": (50_000, _EDM_CIFAR10),
     "models-imagenet64": (1_281_167, "Karras et al. 2022 train EDM on 2.5 billion images"),
@@ -247,9 +307,12 @@ NAMES = tuple(name + end for name in SETTINGS for end in ("", COND))
 
 def setting_of(name: str, profile: str = "full", gpu: bool = False) -> Setting:
     """The setting of an experiment: "full" for a GPU or a CPU, or "smoke"."""
-    base = name.removesuffix(COND)
+    base, conditional = name.removesuffix(COND), name.endswith(COND)
     setting = SETTINGS[base][gpu]
+    if conditional:  # what ships knows no classes
+        setting = setting.from_scratch()
     if profile == "smoke":
-        setting = replace(SMOKE, title=f"Smoke test of: {setting.title}")
+        candidates = (1.0, 2.0) if setting.candidates else ()
+        setting = replace(SMOKE, title=f"Smoke test of: {setting.title}", candidates=candidates)
     deviations = _deviations(base, setting)
-    return replace(setting, conditional=name.endswith(COND), deviations=deviations)
+    return replace(setting, conditional=conditional, deviations=deviations)

@@ -23,7 +23,9 @@ from dg.pretraining.ddpm import build_ddpm
 from dg.pretraining.score import build_score_network
 from dg.pretraining.vae import build_vae
 from dg.runtime.files import read_json
+from dg.runtime.pretrained import training_curve
 from dg.runtime.progress import Stopped
+from dg.samplers.cost import MultiplyAdds
 from tests.dg.pretraining.test_score import equal
 from tests.scripts import run, succeed
 
@@ -71,6 +73,7 @@ def test_every_model_sees_as_many_images(name, images):
     [
         ("mnist", False, 28, 1),
         ("mnist", True, 28, 1),
+        ("models-mnist-14", False, 14, 1),
         ("models-cifar10-jpeg-16", False, 16, 3),
         ("models-cifar10", True, 32, 3),
         ("models-imagenet64", True, 64, 3),
@@ -80,7 +83,7 @@ def test_the_networks_can_be_built_and_the_diffusion_models_are_of_one_size(
     name, gpu, size, channels
 ):
     setting = setting_of(f"{name}-cond", gpu=gpu)
-    assert (setting.resolution // setting.pool if name != "mnist" else 28) == size
+    assert (28 if setting.data == "mnist" else setting.resolution) // setting.pool == size
     images = np.zeros([10, size, size, channels], np.uint8)
     data = ImageSet(images, np.arange(10), "meta", 10)
     (edm, _), (ddpm, noise), (vae, _) = (model.training for model in setting.models.values())
@@ -95,6 +98,52 @@ def test_the_networks_can_be_built_and_the_diffusion_models_are_of_one_size(
         }
     build_discriminator("none", data, None, None, True, setting.head_width)
     assert 0.5 < sizes["ddpm"] / sizes["edm"] < 2, sizes
+
+
+def test_beside_the_network_that_ships_the_others_are_trained_with_as_many_multiply_adds():
+    models = setting_of("models-mnist-14").models
+    assert models["edm"].published == "mnist-14"
+    (edm, _), (ddpm, noise), (vae, small) = (model.training for model in models.values())
+    data, x = (
+        ImageSet(np.zeros([1, 14, 14, 1], np.uint8), None, "black", 0),
+        torch.zeros(1, 1, 14, 14),
+    )
+    score, time = build_score_network(data, edm, 0), torch.ones(1)
+    unet, autoencoder = build_ddpm(data, ddpm, noise).net, build_vae(data, vae, 0)
+    passes = {
+        2_560_000: lambda: score(x, time),
+        noise.steps * noise.batch_size: lambda: unet(x, time),
+        small.steps * small.batch_size: lambda: autoencoder.decode(autoencoder.encode(x)[0]),
+    }
+    assert training_curve("mnist-14")[-1]["images"] == 2_560_000
+    totals = [images * _multiply_adds(forward) for images, forward in passes.items()]
+    assert max(totals) < 1.03 * min(totals), totals
+
+
+def _multiply_adds(forward) -> float:
+    with MultiplyAdds() as found, torch.no_grad():
+        forward()
+    return sum(found.of.values())
+
+
+def test_with_classes_nothing_that_ships_is_taken():
+    setting = setting_of("models-mnist-14-cond")
+    assert not any(model.published for model in setting.models.values())
+    assert setting.classifier is None and setting.features == "classifier"
+    extractors = {training.extractor for training in three_models(setting).trainings.values()}
+    assert extractors == {"none"}
+
+
+def test_a_guided_model_has_the_weight_that_other_seeds_choose():
+    study = three_models(setting_of("models-mnist-14"))
+    for model in ("edm", "ddpm"):
+        system = study.systems[f"{model}_guided"]
+        assert system.choice == f"{model}_guided" and system.model == model
+        assert [option.weights for option in system.options] == [
+            *((weight, 0.0) for weight in (1.0, 2.0, 4.0, 6.0))
+        ]
+        assert {option.model for option in system.options} == {model}
+        assert study.trainings[model].extractor == "classifier"
 
 
 def test_all_of_them_are_experiments():
