@@ -19,7 +19,6 @@ NEON = (0.5, 1.0, 1.5, 2.0)  # weights, as far as its authors went
 SIMS = (0.5, 1.0, 2.0)
 DDO = {"ddo-weak": 0.05, "ddo-strong": 0.5}  # beta, by name of the network
 DDO_LENGTH = 0.25  # of the setting's tuning
-WEIGHTS = lines.WEIGHTS
 FRESH = "default-neon"  # the discriminator of Neon's images
 
 
@@ -55,7 +54,9 @@ def systems(setting: Setting) -> dict[str, System]:
     steps = {name: share * setting.tuning.steps for name, share in LENGTHS.items()}
 
     def guided(title: str, heads: tuple[Head, ...] = head, **how) -> list[System]:
-        return [System(f"{title}weight {w:g}", heads, (w, 0.0), **short, **how) for w in WEIGHTS]
+        return [
+            System(f"{title}weight {w:g}", heads, (w, 0.0), **short, **how) for w in made.weights
+        ]
 
     alone = {
         "guidance": ("guidance", guided("")),

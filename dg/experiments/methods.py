@@ -23,7 +23,7 @@ CHOSEN_AT = 2.0  # the amount of compute at which hyper-parameters are chosen
 FULL = (0.01, 1.0)  # VP time of guidance, as the authors'
 SPARSE = 2  # steps of which one evaluates the discriminator, in the line of that name
 INSIDE = {FULL: 15 / 18, SHORT: 7 / 18}  # share of EDM's steps in a window
-WEIGHTS = (1.0, 2.0, 4.0)
+SHARES = (0.25, 0.5, 1.0)  # of the setting's weight, to choose from
 INTERVALS = ((0.06, 0.30), (0.14, 0.30), (0.30, 1.0), (1.0, 4.0))  # noise levels of Restart
 QUANTILES = (0.5, 0.75, 0.9)
 REJECTED = 1.1  # steps that rejection takes, times a pass: measured on mnist-14
@@ -45,6 +45,7 @@ class Methods:
         self.forward, self.gradient = setting.discriminator_cost
         self.warmup = 640 if setting.published_network else min(setting.num_selection, 256)
         self.head = (given_head(setting),)
+        self.weights = tuple(share * setting.weights[0] for share in SHARES)
 
     def systems(self) -> dict[str, System]:
         """All of them by name, the unguided one in the setting's steps first."""
@@ -93,7 +94,7 @@ class Methods:
         told = dict(window=window, boosting=False, num_steps=steps, every=every)
         return [
             System(f"{steps} steps, weight {weight:g}", self.head, (weight, 0.0), **told)
-            for weight in WEIGHTS
+            for weight in self.weights
         ]
 
     def short(self, t: float) -> list[System]:
@@ -163,7 +164,7 @@ class Methods:
                 sampling=RestartSampling(steps, restart=[levels, repeats, low, high]),
             )
             for low, high in INTERVALS[1:3]
-            for weight in WEIGHTS[1:]
+            for weight in self.weights[1:]
         ]
 
     def guided_rejection(self, t: float) -> list[System]:
@@ -179,7 +180,7 @@ class Methods:
                 sampling=self.with_rejection(steps, quantile),
             )
             for quantile in QUANTILES[:2]
-            for weight in WEIGHTS[:2]
+            for weight in self.weights[:2]
         ]
 
 

@@ -130,7 +130,7 @@ def _studied(name: str, size: int, data: str) -> Setting:
         shipped(name, f"MNIST at {size} × {size} pixels, the network that ships", data),
         epoch_scale=1 / 6,
         eval_images=300,
-        weights=(4.0, 0.0),  # with this window the choice of the study `given`, on other seeds
+        weights=(4.0, 0.0),  # in this window the choice of the study `given`, on other seeds
         window=(0.01, 0.5),
         candidates=(1.0, 2.0, 4.0, 6.0, 8.0),
         pixel_widths=(32, 64),
@@ -201,6 +201,8 @@ SETTINGS = {
         order="own",
         pool=2,
         other_reference=None,
+        weights=(16.0, 0.0),  # as above
+        candidates=(4.0, 8.0, 12.0, 16.0, 24.0),
         discriminator_cost=(0.75, 1.5),
         deviations=(
             "The networks learned from JPEGs of CIFAR-10, averaged over squares of 2 × 2 pixels; "
