@@ -22,9 +22,9 @@ def diagnosis_text(outcome: dict) -> str:
     lines = [f"{counts['real']} real and {counts['fake']} generated held-out images"]
     for name, head in heads.items():
         lines += ["", f"{name}", text_of(_rows(head["levels"], several=len(heads) > 1)), ""]
-        lines.append(f"verdict: {head['verdict']}. {_sentence(head['reason'])}")
+        lines.append(f"verdict: {head['verdict']}. {sentence(head['reason'])}")
         told = {key: text for key, text in head["findings"].items() if text != head["reason"]}
-        lines += [f"{key}: {_sentence(text)}" for key, text in told.items()]
+        lines += [f"{key}: {sentence(text)}" for key, text in told.items()]
         lines += [suggestion(head)] if head["window"] else []
     lines += ["", LEGEND]
     if len(heads) > 1:
@@ -76,5 +76,5 @@ def _short(value: dict | None, digits: int) -> str:
     return "" if value is None else f"{value['value']:.{digits}f} ± {value['se']:.{digits}f}"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."

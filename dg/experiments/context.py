@@ -23,6 +23,7 @@ from dg.runtime.progress import Progress, silent, unheard
 from dg.sampling import ScoreModel, fill_store, needs_log_ratio
 
 ORDER_SEED = 0  # data files may be sorted by class
+SUGGESTION = "suggestion.json"  # of the diagnosis
 Paths = dict[str, Path]  # folders of stages, by name
 
 
@@ -148,7 +149,15 @@ class Context:
         """First- and second-order weights of a guided system."""
         if system.weights == "chosen":
             return (read_json(paths["weights"] / "weights.json")["chosen"], 0.0)
+        if system.weights == "suggested":
+            return tuple(read_json(paths["suggestion"] / SUGGESTION)["weights"])
         return system.weights or self.setting.weights
+
+    def window(self, paths: Paths, system: System) -> tuple[float, float]:
+        """VP times of a guided system."""
+        if system.weights == "suggested":
+            return tuple(read_json(paths["suggestion"] / SUGGESTION)["window"])
+        return system.window or self.setting.window
 
     def settled(self, paths: Paths, system: System) -> System:
         """The way in which a system is sampled, after a choice between its options."""
@@ -190,7 +199,7 @@ class Context:
         boosted = boosting and self.boosted(system)
         boost = replace(BOOSTING["authors"], S_churn=system.S_churn) if boosted else None
         sparse = dict(every=system.every, between=system.between)
-        window = system.window or self.setting.window
+        window = self.window(paths, system)
         return DiscriminatorGuidance(discriminator, weights, *window, boost, **sparse)
 
     def sampling(self, system: System):

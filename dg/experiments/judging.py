@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from dg.data.datasets import load_images
-from dg.experiments.context import Context, Paths
+from dg.evaluation.diagnosis import diagnose
+from dg.experiments.context import SUGGESTION, Context, Paths
 from dg.experiments.making import training_sets
 from dg.experiments.study import Study, System, Training
 from dg.runtime.files import plain, read_json, write_json
@@ -11,6 +12,7 @@ from dg.training_data import split_sets
 from dg.training_metrics import evaluate
 
 JUDGED = 1000  # noisy images of each kind by which a head is judged
+DIAGNOSED = "fake-diagnosed"  # stage of the generated ones of the diagnosis
 
 
 def judge_heads(context: Context, path, paths: Paths) -> None:
@@ -27,6 +29,23 @@ def judge_heads(context: Context, path, paths: Paths) -> None:
         seen = read_json(paths[f"train-{head.training}"] / "summary.json")["images"]
         found[head.training] = {"images": seen} | evaluate(discriminator, images, settings)
     write_json(path / "heads.json", found)
+
+
+def suggest(context: Context, path, paths: Paths, system: System) -> None:
+    """Window and weights of a system as the diagnosis of its discriminator suggests them, by images
+    that it was not trained on: of the test split, and of seeds that serve nothing else. Weights of
+    0 where it suggests none."""
+    net = context.model(paths, system.model)
+    discriminator = context.discriminator(paths, net, system)
+    fake = load_images(paths[DIAGNOSED])
+    real = context.images("test")
+    real = real.take(min(len(fake), len(real)))
+    run = dict(num_visited=0, device=context.device, progress=context.progress)
+    head = diagnose(net, {"head": discriminator}, real, fake, **run)["heads"]["head"]
+    weight = head["weight"]["value"] if head["window"] else 0.0
+    found = {name: head[name] for name in ("verdict", "reason", "findings")}
+    found |= {"images": len(real), "weights": [weight, weight]}
+    write_json(path / SUGGESTION, found | {"window": head["window"] or context.setting.window})
 
 
 def described(study: Study) -> dict:

@@ -52,6 +52,8 @@ def plan(context: Context) -> list[Stage]:
     for name, system in study.systems.items():
         if system.weights == "chosen":
             stages.append(_selection(context, system))
+        if system.weights == "suggested":
+            stages += _suggestion(context, system)
         stages += _system(context, name, system, data)
     if study.compute:
         trained = {"num_data": s.num_data, "sampling": plain(s.models["score"].sampling)}
@@ -117,6 +119,18 @@ def _selection(context: Context, system: System) -> Stage:
     evaluations = context.num_evaluations(system)
     cost = generation_cost(s, images, True, system.model, evaluations)
     return Stage("weights", settings, [*_needs(context, system), "reference"], make, cost)
+
+
+def _suggestion(context: Context, system: System) -> list[Stage]:
+    """The diagnosis of a system's discriminator, and the generated images for it."""
+    s, model = context.setting, system.model
+    number, first = min(judging.JUDGED, s.num_images), s.selection_seed + s.num_selection
+    fakes = making.images_stage(context, judging.DIAGNOSED, model, first, number)
+    heads = [s.given.get(head.training) for head in system.heads]
+    settings = {"heads": [asdict(head) for head in system.heads], "given": heads}
+    make = partial(judging.suggest, context, system=system)
+    needs = [*_needs(context, system), fakes.name]
+    return [fakes, Stage("suggestion", settings, needs, make)]
 
 
 def _choice(context: Context, name: str, system: System) -> Stage:
@@ -198,6 +212,7 @@ def _needs_classifier(context: Context, system: System) -> bool:
 def _inputs(context: Context, system: System) -> list[str]:
     """All that the images of a system are drawn with."""
     needs = _needs(context, system) + ["weights"] * (system.weights == "chosen")
+    needs += ["suggestion"] * (system.weights == "suggested")
     return needs + [f"choice-{system.choice}"] * bool(system.options)
 
 

@@ -10,7 +10,7 @@ import torch
 from dg.checkpoints import load_discriminator
 from dg.evaluation.uncertainty import compare, summarise
 from dg.experiments import report
-from dg.experiments.context import Context, Experiment, Paths
+from dg.experiments.context import SUGGESTION, Context, Experiment, Paths
 from dg.experiments.making import fake_set
 from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
@@ -125,6 +125,9 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "heldout": read_json(paths["heldout"] / "heads.json") if study.heldout else {},
         "tested": read_json(paths["tested"] / "systems.json") if study.tested else {},
         "selection": read_json(paths["weights"] / "weights.json") if "weights" in paths else None,
+        "suggestion": (
+            read_json(paths["suggestion"] / SUGGESTION) if "suggestion" in paths else None
+        ),
         "trainings": {name: training_log(paths[f"train-{name}"]) for name in study.trainings},
         "models": {name: read_json(paths[name] / "log.json") for name in models},
         "bounds": {

@@ -13,6 +13,7 @@ from dg.experiments import (
     gains_report,
     methods_report,
     pictures,
+    suggestion_report,
     tables,
 )
 from dg.experiments.models import KINDS
@@ -306,6 +307,7 @@ SECTIONS = {
     "tested": ("The discriminators", tested),
     "ratios": ("The discriminators", pictures.ratios),
     "selection": ("The guidance weight", pictures.selection),
+    "suggestion": ("The guidance weight", suggestion_report.suggested),
     "likelihood": ("Likelihood", likelihood),
     "bounds": ("Training of the models", bounds),
     "models": ("Training of the models", pictures.losses),

@@ -294,12 +294,14 @@ def gains_add_up(setting):
 @study(
     "The discriminator that is given",
     "What does the discriminator change that comes with the network?",
-    sections=("results", "pairs", "strips", "ratios", "selection", "run"),
+    sections=("results", "pairs", "strips", "ratios", "selection", "suggestion", "run"),
 )
 def given(setting):
-    """One discriminator that ships or is published; its weight is chosen where a setting asks."""
-    chosen = dict(weights="chosen", window=(0.01, 0.5)) if setting.candidates else {}
-    return {"guided": System("guided", (lines.given_head(setting),), **chosen)}
+    """One that ships or is published; where weights are searched, also as the diagnosis says."""
+    head, searched = (lines.given_head(setting),), bool(setting.candidates)
+    found = {"guided": System("guided", head, *(("chosen", (0.01, 0.5)) if searched else ()))}
+    suggested = System("guided as the diagnosis suggests", head, "suggested")
+    return found | ({"suggested": suggested} if searched else {})
 
 
 @study(

@@ -55,7 +55,7 @@ class System:
     """One way to sample, measured on the same seeds as every other; without heads it is unguided.
 
     weights  None: the setting's; "chosen": the best first-order one of the setting's candidates;
-             (0, 0): the heads do not guide
+             "suggested": those of the diagnosis, and its window; (0, 0): the heads do not guide
     window   VP times of guidance, None: the setting's
     every, between  steps at which the discriminator is evaluated, and what guides between them: as
              of `DiscriminatorGuidance`
