@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from dg.data.array_files import FEATURES, array_names, read_arrays
 from dg.data.image_stream import ImageStream, stream_of
 from dg.data.images import ImageSet, describe
 from dg.evaluation.features import Extractor
+from dg.evaluation.manifolds import ball_radii2
 from dg.evaluation.metrics import FeatureStatistics, covariance_fault, frechet_distance, statistics
 from dg.runtime.files import atomic_write
 from dg.runtime.memory import in_chunks
@@ -50,6 +52,12 @@ class FeatureSet:
     def distance(self, other: "FeatureSet") -> float:
         """Fréchet distance to another set in the same features."""
         return frechet_distance(self.mu, self.sigma, other.mu, other.sigma)
+
+    @cached_property
+    def ball_radii2(self) -> np.ndarray:
+        """`dg.evaluation.manifolds.ball_radii2` of the features, computed once for all sets that
+        are compared with this one."""
+        return ball_radii2(self.features)
 
     def describe(self) -> dict:
         """The entry of a results file about this set."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dg.evaluation.feature_matrices import center_of, distance2_blocks, pair
+from dg.evaluation.feature_matrices import center_of, distance2_blocks, matrix, pair
 from dg.evaluation.uncertainty import Estimate, mean_estimate, proportion_estimate
 
 
@@ -45,13 +45,17 @@ class NeighbourIndicators:
         return shares | {"density": mean_estimate(self.density)}
 
 
-def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourIndicators:
+def neighbour_indicators(
+    features, features_ref, k=3, k_density=5, radii2_ref=None
+) -> NeighbourIndicators:
     """All four metrics from the same distances.
 
     features      [N, D]  generated
     features_ref  [M, D]  reference
     k             neighbours that make a ball for precision and recall; k_density for density and
                   coverage
+    radii2_ref    [2, M]  `ball_radii2` of the reference where it is known: half of the time, if N
+                  and M are equal, and nearly all of it for a small generated set
 
     Kynkaanniemi et al. 2019, Improved Precision and Recall Metric, Eqs. 1-2; Naeem et al. 2020,
     Reliable Fidelity and Diversity Metrics. Balls are closed. ValueError unless both sets have more
@@ -62,10 +66,10 @@ def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourI
             raise ValueError(f"{name} is {value}; give at least 1")
     x, y = pair(features, features_ref, at_least=max(k, k_density) + 1)
     center = center_of(y)
-    (radius_x,), (radius_y, radius_y_density) = (
-        _radii2(x, center, [k]),
-        _radii2(y, center, [k, k_density]),
-    )
+    (radius_x,) = _radii2(x, center, [k])
+    if radii2_ref is None:
+        radii2_ref = ball_radii2(y, k, k_density)
+    radius_y, radius_y_density = torch.as_tensor(radii2_ref, device=y.device)
     precision, density = [], []
     recall, coverage = (torch.zeros(len(y), dtype=torch.bool, device=y.device) for _ in range(2))
     for rows, distance2 in distance2_blocks(x, y, center):
@@ -76,6 +80,15 @@ def neighbour_indicators(features, features_ref, k=3, k_density=5) -> NeighbourI
         coverage |= inside.any(0)
     arrays = (torch.cat(precision), recall, torch.cat(density), coverage)
     return NeighbourIndicators(*(array.cpu().numpy() for array in arrays))
+
+
+def ball_radii2(features_ref, k=3, k_density=5) -> np.ndarray:
+    """Squared radii [2, M] of the balls around reference features [M, D]: to the k-th and the
+    k_density-th nearest neighbour, in float64. ValueError for too few of them."""
+    y, least = matrix(features_ref, "reference features"), max(k, k_density) + 1
+    if len(y) < least:
+        raise ValueError(f"{len(y)} reference features; give at least {least}")
+    return torch.stack(_radii2(y, center_of(y), [k, k_density])).cpu().numpy()
 
 
 def precision_recall(features, features_ref, k=3):

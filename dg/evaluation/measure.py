@@ -95,7 +95,8 @@ def metric_estimates(
     if "kid" in metrics:
         table["kid"] = asdict(kernel_distance_estimate(generated.features, reference.features))
     if wanted := [name for name in NEIGHBOURS if name in metrics]:
-        estimates = neighbour_indicators(generated.features, reference.features).estimates()
+        pair, radii2 = (generated.features, reference.features), reference.ball_radii2
+        estimates = neighbour_indicators(*pair, radii2_ref=radii2).estimates()
         table |= {name: asdict(estimates[name]) for name in wanted}
     if wanted := [name for name in MEMORISATION if name in metrics]:
         arrays = (generated.features, reference.features, training.features)

@@ -1,11 +1,18 @@
 """Precision, recall, density, coverage: hand cases, definitions, orientation, errors."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
 
 from dg.evaluation import feature_matrices as matrices
-from dg.evaluation.manifolds import density_coverage, neighbour_indicators, precision_recall
+from dg.evaluation.manifolds import (
+    ball_radii2,
+    density_coverage,
+    neighbour_indicators,
+    precision_recall,
+)
 
 
 def gaussian(seed, n=200, dim=6, mean=0.0, scale=1.0):
@@ -60,6 +67,10 @@ def test_indicators_equal_the_definition_for_any_block_size(monkeypatch):
     for elements in (1, 333, 10**6):
         monkeypatch.setattr(matrices, "BLOCK_ELEMENTS", elements)
         found = neighbour_indicators(x, y)
+        again = neighbour_indicators(x, y, radii2_ref=ball_radii2(y))
+        assert all(
+            np.array_equal(*both) for both in zip(astuple(found), astuple(again), strict=True)
+        )
         for got, want in zip(
             (found.precision, found.recall, found.density, found.coverage), expected, strict=True
         ):
@@ -162,6 +173,7 @@ NAN = np.where(np.eye(6) > 0, np.nan, 0.0)
             "5 generated and 200 reference features; give at least 6 of each",
         ),
         (lambda x: neighbour_indicators(x, x, k_density=0), "k_density is 0; give at least 1"),
+        (lambda x: ball_radii2(x[:5]), "5 reference features; give at least 6"),
     ],
 )
 def test_errors_are_one_line(call, message):

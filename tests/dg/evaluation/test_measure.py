@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from dg.evaluation.manifolds import precision_recall
-from dg.evaluation.measure import metric_values
+from dg.evaluation import feature_sets
+from dg.evaluation.feature_sets import FeatureSet
+from dg.evaluation.manifolds import ball_radii2, precision_recall
+from dg.evaluation.measure import metric_estimates, metric_values
 from dg.evaluation.metrics import frechet_distance, kernel_distance, statistics
 
 KEYS = ["fd", "kid", "precision", "recall"]
@@ -48,3 +50,20 @@ def test_a_shift_of_the_mean_is_its_square():
     x = gaussian(0)
     row = metric_values(x + np.array([3.0, 0, 0, 4]), x)
     assert row["fd"] == pytest.approx(25, rel=1e-9) and row["kid"] > 1
+
+
+def test_the_balls_of_a_reference_are_found_once_for_all_sets(monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        feature_sets, "ball_radii2", lambda x: found.append(len(x)) or ball_radii2(x)
+    )
+    rng = np.random.default_rng(0)
+    first, second, real = (
+        FeatureSet(str(n), n, None, None, *statistics(x), features=x)
+        for n, x in ((n, rng.standard_normal((n, 4))) for n in (40, 41, 60))
+    )
+    tables = [metric_estimates(one, real, ["precision", "recall"]) for one in (first, second)]
+    assert found == [60]
+    for one, table in zip((first, second), tables, strict=True):
+        expected = precision_recall(one.features, real.features)
+        assert (table["precision"]["value"], table["recall"]["value"]) == expected
