@@ -14,6 +14,8 @@ LEGEND = (
     "gap: their mean log ratio less that of generated images with fresh noise."
 )
 
+SEARCH = "this serves the likelihood; for the lowest distance search larger weights too"
+
 
 def diagnosis_text(outcome: dict) -> str:
     """A table by noise level and the conclusion for every discriminator of a diagnosis, and which
@@ -25,7 +27,7 @@ def diagnosis_text(outcome: dict) -> str:
         lines.append(f"verdict: {head['verdict']}. {sentence(head['reason'])}")
         told = {key: text for key, text in head["findings"].items() if text != head["reason"]}
         lines += [f"{key}: {sentence(text)}" for key, text in told.items()]
-        lines += [suggestion(head)] if head["window"] else []
+        lines += [f"{suggestion(head)}; {SEARCH}"] if head["window"] else []
     lines += ["", LEGEND]
     if len(heads) > 1:
         gains = {name: head["gain"] for name, head in heads.items() if head["gain"]}

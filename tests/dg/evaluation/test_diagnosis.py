@@ -361,7 +361,14 @@ def test_text_and_picture_name_verdict_window_and_weight(tmp_path):
     sets = DATA.draw(400, 1), MODEL.draw(400, 2)
     found = diagnose(MODEL, {"one": Ratio(), "two": Ratio(3.0)}, *sets, sets, num_visited=8)
     text = diagnosis_text(found)
-    for word in ("verdict: guide", "suggested: VP times", "training AUC", "visited", "largest"):
+    for word in (
+        "verdict: guide",
+        "suggested: VP times",
+        "search larger weights",
+        "training AUC",
+        "visited",
+        "largest",
+    ):
         assert word in text
     assert "\ntwo\n" in text and "3 real" not in text
     diagnosis_panels(tmp_path / "diagnosis.png", found["heads"])
