@@ -1,5 +1,6 @@
 """Training data of a discriminator: checked sets, disjoint splits, batches, and noise."""
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -278,18 +279,30 @@ def epoch_order(train: Split, settings: DiscriminatorTraining, epoch: int) -> Te
     """Indices of every batch of an epoch, [steps, batch_size]; images that fill no batch are left
     out."""
     generator = step_generator(settings.seed, "order", epoch)
+    numbers = [number for _, number in train.kinds]
+    steps = _steps(numbers, settings)
     if settings.batches == "mixed":
-        steps = len(train.images) // settings.batch_size
         order = torch.randperm(len(train.images), generator=generator)
         return order[: steps * settings.batch_size].reshape(steps, -1).to(train.images.device)
-    longest = max(train.num_real, train.num_fake)
-    share = settings.batch_size // len(train.kinds)
-    steps = longest // share
+    longest, share = max(numbers), settings.batch_size // len(numbers)
     shares = [
         first + _endless_permutation(n, longest, generator)[: steps * share].reshape(steps, share)
         for first, n in train.kinds
     ]
     return torch.cat(shares, dim=1).to(train.images.device)
+
+
+def _steps(numbers: list[int], settings: DiscriminatorTraining) -> int:
+    """Batches of an epoch on so many training images of each kind that there is."""
+    if settings.batches == "mixed":
+        return sum(numbers) // settings.batch_size
+    return max(numbers) // (settings.batch_size // len(numbers))
+
+
+def images_per_epoch(sizes: Sequence[int], settings: DiscriminatorTraining) -> int:
+    """Images in all batches of an epoch, of sets of so many images each before they are split."""
+    numbers = [len(_parts(size, settings)[0]) for size in sizes]
+    return _steps(numbers, settings) * settings.batch_size
 
 
 def _endless_permutation(n: int, length: int, generator) -> Tensor:
