@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from dg import vp
 from dg.data.datasets import ImageSet
-from dg.data.latents import AnySet, LatentSet
+from dg.data.latents import AnySet, LatentSet, Rows
 from dg.data.manifests import was_generated
 from dg.discriminator import ScoreDifference
 from dg.losses import NoisyBatch
@@ -178,31 +178,6 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
             f"the head is {'' if discriminator.conditional else 'not '}conditional and the "
             f"training is {'' if settings.conditional else 'not '}; make both alike"
         )
-
-
-class Rows:
-    """Latents of one set or two, where these have them, in the computer's memory; those that are
-    asked for go to `device`.
-
-    len(), and rows[index] for index [N] -> [N, C, h, w] in the precision of the sets.
-    """
-
-    def __init__(self, sets: list[LatentSet], indices: list[np.ndarray], device):
-        self.device = torch.device(device)
-        self.latents = [torch.from_numpy(data.latents) for data in sets]
-        self.places = [torch.from_numpy(index) for index in indices]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.places))
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        index, first = index.cpu(), len(self.places[0])
-        rows = torch.empty(len(index), *self.latents[0].shape[1:], dtype=self.latents[0].dtype)
-        for latents, places, chosen, start in zip(
-            self.latents, self.places, (index < first, index >= first), (0, first), strict=False
-        ):
-            rows[chosen] = latents[places[index[chosen] - start]]
-        return rows.to(self.device)
 
 
 class Split(NamedTuple):

@@ -47,12 +47,11 @@ def verdict(outcome: dict) -> str:
     metrics, distance = outcome["metrics"], distance_name(outcome)
     best = min(kinds_of(outcome), key=lambda name: metrics[name]["fd"]["mean"])
     told = rounded(trained(outcome, REFERENCE, "training"))
-    text = f"For a training of {told} unguided images' compute “{_line(outcome, best)}” is the "
-    text += f"best kind: {distance} {_moved(outcome, BASE, best)}."
+    text = f"For a training of the compute of {told} unguided images “{_line(outcome, best)}” is "
+    text += f"the best kind: it moves {distance} from {_moved(outcome, BASE, best)}"
     if best != FIRST:
-        text += f" From “{_line(outcome, FIRST)}” to it {distance} moves from "
-        text += f"{_moved(outcome, FIRST, best)}."
-    text += f" {_by_round(outcome)}"
+        text += f", and “{_line(outcome, FIRST)}” to {_to(outcome, BASE, FIRST)}"
+    text += f". {_by_round(outcome)}"
     if fair_floor(outcome):
         text += f" Real images against real ones have {metrics['floor']['fd']['mean']:.2f}."
     return text
@@ -64,17 +63,22 @@ def _line(outcome: dict, name: str) -> str:
 
 def _moved(outcome: dict, base: str, name: str) -> str:
     """The distances of two systems, and p of their difference."""
+    return f"{outcome['metrics'][base]['fd']['mean']:.2f} to {_to(outcome, base, name)}"
+
+
+def _to(outcome: dict, base: str, name: str) -> str:
+    """The distance of a system, and p of its difference to another."""
     before, after = (outcome["metrics"][one]["fd"] for one in (base, name))
     test = paired_test(after["values"], before["values"])
     chance = f" (p = {test[-1]} over {after['n']} sets)" if test else ""
-    return f"{before['mean']:.2f} to {after['mean']:.2f}{chance}"
+    return f"{after['mean']:.2f}{chance}"
 
 
 def _by_round(outcome: dict) -> str:
     """What each further round changes."""
     names, distance = rounds_of(outcome), distance_name(outcome)
     told = [
-        f"the {ORDINALS[number]} round from {_moved(outcome, before, name)}"
+        f"the {ORDINALS[number]} from {_moved(outcome, before, name)}"
         for number, (before, name) in enumerate(itertools.pairwise(names), 2)
     ]
     return f"Further rounds move {distance} so: {'; '.join(told)}."

@@ -156,7 +156,7 @@ def epoch_multiply_adds(context: Context, paths: Paths, training: Training, net)
     return each * images_per_epoch(sizes, training.settings)
 
 
-def _epochs(context: Context, paths: Paths, training: Training, net) -> int:
+def epochs_of(context: Context, paths: Paths, training: Training, net) -> int:
     """Its own, or as many as the training takes that it is like."""
     if not (like := training.like):
         return training.settings.epochs
@@ -169,7 +169,7 @@ def make_discriminator(context: Context, path, paths: Paths, training: Training)
     """A trained head."""
     s, net = context.setting, context.model(paths, training.model)
     settings = replace(training.settings, conditional=s.conditional)
-    settings = replace(settings, epochs=_epochs(context, paths, training, net))
+    settings = replace(settings, epochs=epochs_of(context, paths, training, net))
     real, fake = training_sets(context, paths, training)
     discriminator = _untrained(context, paths, training, net)
     run = dict(progress=context.progress, ranks=context.ranks, net=net)
