@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dg.data.array_files import latents_header, read_arrays
 from dg.data.images import ImageSet, LabelledSet, checked_labels, describe
@@ -84,6 +82,8 @@ class Rows:
     """
 
     def __init__(self, sets: list[LatentSet], indices: list[np.ndarray], device):
+        import torch
+
         self.device = torch.device(device)
         self.latents = [torch.from_numpy(data.latents) for data in sets]
         self.places = [torch.from_numpy(index) for index in indices]
@@ -91,7 +91,9 @@ class Rows:
     def __len__(self) -> int:
         return sum(map(len, self.places))
 
-    def __getitem__(self, index: Tensor) -> Tensor:
+    def __getitem__(self, index):
+        import torch
+
         index, first = index.cpu(), len(self.places[0])
         rows = torch.empty(len(index), *self.latents[0].shape[1:], dtype=self.latents[0].dtype)
         for latents, places, chosen, start in zip(
