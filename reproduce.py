@@ -5,10 +5,10 @@ NAME is quickstart (the default), digits, a comparison, two-gaussians, imagenet-
 imagenet-adm, imagenet-adm-weights, a study or a setting. A comparison (mnist, models-mnist-14,
 models-cifar10-jpeg-16, models-cifar10, models-imagenet64; with classes: the same with -cond at
 the end) is EDM against DDPM and VAE. A study (recipes, extractors, epochs, selection, weights,
-window, churn, steps, significance, lora, ensemble, methods, gains-add-up, given, failures, cost)
-runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16, mnist,
-mnist-14, mnist-28, cifar10-16). The name of a setting alone runs the study recipes in it, except
-for mnist. Studies of one setting share their networks and samples.
+window, churn, steps, significance, lora, ensemble, methods, gains-add-up, given, failures, cost,
+kinds) runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16,
+mnist, mnist-14, mnist-28, cifar10-16). The name of a setting alone runs the study recipes in it,
+except for mnist. Studies of one setting share their networks and samples.
 
 The same command again continues after an interruption; finished stages are not repeated.
 

@@ -202,6 +202,8 @@ class LogRatio:
     def __init__(
         self, discriminator: Discriminator | MixedDiscriminator, clip: float | None = None
     ):
+        if isinstance(discriminator, ScoreDifference):
+            raise ValueError("a difference of scores has no log ratio; give a discriminator")
         self.discriminator, self.clip = discriminator, clip
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Training data of a discriminator: checked sets, disjoint splits, batches, and noise."""
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from dg import vp
 from dg.data.datasets import ImageSet
-from dg.data.latents import AnySet, LatentSet
+from dg.data.latents import AnySet, LatentSet, Rows
 from dg.data.manifests import was_generated
 from dg.discriminator import ScoreDifference
 from dg.losses import NoisyBatch
@@ -179,31 +180,6 @@ def check_discriminator(discriminator, data: AnySet, settings: DiscriminatorTrai
         )
 
 
-class Rows:
-    """Latents of one set or two, where these have them, in the computer's memory; those that are
-    asked for go to `device`.
-
-    len(), and rows[index] for index [N] -> [N, C, h, w] in the precision of the sets.
-    """
-
-    def __init__(self, sets: list[LatentSet], indices: list[np.ndarray], device):
-        self.device = torch.device(device)
-        self.latents = [torch.from_numpy(data.latents) for data in sets]
-        self.places = [torch.from_numpy(index) for index in indices]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.places))
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        index, first = index.cpu(), len(self.places[0])
-        rows = torch.empty(len(index), *self.latents[0].shape[1:], dtype=self.latents[0].dtype)
-        for latents, places, chosen, start in zip(
-            self.latents, self.places, (index < first, index >= first), (0, first), strict=False
-        ):
-            rows[chosen] = latents[places[index[chosen] - start]]
-        return rows.to(self.device)
-
-
 class Split(NamedTuple):
     """Images or latents of one split, the real ones first. Labels and batches are on the training
     device, and images too."""
@@ -278,18 +254,30 @@ def epoch_order(train: Split, settings: DiscriminatorTraining, epoch: int) -> Te
     """Indices of every batch of an epoch, [steps, batch_size]; images that fill no batch are left
     out."""
     generator = step_generator(settings.seed, "order", epoch)
+    numbers = [number for _, number in train.kinds]
+    steps = _steps(numbers, settings)
     if settings.batches == "mixed":
-        steps = len(train.images) // settings.batch_size
         order = torch.randperm(len(train.images), generator=generator)
         return order[: steps * settings.batch_size].reshape(steps, -1).to(train.images.device)
-    longest = max(train.num_real, train.num_fake)
-    share = settings.batch_size // len(train.kinds)
-    steps = longest // share
+    longest, share = max(numbers), settings.batch_size // len(numbers)
     shares = [
         first + _endless_permutation(n, longest, generator)[: steps * share].reshape(steps, share)
         for first, n in train.kinds
     ]
     return torch.cat(shares, dim=1).to(train.images.device)
+
+
+def _steps(numbers: list[int], settings: DiscriminatorTraining) -> int:
+    """Batches of an epoch on so many training images of each kind that there is."""
+    if settings.batches == "mixed":
+        return sum(numbers) // settings.batch_size
+    return max(numbers) // (settings.batch_size // len(numbers))
+
+
+def images_per_epoch(sizes: Sequence[int], settings: DiscriminatorTraining) -> int:
+    """Images in all batches of an epoch, of sets of so many images each before they are split."""
+    numbers = [len(_parts(size, settings)[0]) for size in sizes]
+    return _steps(numbers, settings) * settings.batch_size
 
 
 def _endless_permutation(n: int, length: int, generator) -> Tensor:

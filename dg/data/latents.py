@@ -74,6 +74,35 @@ class LatentSet(LabelledSet):
         return torch.from_numpy(self.latents[index].astype(np.float32))
 
 
+class Rows:
+    """Latents of one set or two, where these have them, in the computer's memory; those that are
+    asked for go to `device`.
+
+    len(), and rows[index] for index [N] -> [N, C, h, w] in the precision of the sets.
+    """
+
+    def __init__(self, sets: list[LatentSet], indices: list[np.ndarray], device):
+        import torch
+
+        self.device = torch.device(device)
+        self.latents = [torch.from_numpy(data.latents) for data in sets]
+        self.places = [torch.from_numpy(index) for index in indices]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.places))
+
+    def __getitem__(self, index):
+        import torch
+
+        index, first = index.cpu(), len(self.places[0])
+        rows = torch.empty(len(index), *self.latents[0].shape[1:], dtype=self.latents[0].dtype)
+        for latents, places, chosen, start in zip(
+            self.latents, self.places, (index < first, index >= first), (0, first), strict=False
+        ):
+            rows[chosen] = latents[places[index[chosen] - start]]
+        return rows.to(self.device)
+
+
 AnySet = ImageSet | LatentSet
 
 

@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from dg.checkpoints import training_of
-from dg.data.datasets import open_images, to_float
+from dg.data.datasets import open_images
 from dg.experiments.context import Context, Paths
 from dg.experiments.derived import OWN, Tuned
 from dg.experiments.drawing import pool_seeds
-from dg.experiments.study import Head, System
+from dg.experiments.study import Head, System, Training
 from dg.recipes import PRESETS
 from dg.runtime.files import read_json, write_json
 from dg.samplers.constants import RejectionSampling, with_measured_constants
@@ -26,7 +25,6 @@ from dg.samplers.cost import (
 )
 from dg.training import training_log
 
-SAMPLE = 8  # real images that a pass is counted on
 KNOWN = ("epochs", "split", "unequal")  # settings of a training on which its length depends
 
 
@@ -68,20 +66,11 @@ def _with_thrown_away(context, system: System, discriminator, evaluations: dict,
     """The same per image that is kept, and the log ratios by which it is."""
     size = context.setting.num_images
     drawn = len(pool_seeds(range(size), system.kept.share)) / size
-    each = ratio_multiply_adds(discriminator, _images(context))
+    each = ratio_multiply_adds(discriminator, context.few_images())
     return (
         {part: drawn * (number + (part == FORWARD)) for part, number in evaluations.items()},
         {part: drawn * (number + each * (part == FORWARD)) for part, number in of.items()},
     )
-
-
-def _images(context: Context):
-    """A few real images, as networks see them."""
-    images = to_float(context.images("train").images[:SAMPLE])
-    # With channels last in memory, torch 2.10 ends the process in the backward pass of a group norm
-    # whose input needs no gradient, such as a head's on frozen features. Grey images count as both,
-    # so `contiguous` leaves them.
-    return images.clone(memory_format=torch.contiguous_format).to(context.device)
 
 
 def count_trainings(context: Context, path: Path, paths: Paths) -> None:
@@ -117,15 +106,25 @@ def _counted(seen: int, training: float, generated: float) -> dict:
 
 
 def _training(context: Context, paths: Paths, head: Head, model: str) -> dict:
-    net, setting = context.model(paths, model), context.setting
+    net, training = context.model(paths, model), context.study.trainings.get(head.training)
     discriminator = context.discriminator(paths, net, System("", (head,), model=model))
-    each = training_multiply_adds(discriminator, _images(context))
-    generated = measured_cost(net, setting.models[model].sampling, device=context.device)
-    training = context.study.trainings.get(head.training)
-    number = (training and training.num_fake) or setting.num_data
-    generated = number * generated["multiply-adds per image"]
+    settings = training.settings if training else PRESETS["default"]
+    each = training_multiply_adds(discriminator, context.few_images(), settings, net)
     seen = _images_seen(context, paths, head)
-    return _counted(seen, seen * each, generated)
+    return _counted(seen, seen * each, _generated(context, paths, training, model, net))
+
+
+def _generated(context: Context, paths: Paths, training: Training | None, model: str, net) -> float:
+    """Multiply-adds of the generated images that a discriminator has learned from; one that is
+    given, from those of the model."""
+    if training and not training.settings.needs_fake:
+        return 0.0
+    number = (training and training.num_fake) or context.setting.num_data
+    if training and training.system:
+        counted = read_json(paths[f"compute-{training.system}"] / "compute.json")
+        return number * sum(counted["multiply-adds"].values())
+    sampling = context.setting.models[model].sampling
+    return number * measured_cost(net, sampling, device=context.device)["multiply-adds per image"]
 
 
 def _images_seen(context: Context, paths: Paths, head: Head) -> int:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dg.checkpoints import load_discriminator
-from dg.data.datasets import SPLITS, ImageSet, load_images, pooled
-from dg.discriminator import Discriminator, LogRatio
+from dg.checkpoints import holds_difference, load_difference, load_discriminator
+from dg.data.datasets import SPLITS, ImageSet, load_images, pooled, to_float
+from dg.discriminator import Discriminator, LogRatio, ScoreDifference
 from dg.experiments.setting import Setting
 from dg.experiments.study import Study, System
-from dg.guidance import BOOSTING, Autoguidance, DiscriminatorGuidance
+from dg.guidance import BOOSTING, Autoguidance, DifferenceGuidance, DiscriminatorGuidance
 from dg.models.loading import load_model
 from dg.runtime.downloads import resolve
 from dg.runtime.files import read_json
@@ -24,6 +24,7 @@ from dg.sampling import ScoreModel, fill_store, needs_log_ratio
 
 ORDER_SEED = 0  # data files may be sorted by class
 SUGGESTION = "suggestion.json"  # of the diagnosis
+SAMPLE = 8  # real images that a pass is counted on
 Paths = dict[str, Path]  # folders of stages, by name
 
 
@@ -117,6 +118,14 @@ class Context:
             self.images("test") if self.setting.num_reference is None else self.reference_images()
         )
 
+    def few_images(self) -> torch.Tensor:
+        """A few real images, as networks see them."""
+        images = to_float(self.images("train").images[:SAMPLE])
+        # With channels last in memory, torch 2.10 ends the process in the backward pass of a group
+        # norm whose input needs no gradient, such as a head's on frozen features. Grey images count
+        # as both, so `contiguous` leaves them.
+        return images.clone(memory_format=torch.contiguous_format).to(self.device)
+
     def one_hot(self, net, images: ImageSet) -> torch.Tensor | None:
         """The classes of images for a conditional network, None for another one."""
         if not net.label_dim:
@@ -165,8 +174,10 @@ class Context:
             return system
         return system.options[read_json(paths[f"choice-{system.choice}"] / "choice.json")["index"]]
 
-    def discriminator(self, paths: Paths, net, system: System) -> Discriminator | None:
-        """The discriminator of a system, None for one without heads."""
+    def discriminator(
+        self, paths: Paths, net, system: System
+    ) -> Discriminator | ScoreDifference | None:
+        """The discriminator of a system, or the score difference; None for one without heads."""
         if not system.heads:
             return None
         given = self.setting.given
@@ -176,6 +187,8 @@ class Context:
             else paths[f"train-{head.training}"] / f"{head.checkpoint}.safetensors"
             for head in system.heads
         ]
+        if len(files) == 1 and holds_difference(files[0]):
+            return load_difference(files[0], net, self.device)
         lora = files[0].with_name(f"lora_{system.heads[0].checkpoint}.safetensors")
         loading = dict(lora_path=lora if lora.exists() else None, average=system.average)
         return load_discriminator(
@@ -200,6 +213,13 @@ class Context:
         boost = replace(BOOSTING["authors"], S_churn=system.S_churn) if boosted else None
         sparse = dict(every=system.every, between=system.between)
         window = self.window(paths, system)
+        if isinstance(discriminator, ScoreDifference):
+            if boosted:
+                raise ValueError(
+                    f"“{system.title}” boosts samples by a log ratio, which a difference of scores "
+                    "does not give; set its boosting to False"
+                )
+            return DifferenceGuidance(discriminator, weights, *window, **sparse)
         return DiscriminatorGuidance(discriminator, weights, *window, boost, **sparse)
 
     def sampling(self, system: System):

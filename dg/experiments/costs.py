@@ -55,7 +55,8 @@ def bounds_cost(setting, model: str, snapshots: int) -> Cost:
 
 
 def training_cost(setting, training) -> Cost:
-    """Of a discriminator, whose epochs are passes over the larger set."""
+    """Of a discriminator, whose epochs are passes over the larger set, or of the one it is like."""
+    training = training.like or training
     real = training.num_real or setting.num_real or setting.num_data
     pairs = max(real, training.num_fake or setting.num_data) * training.settings.epochs
     pairs /= training.part[1] if training.part else 1

@@ -1,6 +1,7 @@
 """Stages that judge discriminators on images that they were not trained on."""
 
 from dataclasses import replace
+from functools import cache
 
 from dg.data.datasets import load_images
 from dg.evaluation.diagnosis import diagnose
@@ -17,17 +18,20 @@ DIAGNOSED = "fake-diagnosed"  # stage of the generated ones of the diagnosis
 
 def judge_heads(context: Context, path, paths: Paths) -> None:
     """Numbers of images that every head of the study has seen, and its loss, AUC and the like on
-    images that no training has seen: the test split, and the first set of the unguided system."""
-    test, found = context.images("test"), {}
-    unguided = load_images(paths["sample-unguided"] / "set0")
+    images that no training has seen: the test split, and the first set of the system whose images
+    it has learned from, which is the unguided one unless its training says otherwise."""
+    test, found, opened = context.images("test"), {}, cache(load_images)
     for head in context.study.heads:
         training = context.study.trainings[head.training]
         net = context.model(paths, training.model)
         discriminator = context.discriminator(paths, net, System("", (head,)))
         settings = replace(training.settings, split=(1.0, 0.0, 0.0), eval_images=JUDGED)
-        images, *_ = split_sets(test, unguided, settings, context.device)
+        generated = None
+        if settings.needs_fake:
+            generated = opened(paths[f"sample-{training.system or 'unguided'}"] / "set0")
+        images, *_ = split_sets(test, generated, settings, context.device)
         seen = read_json(paths[f"train-{head.training}"] / "summary.json")["images"]
-        found[head.training] = {"images": seen} | evaluate(discriminator, images, settings)
+        found[head.training] = {"images": seen} | evaluate(discriminator, images, settings, net)
     write_json(path / "heads.json", found)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from dg.data.datasets import ImageSet, load_images
-from dg.discriminator import build_discriminator
+from dg.discriminator import build_difference, build_discriminator
 from dg.evaluation.feature_sets import load_features, save_features
 from dg.experiments import bound_curves
 from dg.experiments.context import Context, Paths
@@ -22,7 +22,9 @@ from dg.pretraining.held_out_loss import watched
 from dg.pretraining.noisy_classifier import train_noisy_classifier
 from dg.runtime.files import atomic_write, plain, write_json
 from dg.runtime.processes import cpu_threads
+from dg.samplers.cost import training_multiply_adds
 from dg.training import train_discriminator
+from dg.training_data import images_per_epoch
 
 
 def make_model(context: Context, path, paths: Paths, name: str) -> None:
@@ -81,7 +83,7 @@ def make_classifier(context: Context, path, paths: Paths) -> None:
 def fake_set(setting: Setting, training: Training) -> tuple[str, int]:
     """Stage and number of the generated images of which a discriminator learns from the first."""
     number = max(training.num_fake or 0, setting.num_data)
-    name = f"fake-{training.model}"
+    name = f"drawn-{training.system}" if training.system else f"fake-{training.model}"
     return (f"{name}-{number}" if number > setting.num_data else name), number
 
 
@@ -102,34 +104,76 @@ def make_images(context: Context, path, paths: Paths, model: str, seeds: range) 
     context.sample(path, net, context.setting.models[model].sampling, seeds)
 
 
+def draw_images(context: Context, path, paths: Paths, system: System, number: int) -> None:
+    """Images of a system, that a discriminator learns from: set0, on the seeds of a model's."""
+    settled, first = context.settled(paths, system), context.setting.fake_seed
+    draw_sets(context, path, paths, settled, [first], number)
+
+
 def width_of(context: Context, training: Training) -> int | None:
     """Channels of a head, None for the default of its extractor."""
     on_classifier = training.extractor == "classifier"
     return training.width or (context.setting.head_width if on_classifier else None)
 
 
-def training_sets(context: Context, paths: Paths, training: Training) -> list[ImageSet]:
-    """The real and the generated images that a discriminator learns from."""
-    s, train = context.setting, context.images("train")
-    fake = load_images(paths[fake_set(s, training)[0]])
-    real = train.take(training.num_real or min(s.num_real or s.num_data, len(train)))
-    sets = [real, fake.take(training.num_fake or s.num_data)]
+def _numbers(context: Context, training: Training) -> list[int]:
+    """Real and generated images of a training, before every n-th of them is taken."""
+    s = context.setting
+    real = training.num_real or min(s.num_real or s.num_data, len(context.images("train")))
+    return [real, training.num_fake or s.num_data] if training.settings.needs_fake else [real]
+
+
+def training_sets(context: Context, paths: Paths, training: Training) -> list[ImageSet | None]:
+    """The real and the generated images that a discriminator learns from, None where its loss takes
+    none."""
+    numbers, sets = _numbers(context, training), [context.images("train")]
+    if training.settings.needs_fake:
+        folder = paths[fake_set(context.setting, training)[0]]
+        sets.append(load_images(folder / "set0" if training.system else folder))
+    sets = [one.take(number) for one, number in zip(sets, numbers, strict=True)]
     if training.part:
         first, step = training.part
         sets = [one.subset(slice(first, None, step)) for one in sets]
-    return sets
+    return sets if training.settings.needs_fake else [*sets, None]
+
+
+def _untrained(context: Context, paths: Paths, training: Training, net):
+    """What a training begins with, a discriminator or a score difference."""
+    s, seed, width = context.setting, training.settings.seed, width_of(context, training)
+    real, device = context.images("train"), context.device
+    if training.settings.loss == "difference":
+        return build_difference(net, real, s.conditional, width or 32, seed, device)
+    on = (training.extractor, real, net, context.classifier_path(paths))
+    return build_discriminator(*on, s.conditional, width, seed, device)
+
+
+def epoch_multiply_adds(context: Context, paths: Paths, training: Training, net) -> float:
+    """Multiply-adds of an epoch, counted on what a training begins with."""
+    first, step = training.part or (0, 1)
+    sizes = [len(range(first, number, step)) for number in _numbers(context, training)]
+    discriminator = _untrained(context, paths, training, net)
+    each = training_multiply_adds(discriminator, context.few_images(), training.settings, net)
+    return each * images_per_epoch(sizes, training.settings)
+
+
+def epochs_of(context: Context, paths: Paths, training: Training, net) -> int:
+    """Its own, or as many as the training takes that it is like."""
+    if not (like := training.like):
+        return training.settings.epochs
+    of_like = context.model(paths, like.model)
+    wanted = like.settings.epochs * epoch_multiply_adds(context, paths, like, of_like)
+    return max(1, round(wanted / epoch_multiply_adds(context, paths, training, net)))
 
 
 def make_discriminator(context: Context, path, paths: Paths, training: Training) -> None:
     """A trained head."""
-    s, device = context.setting, context.device
+    s, net = context.setting, context.model(paths, training.model)
     settings = replace(training.settings, conditional=s.conditional)
-    net, classifier = context.model(paths, training.model), context.classifier_path(paths)
+    settings = replace(settings, epochs=epochs_of(context, paths, training, net))
     real, fake = training_sets(context, paths, training)
-    head = (s.conditional, width_of(context, training), settings.seed, device)
-    discriminator = build_discriminator(training.extractor, real, net, classifier, *head)
+    discriminator = _untrained(context, paths, training, net)
     run = dict(progress=context.progress, ranks=context.ranks, net=net)
-    with cpu_threads(context.cores if s.parallel_training else 1, device):
+    with cpu_threads(context.cores if s.parallel_training else 1, context.device):
         train_discriminator(discriminator, real, fake, settings, path, **run)
 
 

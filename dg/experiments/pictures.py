@@ -169,10 +169,11 @@ def _with_steps(outcome: dict, line: str, names: list[str]) -> str:
 
 
 def curves(source: Source) -> list[Picture]:
-    """Training of every discriminator of more than one epoch, with the checkpoint that guides."""
+    """Training of every discriminator of more than one epoch, with the checkpoint that guides. A
+    score difference has another loss, and no share that is right."""
     shown, systems = {}, source.outcome["systems"].values()
     for name, entry in source.outcome["trainings"].items():
-        if len(log := entry["log"]) < 2:
+        if len(log := entry["log"]) < 2 or "train_accuracy" not in log[0]:
             continue
         heads = [head for system in systems for head in system["heads"]]
         used = {head["checkpoint"] for head in heads if head["training"] == name}

@@ -15,7 +15,7 @@ from dg.experiments.costs import (
 )
 from dg.experiments.drawing import pool_seeds
 from dg.experiments.pipeline import Stage, in_order, needed
-from dg.experiments.study import System, models_of
+from dg.experiments.study import System, Training, models_of
 from dg.runtime.files import content_of, plain
 from dg.samplers.constants import RejectionSampling
 from dg.sampling import needs_log_ratio
@@ -34,7 +34,9 @@ def plan(context: Context) -> list[Stage]:
     if study.nll:
         measured = [name for name in models if bound_curves.places(s, name)]
         stages += [bound_curves.stage(context, name, data) for name in measured]
-    if any(_needs_classifier(context, system) for system in systems):
+    if any(_needs_classifier(context, system) for system in systems) or any(
+        map(_trained_with_classifier, study.trainings.values())
+    ):
         trained = plain(s.noisy_classifier) | data
         settings = {"classifier": s.classifier} if s.classifier else trained
         stages.append(Stage("classifier", settings, [], partial(making.make_classifier, context)))
@@ -60,10 +62,12 @@ def plan(context: Context) -> list[Stage]:
         settings, make = {"given": s.given} | trained, partial(compute.count_trainings, context)
         tuned = [name for name in models if isinstance(s.models[name], derived.Tuned)]
         tuned += [derived.OWN] if tuned else []
-        stages.append(_of_heads(context, "training-compute", settings, make, tuned))
+        sources = [f"compute-{name}" for name in _sources(context)]
+        stages.append(_of_heads(context, "training-compute", settings, make, tuned + sources))
     if study.heldout:
         judged, make = {"images": judging.JUDGED}, partial(judging.judge_heads, context)
-        stages.append(_of_heads(context, "heldout", judged, make, ["sample-unguided"]))
+        seen = [f"sample-{name}" for name in ("unguided", *_sources(context))]
+        stages.append(_of_heads(context, "heldout", judged, make, seen))
     if study.tested:
         judged, make = judging.described(study), partial(judging.judge_systems, context)
         stages.append(_of_heads(context, "tested", judged, make))
@@ -93,21 +97,53 @@ def _model(context: Context, name: str, data: dict) -> list[Stage]:
 def _trainings(context: Context, data: dict) -> list[Stage]:
     """Discriminators, and the generated images that they learn from."""
     s, trainings, stages = context.setting, context.study.trainings, []
-    fakes = {making.fake_set(s, training): training.model for training in trainings.values()}
-    for (name, number), model in fakes.items():
-        stages.append(making.images_stage(context, name, model, s.fake_seed, number))
+    compared = [one for one in trainings.values() if one.settings.needs_fake]
+    for (name, number), training in {making.fake_set(s, one): one for one in compared}.items():
+        if training.system:
+            stages.append(_drawn(context, name, training.system, number))
+        else:
+            images = (training.model, s.fake_seed, number)
+            stages.append(making.images_stage(context, name, *images))
     for name, training in trainings.items():
-        needs = [making.fake_set(s, training)[0]]
-        needs += ["classifier"] * (training.extractor == "classifier")
-        settings = {"extractor": training.extractor, "settings": plain(training.settings)} | data
-        settings |= {"num_data": training.num_fake or s.num_data}
-        settings |= {"num_real": training.num_real or s.num_real}
-        settings |= {"part": training.part} if training.part else {}
-        settings |= {"width": making.width_of(context, training), "conditional": s.conditional}
+        fakes = [making.fake_set(s, training)[0]] * training.settings.needs_fake
+        needs = fakes or [training.model]
+        needs += ["classifier"] * _trained_with_classifier(training)
+        needs += [training.like.model] if training.like else []
         make = partial(making.make_discriminator, context, training=training)
-        cost = training_cost(s, training)
+        settings, cost = _training(context, training) | data, training_cost(s, training)
         stages.append(Stage(f"train-{name}", settings, needs, make, cost))
     return stages
+
+
+def _training(context: Context, training: Training) -> dict:
+    """What a discriminator depends on besides its images."""
+    s = context.setting
+    settings = {"extractor": training.extractor, "settings": plain(training.settings)}
+    settings |= {"num_data": training.num_fake or s.num_data}
+    settings |= {"num_real": training.num_real or s.num_real}
+    settings |= {"part": training.part} if training.part else {}
+    settings |= {"width": making.width_of(context, training), "conditional": s.conditional}
+    return settings | ({"like": _training(context, training.like)} if training.like else {})
+
+
+def _trained_with_classifier(training: Training) -> bool:
+    """Whether it is on the classifier, or as long as one that is."""
+    return "classifier" in (training.extractor, training.like and training.like.extractor)
+
+
+def _sources(context: Context) -> list[str]:
+    """The systems that discriminators learn from."""
+    found = [training.system for training in context.study.trainings.values()]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _drawn(context: Context, name: str, source: str, number: int) -> Stage:
+    """The stage of images of a system, that a discriminator learns from."""
+    system, first = context.study.systems[source], context.setting.fake_seed
+    settings = _sampling(context, system) | {"num_images": number, "seed": first}
+    make = partial(making.draw_images, context, system=system, number=number)
+    needs, cost = _inputs(context, system), _generation(context, system, number)
+    return Stage(name, settings, needs, make, cost, f"images of {system.title}", "drawn")
 
 
 def _selection(context: Context, system: System) -> Stage:

@@ -4,6 +4,7 @@
 STUDIES = (
     *("recipes", "extractors", "epochs", "selection", "weights", "window", "churn", "steps"),
     *("significance", "lora", "ensemble", "methods", "gains-add-up", "given", "failures", "cost"),
+    "kinds",
 )
 SETTINGS = (
     "cifar10-uncond",

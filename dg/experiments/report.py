@@ -4,7 +4,14 @@ from pathlib import Path
 
 from dg.evaluation.report import Document, Section, write_markdown, write_report
 from dg.evaluation.significance import paired_t
-from dg.experiments import cost_report, failures_report, gains_report, methods_report, sections
+from dg.experiments import (
+    cost_report,
+    failures_report,
+    gains_report,
+    kinds_report,
+    methods_report,
+    sections,
+)
 from dg.experiments.context import Context, Paths
 from dg.experiments.pictures import Source, fair_floor
 from dg.experiments.tables import distance_name, pairs, role
@@ -15,6 +22,7 @@ VERDICTS = {  # by a section of the report
     "failures": failures_report.verdict,
     "gain": cost_report.verdict,
     "gains": gains_report.verdict,
+    "kinds": kinds_report.verdict,
 }
 
 
@@ -63,7 +71,10 @@ def about(outcome: dict) -> str:
 
 def _guidance(outcome: dict) -> str:
     """The setting's weights and window, where they are those of a system."""
-    guided = [one for one in outcome["systems"].values() if one["heads"]]
+    systems = [
+        option for one in outcome["systems"].values() for option in one.get("options") or [one]
+    ]
+    guided = [one for one in systems if one["heads"]]
     (first, second), window = (outcome["settings"].get(name) for name in ("weights", "window"))
     text = ""
     if any(not one["weights"] for one in guided):

@@ -147,8 +147,8 @@ def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
     trained = [head.training for head in system.heads if head.training not in setting.given]
     names = [system.model, *(f"train-{training}" for training in trained)]
     names += [model.continues] if model.continues else []
-    if trained:
-        names += [fake_set(setting, context.study.trainings[one])[0] for one in trained]
+    trainings = [context.study.trainings[one] for one in trained]
+    names += [fake_set(setting, one)[0] for one in trainings if one.settings.needs_fake]
     images = setting.num_images * setting.num_sets
     drawn = [stage for stage in (f"pool-{name}", f"sample-{name}") if stage in paths]
     costs = {

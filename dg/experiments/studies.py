@@ -10,6 +10,8 @@ from dataclasses import replace
 from dg.experiments import ensembles as several
 from dg.experiments import failures as few
 from dg.experiments import gains as together
+from dg.experiments import kinds as each
+from dg.experiments import less_guidance as less
 from dg.experiments import methods as lines
 from dg.experiments.setting import Setting
 from dg.experiments.study import Head, Study, System, Training
@@ -73,7 +75,7 @@ def trainings(setting: Setting) -> dict[str, Training]:
         "score-narrow": Training("score", score, 16),
     }
     found |= few.trainings(setting, default) | several.trainings(authors)
-    found |= together.trainings(default)
+    found |= together.trainings(default) | each.trainings(setting, default, score)
     widths = _from_scratch(setting)
     return found | {name: Training("none", as_long, width) for name, width in widths}
 
@@ -322,28 +324,21 @@ def failures(setting):
     "How much of the gain of guidance is left where the discriminator is evaluated less often, or "
     "is smaller?",
     compute=True,
-    sections=("gain", "pairs", "discriminators", "deviations", "run"),
+    sections=less.SECTIONS,
 )
 def cost(setting):
     """The setting's guidance and both orders; fewer steps, other windows, smaller heads."""
-    head, half = (lines.given_head(setting),), setting.weights[0] / 2
-    steps = ((1, "every step"), (2, "every second step"), (3, "every third step"))
-    found = {
-        "guided": System("full guidance", head, line="full guidance"),
-        "both-orders": System("both orders", head, (half, half), line="both orders"),
-    }
-    for between in ("rescale", "keep"):
-        for every, told in steps[1:]:
-            sparse = System(f"{told}, {between}", head, every=every, between=between)
-            found[f"{between}-{every}"] = replace(sparse, line=f"fewer steps, {between}")
-    for end in (end for end in (1.0, 0.5, 0.3) if end != setting.window[1]):
-        short = System("", head, window=(0.01, end), line=f"VP time up to {end:g}")
-        for every, told in steps:
-            title = f"{short.line}, {told}"
-            found[f"to-{end:g}-{every}"] = replace(short, title=title, every=every)
-    for name, width in (("score", 32), ("score-narrow", 16)):
-        small = System("", (Head(name),), line=f"own encoder, {width} channels")
-        for every, told in steps[:2]:
-            title = f"{small.line}, {told}"
-            found[f"{name}-{every}"] = replace(small, title=title, every=every)
-    return found
+    return less.systems(setting)
+
+
+@study(
+    "Kinds of discriminators at equal training compute",
+    "Which kind of discriminator guides best where all see the same real images and train for "
+    "equally many multiply-adds, and does a second or a third round help?",
+    compute=True,
+    heldout=True,
+    sections=each.SECTIONS,
+)
+def kinds(setting):
+    """Every kind with its own recipe and a chosen weight, then further rounds of the first."""
+    return each.systems()

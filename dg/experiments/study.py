@@ -12,8 +12,8 @@ SECTIONS = ("results", "pairs", "discriminators", "deviations", "run")  # of a r
 
 @dataclass(frozen=True)
 class Training:
-    """How a discriminator comes about: on which extractor ("classifier", "score", "finetuned",
-    "none"), with which settings.
+    """How a discriminator, or a score difference by the loss of that name, comes about: on which
+    extractor ("classifier", "score", "finetuned", "none"), with which settings.
 
     width     channels of the head; None: the setting's on a classifier, else that of
               `build_discriminator`
@@ -21,6 +21,8 @@ class Training:
     num_real  real images, the first ones; None: the setting's number, or all where there are fewer
     num_fake  generated images; None: the setting's number
     part      (i, n): of both kinds every n-th image, from the i-th on
+    system    of the study, whose images it learns to tell from real ones; None: the model's
+    like      the training that takes as many multiply-adds: the epochs are set so, at least one
     """
 
     extractor: str
@@ -30,6 +32,8 @@ class Training:
     num_real: int | None = None
     num_fake: int | None = None
     part: tuple[int, int] | None = None
+    system: str | None = None
+    like: "Training | None" = None
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,26 @@
 """What an image costs: evaluations of each network, and multiply-adds, counted on real calls."""
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from dg.discriminator import Discriminator, LogRatio
+from dg.discriminator import Discriminator, LogRatio, ScoreDifference
 from dg.guidance import Autoguidance, DiscriminatorGuidance
+from dg.losses import LOSSES, NoisyBatch
 from dg.models.generative_model import GenerativeModel
 from dg.precision import autocast
+from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.samplers.constants import RejectionSampling
 from dg.samplers.rejection import rejection_sampler
 from dg.sampling import ScoreModel, as_model, draw_images
+from dg.training import Trainer
 from edm.guidance import Guidance, GuidanceSum, WrappedGuidance
 
 SEEDS = range(4)
@@ -72,27 +75,36 @@ def measured_cost(
 def ratio_multiply_adds(discriminator: Discriminator, images: Tensor) -> float:
     """Multiply-adds of a log ratio, per image of a batch [N, C, H, W]."""
     with MultiplyAdds() as operations:
-        _logits(discriminator, images)
+        discriminator(images, *_noise_and_labels(discriminator, images))
     return sum(operations.of.values()) / len(images)
 
 
-def training_multiply_adds(discriminator: Discriminator, images: Tensor) -> float:
-    """Multiply-adds of a training step of its heads, per image of a batch [N, C, H, W]."""
-    discriminator.heads.requires_grad_(True)
-    try:
-        with MultiplyAdds() as operations, torch.enable_grad():
-            F.softplus(_logits(discriminator, images)).mean().backward()
-    finally:
-        discriminator.heads.requires_grad_(False).zero_grad()
+def training_multiply_adds(
+    discriminator: Discriminator | ScoreDifference,
+    images: Tensor,
+    settings: DiscriminatorTraining = PRESETS["default"],
+    net=None,
+) -> float:
+    """Multiply-adds of a training step by the loss and the adapter of the settings, per image of a
+    batch [N, C, H, W]. A copy is counted: the discriminator and the score network `net`, which
+    some losses take, stay as they are."""
+    discriminator, net = copy.deepcopy((discriminator, net))  # at once: they may share the network
+    trainer = Trainer(discriminator, settings, net)
+    sigma, labels = _noise_and_labels(discriminator, images)
+    batch = NoisyBatch(images, images, sigma, labels, torch.ones_like(sigma))
+    with MultiplyAdds() as operations, torch.enable_grad():
+        loss, _ = LOSSES[settings.loss](discriminator, batch, settings.penalty, trainer.net)
+        loss.backward()
     return sum(operations.of.values()) / len(images)
 
 
-def _logits(discriminator: Discriminator, images: Tensor) -> Tensor:
-    labels = None
-    if discriminator.conditional:
-        one = torch.eye(discriminator.heads[0].num_classes, device=images.device)[:1]
-        labels = one.expand(len(images), -1)
-    return discriminator(images, torch.ones(len(images), device=images.device), labels)
+def _noise_and_labels(discriminator, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Noise level 1 for every image, and its class where the discriminator takes one."""
+    sigma = torch.ones(len(images), device=images.device)
+    if not discriminator.conditional:
+        return sigma, None
+    one = torch.eye(discriminator.heads[0].num_classes, device=images.device)[:1]
+    return sigma, one.expand(len(images), -1)
 
 
 class MultiplyAdds(TorchDispatchMode):

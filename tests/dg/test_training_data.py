@@ -8,7 +8,7 @@ import torch
 
 from dg.checkpoints import load_discriminator
 from dg.data.images import ImageSet
-from dg.data.latents import LatentSet, LatentStore
+from dg.data.latents import LatentSet, LatentStore, Rows
 from dg.data.sample_store import SampleStore
 from dg.discriminator import Discriminator, build_discriminator
 from dg.extractors import PixelExtractor
@@ -16,11 +16,11 @@ from dg.recipes import PRESETS, DiscriminatorTraining
 from dg.runtime.randomness import step_generator
 from dg.training import train_discriminator
 from dg.training_data import (
-    Rows,
     check_discriminator,
     check_sets,
     doubts,
     epoch_order,
+    images_per_epoch,
     noisy_batch,
     random_subset,
     split_sets,
@@ -255,3 +255,19 @@ def test_doubts_about_real_and_generated_data(tmp_path):
     assert line.startswith("80 of 80 generated latents")
     LatentStore(tmp_path / "latents", {"vae": "abc", "images": "def"}, range(2), 2)
     assert doubts(REAL, FAKE, tmp_path / "latents", made) == []
+
+
+@pytest.mark.parametrize("batches", ["balanced", "mixed"])
+@pytest.mark.parametrize(
+    "sizes", [(100,), (100, 100), (57, 90), (90, 57), (41, 41)], ids=lambda sizes: str(sizes)
+)
+def test_images_of_an_epoch_are_known_from_the_sizes_of_the_sets(sizes, batches):
+    settings = DiscriminatorTraining(
+        batch_size=16,
+        batches=batches,
+        unequal=True,
+        loss="bce" if len(sizes) == 2 else "difference",
+    )
+    sets = [ImageSet(np.zeros((n, 4, 4, 1), np.uint8)) for n in sizes]
+    train, *_ = split_sets(sets[0], sets[1] if len(sets) == 2 else None, settings)
+    assert images_per_epoch(sizes, settings) == epoch_order(train, settings, 0).numel() > 0

@@ -9,7 +9,7 @@ from dg.data.datasets import open_images
 from dg.discriminator import LogRatio
 from dg.experiments import making
 from dg.experiments import methods_report as report
-from dg.experiments.compute import _images, _seen
+from dg.experiments.compute import _seen
 from dg.experiments.context import Context, Experiment
 from dg.experiments.drawing import SPARE_SEED, draw_sets, pool_seeds
 from dg.experiments.methods import Methods
@@ -140,7 +140,7 @@ def test_rejection_measures_its_constants_once(context, tmp_path):
 def test_trainings_are_counted_on_images_with_channels_first(context):
     """Grey images count as contiguous in any order, and torch ends the process in the backward pass
     of a head on features with channels last."""
-    images = _images(context)
+    images = context.few_images()
     assert images.shape == (8, 1, 8, 8) and images.stride() == torch.empty(8, 1, 8, 8).stride()
     head = guidance(network(label_dim=0, img_resolution=8)).discriminator
     assert training_multiply_adds(head, images) > ratio_multiply_adds(head, images)

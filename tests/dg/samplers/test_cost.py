@@ -1,11 +1,15 @@
 """Costs per image: counts that are known, and multiply-adds that add up."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dg.discriminator import LogRatio
+from dg.data.images import ImageSet
+from dg.discriminator import LogRatio, build_difference, build_discriminator
 from dg.guidance import Autoguidance
+from dg.losses import NoisyBatch
+from dg.recipes import DiscriminatorTraining
 from dg.samplers.constants import Constants, RejectionSampling
 from dg.samplers.cost import (
     MultiplyAdds,
@@ -16,6 +20,7 @@ from dg.samplers.cost import (
 from dg.samplers.particles import ParticleSampling
 from dg.samplers.restart import RestartSampling
 from dg.sampling import Sampling, ScoreModel
+from dg.training import Trainer
 from tests.dg.test_sampling import guidance, network
 
 STEPS = dict(num_steps=3)
@@ -122,3 +127,38 @@ def test_samplers_cost_what_they_say():
     never = Constants([-1e9] * 4, [-1e9] * 4)
     rejection = RejectionSampling(constants=never, time_min=1e-5, **STEPS)
     assert counts(model, rejection)[0] == [5, 0, 3, 0]
+
+
+def built(kind, net, settings):
+    data = ImageSet(np.zeros((4, 8, 8, 1), np.uint8))
+    if settings.loss == "difference":
+        return build_difference(net, data, width=8)
+    return build_discriminator(kind, data, net, width=8 if kind != "none" else 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("score", {}),
+        ("score", dict(lora_rank=2)),
+        ("score", dict(loss="matching")),
+        ("score", dict(loss="difference")),
+        ("finetuned", {}),
+        ("none", dict(loss="sobolev")),
+    ],
+)
+def test_a_training_step_is_counted_as_it_is_made(kind, changes):
+    """Against the step of the training itself, of which the optimiser multiplies nothing here."""
+    net = network(label_dim=0, img_resolution=8, img_channels=1)
+    settings = DiscriminatorTraining(batch_size=4, **changes)
+    images = torch.zeros(4, 1, 8, 8)
+    discriminator = built(kind, net, settings)
+    before = {name: p.requires_grad for name, p in discriminator.named_parameters()}
+    each = training_multiply_adds(discriminator, images, settings, net)
+    assert before == {name: p.requires_grad for name, p in discriminator.named_parameters()}
+    trainer = Trainer(discriminator, settings, net)
+    sigma = torch.full((4,), 0.5, dtype=torch.float64)
+    batch = NoisyBatch(images, images + 0.5, sigma, None, torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    with MultiplyAdds() as operations:
+        trainer.step(batch)
+    assert each == sum(operations.of.values()) / 4 > 0
