@@ -9,7 +9,7 @@ real images than those of the table.
 from dataclasses import replace
 from itertools import pairwise
 
-from dg.experiments.methods import WEIGHTS
+from dg.experiments.methods import Methods
 from dg.experiments.setting import Setting
 from dg.experiments.study import Head, System, Training
 from dg.recipes import DiscriminatorTraining
@@ -17,7 +17,6 @@ from dg.recipes import DiscriminatorTraining
 SECTIONS = ("kinds", "pairs", "choices", "discriminators", "deviations", "run")
 REFERENCE = "default"  # the training of the first round, whose compute the others have
 FIRST, ROUNDS = "classifier", 3
-DIFFERENCE_WEIGHTS = (0.5, 1.0, 2.0)  # 2 at the first stage is a weight of 1, which is exact
 OTHERS = {
     "score": "head on the score encoder",
     "finetuned": "score encoder, trained throughout",
@@ -48,20 +47,23 @@ def rounds() -> list[str]:
     return [FIRST, *(f"round-{number}" for number in range(2, ROUNDS + 1))]
 
 
-def systems() -> dict[str, System]:
-    """Each kind alone, then the rounds."""
-    found = {FIRST: _kind(FIRST, "head on the classifier", (Head(REFERENCE),))}
+def systems(setting: Setting) -> dict[str, System]:
+    """Each kind alone, then the rounds. The score difference has half the weights of the others: at
+    the first stage alone 2 is exact."""
+    weights = Methods(setting).weights
+    halves = tuple(weight / 2 for weight in weights)
+    found = {FIRST: _kind(FIRST, "head on the classifier", (Head(REFERENCE),), weights)}
     for name, line in OTHERS.items():
-        weights = DIFFERENCE_WEIGHTS if name == "difference" else WEIGHTS
-        found[name] = _kind(name, line, (Head(f"kind-{name}"),), weights)
+        tried = halves if name == "difference" else weights
+        found[name] = _kind(name, line, (Head(f"kind-{name}"),), tried)
     heads = found[FIRST].heads
     for number, name in enumerate(rounds()[1:], 2):
         heads += (Head(name),)
-        found[name] = _kind(name, f"head on the classifier, {number} rounds", heads)
+        found[name] = _kind(name, f"head on the classifier, {number} rounds", heads, weights)
     return found
 
 
-def _kind(name: str, line: str, heads: tuple[Head, ...], weights=WEIGHTS) -> System:
+def _kind(name: str, line: str, heads: tuple[Head, ...], weights) -> System:
     """The system that takes one of the weights; the log ratios of several rounds add up."""
     told = dict(boosting=False, average="sum" if len(heads) > 1 else "logits")
     options = (System(f"weight {w:g}", heads, (w, 0.0), **told) for w in weights)

@@ -341,4 +341,4 @@ def cost(setting):
 )
 def kinds(setting):
     """Every kind with its own recipe and a chosen weight, then further rounds of the first."""
-    return each.systems()
+    return each.systems(setting)

@@ -46,7 +46,7 @@ def test_systems_choose_their_weight_on_other_seeds():
     systems = build("kinds", SETTING).systems
     for name in systems.keys() - {"unguided"}:
         options = systems[name].options
-        wanted = kinds.DIFFERENCE_WEIGHTS if name == "difference" else (1.0, 2.0, 4.0)
+        wanted = (0.5, 1.0, 2.0) if name == "difference" else (1.0, 2.0, 4.0)
         assert [option.weights for option in options] == [(w, 0.0) for w in wanted]
         assert systems[name].choice == name
         for option in options:
