@@ -13,12 +13,14 @@ from dg.runtime.pretrained import training_curve
 from dg.sampling import Sampling
 
 NETWORK = "mnist-14"
-WINDOW = (0.01, 0.5)  # VP time of guidance: noise levels up to 3.4, above which a head sees little
+WINDOW = (0.01, 0.3)  # VP time of guidance: noise levels up to 1.2, above which a head sees little
 QUICKSTART = replace(
     shipped(NETWORK, "MNIST, 14 × 14 pixels", "mnist-small-14"),
     recipes={"head": PRESETS[NETWORK]},
-    candidates=(4.0, 6.0),
+    candidates=(4.0, 8.0),
+    num_data=4500,
     num_real=10_000,
+    num_selection=300,
     parallel_training=True,
 )
 QUICKSTART_SMOKE = replace(

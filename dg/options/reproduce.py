@@ -99,8 +99,8 @@ OPTIONS = {
 }
 # Each experiment as commands; {weight} is the guidance weight that it chose.
 QUICKSTART = """\
-# 5,000 images of the network that ships: what the discriminator learns to tell from real ones
-python generate.py --network mnist-14 --outdir runs/by-hand/fake --num_samples 5000 --seed 1000000
+# 4,500 images of the network that ships: what the discriminator learns to tell from real ones
+python generate.py --network mnist-14 --outdir runs/by-hand/fake --num_samples 4500 --seed 1000000
 # a discriminator: a small head on the features of a frozen classifier of noisy images
 python train.py --preset mnist-14 --width 32 --pretrained_classifier_ckpt mnist-14-noisy-classifier \\
     --data mnist-small-14:train --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
@@ -108,7 +108,7 @@ python train.py --preset mnist-14 --width 32 --pretrained_classifier_ckpt mnist-
 python generate.py --network mnist-14 --outdir runs/by-hand/unguided --num_samples 1500
 python generate.py --network mnist-14 --outdir runs/by-hand/guided --num_samples 1500 \\
     --pretrained_classifier_ckpt mnist-14-noisy-classifier \\
-    --discriminator_ckpt runs/by-hand/disc/last.safetensors --w_dg_1 {weight:g} --time_max 0.5
+    --discriminator_ckpt runs/by-hand/disc/last.safetensors --w_dg_1 {weight:g} --time_max 0.3
 # their distances to test images, and whether they are copies of training images
 python fid.py --images runs/by-hand/unguided --images runs/by-hand/guided --ref mnist-small-14:test \\
     --train mnist-small-14:train --features mnist-14-features"""
