@@ -102,8 +102,9 @@ QUICKSTART = """\
 # 4,500 images of the network that ships: what the discriminator learns to tell from real ones
 python generate.py --network mnist-14 --outdir runs/by-hand/fake --num_samples 4500 --seed 1000000
 # a discriminator: a small head on the features of a frozen classifier of noisy images
-python train.py --preset mnist-14 --width 32 --pretrained_classifier_ckpt mnist-14-noisy-classifier \\
-    --data mnist-small-14:train --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
+python train.py --preset mnist-14 --epochs 5 --width 32 \\
+    --pretrained_classifier_ckpt mnist-14-noisy-classifier --data mnist-small-14:train \\
+    --sample_dir runs/by-hand/fake --save_dir runs/by-hand/disc
 # the same seeds without and with guidance
 python generate.py --network mnist-14 --outdir runs/by-hand/unguided --num_samples 1500
 python generate.py --network mnist-14 --outdir runs/by-hand/guided --num_samples 1500 \\

@@ -1,11 +1,12 @@
 """The quickstart: its files, its seeds and images, and a tiny run from end to end."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from dg.experiments.context import Context, Experiment
-from dg.experiments.quickstart import QUICKSTART, QUICKSTART_SMOKE, WINDOW, quickstart
+from dg.experiments.quickstart import EPOCHS, QUICKSTART, QUICKSTART_SMOKE, WINDOW, quickstart
 from dg.experiments.runner import run
 from dg.experiments.settings import SETTINGS
 from dg.options.reproduce import BY_HAND
@@ -34,12 +35,12 @@ def test_its_commands_by_hand_have_its_numbers():
     s = QUICKSTART
     for words in (
         f"--num_samples {s.num_data} --seed {s.fake_seed}",
-        f"--preset mnist-14 --width {s.head_width} ",
+        f"--preset mnist-14 --epochs {EPOCHS} --width {s.head_width} ",
         f"--num_samples {s.num_images * s.num_sets}",
         f"--time_max {WINDOW[1]:g}",
     ):
         assert words in BY_HAND["quickstart"]
-    assert s.recipes["head"] is PRESETS["mnist-14"]
+    assert s.recipes["head"] == replace(PRESETS["mnist-14"], epochs=EPOCHS)
 
 
 def test_from_scratch_nothing_is_taken_from_files():
