@@ -184,7 +184,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
 @pytest.mark.slow
 def test_compiled_networks_give_the_same_images():
     for kind in (None, "score"):
-        net = network(channel_mult=[1])
+        net = network()
         steering = guidance(net) if kind else None
         plain, _ = draw_images(net, [1, 2], Sampling(num_steps=3), steering)
         compile_networks([net, *(steering.networks() if steering else [])])
