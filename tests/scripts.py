@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shlex
 import signal
 import socket
@@ -19,6 +20,7 @@ import pytest
 
 from dg.data.datasets import load_images
 from dg.runtime import console
+from tests.warm import ROOT, Started
 
 # Runs a script that tells its progress after every item, and not every 30 s.
 TOLD = """
@@ -28,7 +30,6 @@ console.PLAIN_SECONDS = 0
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-ROOT = Path(__file__).parent.parent
 BAR = re.compile(r"[\w :.-]+:\s+\d+%\|[^|]*\|[^\[\n]*\[[^\]]*\]")  # one state of a tqdm bar
 
 NEXT = "next: "
@@ -64,6 +65,18 @@ def words(command, places):
 def run(command, **places):
     """Run `generate --seeds 0-3 --network {net}` in this process, names in braces from `places`."""
     script, *arguments = words(command, places)
+    return _left(script, arguments, lambda: console.run(importlib.import_module(script).main))
+
+
+def run_file(command, **places):
+    """The same by the script's file, from its first line to its last."""
+    script, *arguments = words(command, places)
+    file = str(ROOT / f"{script}.py")
+    return _left(script, arguments, lambda: runpy.run_path(file, run_name="__main__"))
+
+
+def _left(script, arguments, call):
+    """What a call leaves behind that ends like a script."""
     out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
     try:
         with (
@@ -72,7 +85,7 @@ def run(command, **places):
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            console.run(importlib.import_module(script).main)
+            call()
     finally:
         signal.signal(signal.SIGTERM, handler)
     return Done(left.value.code, out.getvalue(), err.getvalue())
@@ -91,9 +104,18 @@ def leads_to(done, *commands):
         succeed(f"{command.replace('.py', '', 1)} --help")
 
 
-def start_together(command, places, python=(), world=2, ranks=None, **streams):
-    """A script in several processes, as torchrun starts them; standard error is kept, and what
-    `streams` names.
+def start(command, places, code=None, environment=None):
+    """A script in a process of its own that has imported everything already.
+
+    code         run in its place, which finds the script and its options in sys.argv from 1 on
+    environment  variables beside those of this process
+    """
+    argv = [*(["-c"] if code else []), *_argv(command, places)]
+    return Started(argv, code, {**os.environ, **(environment or {})})
+
+
+def start_together(command, places, code=None, world=2, ranks=None):
+    """A script in several such processes, as torchrun starts them.
 
     command  or a list of commands, of a process each
     ranks    which of the processes are started; None: all
@@ -107,14 +129,7 @@ def start_together(command, places, python=(), world=2, ranks=None, **streams):
             "WORLD_SIZE": str(world),
         }
     return [
-        subprocess.Popen(
-            [sys.executable, *python, *_argv(commands[rank], places)],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **group, "RANK": str(rank)},
-            **streams,
-        )
+        start(commands[rank], places, code, group | {"RANK": str(rank)})
         for rank in (range(world) if ranks is None else ranks)
     ]
 

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import gpu, timing
 
 ROOT = Path(__file__).parent.parent
+NO_REPOS, PART = dict(edm_repo=None, dg_repo=None), "score-network"
 PAGE, RESULTS = ROOT / "docs" / "speed.md", ROOT / "docs" / "results" / "speed"
 
 
@@ -122,7 +123,11 @@ def test_verdicts_compare_the_worst_row_with_the_target():
 
 
 @pytest.mark.slow
-def test_a_part_that_takes_too_long_or_fails_says_so():
+def test_a_part_gives_its_rows_or_says_that_it_takes_too_long_or_fails():
+    part = gpu.measure(gpu.parts_of(argparse.Namespace(size="digits", **NO_REPOS), "cpu")[PART])
+    targets = [target for target in gpu.targets_of(gpu.SIZES["digits"]) if target.part == PART]
+    told = [gpu.verdict(target, {PART: part})["verdict"] for target in targets]
+    assert part["rows"] and told == ["not measured: no original code was given"]
     assert gpu.measure("startup --rounds 1", 0.05) == {"error": "took more than 0.05 seconds"}
     assert "no 'float8'; give some of" in gpu.measure("sampling --settings float8")["error"]
 
@@ -135,7 +140,6 @@ TINY = {
     "startup": "--rounds 1",
     "evaluation": "--images 40 --features vgg16 --metrics fd",
     "whole_job": "--images 300 --entries 300",
-    "gpu": "--device cpu --size digits",
 }
 
 

@@ -2,6 +2,7 @@
 are measured ones, their links lead somewhere."""
 
 import contextlib
+import functools
 import importlib
 import json
 import re
@@ -23,6 +24,8 @@ from PIL import Image
 import edm
 from dg.data import reader
 from dg.data.images import ImageSet
+from dg.evaluation import features
+from dg.evaluation.random_vgg import RandomVGG
 from dg.options.reproduce import BY_HAND
 from dg.pretraining.presets import CLASSIFIER_PRESETS
 from dg.runtime import downloads
@@ -96,6 +99,9 @@ def save_pictures(folder, resolution, classes):
         Image.fromarray(pixels).save(place / f"{index}.png")
 
 
+one_random_vgg = functools.cache(RandomVGG)  # whose weights take a second to draw
+
+
 def no_download(source, *_):
     raise ValueError(f"{source.name} would be downloaded")
 
@@ -143,6 +149,7 @@ def here(stand_ins, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
     monkeypatch.setenv("DG_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(reader, "load_named", small_named_set)
+    monkeypatch.setattr(features, "RandomVGG", one_random_vgg)
     for fetch in ("_fetch_url", "_fetch_drive"):
         monkeypatch.setattr(downloads, fetch, no_download)
     for name in ("cifar10", "cifar10-small"):

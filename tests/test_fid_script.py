@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -463,7 +462,7 @@ def test_two_processes_measure_what_one_measures(at, digits):
     command = (
         "fid --images {digits} --ref digits:heldout --train digits:train --batch 16 --json " + IN
     )
-    processes = start_together(command, {**at, "digits": digits}, stdout=subprocess.PIPE)
+    processes = start_together(command, {**at, "digits": digits})
     texts = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
     assert texts[1] == ("", "")
@@ -502,12 +501,12 @@ def random_inception(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_inception_with_random_weights_on_200_images(random_inception, tmp_path):
+def test_inception_with_random_weights_gives_every_metric(random_inception, tmp_path):
     """Grey 8 x 8 images become RGB, all metrics come out, and half the images lie close to the
     other half."""
-    images = load_images("digits").images[:200]
-    np.savez(tmp_path / "a.npz", samples=images[:100])
-    np.savez(tmp_path / "b.npz", samples=images[100:])
+    images = load_images("digits").images[:40]
+    np.savez(tmp_path / "a.npz", samples=images[:20])
+    np.savez(tmp_path / "b.npz", samples=images[20:])
     command = "fid --images {tmp}/a.npz --ref {tmp}/b.npz --weights {weights} --unpublished_weights"
     outcome = measured(command, tmp=tmp_path, weights=random_inception)
     found = metrics(outcome, tmp_path / "a.npz")
@@ -542,6 +541,25 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
     assert abs(found["fd"]["value"]) < 1e-6 and abs(found["sfid"]["value"]) < 1e-6, (
         "grey is repeated to RGB"
     )
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    """A folder of files that do not fit."""
+    folder, images = tmp_path_factory.mktemp("wrong"), load_images("digits").images
+    np.savez(folder / "plain.npz", samples=images[:4])
+    np.savez(folder / "one.npz", samples=images[:1])
+    np.savez(folder / "float.npz", samples=np.float32(images[:4]))
+    np.savez(folder / "colour.npz", samples=images[:4].repeat(3, axis=3))
+    np.savez(folder / "small.npz", mu=np.zeros(5), sigma=np.eye(5))
+    (folder / "cut.npz").write_bytes((folder / "plain.npz").read_bytes()[:-40])
+    (folder / "text.pth").write_text("not weights")
+    (folder / "mixed").mkdir()
+    for i, side in enumerate((8, 9)):
+        Image.fromarray(np.zeros([side, side], np.uint8)).save(folder / "mixed" / f"{i:06d}.png")
+    succeed("fid ref --data digits:heldout --dest {tmp}/pixels.npz --features pixels", tmp=folder)
+    (folder / "cut-statistics.npz").write_bytes((folder / "pixels.npz").read_bytes()[:-40])
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -653,21 +671,8 @@ def test_inception_in_the_whole_path(random_inception, at, tmp_path):
         ("fid nll --network {cond_net} --data {tmp}/plain.npz", "labels"),
     ],
 )
-def test_what_is_wrong_is_one_line(at, tmp_path, command, told):
-    images = load_images("digits").images
-    np.savez(tmp_path / "plain.npz", samples=images[:4])
-    np.savez(tmp_path / "one.npz", samples=images[:1])
-    np.savez(tmp_path / "float.npz", samples=np.float32(images[:4]))
-    np.savez(tmp_path / "colour.npz", samples=images[:4].repeat(3, axis=3))
-    np.savez(tmp_path / "small.npz", mu=np.zeros(5), sigma=np.eye(5))
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "plain.npz").read_bytes()[:-40])
-    (tmp_path / "text.pth").write_text("not weights")
-    (tmp_path / "mixed").mkdir()
-    for i, side in enumerate((8, 9)):
-        Image.fromarray(np.zeros([side, side], np.uint8)).save(tmp_path / "mixed" / f"{i:06d}.png")
-    succeed("fid ref --data digits:heldout --dest {tmp}/pixels.npz --features pixels", tmp=tmp_path)
-    (tmp_path / "cut-statistics.npz").write_bytes((tmp_path / "pixels.npz").read_bytes()[:-40])
-    done = run(command, **at)
+def test_what_is_wrong_is_one_line(at, wrong, command, told):
+    done = run(command, **at | {"tmp": wrong})
     lines = [line for line in done.lines if "does not name the network" not in line]
     assert done.code == 2 and len(lines) == 1 and told in lines[0], done.err
     assert done.out == "" and not at["out"].exists()

@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,15 +19,14 @@ from safetensors.torch import load_file
 from dg.runtime.files import sha256_of
 from tests.scripts import (
     GENERATE,
-    ROOT,
     TRAIN,
     TWELVE,
     contents,
     run,
     run_apart,
+    start,
     start_together,
     succeed,
-    words,
 )
 
 # ---- generate.py
@@ -195,31 +193,22 @@ MEASURE = "fid --images {fake} --ref digits --features {features} --outdir {out}
 
 def kill(command, at, moments, seconds):
     """Start a command and kill it, after `seconds` at the most; whether that met it at work."""
-    script, *arguments = words(command, at)
-    process = subprocess.Popen(
-        [sys.executable, f"{script}.py", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start(command, at)
     end = time.monotonic() + moments.uniform(0, seconds)
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     met = process.poll() is None
     process.kill()
-    process.wait()
+    process.communicate()
     return met
 
 
 def kill_at_renames(command, at, names):
     """Kill a command just before the first file of each of these names takes its name, in turn."""
-    script, *arguments = words(command, at)
     for name in names:
-        code = KILLED.format(name)
-        done = subprocess.run(
-            [sys.executable, "-c", code, f"{script}.py", *arguments], cwd=ROOT, capture_output=True
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        process = start(command, at, KILLED.format(name))
+        _, error = process.communicate()
+        assert process.returncode == -signal.SIGKILL, error
         assert list(at["out"].rglob(f".*{name}.*.tmp"))
 
 
@@ -243,7 +232,7 @@ def test_killed_measurements_leave_whole_files_and_a_rerun_measures_the_same(at)
     kill_at_renames(MEASURE, at, ["results.json", ".png"])
     moments = random.Random(5)
     for _ in range(4):
-        kill(MEASURE, at, moments, 12)
+        kill(MEASURE, at, moments, 3)
         if (at["out"] / "results.json").exists():
             json.loads((at["out"] / "results.json").read_text())
     succeed(MEASURE, **at)
@@ -276,7 +265,7 @@ def test_killed_encodings_end_with_the_bytes_of_an_undisturbed_one(at):
     shards = ["manifest.json", "-00000003.npz", "000000-000003.json", "-00000011.npz"]
     kill_at_renames(command, at, shards)
     for _ in range(3):
-        kill(command, at, random.Random(6), 20)
+        kill(command, at, random.Random(6), 4)
     succeed(command, **at)
     assert contents(at["out"]) == contents(at["tmp"] / "undisturbed")
 
@@ -289,7 +278,7 @@ def test_killed_experiments_end_with_the_numbers_of_an_undisturbed_one(at):
     kill_at_renames(command, at, names)
     moments = random.Random(8)
     for _ in range(2):
-        kill(command, at, moments, 40)
+        kill(command, at, moments, 10)
     succeed(command, **at)
     found, whole = (
         json.loads((folder / "results/digits-smoke/results.json").read_text())
@@ -340,13 +329,8 @@ def weights(folder):
 @pytest.mark.parametrize("command", [SCORE, HEAD], ids=["pretrain", "train"])
 def test_killed_trainings_end_with_the_weights_of_an_undisturbed_one(command, at):
     moments, kills = random.Random(7), 0
-    script, *arguments = words(command, at)
     while kills < 20:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVING, f"{script}.py", *arguments],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-        )
+        process = start(command, at, SAVING)
         found = (
             (at["out"] / "state.pt").stat().st_mtime_ns if (at["out"] / "state.pt").exists() else 0
         )
@@ -433,7 +417,7 @@ def test_two_processes_train_what_one_trains(at):
 )
 @pytest.mark.parametrize("asked", [0, 1])
 def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
-    processes = start_together(command, at, python=["-c", SAVING])
+    processes = start_together(command, at, SAVING)
     wait_for_the_first_state(at["out"], processes)
     processes[asked].terminate()
     errors = [process.communicate(timeout=600)[1] for process in processes]
@@ -448,7 +432,7 @@ def test_all_processes_of_a_training_end_where_one_is_asked(command, asked, at):
     ids=["pretrain", "train"],
 )
 def test_a_training_that_is_left_alone_says_so(command, at):
-    processes = start_together(command, at, python=["-c", SAVING])
+    processes = start_together(command, at, SAVING)
     wait_for_the_first_state(at["out"], processes)
     processes[1].kill()
     error = processes[0].communicate(timeout=600)[1]

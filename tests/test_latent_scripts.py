@@ -122,7 +122,7 @@ def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(at):
     command, moments = ENCODE.replace("--batch 4", "--batch 1") + "--flip", random.Random(3)
     for _ in range(3):
         before = len(list(at["out"].glob("*.npz")))
-        processes = start_together(command, at, ["-c", SLOW])
+        processes = start_together(command, at, SLOW)
         while (
             all(process.poll() is None for process in processes)
             and len(list(at["out"].glob("*.npz"))) <= before + 1

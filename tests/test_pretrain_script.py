@@ -94,7 +94,7 @@ def test_a_stopped_classifier_goes_on_to_the_same_bytes(tmp_path):
 
 def together(command, **places):
     """The errors of two processes of one run, as torchrun starts them."""
-    processes = start_together(command, places, ["-c", TOLD])
+    processes = start_together(command, places, TOLD)
     errors = [process.communicate(timeout=120)[1] for process in processes]
     return [process.returncode for process in processes], errors
 

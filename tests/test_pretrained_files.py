@@ -55,14 +55,8 @@ def test_the_noisy_classifiers_name_digits(name):
         assert noisy_accuracy(load_encoder(pretrained_file(name)), test, time=0.1) > 0.9
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name == "mnist-14-disc" else pytest.mark.slow)
-        for name in NAMES
-        if "-disc" in name
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if "-disc" in name])
 def test_heads_tell_real_from_generated_images(name):
     data = name.split("-disc")[0]
     net, classifier = load_model(pretrained_file(data)), f"{data}-noisy-classifier"

@@ -23,6 +23,7 @@ from tests.scripts import (
     TWELVE,
     contents,
     run,
+    start,
     start_together,
     succeed,
     words,
@@ -43,12 +44,6 @@ def refused(command, told, **places):
     assert done.code == 2 and told in done.lines[-1], done.err
     assert everything(places["out"]) == before
     return done
-
-
-def start(command, places, python=()):
-    script, *arguments = words(command, places)
-    command = [sys.executable, *python, f"{script}.py", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(found, process, seconds=120):
@@ -328,8 +323,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_process_that_waits_for_one_that_never_came_says_so_and_hears_signals(
     rank, number, code, at
 ):
-    python = ["-c", "import signal; signal.signal(2, signal.default_int_handler)" + IMPATIENT]
-    (process,) = start_together(TWO, at, python, ranks=[rank])
+    heard = "import signal; signal.signal(2, signal.default_int_handler)" + IMPATIENT
+    (process,) = start_together(TWO, at, heard, ranks=[rank])
     line = process.stderr.readline()
     whom = "process 0 of this run at 127.0.0.1" if rank else "the other 1 processes of this run"
     assert line.startswith("waiting for ") and whom in line and "s so far" in line
@@ -341,7 +336,7 @@ def test_a_process_that_waits_for_one_that_never_came_says_so_and_hears_signals(
 @pytest.mark.slow
 def test_a_training_that_waits_for_a_stopped_process_names_it_and_ends_when_asked(at):
     command = SCORE + "--steps 100000 --save_seconds 0"
-    processes = start_together(command, at, ["-c", IMPATIENT])
+    processes = start_together(command, at, IMPATIENT)
     wait_for((at["out"] / "state.pt").exists, processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     try:

@@ -1,15 +1,13 @@
 """generate.py with the samplers beside EDM's: images, resuming, costs and refusals."""
 
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from dg.data.datasets import load_images
-from tests.scripts import GENERATE, ROOT, contents, pixels, run, succeed, words
+from tests.scripts import GENERATE, contents, pixels, run, start, succeed
 
 DISC = " --seeds 0-11 --batch 4 --discriminator_ckpt {head}"
 REJECTION = GENERATE + "--sampler rejection --warmup 8 --max_iter 15" + DISC
@@ -107,9 +105,8 @@ def test_sparse_guidance_costs_half_and_goes_on_to_the_same_bytes(at):
 def test_kills_leave_the_bytes_of_an_undisturbed_rejection(at):
     command = REJECTION.replace("0-11", "0-31")
     kills, done = 0, 0
-    script, *arguments = words(command, at)
     while kills < 3:
-        process = subprocess.Popen([sys.executable, f"{script}.py", *arguments], cwd=ROOT)
+        process = start(command, at)
         while process.poll() is None:
             found = len(list((at["out"] / "shards").glob("*.json")))
             if found > done:
@@ -117,7 +114,7 @@ def test_kills_leave_the_bytes_of_an_undisturbed_rejection(at):
             time.sleep(0.01)
         assert process.poll() is None, "every kill is to meet a run at work"
         process.kill()
-        process.wait()
+        process.communicate()
         kills, done = kills + 1, len(list((at["out"] / "shards").glob("*.json")))
     succeed(command, **at)
     succeed(command, **at | {"out": at["tmp"] / "undisturbed"})

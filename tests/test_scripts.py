@@ -39,6 +39,7 @@ from tests.scripts import (
     pixels,
     run,
     run_apart,
+    run_file,
     start_together,
     succeed,
 )
@@ -291,7 +292,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.slow
 def test_two_processes_make_what_one_makes(at):
     """As torchrun starts them."""
-    processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at, ["-c", TOLD])
+    processes = start_together(GENERATE + "--seeds 0-11 --batch 4", at, TOLD)
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert f"12 images in {at['out']}" in errors[0] and errors[1] == ""
@@ -587,13 +588,15 @@ def test_the_smoke_profile_reports_and_does_nothing_twice(tmp_path):
     outcome = json.loads((results / "results.json").read_text())
     assert outcome["experiment"] == "quickstart" and "--profile smoke" in outcome["command"]
     assert {"versions", "hardware", "seconds", "extractor", "settings"} <= set(outcome)
-    for system in ("unguided", "guided", "floor"):
+    assert set(outcome["metrics"]) == {"unguided", "guided", "floor"}
+    for system in outcome["metrics"]:
         for name in ("fd", "fd_random_vgg", "kid", "precision", "recall"):
             entry = outcome["metrics"][system][name]
             assert len(entry["values"]) == entry["n"] == 2 and np.isclose(
                 np.mean(entry["values"]), entry["mean"]
             )
     assert {path.suffix for path in results.iterdir()} >= {".html", ".md", ".png"}
+    assert (results / "report.html").stat().st_size > 10_000
     second = succeed(command, tmp=tmp_path)
     assert all("done before" in line for line in second.lines) and second.out == first.out
     again = json.loads((results / "results.json").read_text())
@@ -836,14 +839,21 @@ def test_bad_input_is_one_line_and_exit_code_2(command, told, broken, tmp_path):
         ("reproduce nothing", "digits"),
     ],
 )
-def test_every_script_refuses_in_a_process_of_its_own(command, told, broken, tmp_path):
-    done = run_apart(command, **broken, out=tmp_path / "out")
+def test_every_script_refuses_by_its_file(command, told, broken, tmp_path):
+    refused(run_file(command, **broken, out=tmp_path / "out"), told)
+
+
+def refused(done, told):
     assert done.code == 2 and done.out == "" and "Traceback" not in done.err
     assert len(done.lines) == 1 and told in done.lines[0]
 
 
-def test_every_script_succeeds_in_a_process_of_its_own(at):
-    """Those that can in a second; the help of the others is asked for in test_house."""
+def test_a_script_refuses_in_a_process_of_its_own(tmp_path):
+    refused(run_apart("reproduce nothing"), "digits")
+
+
+def test_a_script_succeeds_in_a_process_of_its_own(at):
+    """The help of every script is asked for in test_house."""
     done = run_apart("fid --images {fake} --ref digits:heldout --features {features}", **at)
     assert done.code == 0 and len(done.out.splitlines()) == 4
     assert [line.split(": ")[1] for line in done.lines] == [

@@ -206,9 +206,12 @@ def in_two_processes(
     its own.
 
     What both need is run before. Whatever the second process leaves undone is left to the next run
-    of the plan.
+    of the plan. It is not started where nothing is left for it.
     """
     stages.run_all(plan, needed(plan, aside) & needed(plan, others))
+    if all(done for stage, done in stages.overview(plan) if stage.name in aside):
+        stages.run_all(plan, others)
+        return
     spawn = multiprocessing.get_context("spawn")
     helper = spawn.Process(target=_help, args=(target, args), daemon=True)
     helper.start()

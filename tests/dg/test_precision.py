@@ -92,14 +92,14 @@ def test_one_sample_at_a_deciding_level_makes_its_batch_exact():
 
 # slow on CPUs without instructions for it, which no CPU has for float16
 @pytest.mark.parametrize(
-    "precision",
+    ("precision", "case", "run"),
     [
-        pytest.param("bfloat16", marks=[] if has_bfloat16("cpu") else pytest.mark.slow),
-        pytest.param("float16", marks=pytest.mark.slow),
+        pytest.param(
+            *("bfloat16", "e_dg_sampler_cond", "boost"),
+            marks=[] if has_bfloat16("cpu") else pytest.mark.slow,
+        ),
+        pytest.param("float16", "e_dg_sampler_uncond", "first2", marks=pytest.mark.slow),
     ],
-)
-@pytest.mark.parametrize(
-    ("case", "run"), [("e_dg_sampler_uncond", "first2"), ("e_dg_sampler_cond", "boost")]
 )
 def test_images_stay_within_two_levels_of_the_reference_vectors(precision, case, run):
     """For 99.9% of their values; boosting takes the same decisions."""

@@ -198,13 +198,22 @@ def stop_after(n):
     return progress
 
 
+@pytest.fixture(scope="module")
+def whole(request, tmp_path_factory):
+    """(settings, the folder of a training with them that was never stopped)."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder, request.param, tiny(dropout=0.3))
+    return request.param, folder
+
+
 @pytest.mark.parametrize(
-    "settings", [SHORT, MIXED, replace(SHORT, flip=True, microbatch=6, loss="sobolev")]
+    "whole",
+    [SHORT, MIXED, replace(SHORT, flip=True, microbatch=6, loss="sobolev")],
+    indirect=True,
 )
 @pytest.mark.parametrize("steps", [[1], [5], [8, 3]])
-def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, settings, steps):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(whole, settings, tiny(dropout=0.3))
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, whole, steps):
+    (settings, whole), parts = whole, tmp_path / "parts"
     for n in steps:  # 8 steps are an epoch of the first and the last
         with pytest.raises(Stop):
             train(parts, settings, tiny(dropout=0.3), progress=stop_after(n), save_seconds=0)

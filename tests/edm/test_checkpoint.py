@@ -62,9 +62,10 @@ def images(net):
 
 def same(a, b):
     """Bit-equal images of some size, bit-equal tensors, the same noise levels."""
-    assert torch.equal(images(a), images(b)) and images(a).abs().max() > 1e-3
-    assert type(a) is type(b) and list(a.state_dict()) == list(b.state_dict())
-    assert all(torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items())
+    seen, tensors, others = images(a), a.state_dict(), b.state_dict()
+    assert torch.equal(seen, images(b)) and seen.abs().max() > 1e-3
+    assert type(a) is type(b) and list(tensors) == list(others)
+    assert all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
     levels = torch.linspace(0.1, 60, 7, dtype=torch.float64)
     assert (a.sigma_min, a.sigma_max) == (b.sigma_min, b.sigma_max)
     assert getattr(a, "sigma_data", None) == getattr(b, "sigma_data", None)

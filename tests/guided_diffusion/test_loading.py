@@ -451,6 +451,6 @@ def test_checkpoints_of_trainings(kind, tmp_path):
     for net, load in ((small(), load_encoder), (small_unet(), load_unet)):
         told = {} if load is load_encoder else dict(image_size=16, num_head_channels=64)
         torch.save(CHECKPOINTS[kind](net), tmp_path / "training.pt")
-        loaded = load(tmp_path / "training.pt", **told)
+        loaded = load(tmp_path / "training.pt", **told).state_dict()
         for name, tensor in net.state_dict().items():
-            assert torch.equal(loaded.state_dict()[name], tensor)
+            assert torch.equal(loaded[name], tensor)

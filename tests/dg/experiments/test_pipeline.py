@@ -161,6 +161,8 @@ def test_two_processes_share_the_work(tmp_path):
     assert [name for name, _ in made] == ["a", "c"] and (tmp_path / "helped").is_dir()
     stages.run_all(plan)
     assert [name for name, _ in made] == ["a", "c", "b", "d"], "what the other left undone"
+    in_two_processes(Stages(tmp_path), plan, {"b"}, {"a", "c"}, (tmp_path / "again").mkdir, ())
+    assert len(made) == 4 and not (tmp_path / "again").exists(), "nothing is left for a second one"
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "record"])

@@ -1,13 +1,11 @@
-"""The quickstart: its files, its seeds and images, and a tiny run from end to end."""
+"""The quickstart: its files, its seeds and images, and its commands."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from dg.experiments.context import Context, Experiment
-from dg.experiments.quickstart import EPOCHS, QUICKSTART, QUICKSTART_SMOKE, WINDOW, quickstart
-from dg.experiments.runner import run
+from dg.experiments.quickstart import EPOCHS, QUICKSTART, WINDOW, quickstart
 from dg.experiments.settings import SETTINGS
 from dg.options.reproduce import BY_HAND
 from dg.recipes import PRESETS
@@ -49,15 +47,3 @@ def test_from_scratch_nothing_is_taken_from_files():
     assert s.features == "classifier" and s.data == "mnist-14"
     with pytest.raises(ValueError, match="its networks are published ones"):
         SETTINGS["cifar10-uncond"].from_scratch()
-
-
-@pytest.mark.slow
-def test_a_tiny_run_from_end_to_end(tmp_path):
-    experiment = Experiment("quickstart", QUICKSTART_SMOKE, quickstart(QUICKSTART_SMOKE))
-    outcome = run(experiment, tmp_path / "runs", tmp_path / "results")
-    written = json.loads((tmp_path / "results" / "results.json").read_text())
-    assert set(written["metrics"]) == {"unguided", "guided", "floor"}
-    for row in written["metrics"].values():
-        assert {"fd", "kid", "precision", "recall", "fd_random_vgg"} <= set(row)
-    assert outcome["metrics"]["unguided"]["fd"]["n"] == QUICKSTART_SMOKE.num_sets
-    assert (tmp_path / "results" / "report.html").stat().st_size > 10_000

@@ -249,12 +249,8 @@ def test_microbatches_change_results_by_rounding_only():
         trained(replace(QUICK, steps=4, lr=1e-4), microbatch=size) for size in (4, 2)
     )
     assert parts_log[0]["loss"] == pytest.approx(log[0]["loss"], rel=1e-4)
-    differences = torch.cat(
-        [
-            (whole.state_dict()[name] - tensor).abs().flatten()
-            for name, tensor in parts.state_dict().items()
-        ]
-    )
+    found, expected = parts.state_dict(), whole.state_dict()
+    differences = torch.cat([(expected[name] - found[name]).abs().flatten() for name in found])
     assert differences.median() < 1e-7
 
 
