@@ -8,7 +8,6 @@ an image takes is counted afterwards. Hyper-parameters are chosen once per metho
 import torch
 
 from dg import vp
-from dg.experiments.quickstart import WINDOW as SHORT
 from dg.experiments.setting import Setting
 from dg.experiments.study import Head, Kept, System
 from dg.samplers.constants import RejectionSampling
@@ -22,6 +21,7 @@ SECTIONS = ("methods", "pairs", "choices", "discriminators", "deviations", "run"
 CHOSEN_AT = 2.0  # the amount of compute at which hyper-parameters are chosen
 FULL = (0.01, 1.0)  # VP time of guidance, as the authors'
 SPARSE = 2  # steps of which one evaluates the discriminator, in the line of that name
+SHORT = (0.01, 0.5)  # VP times of short guidance: noise levels up to 3.4
 INSIDE = {FULL: 15 / 18, SHORT: 7 / 18}  # share of EDM's steps in a window
 SHARES = (0.25, 0.5, 1.0)  # of the setting's weight, to choose from
 INTERVALS = ((0.06, 0.30), (0.14, 0.30), (0.30, 1.0), (1.0, 4.0))  # noise levels of Restart
