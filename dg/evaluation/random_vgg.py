@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dg.runtime.randomness import seeded
+
 SIZE = 32  # pixels
 NUM_FEATURES = 64
 STAGES = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)  # a pooling after each
@@ -40,7 +42,9 @@ class RandomVGG(nn.Module):
 
     def __init__(self):
         super().__init__()
-        with torch.device("meta"):  # no weights yet, and no draw from torch's generator
+        with seeded(
+            SEED
+        ):  # weights that are replaced; the meta device takes longer
             self.layers = _layers()
         shapes = {name: parameter.shape for name, parameter in self.layers.named_parameters()}
         weights, found = _draw(shapes)
