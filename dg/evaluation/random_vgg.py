@@ -42,9 +42,7 @@ class RandomVGG(nn.Module):
 
     def __init__(self):
         super().__init__()
-        with seeded(
-            SEED
-        ):  # weights that are replaced; the meta device takes longer
+        with seeded(SEED):  # weights that are replaced; the meta device takes longer
             self.layers = _layers()
         shapes = {name: parameter.shape for name, parameter in self.layers.named_parameters()}
         weights, found = _draw(shapes)
