@@ -8,9 +8,16 @@ from dg.evaluation import figures
 from dg.evaluation.report import Table
 from dg.evaluation.tables import paired_test
 from dg.experiments import cost_report
-from dg.experiments.methods_report import BASE, compute, multiply_adds, rounded, title
+from dg.experiments.methods_report import (
+    BASE,
+    against_unguided,
+    compute,
+    multiply_adds,
+    rounded,
+    title,
+)
 from dg.experiments.pictures import Source, fair_floor
-from dg.experiments.tables import FLOOR, TITLES, cell, distance_name
+from dg.experiments.tables import FLOOR, distance_name
 
 
 def together(outcome: dict) -> list[str]:
@@ -71,27 +78,17 @@ def _networks(outcome: dict, name: str) -> Iterator[str]:
 
 
 def _systems(outcome: dict) -> list:
-    metrics, titles = outcome["metrics"], TITLES | {"fd": distance_name(outcome)}
-    measured = [name for name in ("fd", "fd_random_vgg") if name in metrics[BASE]]
-    rows = []
+    told = {}
     for name in outcome["systems"]:
         once = training(outcome, name)
-        row = [title(outcome, name), f"{compute(outcome, name):.2f} ×"]
-        row += [f"{rounded(once)} ×" if once else ""]
-        row += [cell(outcome, metric, metrics[name][metric]) for metric in measured]
-        test = paired_test(*(metrics[which]["fd"]["values"] for which in (name, BASE)))
-        rows.append([*row, *([test[0], test[1], test[-1]] if test else [""] * 3)])
-    floor = [cell(outcome, metric, metrics["floor"].get(metric)) for metric in measured]
-    rows.append([FLOOR, "", "", *floor, "", "", ""])
-    caption = (
-        f"Mean ± sd over {outcome['settings']['num_sets']} sets; difference to unguided sampling, "
-        "paired by sets of equal seeds, its sd, and p of a two-sided t test, not corrected for "
-        "many systems. Compute is in multiply-adds of all networks, relative to an unguided image; "
-        "so is training, with the generated images that it takes (a backward pass of the score "
-        f"network counts as two forward ones). Features: {outcome['extractor']['name']}."
+        told[name] = [title(outcome, name), f"{compute(outcome, name):.2f} ×"]
+        told[name].append(f"{rounded(once)} ×" if once else "")
+    reading = (
+        "Compute is in multiply-adds of all networks, relative to an unguided image; so is "
+        "training, with the generated images that it takes (a backward pass of the score network "
+        "counts as two forward ones)."
     )
-    columns = ["", "compute", "training", *(titles[metric] for metric in measured)]
-    return [Table([*columns, "difference", "sd", "p"], rows, caption=caption)]
+    return [against_unguided(outcome, told, ["compute", "training"], reading)]
 
 
 def _sums(outcome: dict) -> list:

@@ -7,9 +7,16 @@ from dg.evaluation.figures.style import GUIDED, SERIES, UNGUIDED
 from dg.evaluation.report import Table
 from dg.evaluation.tables import paired_test
 from dg.experiments.kinds import FIRST, REFERENCE
-from dg.experiments.methods_report import BASE, DISTANCES, compute, multiply_adds, rounded
+from dg.experiments.methods_report import (
+    BASE,
+    DISTANCES,
+    against_unguided,
+    compute,
+    multiply_adds,
+    rounded,
+)
 from dg.experiments.pictures import Source, fair_floor
-from dg.experiments.tables import FLOOR, TITLES, cell, distance_name
+from dg.experiments.tables import TITLES, distance_name
 
 ORDINALS = {2: "second", 3: "third"}
 TRAINED = ("training", "generated images")  # entries of the count of a training
@@ -91,25 +98,15 @@ def kinds(source: Source) -> list:
 
 
 def _systems(outcome: dict) -> list:
-    metrics, titles, rows = outcome["metrics"], TITLES | {"fd": distance_name(outcome)}, []
-    measured = [name for name in DISTANCES if name in metrics[BASE]]
+    told = {}
     for name, system in outcome["systems"].items():
-        row = [system["title"], "" if name == BASE else f"{weight(outcome, name):g}"]
-        row.append(f"{compute(outcome, name):.2f} ×")
-        row += [cell(outcome, metric, metrics[name][metric]) for metric in measured]
-        test = paired_test(*(metrics[which]["fd"]["values"] for which in (name, BASE)))
-        rows.append([*row, *([test[0], test[1], test[-1]] if test else [""] * 3)])
-    floor = [cell(outcome, metric, metrics["floor"].get(metric)) for metric in measured]
-    rows.append([FLOOR, "", "", *floor, "", "", ""])
-    caption = (
-        f"Mean ± sd over {outcome['settings']['num_sets']} sets; difference to unguided sampling, "
-        "paired by sets of equal seeds, its sd, and p of a two-sided t test, not corrected for "
-        "many systems. Compute of an image is in multiply-adds of all networks, relative to an "
-        "unguided image. The weight is that of the first order; it was chosen for each system on "
-        f"other images. Features: {outcome['extractor']['name']}."
+        told[name] = [system["title"], "" if name == BASE else f"{weight(outcome, name):g}"]
+        told[name].append(f"{compute(outcome, name):.2f} ×")
+    reading = (
+        "Compute of an image is in multiply-adds of all networks, relative to an unguided image. "
+        "The weight is that of the first order; it was chosen for each system on other images."
     )
-    columns = ["", "weight", "compute", *(titles[metric] for metric in measured)]
-    return [Table([*columns, "difference", "sd", "p"], rows, caption=caption)]
+    return [against_unguided(outcome, told, ["weight", "compute"], reading)]
 
 
 def _picture(source: Source) -> list:

@@ -8,7 +8,7 @@ from dg.evaluation.report import Note, Table
 from dg.evaluation.tables import paired_test
 from dg.experiments import methods as lines
 from dg.experiments.pictures import Source, fair_floor
-from dg.experiments.tables import TITLES, cell, distance_name
+from dg.experiments.tables import FLOOR, TITLES, cell, distance_name
 from dg.samplers.cost import BACKWARD, FORWARD, NETWORK
 
 BASE = "unguided"  # an image of this system is the unit of compute
@@ -247,6 +247,31 @@ def _details(outcome: dict) -> list:
         "guidance use the same one. Distances of so few images have a bias that all systems share."
     )
     return [text + floor, Note(note)]
+
+
+def against_unguided(
+    outcome: dict, told: dict[str, list[str]], columns: list[str], reading: str
+) -> Table:
+    """Every system and real images: distances, and their differences to unguided sampling.
+
+    told     by system: its title, and cells of the other `columns` before the distances
+    reading  what these cells are
+    """
+    metrics, titles, rows = outcome["metrics"], TITLES | {"fd": distance_name(outcome)}, []
+    measured = [name for name in DISTANCES if name in metrics[BASE]]
+    for name, row in told.items():
+        row = row + [cell(outcome, metric, metrics[name][metric]) for metric in measured]
+        test = paired_test(*(metrics[which]["fd"]["values"] for which in (name, BASE)))
+        rows.append([*row, *([test[0], test[1], test[-1]] if test else [""] * 3)])
+    floor = [cell(outcome, metric, metrics["floor"].get(metric)) for metric in measured]
+    rows.append([FLOOR, *[""] * len(columns), *floor, "", "", ""])
+    caption = (
+        f"Mean ± sd over {outcome['settings']['num_sets']} sets; difference to unguided sampling, "
+        "paired by sets of equal seeds, its sd, and p of a two-sided t test, not corrected for "
+        f"many systems. {reading} Features: {outcome['extractor']['name']}."
+    )
+    names = ["", *columns, *(titles[metric] for metric in measured), "difference", "sd", "p"]
+    return Table(names, rows, caption=caption)
 
 
 def choices(source: Source) -> list:

@@ -301,7 +301,7 @@ def gains_add_up(setting):
 def given(setting):
     """One that ships or is published; where weights are searched, also as the diagnosis says."""
     head, searched = (lines.given_head(setting),), bool(setting.candidates)
-    found = {"guided": System("guided", head, *(("chosen", (0.01, 0.5)) if searched else ()))}
+    found = {"guided": System("guided", head, *(("chosen", lines.SHORT) if searched else ()))}
     suggested = System("guided as the diagnosis suggests", head, "suggested")
     return found | ({"suggested": suggested} if searched else {})
 
