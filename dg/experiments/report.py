@@ -70,11 +70,12 @@ def about(outcome: dict) -> str:
 
 
 def _guidance(outcome: dict) -> str:
-    """The setting's weights and window, where they are those of a system."""
+    """The setting's weights and window, where they are those of a system that guides."""
     systems = [
         option for one in outcome["systems"].values() for option in one.get("options") or [one]
     ]
-    guided = [one for one in systems if one["heads"]]
+    apart = ([0.0, 0.0], "suggested")  # no guidance, or a window of its own
+    guided = [one for one in systems if one["heads"] and one["weights"] not in apart]
     (first, second), window = (outcome["settings"].get(name) for name in ("weights", "window"))
     text = ""
     if any(not one["weights"] for one in guided):

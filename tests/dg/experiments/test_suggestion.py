@@ -2,6 +2,7 @@
 
 import pytest
 
+from dg.experiments import report
 from dg.experiments.context import SUGGESTION, Context, Experiment
 from dg.experiments.pictures import Source
 from dg.experiments.plan import plan
@@ -66,3 +67,14 @@ def test_the_report_tells_its_share_of_the_gain(tmp_path, weights, fd, told):
     (text,) = suggested(Source(tmp_path, outcome))
     assert told in text and "Its verdict is: guide. It helps." in text
     assert suggested(Source(tmp_path, outcome | {"suggestion": None})) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [("suggested", ""), ([0.0, 0.0], ""), ([1.0, 0.0], "VP times 0.01 to 0.5; ")],
+)
+def test_the_settings_window_is_named_where_it_guides(weights, told):
+    system = {"heads": [{"training": "shipped"}], "weights": weights, "window": None}
+    outcome = {"systems": {"guided": system}}
+    outcome["settings"] = {"weights": [4.0, 0.0], "window": [0.01, 0.5]}
+    assert report._guidance(outcome) == told
