@@ -138,7 +138,7 @@ TINY = {
     "score_training": "--size digits --batch 4 --rounds 1",
     "scaling": "--images 4 --batch 2 --steps 2 --processes 1,2",
     "startup": "--rounds 1",
-    "evaluation": "--images 40 --features vgg16 --metrics fd",
+    "evaluation": "--images 8 --features vgg16 --metrics kid",
     "whole_job": "--images 300 --entries 300",
 }
 

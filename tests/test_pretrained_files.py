@@ -11,11 +11,20 @@ from dg.evaluation.classifier import accuracy, load_classifier
 from dg.evaluation.log_ratios import log_ratios
 from dg.models.loading import load_model
 from dg.pretraining.noisy_classifier import noisy_accuracy
-from dg.runtime.pretrained import CURVES, FOLDER, HASHES, pretrained_file, pretrained_names
+from dg.runtime.files import read_json
+from dg.runtime.pretrained import (
+    CURVES,
+    FOLDER,
+    GUIDANCE,
+    HASHES,
+    pretrained_file,
+    pretrained_names,
+    recommended_guidance,
+)
 from dg.sampling import Sampling, draw_images
 from dg.training_metrics import binary_metrics
 from guided_diffusion import load_encoder
-from tests.scripts import succeed
+from tests.scripts import run, succeed
 
 NAMES = pretrained_names()
 EMBEDDED = {"mnist-14": "mnist-small-14", "mnist-28": "mnist-small"}
@@ -23,7 +32,7 @@ NETWORKS = [name for name in NAMES if re.fullmatch(r"[a-z]+\d*-\d+", name)]
 
 
 def test_every_file_has_its_hash():
-    others = {HASHES, CURVES, "README.md", "convergence.png"}
+    others = {HASHES, CURVES, GUIDANCE, "README.md", "convergence.png"}
     grids = {f"{name}.png" for name in NETWORKS}
     found = {path.name for path in FOLDER.iterdir()} - others - grids
     assert found == set(NAMES.values()) and NETWORKS
@@ -73,11 +82,33 @@ def test_heads_tell_real_from_generated_images(name):
     assert binary_metrics(logits, targets)["auc"] > 0.54  # by chance 0.5 with an sd of 0.02
 
 
-def test_guided_images_by_names_alone(tmp_path):
-    done = succeed(
-        "generate --network mnist-14 --discriminator_ckpt mnist-14-disc --outdir {out} --seeds 0-3 "
-        "--steps 4 --batch 4",
-        out=tmp_path / "out",
-    )
-    assert load_images(str(tmp_path / "out")).images.shape == (4, 14, 14, 1)
-    assert done.code == 0
+GUIDED = "generate --network mnist-14 --outdir {out} --seeds 0-3 --steps 4 --batch 4 "
+
+
+def images_of(place, options):
+    done = succeed(GUIDED + options, out=place)
+    return load_images(str(place)).images, " ".join(done.lines)
+
+
+def test_a_head_that_ships_guides_as_did_best_unless_told_otherwise(tmp_path):
+    head, best = "--discriminator_ckpt mnist-14-disc ", "--w_dg_1 4 --time_max 0.5 --guide_every 1"
+    images, told = images_of(tmp_path / "default", head)
+    assert images.shape == (4, 14, 14, 1)
+    assert f"guided as did best with mnist-14-disc: {best}; --guidance published" in told
+    same, told = images_of(tmp_path / "named", head + best)
+    assert np.array_equal(images, same) and "did best" not in told
+    published, told = images_of(tmp_path / "published", head + "--guidance published")
+    asked, _ = images_of(tmp_path / "asked", head + "--w_dg_1 2 --time_max 1")
+    assert np.array_equal(published, asked) and "did best" not in told
+    assert not np.array_equal(images, published)
+    _, told = images_of(tmp_path / "weight", head + "--w_dg_1 1")
+    assert "mnist-14-disc: --time_max 0.5 --guide_every 1; " in told
+
+
+def test_a_recommendation_is_for_heads_that_ship(tmp_path):
+    assert set(recommended_guidance(["mnist-14-disc"])) == {"w_dg_1", "time_max", "guide_every"}
+    for heads in ([], ["mnist-14-disc"] * 2, [str(pretrained_file("mnist-14-disc"))], ["x.pt"]):
+        assert recommended_guidance(heads) == {}
+    assert all(name in NAMES for name in read_json(FOLDER / GUIDANCE))
+    command = GUIDED + "--discriminator_ckpt mnist-14-disc-score --guidance recommended"
+    assert "is for one discriminator of pretrained/" in run(command, out=tmp_path / "out").err

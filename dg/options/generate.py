@@ -238,6 +238,13 @@ DISCRIMINATOR = [
         help="The discriminator is class-conditional.  [default: as its file says]",
     ),
     click.option(
+        "--guidance",
+        type=click.Choice(["recommended", "published"]),
+        help="What weight, window and --guide_every are where they are not given: what did best with a "
+        "discriminator of pretrained/, or the published setting.  [default: recommended for a "
+        "discriminator of pretrained/, else published]",
+    ),
+    click.option(
         "--dg_weight_1st_order",
         "--w_dg_1",
         "--dg_scale",

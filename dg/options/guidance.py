@@ -8,7 +8,7 @@ import click
 
 from dg.options.common import head_file, input_file
 from dg.runtime import console
-from dg.runtime.pretrained import classifier_of
+from dg.runtime.pretrained import classifier_of, recommended_guidance
 
 # Places of the authors' files for CIFAR-10; those of discriminators by --cond.
 CLASSIFIER = Path("checkpoints/ADM_classifier/32x32_classifier.pt")
@@ -17,6 +17,7 @@ DISCRIMINATORS = {
     True: Path("checkpoints/discriminator/cifar_cond/discriminator_250.pt"),
 }
 GUIDANCE_OPTIONS = (
+    "guidance",
     "w1",
     "w2",
     "boosting",
@@ -91,6 +92,7 @@ def _autoguidance(net, device, precision, options):
 
 def _discriminator_guidance(net, sampling, device, options, log_ratio):
     """Guidance by a discriminator or a score difference, or None."""
+    options = options | _recommended(net, options, log_ratio)
     weights = (_first_weight(net, options, log_ratio), options["w2"])
     time_min = _time_min(net, options["time_min"])
     if not is_asked_for() or not any(weights) or time_min > 1:
@@ -116,6 +118,32 @@ def _discriminator_guidance(net, sampling, device, options, log_ratio):
     if options["boosting"]:
         boosting = replace(BOOSTING["authors"], S_churn=options["S_churn_manual"])
     return DiscriminatorGuidance(discriminator, *window, boosting, options["dg_clip"], **often)
+
+
+def _recommended(net, options, log_ratio):
+    """What was measured best for the head, for options that are not given: of a score network's own
+    guidance, not where the log ratio is the sampler's."""
+    import edm
+
+    asked, heads = options["guidance"], options["discriminator_ckpt"]
+    if asked == "published":
+        return {}
+    own = isinstance(net, edm.Preconditioner) and log_ratio is None
+    found = recommended_guidance(heads) if own else {}
+    if asked and not found:
+        raise click.UsageError(
+            "--guidance recommended is for one discriminator of pretrained/ that guides its score "
+            "network; leave it out for the published setting."
+        )
+    parameters = {name: "w1" if name == "w_dg_1" else name for name in found}
+    left = {name: value for name, value in found.items() if not console.given(parameters[name])}
+    if left and console.speaks():
+        told = " ".join(f"--{name} {value:g}" for name, value in left.items())
+        console.notify(
+            f"guided as did best with {heads[0]}: {told}; --guidance published takes the published "
+            "setting"
+        )
+    return {parameters[name]: value for name, value in left.items()}
 
 
 def _time_min(net, given):

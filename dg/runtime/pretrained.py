@@ -7,6 +7,7 @@ from pathlib import Path
 from dg.runtime.files import read_json, sha256_of
 
 CURVES = "curves.json"  # written by benchmarks.convergence
+GUIDANCE = "guidance.json"  # options of generate.py for heads, by their names
 HASHES = "SHA256SUMS"  # as sha256sum writes and checks them
 _CHECKOUT, _INSTALLED = (Path(__file__).resolve().parents[up] / "pretrained" for up in (2, 1))
 FOLDER = _INSTALLED if (_INSTALLED / HASHES).is_file() else _CHECKOUT
@@ -38,6 +39,15 @@ def classifier_of(heads: Sequence[str]) -> str | None:
         return None
     partners = {f"{head.removesuffix('-disc')}-noisy-classifier" for head in heads}
     return partners.pop() if len(partners) == 1 else None
+
+
+def recommended_guidance(heads: Sequence[str]) -> dict[str, float]:
+    """The options of generate.py that were measured best for a head of this folder, by their names
+    without dashes. Nothing for other heads, and for several heads."""
+    path = FOLDER / GUIDANCE
+    if len(heads) != 1 or heads[0] not in pretrained_names() or not path.is_file():
+        return {}
+    return read_json(path).get(heads[0], {})
 
 
 def training_curve(name: str) -> list[dict]:
