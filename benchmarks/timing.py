@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 from dg.runtime.files import write_text
-from dg.runtime.provenance import provenance
+from dg.runtime.provenance import machine_of, provenance
 
 
 def in_turns(works: list, rounds: int, seconds: float = float("inf")) -> Iterator:
@@ -170,9 +170,8 @@ def finish(module: str, rows: list[dict], columns: Iterable[str], device, out=No
 def shown(results: dict) -> str:
     """The table of a results file, and on what it was measured."""
     hardware = results["hardware"]
-    machine = hardware.get("gpu", hardware["cpu"])
     return (
-        f"{table(results['rows'], results['columns'])}\n\n`{results['command']}`, {machine}, "
+        f"{table(results['rows'], results['columns'])}\n\n`{results['command']}`, {machine_of(results)}, "
         f"{hardware['threads']} threads, torch {results['versions']['torch']}"
     )
 

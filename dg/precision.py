@@ -17,21 +17,13 @@ import torch
 from torch import nn
 
 import edm
+from dg.runtime.hardware import has_bfloat16
 from edm.guidance import Guidance, WrappedGuidance
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECIDING = (0.5, 4.0)  # noise levels that bfloat16 is too coarse for
 MIN_STEPS = 9  # with fewer, steps are large, and so are their rounding errors
 MIN_CHANNELS = 64  # narrower networks are slower in bfloat16 than in float32 on CPUs
-
-
-def has_bfloat16(device) -> bool:
-    """Whether a device has instructions for bfloat16; without them it computes many times
-    slower."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
 def fastest(net, device, num_steps: int = 18) -> str:

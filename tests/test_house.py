@@ -326,7 +326,7 @@ ASKED_FOR = {
         "dg/runtime/files.py",
         "tolist",
     ),
-    ("dg/precision.py", "_is_avx512_bf16_supported"),  # of torch.cpu, not in every version
+    ("dg/runtime/hardware.py", "_is_avx512_bf16_supported"),  # of torch.cpu, not in every version
     ("dg/runtime/downloads.py", "response"),  # of an error of requests, which is not imported
     ("dg/lora.py", "groups"),  # of a convolution, not of a linear layer
     ("dg/lora.py", "bias"),  # of a foreign layer that may have none

@@ -1,25 +1,15 @@
 """On what a result was obtained: versions, hardware, time."""
 
-import os
 import platform
 from importlib import metadata
-from pathlib import Path
+
+from dg.runtime.hardware import hardware_of
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "torch-fidelity")
 
 
 def provenance(command: str, seconds: dict[str, float], device) -> dict:
     """The entries `command`, `versions`, `hardware` and `seconds` of a results file."""
-    import torch
-
-    hardware = {
-        "device": str(device),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-    if torch.device(device).type == "cuda":
-        hardware["gpu"] = torch.cuda.get_device_name(device)
     versions = {"python": platform.python_version()} | {
         name: metadata.version(name) for name in PACKAGES
     }
@@ -27,14 +17,19 @@ def provenance(command: str, seconds: dict[str, float], device) -> dict:
     return {
         "command": command,
         "versions": versions,
-        "hardware": hardware,
+        "hardware": hardware_of(device),
         "seconds": rounded | {"total": round(sum(seconds.values()), 2)},
     }
 
 
 def machine_of(results: dict) -> str:
-    """The GPU, or else the CPU, of a results file."""
-    return results["hardware"].get("gpu") or results["hardware"]["cpu"]
+    """The GPU of a results file, or else the CPU, and whether that has bfloat16 instructions where
+    the file tells."""
+    hardware = results["hardware"]
+    if "gpu" in hardware:
+        return hardware["gpu"]
+    told = {True: " with bfloat16", False: " without bfloat16"}.get(hardware.get("bfloat16"), "")
+    return hardware["cpu"] + told
 
 
 def threads_of(results: dict) -> str:
@@ -49,10 +44,3 @@ def measured_by(results: dict) -> str:
         f"Measured by `{results['command']}`, {results['seconds']['total']:.0f} s of stages on "
         f"{machine_of(results)} ({threads_of(results)}, torch {results['versions']['torch']})"
     )
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
