@@ -114,6 +114,7 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         "sections": list(study.sections),
         "side_by_side": bool(study.aside),
         "texts": plain(study.texts),
+        "known": study.known,
         "choices": {
             name: read_json(paths[f"choice-{name}"] / "choice.json")
             for name in study.systems

@@ -112,6 +112,7 @@ class Study:
     aside      systems that a second process samples meanwhile on a CPU
     sections   of the report, by name: see `dg.experiments.sections`
     texts      paragraphs of single sections; "lead" and "caption" (of the table) are such too
+    known      metrics that were measured before on the same seeds, by the title of their row
     """
 
     title: str
@@ -128,6 +129,7 @@ class Study:
     aside: tuple[str, ...] = ()
     sections: tuple[str, ...] = SECTIONS
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    known: dict[str, dict] = field(default_factory=dict)
 
     @property
     def used_models(self) -> set[str]:

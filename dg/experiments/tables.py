@@ -62,13 +62,16 @@ def columns(outcome: dict) -> list[str]:
 
 def rows(outcome: dict) -> list[list[str]]:
     """Title, mean ± sd of every metric, published value and how many sd the mean is off it."""
-    table = []
+    table, names = [], metric_names(outcome)
     for name, system in [*outcome["systems"].items(), ("floor", {"title": FLOOR})]:
         metrics = outcome["metrics"][name]
-        cells = [cell(outcome, metric, metrics.get(metric)) for metric in metric_names(outcome)]
+        cells = [cell(outcome, metric, metrics.get(metric)) for metric in names]
         if has_published(outcome):
             cells += _against_published(outcome, name, system, metrics)
         table.append([system["title"], *cells])
+    for title, metrics in outcome.get("known", {}).items():
+        cells = [cell(outcome, metric, metrics.get(metric)) for metric in names]
+        table.insert(-1, [title, *cells, *[""] * (len(columns(outcome)) - 1 - len(names))])
     return table
 
 

@@ -1,15 +1,20 @@
 """The quickstart: its files, its seeds and images, and its commands."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from dg.experiments import tables
 from dg.experiments.context import Context, Experiment
 from dg.experiments.quickstart import EPOCHS, QUICKSTART, WINDOW, quickstart
 from dg.experiments.settings import SETTINGS
 from dg.options.reproduce import BY_HAND
 from dg.recipes import PRESETS
 from dg.runtime import pretrained
+from dg.runtime.files import read_json
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "results" / "quickstart" / "results.json"
 
 
 def test_every_file_that_it_takes_is_there():
@@ -47,3 +52,18 @@ def test_from_scratch_nothing_is_taken_from_files():
     assert s.features == "classifier" and s.data == "mnist-14"
     with pytest.raises(ValueError, match="its networks are published ones"):
         SETTINGS["cifar10-uncond"].from_scratch()
+
+
+def test_a_quarter_of_the_training_is_a_row_of_the_same_seeds():
+    study = quickstart(QUICKSTART)
+    (title, known), outcome = *study.known.items(), read_json(PUBLISHED)
+    points = pretrained.training_curve("mnist-14")
+    assert 4 * points[-3]["images"] == points[-1]["images"] and known == points[-3]["unguided"]
+    for metric in ("fd", "recall"):
+        found = outcome["metrics"]["unguided"][metric]["values"]
+        assert points[-1]["unguided"][metric]["values"] == pytest.approx(found, rel=1e-2)
+    rows = tables.rows(outcome | {"known": study.known})
+    assert [row[0] for row in rows][-2:] == [title, tables.FLOOR]
+    assert rows[-2][1] == "6.32 ± 0.75" and {len(row) for row in rows} == {len(rows[0])}
+    assert not quickstart(replace(QUICKSTART, num_images=100)).known
+    assert not quickstart(QUICKSTART.from_scratch()).known
