@@ -76,8 +76,8 @@ def verdict(outcome: dict) -> str:
     """The answer in two sentences: the best at one and at three times the compute of an unguided
     image, and what the discriminator takes."""
     steps, metrics = outcome["systems"][BASE]["num_steps"], outcome["metrics"]
-    said = f"With the compute of {steps} unguided steps {_best_told(outcome, 1.0)}; with three "
-    said += f"times as much {_best_told(outcome, 3.0)}."
+    said = f"With the compute of {steps} unguided steps {_best_told(outcome, 1.0)}; with at most "
+    said += f"three times as much {_best_told(outcome, 3.0)}."
     dear = max(outcome["systems"], key=lambda name: training(outcome, name))
     said += f" The discriminator takes the compute of {training(outcome, dear):,.0f} unguided "
     said += "images to train"
@@ -100,7 +100,8 @@ def _best_told(outcome: dict, budget: float) -> str:
         random = " against ".join(f"{entry['mean']:.4f}" for entry in other)
         chance += f"; {TITLES['fd_random_vgg']} {random}"
     return (
-        f"“{outcome['systems'][name]['line']}” is best: {distance_name(outcome)} "
+        f"“{outcome['systems'][name]['line']}” is best, at {compute(outcome, name):.2f} times: "
+        f"{distance_name(outcome)} "
         f"{first['mean']:.2f} against {second['mean']:.2f} unguided ({change}{chance})"
     )
 
