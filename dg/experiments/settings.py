@@ -135,7 +135,6 @@ def _studied(name: str, size: int, data: str) -> Setting:
         candidates=(1.0, 2.0, 4.0, 6.0, 8.0),
         pixel_widths=(32, 64),
         lora_ranks=(4, 32),
-        num_members=3,
         nll_images=100,
         churns=(0.0, 1.0, 2.0, 4.0, 10.0),
         deviations=(
