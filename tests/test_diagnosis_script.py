@@ -13,7 +13,7 @@ from dg.options.diagnosis import _tell_origin
 from dg.runtime.files import read_json, write_json
 from dg.sampling import Sampling
 from edm import load_network
-from tests.scripts import pixels, run, succeed
+from tests.scripts import TRAIN, TWELVE, pixels, run, succeed
 
 ON = "fid diagnose --network {net} --discriminator_ckpt {head} --data digits:heldout "
 SMALL = "--images {fake} --levels 3 --num_visited 2 "
@@ -41,6 +41,19 @@ def test_a_diagnosis_is_printed_written_drawn_and_stored(at):
     calibrated = load_discriminator(None, at["tmp"] / "stored.safetensors", net, calibrated=True)
     temperatures = [one["temperature"] for one in head["levels"][::-1]]
     assert list(calibrated.calibrations[0].temperatures) == pytest.approx(temperatures)
+
+
+def test_exchanged_and_few_images_are_named_in_the_output(at):
+    succeed(TRAIN + TWELVE + "--epochs 10 --network {net} --save_dir {tmp}/head", **at)
+    command = "fid diagnose --network {net} --discriminator_ckpt {tmp}/head/last.safetensors "
+    command += "--levels 2 --num_visited 0 "
+    exchanged = succeed(command + "--data {fake} --images digits:heldout", **at).out
+    right = succeed(command + "--data digits:heldout --images {fake}", **at).out
+    assert "verdict: do not guide. The AUC is 0." in exchanged
+    told = "real and generated images are exchanged, here or in the training.\n"
+    assert told in exchanged and told not in right
+    for text in (exchanged, right):
+        assert "\ntoo few images: An AUC is known to 0." in text or "but an AUC is known" in text
 
 
 def test_calibrated_images_differ_and_say_so(at):
