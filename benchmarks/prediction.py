@@ -5,31 +5,27 @@
         --fake runs/prediction/heldout --ref mnist-small-14:test --features mnist-14-features \\
         --num 400 --images 500 --images-in runs/prediction --out docs/results/prediction
 
-`python -m benchmarks.prediction_heads` makes the heads. Every head in the `train-*` folders of experiments' run folders (best, last and kept epochs), or in
-the folders and files that are given, is diagnosed on held-out images, and the images of held-out
-seeds that it guides are measured. A row has validation loss, AUC, epoch and the gain of the
-corrected denoising error beside the Fréchet distance; the rank correlations have an interval by a
-bootstrap over discriminators. Rows stand in results.json; a head that is there already, with the
-same settings, is left alone, and an interrupted set of images goes on where it was. report.md and
-prediction.png show them.
+`python -m benchmarks.prediction_heads` makes the heads. Every head in the `train-*` folders of
+experiments' run folders (best, last and kept epochs), or in the folders and files that are given,
+is diagnosed on held-out images, and the images of held-out seeds that it guides are measured. A row
+has validation loss, AUC, epoch and the gain of the corrected denoising error beside the Fréchet
+distance. Rows stand in results.json; a head that is there already, with the same settings, is left
+alone, and an interrupted set of images goes on where it was. report.md and prediction.png show
+them; `python -m benchmarks.prediction_report` writes these two again.
 """
 
 import argparse
 import json
-from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 
 import edm
+from benchmarks.prediction_report import publish, summaries
 from dg.checkpoints import FORMAT, load_discriminator
 from dg.data.datasets import load_images, open_images, stream_of
 from dg.data.latents import load_set
 from dg.evaluation.diagnosis import diagnose
 from dg.evaluation.feature_sets import collect
 from dg.evaluation.features import load_extractor
-from dg.evaluation.figures.prediction import predictors_against_distance
-from dg.evaluation.report import Document, Picture, Section, Table, text_of, write_markdown
-from dg.evaluation.significance import rank_correlation
 from dg.guidance import DiscriminatorGuidance
 from dg.runtime.console import pick_device
 from dg.runtime.downloads import resolve
@@ -40,22 +36,6 @@ from dg.training import best_entry
 from edm.checkpoint import read_safetensors
 
 PATTERNS = ("best.safetensors", "last.safetensors", "epoch_*.safetensors")
-# What is to predict the distance; each is expected to rise or fall with it as its sign says.
-PREDICTORS = {
-    "valid_loss": 1,
-    "auc": -1,
-    "loss": 1,
-    "epoch": -1,
-    "gain": -1,
-    "gain_between": -1,
-    "best_gain": -1,
-}
-LEGEND = (
-    "valid_loss: of the training, on its validation images. auc, loss: mean over noise levels, on "
-    "images that no head has seen. gain: fall of the denoising error on real images at weight 1; "
-    "gain_between: the same for the share between real and generated images; best_gain: in the "
-    "suggested window at the suggested weight [nats]."
-)
 
 
 def heads_in(places: list[Path]) -> list[Path]:
@@ -150,94 +130,6 @@ class Prediction:
 SETTINGS = ("network", "classifier", "features", "ref", "num", "images", "first_seed", "weight")
 
 
-def correlations(rows: list[dict]) -> dict[str, dict]:
-    """Rank correlation of every predictor with the distance, over the heads that have it."""
-    found = {}
-    for name, sign in PREDICTORS.items():
-        pairs = [(row[name], row["fd"]) for row in rows if row.get(name) is not None]
-        x, y = zip(*pairs, strict=True) if pairs else ((), ())
-        if len(pairs) >= 3 and len(set(x)) > 1 and len(set(y)) > 1:
-            found[name] = asdict(rank_correlation(x, y)) | {"expected": sign}
-    return found
-
-
-def tables(outcome: dict) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """(columns, rows) by title: correlations, verdicts, heads."""
-
-    def cell(value):
-        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    correlated = [
-        [
-            name,
-            f"{one['value']:+.2f}",
-            f"{one['low']:+.2f} to {one['high']:+.2f}",
-            "above 0" if one["expected"] > 0 else "below 0",
-            str(one["n"]),
-        ]
-        for name, one in outcome["correlations"].items()
-    ]
-    by_verdict: dict[str, list[float]] = {}
-    for row in outcome["rows"]:
-        by_verdict.setdefault(row["verdict"], []).append(row["fd"])
-    verdicts = [
-        [name, str(len(fds)), str(sum(fd < outcome["unguided"] for fd in fds)), cell(mean(fds))]
-        for name, fds in sorted(by_verdict.items())
-    ]
-    columns = ("fd", *PREDICTORS, "verdict")
-    rows = sorted(outcome["rows"], key=lambda row: row["fd"])
-    heads = [[row["name"], *(cell(row.get(one)) for one in columns)] for row in rows]
-    return {
-        "Rank correlation with the distance": (
-            ["predictor", "Spearman", "95% interval", "expected", "heads"],
-            correlated,
-        ),
-        "Verdicts of the diagnosis": (
-            ["verdict", "heads", "nearer than unguided", "mean distance"],
-            verdicts,
-        ),
-        "Discriminators": (["head", *columns], heads),
-    }
-
-
-def document(outcome: dict, args) -> Document:
-    """The report, and what its numbers are of."""
-    found, rows, unguided = (outcome[name] for name in ("correlations", "rows", "unguided"))
-    better = sum(row["fd"] < unguided for row in rows)
-    lead = (
-        f"{better} of {len(rows)} discriminators bring images nearer than the unguided ones, whose "
-        f"distance is {unguided:.3f}."
-    )
-    if found:
-        closest = max(found, key=lambda name: found[name]["value"] * found[name]["expected"])
-        one = found[closest]
-        lead += (
-            f" Of {len(found)} predictors, {closest} goes with the distance most closely: rank "
-            f"correlation {one['value']:+.2f}, 95% interval {one['low']:+.2f} to {one['high']:+.2f}."
-        )
-    about = (
-        f"{args.network}, weight ({args.weight:g}, 0), {args.images} guided images of the same "
-        f"seeds for every discriminator, distance to {args.ref} in the features {args.features}. "
-        f"Diagnosed on {args.num} images of each kind at most. Heads of one training are no "
-        f"independent draws, so the intervals are too narrow. {LEGEND}"
-    )
-    picture = Picture(
-        args.out / "prediction.png", "A point is a discriminator; the line is no guidance."
-    )
-    sections = [Section("Predictors", [picture])]
-    sections += [Section(title, [Table(*parts)]) for title, parts in tables(outcome).items()]
-    return Document("Which number predicts how well a discriminator guides?", lead, about, sections)
-
-
-def publish(outcome: dict, args) -> None:
-    """Draw and write the report, and print its tables."""
-    path = args.out / "prediction.png"
-    predictors_against_distance(path, outcome["rows"], outcome["correlations"], outcome["unguided"])
-    write_markdown(args.out / "report.md", document(outcome, args))
-    for title, (columns, rows) in tables(outcome).items():
-        print(f"\n{title}\n{text_of([columns, *rows])}")
-
-
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -277,9 +169,9 @@ def main(argv=None) -> None:
         print(f"{number} of {len(heads)}: {name}: {rows[-1]['fd']:.4f}", flush=True)
         write_json(path, {"settings": settings, "unguided": unguided, "rows": rows})
     outcome = {"settings": settings, "unguided": unguided, "rows": rows}
-    outcome |= {"correlations": correlations(rows)}
+    outcome |= summaries(rows)
     write_json(path, outcome | provenance("python -m benchmarks.prediction", {}, prediction.device))
-    publish(outcome, args)
+    publish(outcome, args.out)
 
 
 if __name__ == "__main__":

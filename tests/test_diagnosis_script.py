@@ -5,15 +5,15 @@ import shutil
 
 import pytest
 
-from benchmarks import prediction, prediction_heads
+from benchmarks import prediction, prediction_heads, prediction_report
 from dg.calibration import Calibration
 from dg.checkpoints import load_discriminator, save_calibrated
 from dg.data.manifests import MANIFEST
 from dg.options.diagnosis import _tell_origin
-from dg.runtime.files import read_json
+from dg.runtime.files import read_json, write_json
 from dg.sampling import Sampling
 from edm import load_network
-from tests.scripts import pixels, run, succeed
+from tests.scripts import TRAIN, TWELVE, pixels, run, succeed
 
 ON = "fid diagnose --network {net} --discriminator_ckpt {head} --data digits:heldout "
 SMALL = "--images {fake} --levels 3 --num_visited 2 "
@@ -41,6 +41,19 @@ def test_a_diagnosis_is_printed_written_drawn_and_stored(at):
     calibrated = load_discriminator(None, at["tmp"] / "stored.safetensors", net, calibrated=True)
     temperatures = [one["temperature"] for one in head["levels"][::-1]]
     assert list(calibrated.calibrations[0].temperatures) == pytest.approx(temperatures)
+
+
+def test_exchanged_and_few_images_are_named_in_the_output(at):
+    succeed(TRAIN + TWELVE + "--epochs 10 --network {net} --save_dir {tmp}/head", **at)
+    command = "fid diagnose --network {net} --discriminator_ckpt {tmp}/head/last.safetensors "
+    command += "--levels 2 --num_visited 0 "
+    exchanged = succeed(command + "--data {fake} --images digits:heldout", **at).out
+    right = succeed(command + "--data digits:heldout --images {fake}", **at).out
+    assert "verdict: do not guide. The AUC is 0." in exchanged
+    told = "real and generated images are exchanged, here or in the training.\n"
+    assert told in exchanged and told not in right
+    for text in (exchanged, right):
+        assert "\ntoo few images: An AUC is known to 0." in text or "but an AUC is known" in text
 
 
 def test_calibrated_images_differ_and_say_so(at):
@@ -134,12 +147,59 @@ def test_predictions_are_resumed_and_correlated(at, capsys, monkeypatch):
         prediction.heads_in([at["fake"]])
 
 
+def rows_of(trainings):
+    """Rows from {training: [(fd, gain, valid_loss, auc, epoch)]}."""
+    names = ("fd", "gain", "valid_loss", "auc", "epoch")
+    return [
+        {"name": f"{training}/{place}", "verdict": "guide"} | dict(zip(names, head, strict=True))
+        for training, heads in trainings.items()
+        for place, head in enumerate(heads)
+    ]
+
+
 def test_correlations_have_the_sign_of_the_order():
-    rows = [{"fd": 5.0 - i, "gain": i, "auc": None, "epoch": 3, "loss": i} for i in range(6)]
-    found = prediction.correlations(rows)
+    rows = [
+        {"name": f"{'ab'[i % 2]}/{i}", "fd": 5.0 - i, "gain": i, "auc": None, "epoch": 3, "loss": i}
+        for i in range(6)
+    ]
+    found = prediction_report.correlations(rows)
     assert set(found) == {"gain", "loss"}
     assert found["gain"]["value"] == pytest.approx(-1) and found["gain"]["expected"] == -1
-    assert found["gain"]["n"] == 6 and found["gain"]["high"] <= 0
+    assert (found["gain"]["n"], found["gain"]["units"]) == (6, 2) and found["gain"]["high"] <= 0
+    assert prediction_report.correlations(rows[::2]) == {}  # of one training
+
+
+def test_each_number_chooses_a_checkpoint_within_each_training():
+    first = [(3.0, 0.3, 0.5, 0.6, 1), (4.0, 0.1, 0.4, 0.7, 2), (2.0, 0.2, 0.6, 0.8, 3)]
+    second = [(7.0, 0.1, 0.2, 0.9, 1), (5.0, 0.2, 0.3, 0.5, 2)]
+    trainings = {"first": first, "second": second, "one head": first[:1]}
+    unknown = [(1.0, 0.9, None, 0.9, 9)]
+    rows = rows_of(trainings | {"first, too": unknown * 2})
+    found = prediction_report.choices(rows)
+    means = {name: one["distance"]["value"] for name, one in found.items()}
+    assert means == {"gain": 4.0, "valid_loss": 5.5, "auc": 4.5, "epoch": 3.5, "fd": 3.5}
+    assert found["gain"]["distance"]["units"] == 2  # trainings
+    less = found["gain"]["less_valid_loss"]  # 3 - 4 and 5 - 7
+    assert (less["value"], less["low"], less["high"]) == (-1.5, -2.0, -1.0)
+    assert prediction_report.choices(rows_of({"first": first})) == {}
+
+
+def test_the_report_is_written_again_from_its_rows(tmp_path, capsys):
+    first = [(3.0, 0.3, 0.5, 0.6, 1), (4.0, 0.1, 0.4, 0.7, 2)]
+    second = [(7.0, 0.1, 0.2, 0.9, 1), (5.0, 0.2, 0.3, 0.5, 2)]
+    settings = dict(network="net", weight=2.0, images=4, ref="ref", features="pixels", num=3)
+    outcome = {"settings": settings, "unguided": 6.0, "correlations": {"old": {}}}
+    outcome |= {"rows": rows_of({"first": first, "second": second}), "command": "as it was"}
+    write_json(tmp_path / "results.json", outcome)
+    prediction_report.main([str(tmp_path)])
+    kept = read_json(tmp_path / "results.json")
+    assert kept["rows"] == outcome["rows"] and kept["command"] == "as it was"
+    assert kept["correlations"] == prediction_report.correlations(outcome["rows"])
+    report = (tmp_path / "report.md").read_text()
+    assert "3 of 4 discriminators" in report and "over the 2 trainings" in report
+    assert "| largest gain | 4.000 | 3.000 to 5.000 | -1.500 | -2.000 to -1.000 |" in report
+    assert "largest gain" in capsys.readouterr().out
+    assert (tmp_path / "prediction.png").stat().st_size > 10_000
 
 
 def test_heads_are_made_along_their_trainings_and_not_again(at, monkeypatch):

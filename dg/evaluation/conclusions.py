@@ -169,12 +169,10 @@ def _findings(entries: list[dict], columns: list[dict], scale: np.ndarray) -> di
     factor = max(slope["value"], 1e-9)
     sure = abs(slope["value"] - 1) > SURE * slope["se"]
     if sure and not MISCALIBRATED**-1 < factor < MISCALIBRATED and not (wrong or knows_nothing):
-        size = (
-            f"{1 / factor:.1f} times too large" if factor < 1 else f"{factor:.1f} times too small"
-        )
+        size, remedy = ("large", "divide") if factor < 1 else ("small", "multiply")
         found["miscalibrated"] = (
-            f"the logits are {size} (slope {slope['value']:.2f}); guide with the calibrated log "
-            "ratio, or divide the weight"
+            f"the logits are {max(factor, 1 / factor):.1f} times too {size} (slope "
+            f"{slope['value']:.2f}); guide with the calibrated log ratio, or {remedy} the weight"
         )
     return found
 

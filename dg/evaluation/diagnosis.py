@@ -12,7 +12,8 @@ this is the term that the loss "matching" trains (Verine et al. 2025).
 On images that are distributed as the network's score says, E <c, x_0 - D> is 0 whatever c is. Few
 steps and accumulated errors lead the sampler away from there. A discriminator of its images sees
 that difference too, and no denoising error shows it. The difference of E <c, x_0 - D> between real
-and generated images holds both: over E ||c||^2 it is 1 where c is the difference of their scores.
+and generated images holds both: over E ||c||^2 it is 1 where c is the difference of their scores,
+or near 1 where E ||c||^2 differs between the two sets.
 """
 
 from collections.abc import Sequence

@@ -9,9 +9,9 @@ LEGEND = (
     "± is one standard error over images. error: change of the denoising error on real images at "
     "the listed weight nearest to 1, in percent; the true log ratio lowers it, and best w, the "
     "weight of its minimum, is 1. own: the same share on generated images, 0 where they are "
-    "distributed as the network says. between: the share of both, 1 for the true gradient. size: "
-    "correction over score. visited: AUC of real images against the states of the guided sampler; "
-    "gap: their mean log ratio less that of generated images with fresh noise."
+    "distributed as the network says. between: the share of both, near 1 for the true gradient. "
+    "size: correction over score. visited: AUC of real images against the states of the guided "
+    "sampler; gap: their mean log ratio less that of generated images with fresh noise."
 )
 
 SEARCH = "this serves the likelihood; for the lowest distance search larger weights too"

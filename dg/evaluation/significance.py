@@ -1,5 +1,5 @@
 """Do repeated measurements differ from a number or from each other? Student's t tests, and how many
-repetitions it takes.
+repetitions it takes; rank correlations and means with bootstrap intervals.
 
 `values` are independent repetitions of one measurement: FIDs of disjoint seed ranges, or of one
 seed range under several trained discriminators. The tests assume nearly normal values, which holds
@@ -235,20 +235,26 @@ def _require_spread(n, sd):
 
 
 @dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's correlation of pairs, with a 95% percentile interval of a bootstrap over pairs."""
+class Bootstrapped:
+    """A number of n values from `units` independent units, with the 95% percentile interval
+    low .. high of a bootstrap that draws whole units."""
 
     value: float
     low: float
     high: float
     n: int
+    units: int
 
 
-def rank_correlation(x, y, draws: int = 2000, seed: int = 0) -> RankCorrelation:
+def rank_correlation(x, y, units=None, draws: int = 2000, seed: int = 0) -> Bootstrapped:
     """Spearman's rank correlation of x [n] and y [n], ties at their mean rank.
 
+    units  [n] what each pair comes from; pairs of one unit need not be independent, and the
+           bootstrap draws them together (Davison and Hinkley 1997, section 3.8). None: every pair
+           is a unit
+
     Draws in which one side has a single value have no correlation and are left out of the interval.
-    ValueError for fewer than 3 pairs, or one value alone.
+    ValueError for fewer than 3 pairs, one value alone, or a single unit.
     """
     x, y = _values(x, "x"), _values(y, "y")
     if len(x) != len(y) or len(x) < 3 or not (np.ptp(x) and np.ptp(y)):
@@ -261,7 +267,25 @@ def rank_correlation(x, y, draws: int = 2000, seed: int = 0) -> RankCorrelation:
         ranks = stats.rankdata(x[index]), stats.rankdata(y[index])
         return np.corrcoef(*ranks)[0, 1] if all(map(np.ptp, ranks)) else np.nan
 
-    rng = np.random.default_rng(seed)
-    again = [spearman(rng.integers(len(x), size=len(x))) for _ in range(draws)]
+    return _bootstrapped(spearman, np.arange(len(x)) if units is None else units, draws, seed)
+
+
+def bootstrapped_mean(values, draws: int = 2000, seed: int = 0) -> Bootstrapped:
+    """Mean of values [n] that are independent. Equal n and seed give equal draws, so that means of
+    several lists are compared on the same ones. ValueError for fewer than 2 values."""
+    x = _values(values, "values")
+    return _bootstrapped(lambda index: x[index].mean(), np.arange(len(x)), draws, seed)
+
+
+def _bootstrapped(statistic, units, draws, seed):
+    """`statistic` is a function of places in the data; units [n] tell which belong together."""
+    places = [np.flatnonzero(np.asarray(units) == unit) for unit in dict.fromkeys(units)]
+    if len(places) < 2:
+        raise ValueError("all values are of one unit, which has no spread; give at least 2 units")
+    rng, n = np.random.default_rng(seed), sum(map(len, places))
+    again = [
+        statistic(np.concatenate([places[i] for i in rng.integers(len(places), size=len(places))]))
+        for _ in range(draws)
+    ]
     low, high = np.nanpercentile(again, [2.5, 97.5])
-    return RankCorrelation(float(spearman(np.arange(len(x)))), float(low), float(high), len(x))
+    return Bootstrapped(float(statistic(np.arange(n))), float(low), float(high), n, len(places))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import edm
 from dg.calibration import Calibration
@@ -37,6 +38,8 @@ class Gaussian(GaussianDenoiser):
 
 DATA, MODEL = Gaussian(0.0 * SIGN, SD), Gaussian(SHIFT * SIGN, SD)
 OTHER = Gaussian(SHIFT * SIGN.transpose(1, 2), SD)  # as far from the data, at a right angle
+OBLIQUE = Gaussian(0.6 * MODEL.mean + 0.8 * OTHER.mean, SD)  # as far, at a cosine of 0.6
+WIDE = Gaussian(0.3 * SIGN, 0.6)
 
 
 class Ratio:
@@ -125,6 +128,55 @@ def test_the_exact_ratio_has_its_closed_forms_at_every_level(exact):
         assert level["cosine"]["value"] == pytest.approx(1)
 
 
+def wide_log_ratio(v, w):
+    """(distributions of a distance on real and on generated images, the log ratio as a function of
+    it) where the variances are v of the data and w of `WIDE`.
+
+    The log ratio is a quadratic function of the image, so it falls with the squared distance to one
+    point, which follows a noncentral chi-squared distribution.
+    """
+    curvature = 1 / v - 1 / w
+    point = -0.3 / w / curvature  # times SIGN
+    distances = [
+        stats.ncx2(PIXELS, PIXELS * (mean - point) ** 2 / variance, scale=variance)
+        for mean, variance in ((0.0, v), (0.3, w))
+    ]
+    highest = PIXELS / 2 * (curvature * point**2 + 0.09 / w + math.log(w / v))
+    return distances, lambda distance: highest - curvature * distance / 2
+
+
+def test_unequal_variances_have_their_closed_forms_at_every_level():
+    """Data N(0, 0.25) and model N(±0.3, 0.36). With variances v and w of the noisy images the
+    correction is c = sigma^2 (k x - m / w), k = 1 / w - 1 / v, whose square has means of its own on
+    real and on generated images."""
+    found = checked(net=WIDE, head=Ratio(model=WIDE), fake=WIDE, n=4000)
+    assert found["verdict"] == "guide" and found["findings"] == {}
+    near(found["weight"], 1)
+    for level in found["levels"]:
+        sigma2 = level["sigma"] ** 2
+        v, w = 0.25 + sigma2, 0.36 + sigma2
+        k = 1 / w - 1 / v
+        on_real = PIXELS * sigma2**2 * (k**2 * v + 0.09 / w**2)
+        on_fake = PIXELS * sigma2**2 * (k**2 * w + 0.09 / v**2)
+        near(level["mean_log_ratio"]["real"], PIXELS / 2 * ((v + 0.09) / w - 1 + math.log(w / v)))
+        near(level["mean_log_ratio"]["fake"], -PIXELS / 2 * ((w + 0.09) / v - 1 + math.log(v / w)))
+        near(level["slope"], 1)
+        near(level["correction"], math.sqrt(on_fake / (PIXELS * sigma2**2 / w)))
+        near(level["error"], PIXELS * 0.25 * sigma2 / v + on_real)
+        for change in level["change"]:
+            near(change, (change["weight"] ** 2 - 2 * change["weight"]) * on_real)
+        near(level["best_weight"], 1)
+        near(level["own"], 0)
+        near(level["between"], 2 * on_real / (on_real + on_fake))
+        (real, fake), log_ratio = wide_log_ratio(v, w)
+        shares = (np.arange(2000) + 0.5) / 2000
+        ratios = [log_ratio(one.ppf(shares)) for one in (real, fake)]
+        near(level["auc"], real.cdf(fake.ppf(shares)).mean())
+        near(level["accuracy"], (np.mean(ratios[0] > 0) + np.mean(ratios[1] < 0)) / 2)
+        losses = np.logaddexp(0, -ratios[0]).mean(), np.logaddexp(0, ratios[1]).mean()
+        near(level["loss"], sum(losses) / 2)
+
+
 class Noted(WrappedGuidance):
     """Notes the states of the first-order stages, by step."""
 
@@ -197,14 +249,31 @@ def test_levels_are_the_samplers_own_inside_the_window():
         sampler_levels(MODEL, 1)
 
 
-def test_a_head_that_is_three_times_too_sure_is_named_and_gets_a_third_of_the_weight():
-    found = checked(head=Ratio(3.0), n=3000)
+@pytest.mark.parametrize(
+    ("factor", "told", "remedy"),
+    [
+        (3.0, "3.1 times too large (slope 0.33)", "or divide the weight"),
+        (1 / 3, "2.9 times too small (slope 2.88)", "or multiply the weight"),
+    ],
+)
+def test_a_head_that_is_three_times_too_sure_or_too_unsure_is_named(factor, told, remedy):
+    """It gets the inverse of the factor as weight, and its calibration error is the mean distance
+    of its probability from the true one."""
+    found = checked(head=Ratio(factor), n=3000)
     assert list(found["findings"]) == ["miscalibrated"]
-    assert "3.1 times too large (slope 0.33)" in found["findings"]["miscalibrated"]
+    assert told in found["findings"]["miscalibrated"]
+    assert remedy in found["findings"]["miscalibrated"]
     assert found["verdict"] == "guide"
-    near(found["weight"], 1 / 3)
+    near(found["weight"], 1 / factor)
     for level in found["levels"][4:]:  # above, the logits are too small to tell
-        near(level["slope"], 1 / 3)
+        near(level["slope"], 1 / factor)
+        d2 = PIXELS * SHIFT**2 / (SD**2 + level["sigma"] ** 2)
+
+        def off(ratio):
+            return np.abs(1 / (1 + np.exp(-factor * ratio)) - 1 / (1 + np.exp(-ratio)))
+
+        expected = (normal_mean(off, d2 / 2, d2) + normal_mean(off, -d2 / 2, d2)) / 2
+        near(level["ece"], expected)
 
 
 def test_calibration_mends_a_head_that_is_three_times_too_sure():
@@ -287,11 +356,12 @@ def test_a_head_that_learned_nothing_is_not_to_guide():
 
 def test_heads_are_compared_on_the_same_noise():
     sets, heads = (DATA.draw(50, 1), MODEL.draw(50, 2)), {"a": Ratio(), "b": Ratio(2.0)}
-    heads["c"] = Ratio(model=OTHER)
+    heads |= {"c": Ratio(model=OTHER), "d": Ratio(model=OBLIQUE)}
     found = diagnose(MODEL, heads, *sets, num_visited=8)["heads"]
-    for a, b, c in zip(*(found[name]["levels"] for name in heads), strict=True):
+    for a, b, c, d in zip(*(found[name]["levels"] for name in heads), strict=True):
         assert b["cosine"]["value"] == pytest.approx(1)
         assert c["cosine"]["value"] == pytest.approx(0, abs=1e-9)
+        assert d["cosine"]["value"] == pytest.approx(0.6)
         assert b["error"] == a["error"]
         assert b["best_weight"]["value"] == pytest.approx(a["best_weight"]["value"] / 2)
 
@@ -338,6 +408,14 @@ def test_calibration_error_of_a_constant_answer():
     for answer in (0.0, 3.0):
         found = reliability.calibration_error(np.full(100, answer), np.full(100, answer))
         assert found["value"] == pytest.approx(1 / (1 + math.exp(-answer)) - 0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "error"), [(1, 0), (3, 27 / 28 - 3 / 4), (-1, 1 / 2)])
+def test_calibration_error_of_a_known_miscalibration(factor, error):
+    """Three of four images are on the right side, so the calibrated logits are ± ln 3."""
+    real = factor * math.log(3) * np.repeat([1.0, -1.0], [75, 25])
+    found = reliability.calibration_error(real, -real)
+    assert found["value"] == pytest.approx(error, abs=1e-12)
 
 
 def test_unequal_sets_give_equal_numbers():

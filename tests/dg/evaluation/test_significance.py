@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from dg.evaluation.significance import (
+    bootstrapped_mean,
     mean_interval,
     one_sample_t,
     one_sample_t_from_summary,
@@ -175,3 +176,46 @@ def test_rank_correlation_of_ties_and_of_what_has_none():
     for x, y in (([1, 1, 1], [1, 2, 3]), ([1, 2], [1, 2]), ([1, 2, 3], [1, 2])):
         with pytest.raises(ValueError, match="at least 3 pairs"):
             rank_correlation(x, y)
+
+
+def test_pairs_of_one_unit_are_drawn_together():
+    """Pairs that are copied say nothing new: the interval is that of the units, not of the
+    pairs."""
+    x, y = normal(0, 12), normal(0, 12) + normal(1, 12)
+    apart = rank_correlation(x, y)
+    units = [f"unit {i}" for i in range(12)]
+    whole = rank_correlation(np.tile(x, 5), np.tile(y, 5), units * 5)
+    assert (whole.n, whole.units) == (60, 12) and whole.value == pytest.approx(apart.value)
+    assert (whole.low, whole.high) == pytest.approx((apart.low, apart.high))
+    mistaken = rank_correlation(np.tile(x, 5), np.tile(y, 5))
+    assert mistaken.units == 60
+    assert mistaken.high - mistaken.low < 0.6 * (whole.high - whole.low)
+
+
+def test_interval_of_units_holds_the_truth_where_that_of_pairs_misses_it():
+    """Both sides share the unit's own value in 5 pairs each; the correlation over all is 0."""
+    held = {"units": 0, "pairs": 0}
+    for seed in range(40):
+        names = np.repeat(np.arange(10), 5)
+        x, y = (np.repeat(normal(seed + i, 10), 5) + 0.1 * normal(seed + i, 50) for i in (0, 500))
+        for name, units in (("units", names), ("pairs", None)):
+            found = rank_correlation(x, y, units, draws=200, seed=seed)
+            held[name] += found.low < 0 < found.high
+    assert held["units"] >= 34 and held["pairs"] <= 26
+
+
+def test_mean_has_the_interval_of_its_standard_error():
+    values = normal(3, 100)
+    found, error = bootstrapped_mean(values), values.std() / 10
+    assert found.value == pytest.approx(values.mean()) and (found.n, found.units) == (100, 100)
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+    shifted = bootstrapped_mean(values + 2)  # on the same draws
+    assert shifted.low - found.low == pytest.approx(2)
+
+
+def test_a_single_unit_has_no_interval():
+    with pytest.raises(ValueError, match="at least 2 units"):
+        rank_correlation([1, 2, 3], [1, 2, 4], ["one"] * 3)
+    with pytest.raises(ValueError, match="at least 2"):
+        bootstrapped_mean([1.0])

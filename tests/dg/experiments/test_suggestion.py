@@ -49,23 +49,27 @@ def test_guidance_takes_its_weights_and_window(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weights", "fd", "told"),
+    ("weights", "fd", "advice", "change", "share"),
     [
-        ([0.5, 0.5], 9.0, "weight 0.50 at both stages of a step, or 1.00 at the first alone. With"),
-        ([0.5, 0.5], 9.0, "changes by -1.00; with the weight of the search by -2.00."),
-        ([0.5, 0.5], 9.0, "reaches 50% of the gain"),
-        ([0.0, 0.0], 10.0, "It suggests no weight, so nothing is guided. With that, FD changes by"),
+        ([0.5, 0.5], 9.0, "0.50 at both stages of a step, or 1.00 at the first alone.", -1.0, 50),
+        ([0.0, 0.0], 10.0, "It suggests no weight, so nothing is guided.", 0.0, 0),
     ],
 )
-def test_the_report_tells_its_share_of_the_gain(tmp_path, weights, fd, told):
+def test_the_report_tells_share_of_the_gain_and_cost(tmp_path, weights, fd, advice, change, share):
     measured = {"unguided": 10.0, "guided": 8.0, "suggested": fd}
     outcome = {
         "suggestion": FOUND | {"weights": weights, "window": [0.1, 0.4]},
         "metrics": {name: {"fd": {"mean": value}} for name, value in measured.items()},
         "extractor": {"name": "pixels"},
+        "seconds": {"weights": 136.4, "fake-diagnosed": 20.6, "suggestion": 92.2, "total": 515.9},
     }
-    (text,) = suggested(Source(tmp_path, outcome))
-    assert told in text and "Its verdict is: guide. It helps." in text
+    text, table = suggested(Source(tmp_path, outcome))
+    assert text.endswith(advice) and "Its verdict is: guide. It helps." in text
+    assert table.columns[1:] == ["change of FD", "seconds"]
+    assert table.rows == [["search", "-2.00", "136"], ["diagnosis", f"{change:+.2f}", "113"]]
+    assert f"reaches {share}% of the gain" in table.caption
+    outcome["metrics"]["guided"]["fd"]["mean"] = 10.5  # a search that found nothing
+    assert "of the gain" not in suggested(Source(tmp_path, outcome))[1].caption
     assert suggested(Source(tmp_path, outcome | {"suggestion": None})) == []
 
 
