@@ -286,9 +286,7 @@ def rounds_to(value, written):
 @by_page(PAGES)
 def test_every_mean_with_a_spread_was_measured(page):
     found = [
-        pair
-        for path in RESULTS.glob("*/*.json")
-        for pair in measured(json.loads(path.read_text()))
+        pair for path in RESULTS.glob("*/*.json") for pair in measured(json.loads(path.read_text()))
     ]
     text = page.read_text(encoding="utf-8")
     for mean, spread in re.findall(r"(-?\d+(?:\.\d+)?)\s±\s(\d+(?:\.\d+)?)", text):

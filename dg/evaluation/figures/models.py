@@ -147,8 +147,9 @@ def quality_against_compute(path, panels, looks, xlabel, title="Distance against
             sd)]}}}
     looks   {method: (colour, line style, label)}
     """
-    with drawing(path, WIDTH, 2.0 + 2.9 * len(panels), title) as figure:
-        axes_of = figure.subplots(len(panels), 1, squeeze=False).ravel()
+    with drawing(path, WIDTH, 3.4 + 2.9 * len(panels), title) as figure:
+        heights = [1.5] + [1] * (len(panels) - 1)
+        axes_of = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights).ravel()
         for axes, (name, panel) in zip(axes_of, panels.items(), strict=True):
             markers = dict(zip(panel["lines"], itertools.cycle(MARKERS), strict=False))
             for method, points in panel["lines"].items():
@@ -157,18 +158,33 @@ def quality_against_compute(path, panels, looks, xlabel, title="Distance against
                 look = dict(color=colour, linestyle=style, marker=markers[method], label=label)
                 small = dict(markersize=5, linewidth=1.4, elinewidth=0.6, capsize=0)
                 axes.errorbar(compute, mean, sd, **look, **small)
-            if panel["floor"] is not None:
-                floor = dict(color=REAL, linestyle="--", linewidth=1.4, label="real against real")
-                axes.axhline(panel["floor"], **floor)
             axes.set(xscale="log", yscale="log", ylabel=name)
+            _fit_to_means(axes, panel)
             logarithmic_ticks(axes.yaxis)
             low, high = axes.get_xlim()
             ticks = [tick for tick in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8) if low <= tick <= high]
             axes.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
             axes.minorticks_off()
         axes_of[-1].set_xlabel(xlabel)
-        found = axes_of[0].get_legend_handles_labels()
-        figure.legend(*found, loc="outside lower center", ncols=1, handlelength=2.4, fontsize=9)
+        found = [axes.get_legend_handles_labels() for axes in axes_of]
+        named = {label: line for lines in found for line, label in zip(*lines, strict=True)}
+        look = dict(ncols=1, handlelength=2.4, fontsize=9)
+        figure.legend(named.values(), named.keys(), loc="outside lower center", **look)
+
+
+def _fit_to_means(axes, panel):
+    """Limits of a logarithmic panel by its means, and the floor: a line, or a note where it lies so
+    far below that the methods would be drawn on top of each other."""
+    means = [mean for points in panel["lines"].values() for _, mean, _ in points]
+    low, high, floor = min(means), max(means), panel["floor"]
+    if floor is not None and 2 * floor >= low:
+        axes.axhline(floor, color=REAL, linestyle="--", linewidth=1.4, label="real against real")
+        low = min(low, floor)
+    elif floor is not None:
+        note = dict(transform=axes.transAxes, ha="left", va="bottom", color=REAL, fontsize=9)
+        axes.text(0.01, 0.02, f"real against real, further below: {floor:.3g}", **note)
+    room = max(high / low, 1.1) ** 0.08
+    axes.set_ylim(low / room, high * room)
 
 
 def gain_against_cost(path, lines, target, title="Gain against cost"):

@@ -110,10 +110,12 @@ def few_ticks(axis, number: int):
 
 
 def logarithmic_ticks(axis):
-    """Ticks at 1, 2 and 5 times powers of ten, written as plain numbers."""
+    """Ticks at 1, 2 and 5 times powers of ten, written as plain numbers; at each digit where the
+    axis spans less than a factor of four."""
     from matplotlib.ticker import LogLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high >= 4 * low else range(1, 10)))
     axis.set_major_formatter("{x:g}")
 
 
