@@ -290,7 +290,7 @@ def rejection_rows(repo: Path, net, discriminator, images: int) -> Iterator[dict
     yield row("new beginnings among them", len(record.over))
     first = [index for index, check in enumerate(checks) if not check.accepted and not check.level]
     kept = sum(int(used[index]) == checks[index].used for index in first)
-    yield row("latents drawn anew that count on as there", f"{kept} of {len(first)}")
+    yield row("latents drawn anew, evaluations counted on", f"{kept} of {len(first)}")
 
 
 def main():

@@ -65,7 +65,8 @@ def rejection_sampler(
     An image depends on its seed, the constants and `rows` alone, whatever else is in the stream.
     Its latent, class and churn come from the seed's own generator, as in `edm.edm_sampler`; uniform
     numbers and the noise of what is rejected come from a second one. So a ratio of 1 everywhere
-    gives the images of `edm_sampler`.
+    gives the images of `edm_sampler`: to the bit where `rows` is the number of seeds, so that calls
+    hold the same images in the same order, else up to the rounding of other batches.
     """
     if sampling.constants is None:
         raise ValueError("rejection sampling needs constants; make them by a warm-up first")
