@@ -115,7 +115,7 @@ class Counted:
         return MODEL(x, sigma)
 
 
-@pytest.mark.parametrize("max_iter", [11, 13, 33])
+@pytest.mark.parametrize("max_iter", [11, 12, 13, 33])
 def test_budgets_are_kept_exactly(max_iter, monkeypatch):
     """Each attempt ends by itself within the budget, or where the rest would not fit into it."""
     ratio, net, attempts, back = ExactRatio(), Counted(), [], _Pool._back
