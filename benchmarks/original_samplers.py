@@ -56,7 +56,8 @@ RESTARTS = {  # name: settings of the sampler
         S_noise=1.003,
     ),
 }
-REJECTION = dict(num_steps=18, rej_percentile=0.75, max_iter=105)  # the README's command
+REJECTION = dict(num_steps=18, rej_percentile=0.75)
+BUDGETS = (105, 75)  # max_iter of the README's command, and one that is met more often
 PASSES = 64  # of the warm-up, of one image each
 
 
@@ -174,7 +175,7 @@ class Record:
         self.used, self.event = 0, "restart"
 
 
-def recorded(repo: Path, net, discriminator, images: int) -> tuple[Record, Constants]:
+def recorded(repo: Path, net, discriminator, images: int, **budget) -> tuple[Record, Constants]:
     """The record of a run that draws so many images, and the constants of its warm-up."""
     stand_in()
     sys.modules["tensorflow"].io = SimpleNamespace(gfile=SimpleNamespace(GFile=open))
@@ -203,8 +204,10 @@ def recorded(repo: Path, net, discriminator, images: int) -> tuple[Record, Const
             record.step()
             return net(*args)
 
-    settings = REJECTION | dict(
-        backsteps=1, batch_size=1, iter_warmup=PASSES, adaptive_pickle="None"
+    settings = (
+        REJECTION
+        | budget
+        | dict(backsteps=1, batch_size=1, iter_warmup=PASSES, adaptive_pickle="None")
     )
     settings |= dict(S_min=math.inf)  # no churn, whose noise is drawn even where it is of size 0
     latents = torch.randn(
@@ -233,11 +236,14 @@ def _sampling(**changes) -> RejectionSampling:
     return RejectionSampling(**REJECTION | dict(time_min=0.0, constants=constants) | changes)
 
 
-def decided(net, constants: Constants, checks: list[Check]) -> tuple[Tensor, ...]:
+def decided(net, checks: list[Check], **changes) -> tuple[Tensor, ...]:
     """What is decided here from the record: whether it is accepted, whether the budget begins it
-    anew, the state and the count of evaluations afterwards."""
+    anew, the state and the count of evaluations afterwards.
+
+    changes  constants and max_iter
+    """
     places = torch.arange(len(checks))
-    pool = _Pool(net, lambda *_: ratios, _sampling(constants=constants), None, len(checks), "cpu")
+    pool = _Pool(net, lambda *_: ratios, _sampling(**changes), None, len(checks), "cpu")
     ratios, uniform = (
         torch.tensor([getattr(check, name) for check in checks], dtype=torch.float64)
         for name in ("ratio", "uniform")
@@ -257,10 +263,10 @@ def decided(net, constants: Constants, checks: list[Check]) -> tuple[Tensor, ...
     return accepted, begun & (levels > 0), pool.x[places], pool.used[places]
 
 
-def rejection_rows(repo: Path, net, discriminator, images: int) -> Iterator[dict]:
-    record, constants = recorded(repo, net, discriminator, images)
-    case, checks = f"DiffRS, 18 steps, {images} images", record.checks
-    accepted, over, after, used = decided(net, constants, checks)
+def rejection_rows(repo: Path, net, discriminator, images: int, budget: int) -> Iterator[dict]:
+    record, constants = recorded(repo, net, discriminator, images, max_iter=budget)
+    case, checks = f"DiffRS, {images} images, max_iter {budget}", record.checks
+    accepted, over, after, used = decided(net, checks, constants=constants, max_iter=budget)
     here = _quantiles(record.warmup, torch.ones(len(record.warmup)), REJECTION["rej_percentile"])
     # Nothing is held against the marginal constant of noise level 0. Their program stores views of
     # log ratios there, which the next image's first ones overwrite.
@@ -305,6 +311,7 @@ def main():
     parser.add_argument("--images", type=int, default=100, help="images of DiffRS")
     parser.add_argument("--out", help="also write the rows as JSON")
     options = parser.parse_args()
+    torch.manual_seed(0)  # for the biases of the networks
     net, rows = build_score_network("digits"), []
     if options.restart_repo:
         rows += restart_rows(options.restart_repo, net, range(options.seeds))
@@ -315,7 +322,9 @@ def main():
         def discriminator(x, timesteps, condition):
             return 10 * head(x, timesteps).view(-1)
 
-        rows += rejection_rows(options.diffrs_repo, net, discriminator, options.images)
+        for budget in BUDGETS:
+            how = (options.diffrs_repo, net, discriminator, options.images, budget)
+            rows += rejection_rows(*how)
     finish("benchmarks.original_samplers", rows, COLUMNS, "cpu", options.out)
 
 

@@ -9,6 +9,7 @@ from benchmarks.original_samplers import Check, decided, loaded, restart_rows
 from dg.samplers.constants import Constants
 from tests.dg.test_sampling import Linear, network
 
+CONSTANTS = Constants(19 * [1.0], 19 * [1.0])
 SCRIPT = """
 import json
 from guided_diffusion import SCALE
@@ -41,7 +42,7 @@ def test_decisions_are_made_from_the_record():
         Check(3, 5, x, ratio=0.0, last=1.5, stepped=True, used=79, uniform=0.9, noise=noise),
         Check(4, 0, x, ratio=0.0, last=0.0, stepped=False, used=60, uniform=0.9, noise=noise),
     ]
-    accepted, over, after, used = decided(Linear(), Constants(19 * [1.0], 19 * [1.0]), checks)
+    accepted, over, after, used = decided(Linear(), checks, constants=CONSTANTS)
     assert accepted.tolist() == [True, False, True, False, False]
     assert over.tolist() == [False, False, False, True, False]
     assert used.tolist() == [10, 10, 10, 0, 60]
