@@ -6,7 +6,6 @@ particles    resamples groups by the change of the log ratio (Liu et al. 2024)
 acceptance   accepts or resamples finished images by their log ratios
 cost         counts what an image costs, so that samplers are compared at equal compute
 
-A Metropolis-adjusted correction by the ratio (AC-Sampler, Park et al. 2026) is left out: its
-acceptance needs the difference of the model's log density between two images, and a score network
-tells its gradient alone.
+AC-Sampler (Park et al. 2026), Langevin steps accepted by the ratio, is left out: the description at
+hand does not tell its acceptance. docs/samplers.md says what an exact step would need.
 """

@@ -41,10 +41,12 @@ class Constants:
 
 @dataclass(frozen=True)
 class RejectionSampling(HeunSampling):
-    """How to sample with rejection; names and defaults as in DiffRS's code.
+    """How to sample with rejection. Names are those of DiffRS's options; rej_percentile and
+    max_iter default to the values of its README's command (its parser's own are 0 and 999999).
 
     rej_percentile  quantile of the warm-up's log ratios that the constants are; 1 = their largest
-    max_iter        the most evaluations of the score network that one image may take
+    max_iter        the most evaluations of the score network in one attempt. A sample that would
+                    need more begins anew, so an image may take several attempts.
     time_min, time_max  VP time window of the checks; states outside of it are accepted. The
                     authors' code checks at all times, which is time_min 0.
     warmup          images of the warm-up

@@ -65,7 +65,8 @@ def rejection_sampler(
     An image depends on its seed, the constants and `rows` alone, whatever else is in the stream.
     Its latent, class and churn come from the seed's own generator, as in `edm.edm_sampler`; uniform
     numbers and the noise of what is rejected come from a second one. So a ratio of 1 everywhere
-    gives the images of `edm_sampler`.
+    gives the images of `edm_sampler`: to the bit where `rows` is the number of seeds, so that calls
+    hold the same images in the same order, else up to the rounding of other batches.
     """
     if sampling.constants is None:
         raise ValueError("rejection sampling needs constants; make them by a warm-up first")
@@ -119,7 +120,7 @@ class _Pool:
         self.seed[places] = torch.tensor(seeds)
         self.ticket[places] = self.tickets + torch.arange(len(seeds))
         self.tickets += len(seeds)
-        self.spent[places] = 0
+        self.spent[places], self.used[places] = 0, 0
         if one_hot is not None:
             if self.labels is None:
                 self.labels = one_hot.new_zeros(len(self.waits), one_hot.shape[1])
@@ -164,6 +165,12 @@ class _Pool:
             [torch.randn(shape, generator=generators[place], **how) for place in places.tolist()]
         )
 
+    def _uniform(self, places: Tensor) -> Tensor:
+        """Uniform numbers [N] float64, each from its own generator."""
+        how = dict(dtype=torch.float64, device=self.device)
+        each = [torch.rand([], generator=self.choice[place], **how) for place in places.tolist()]
+        return torch.stack(each).cpu()
+
     def _step(self, places: Tensor, second_order: bool) -> None:
         noise = None
         if self.path.churns:
@@ -184,25 +191,23 @@ class _Pool:
         found = known_log_ratio(self.log_ratio, x, sigma, labels)[: len(places)].cpu()
         level = level[: len(places)]
         self.spent[places, 1] += 1
-        uniform = torch.tensor(
-            [
-                torch.rand(
-                    [], dtype=torch.float64, generator=self.choice[place], device=self.device
-                )
-                for place in places.tolist()
-            ]
-        )
         after_step = self.stepwise[level] + self.last[places]
         bound = torch.where(self.stepped[places], after_step, self.marginal[level])
-        accept = found >= bound + uniform.log()
+        accept = found >= bound + self._uniform(places).log()
         self.last[places[accept]] = found[accept]
         return torch.cat([places[accept], self._back(places[~accept])])
 
     def _back(self, places: Tensor) -> Tensor:
-        """Rejected states one level up, or anew; the places that need no check there."""
+        """Rejected states one level up, or anew; the places that need no check there.
+
+        A sample over its budget begins to count again. One that is rejected at the first level
+        takes another latent and counts on.
+        """
         level = self.level[places]
         needed = 2 * (self.steps - (level - 1)) - 1
-        anew = (level == 0) | (self.used[places] + needed > self.sampling.max_iter)
+        over = (level > 0) & (self.used[places] + needed > self.sampling.max_iter)
+        self.used[places[over]] = 0
+        anew = over | (level == 0)
         if len(fresh := places[anew]):
             self._begin(fresh, self._normal(self.choice, fresh, torch.float32))
         places, level = places[~anew], level[~anew]
@@ -223,7 +228,7 @@ class _Pool:
                 f"{MOST_LATENTS} latents; lower the percentile of the constants or raise max_iter"
             )
         self.x[places.to(self.device)] = latents.to(torch.float64) * self.path.sigmas[0]
-        self.level[places], self.used[places], self.last[places] = 0, 0, 0.0
+        self.level[places], self.last[places] = 0, 0.0
         self.stepped[places] = False
         self.waits[places] = CHECK if self.path.checked[0] else STEP if self.steps > 1 else LAST
 

@@ -35,6 +35,13 @@ def test_with_more_particles_the_model_becomes_the_data():
     assert_law(x, ratio.data, bias=0.005)
 
 
+@pytest.mark.slow
+def test_many_particles_are_the_data():
+    """128 particles at n = 100,000, without an allowance for their bias."""
+    ratio = ExactRatio(churned=(2, 4))
+    assert_law(sampled(100_000, 128, ratio, resample_steps=(2, 4)), ratio.data)
+
+
 def test_one_particle_is_edms_sampler_to_the_bit():
     how = dict(num_steps=4, S_churn=3, S_noise=1.01)
     for net in (Linear(10), network()):

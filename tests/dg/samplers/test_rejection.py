@@ -14,7 +14,7 @@ from dg.samplers.constants import (
     stored_constants,
     warm_up,
 )
-from dg.samplers.rejection import rejection_sampler
+from dg.samplers.rejection import _Pool, rejection_sampler
 from dg.sampling import Sampling, draw_images
 from tests.dg.samplers.gaussians import HOW, MODEL, ExactRatio, assert_law
 from tests.dg.test_sampling import Linear, guidance, network
@@ -66,6 +66,16 @@ def test_without_rejection_the_images_are_edms_to_the_bit():
 
 
 @pytest.mark.parametrize("guided", [False, True])
+def test_a_network_draws_edms_images_to_the_bit_where_rows_are_as_many_as_seeds(guided):
+    net, seeds, settings = network(), [3, 5, 7, 11, 2**31], dict(num_steps=4, S_churn=3)
+    steering = guidance(net) if guided else None
+    expected, _ = draw_images(net, seeds, Sampling(**settings), steering)
+    sampling = RejectionSampling(constants=Constants([0] * 5, [0] * 5), time_min=0.0, **settings)
+    images, _ = drawn(net, seeds, one, sampling, rows=5, guidance=steering)
+    assert torch.equal(images, expected)
+
+
+@pytest.mark.parametrize("guided", [False, True])
 def test_an_image_depends_on_its_seed_and_the_rows_alone(guided):
     net = network()
     knowing = guidance(net, salt="ratio:")
@@ -93,27 +103,58 @@ def test_a_ratio_that_is_not_known_at_a_level_is_an_error():
         warm_up(net, guidance(net).log_ratio, sampling)
 
 
-@pytest.mark.parametrize("max_iter", [11, 13, 33])
-def test_budgets_are_kept_exactly(max_iter):
-    class Counted:
-        img_resolution, img_channels, label_dim = 1, 1, 0
-        sigma_min, sigma_max, round_sigma = 0.0, 100.0, staticmethod(torch.as_tensor)
-        rows = 0
+class Counted:
+    """The model, with the rows of its calls counted."""
 
-        def __call__(self, x, sigma, class_labels=None):
-            self.rows += len(x)
-            return MODEL(x, sigma)
+    img_resolution, img_channels, label_dim = 1, 1, 0
+    sigma_min, sigma_max, round_sigma = 0.0, 100.0, staticmethod(torch.as_tensor)
+    rows = 0
 
-    ratio, net = ExactRatio(), Counted()
+    def __call__(self, x, sigma, class_labels=None):
+        self.rows += len(x)
+        return MODEL(x, sigma)
+
+
+@pytest.mark.parametrize("max_iter", [11, 12, 13, 33])
+def test_budgets_are_kept_exactly(max_iter, monkeypatch):
+    """Each attempt ends by itself within the budget, or where the rest would not fit into it."""
+    ratio, net, attempts, back = ExactRatio(), Counted(), [], _Pool._back
+
+    def watched(pool, places):
+        levels, used = pool.level[places].tolist(), pool.used[places].tolist()
+        free = back(pool, places)
+        for place, level, before in zip(places.tolist(), levels, used, strict=True):
+            needed = 2 * (6 - (level - 1)) - 1
+            assert (before + needed > max_iter) == (pool.used[place] < before) or level == 0
+            if pool.used[place] < before:
+                attempts.append(before)
+        return free
+
+    monkeypatch.setattr(_Pool, "_back", watched)
     sampling = RejectionSampling(max_iter=max_iter, **FULL)
     sampling = sampling.with_constants(warm_up(MODEL, ratio, sampling))
+    several = 0
+    for seed in range(16):
+        attempts.clear()
+        net.rows = ratio.calls = 0
+        _, [image] = drawn(net, [seed], ratio, sampling, rows=1)  # calls are never filled up
+        assert (image.evaluations, image.ratios) == (net.rows, ratio.calls)
+        attempts.append(net.rows - sum(attempts))
+        assert max(attempts) <= max_iter and attempts[-1] >= 11
+        several += len(attempts) > 1
+    assert several or max_iter == 33
+
+
+def test_few_rows_are_idle():
+    """Samples of all levels share the calls; what is filled up is the end of the stream."""
+    ratio, net = ExactRatio(), Counted()
+    sampling = RejectionSampling(max_iter=33, **FULL)
+    sampling = sampling.with_constants(warm_up(MODEL, ratio, sampling))
     ratio.calls = 0
-    _, found = drawn(net, range(16), ratio, sampling, rows=1)  # calls are never filled up
-    assert net.rows == sum(image.evaluations for image in found)
-    assert ratio.calls == sum(image.ratios for image in found)
-    single = [image.evaluations for image in found if image.latents == 1]
-    assert max(single) <= max_iter and min(single) == 11
-    assert max_iter == 33 or any(image.latents > 1 for image in found)
+    _, found = drawn(net, range(1000), ratio, sampling, rows=16)
+    evaluations, ratios = (sum(image[index] for image in found) for index in (3, 4))
+    assert 0.96 < evaluations / net.rows < 1
+    assert 0.96 < ratios / ratio.calls < 1
 
 
 def test_decisions_step_by_step():
