@@ -14,7 +14,7 @@ from dg.experiments.context import SUGGESTION, Context, Experiment, Paths
 from dg.experiments.making import fake_set
 from dg.experiments.pipeline import Stages, in_two_processes
 from dg.experiments.plan import plan, split_plan
-from dg.experiments.setting import CORE
+from dg.experiments.setting import CORE, Setting
 from dg.runtime.files import plain, read_json
 from dg.runtime.processes import cpu_threads
 from dg.runtime.progress import Progress, silent, unheard
@@ -82,11 +82,6 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
         if f"nll-{name}" in paths:
             metrics[name]["nll"] = read_json(paths[f"nll-{name}"] / "nll.json")
     metrics["floor"] = summarise(floor["rows"])
-    extractor = read_json(paths["reference"] / "about.json")
-    if extractor["name"] == "classifier":
-        extractor["name"] = f"small classifier trained on the training images of {data}"
-        if setting.features != "classifier":
-            extractor["name"] = f"{setting.features}, a small classifier in pretrained/"
     names = list(dict.fromkeys((*CORE, *setting.metrics)))
 
     def compared(*systems):
@@ -136,9 +131,19 @@ def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
             for name in setting.models
             if f"bounds-{name}" in paths
         },
-        "extractor": extractor,
+        "extractor": _extractor(paths, setting, data),
         "settings": plain(setting),
     }
+
+
+def _extractor(paths: Paths, setting: Setting, data: str) -> dict:
+    """What the features came from, by a name for readers."""
+    found = read_json(paths["reference"] / "about.json")
+    if found["name"] == "classifier":
+        found["name"] = f"small classifier trained on the training images of {data}"
+        if setting.features != "classifier":
+            found["name"] = f"{setting.features}, a small classifier in pretrained/"
+    return found
 
 
 def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
