@@ -271,7 +271,7 @@ def measured(entry):
             yield from measured(value)
     elif isinstance(entry, dict):
         spread = entry.get("sd", entry.get("standard_error"))
-        for mean in ("mean", "difference"):
+        for mean in ("mean", "difference", "value"):
             if mean in entry and spread is not None:
                 yield entry[mean], spread
         for value in entry.values():
