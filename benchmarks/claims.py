@@ -74,19 +74,20 @@ def results(name: str) -> dict:
 def measured(here: dict) -> Measured:
     """The numbers that a claim's entry `here` names."""
     outcome = results(here["results"])
-    shipped = outcome["settings"].get("shipped")
-    setting = outcome["setting_name"] + (", shipped" if shipped else "")
+    setting = here.get("setting") or _setting(outcome)
     if "training" in here:
         return _along_a_training(outcome["trainings"][here["training"]]["log"], here, setting)
     metric = here["metric"]
     name = METRICS[metric]
     if isinstance(here["to"], list):
         return _several_trainings(outcome, here, setting)
-    second = outcome["metrics"][here["to"]][metric]
+    found = outcome.get("metrics") or outcome["images"]  # of an experiment, or of fid.py
+    found = {name: entry.get("metrics", entry) for name, entry in found.items()}
+    second = found[here["to"]][metric]
     n = f"{second['n']} {'images' if 'standard_error' in second else 'sets'}"
     if "from" not in here:
         return Measured(f"{name} {_shown(second)}", n, setting)
-    first = outcome["metrics"][here["from"]][metric]
+    first = found[here["from"]][metric]
     text = f"{name} {_shown(first, second)}"
     difference = second["mean"] - first["mean"]
     if "values" in second:
@@ -95,6 +96,12 @@ def measured(here: dict) -> Measured:
     error = math.hypot(first["standard_error"], second["standard_error"])
     p = math.erfc(abs(difference) / error / math.sqrt(2))
     return Measured(text, n, setting, difference, p)
+
+
+def _setting(outcome: dict) -> str:
+    """The name of an experiment's setting, and whether its networks ship."""
+    shipped = outcome["settings"].get("shipped")
+    return outcome["setting_name"] + (", shipped" if shipped else "")
 
 
 def _several_trainings(outcome: dict, here: dict, setting: str) -> Measured:
