@@ -54,6 +54,8 @@ from dg.recipes import PRESETS
 from dg.runtime import console
 from dg.runtime.run_folder import sole_writer
 
+ON_ENCODER = ("score", "digits")  # the presets of a head on the score network's frozen encoder
+
 
 @click.command(cls=Command, sections=OPTIONS, **texts(__doc__), context_settings=SETTINGS)
 @version
@@ -76,9 +78,9 @@ def main(
     data, sample_dir, save_dir = _places(data, sample_dir, save_dir, settings)
     if settings.needs_net and not network:
         raise click.UsageError(f"--loss {settings.loss} needs a score network; give --network.")
-    if settings.loss == "difference" and extractor is None:
-        extractor = "score"
-    extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network)
+    frozen = settings.loss == "difference" or settings.lora_rank or recipe["preset"] in ON_ENCODER
+    own = "score" if frozen else "finetuned"
+    extractor, classifier = _extractor(extractor, pretrained_classifier_ckpt, network, own)
     if settings.loss == "difference" and extractor != "score":
         raise click.UsageError(f"--loss difference is not for --extractor {extractor}; give score.")
     if settings.lora_rank and extractor not in ("classifier", "score"):
@@ -156,13 +158,16 @@ def _places(data, sample_dir, save_dir, settings):
     return given["data"], given.get("sample_dir"), given["save_dir"]
 
 
-def _extractor(kind, classifier, network):
-    """Return (kind of extractor, the classifier's file or None)."""
+def _extractor(kind, classifier, network, own):
+    """Return (kind of extractor, the classifier's file or None).
+
+    own  the kind where a score network is given alone
+    """
     if kind in (None, "classifier") and not (classifier or network) and CLASSIFIER.exists():
         classifier = str(CLASSIFIER)
         if console.speaks():
             console.notify(f"features of the authors' classifier {classifier} are used")
-    kind = kind or ("classifier" if classifier else "score" if network else None)
+    kind = kind or ("classifier" if classifier else own if network else None)
     if kind is None:
         raise click.UsageError(
             "the features for the head are missing; give --network, "

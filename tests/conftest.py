@@ -47,7 +47,7 @@ def made(tmp_path_factory):
         "generate --network {cond_net} --outdir {cond_fake} --seeds 0-11 --batch 4 --steps 2",
         **places,
     )
-    succeed(TRAIN + TWELVE + "--network {net} --save_dir {made}/head", **places)
+    succeed(TRAIN + TWELVE + "--network {net} --extractor score --save_dir {made}/head", **places)
     return places
 
 

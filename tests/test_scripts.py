@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 import dg.models.loading
 import edm
@@ -464,7 +465,8 @@ def test_published_spellings_mean_the_same(at):
     succeed(guided.format("_pkl", theirs), **at | {"out": at["tmp"] / "theirs"})
     assert contents(at["out"]) == contents(at["tmp"] / "theirs")
     succeed(
-        "train --network {net} --datadir digits:train --gendir {fake} --savedir {tmp}/head "
+        "train --network {net} --extractor score --datadir digits:train --gendir {fake} "
+        "--savedir {tmp}/head "
         "--num_data 12 --n_epochs 1 --batch_size 4 --lr 0.01 --conditional 0 --weight_decay 1e-7 "
         "--ema_halflife 0 --eval_images 20",
         **at,
@@ -500,6 +502,21 @@ def test_training_leaves_checkpoints_that_guide(at, options):
         **at,
     )
     assert not np.array_equal(pixels(at["out"]), pixels(at["cond_fake"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ("", "finetuned"),
+        ("--preset score --epoch 1 ", "score"),
+        ("--lora_rank 2 ", "score"),
+        ("--extractor none ", "none"),
+    ],
+)
+def test_a_network_alone_is_copied_and_trained_unless_a_recipe_keeps_it_frozen(at, options, kind):
+    succeed(TRAIN + TWELVE + options + "--network {net} --save_dir {out}", **at)
+    with safe_open(at["out"] / "last.safetensors", "numpy") as file:
+        assert json.loads(file.metadata()["config"])["extractor"] == kind
 
 
 def test_a_second_training_finds_everything_done(at):

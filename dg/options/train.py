@@ -68,8 +68,9 @@ DISCRIMINATOR = [
         type=click.Choice(["classifier", "score", "finetuned", "none"]),
         help="Features under the head: the ADM classifier's; the score network's encoder's; those "
         "of a copy of that encoder, trained with the head (finetuned); or none, for a U-Net "
-        "encoder trained from scratch.  [default: classifier if its file is given, else score if "
-        "--network is given]",
+        "encoder trained from scratch.  [default: classifier if its file is given, else with "
+        "--network finetuned; score for --preset score and digits, --lora_rank and --loss "
+        "difference]",
     ),
     click.option(
         "--pretrained_classifier_ckpt",
