@@ -34,7 +34,9 @@ INTERVAL = [3, 2, 0.3, 1.0]  # levels, repeats and noise levels of Restart
 
 
 def trainings(setting: Setting, recipe: DiscriminatorTraining) -> dict[str, Training]:
-    """The default recipe on other numbers of images, by name."""
+    """The default recipe on other numbers of images, by name; none where these are not varied."""
+    if not setting.vary_numbers:
+        return {}
     numbers = {"real": setting.num_real or setting.num_data, "fake": setting.num_data}
     least = math.ceil(recipe.batch_size / 2 / recipe.split[0])  # half a batch to train on
     found = {}

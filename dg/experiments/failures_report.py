@@ -31,7 +31,13 @@ def lines(outcome: dict, kind: str) -> dict[str, dict[int, str]]:
 
 def verdict(outcome: dict) -> str:
     """The answer in a sentence for each kind of images: which method is the first that is no
-    better than its control."""
+    better than its control; or, of one discriminator, what each method changes."""
+    if len(numbers(outcome)) == 1:
+        told = [
+            f"“{outcome['systems'][n]['line']}” has {_against(outcome, n)}"
+            for n in _ordered(outcome)
+        ]
+        return f"{'; '.join(told)}."
     return " ".join(_first_to_fail(outcome, kind) for kind in KINDS)
 
 
@@ -78,6 +84,8 @@ def failures(source: Source) -> list:
 
 def _picture(source: Source) -> list:
     outcome, panels, base = source.outcome, {}, numbers(source.outcome)[BASE]
+    if len(numbers(outcome)) == 1:
+        return []
     metrics, distance = outcome["metrics"], distance_name(outcome)
     for kind, (name, fixed) in KINDS.items():
         other, _ = KINDS[fixed]

@@ -108,6 +108,7 @@ class Setting:
     pixel_widths: tuple[int, ...] = (64, 128)  # of one or two discriminators from scratch
     num_data: int = 50_000  # real and as many generated images for the discriminators
     num_real: int | None = None  # real ones, if not as many
+    vary_numbers: bool = True  # of images, in the study of failures
     fake_seed: int = 10_000_000  # of those generated images, far from the measured ones
     num_images: int = 50_000  # images of a measured set
     num_sets: int = 3
@@ -160,10 +161,14 @@ class Setting:
         return replace(self, data=self.scratch_data or self.data, **trained)
 
     def with_network(self, network: str) -> "Setting":
-        """The same with another score network, and with no discriminator of the setting's own.
-        ValueError where published numbers stand beside those of its network."""
+        """The same with another score network, and with no discriminator of the setting's own. The
+        study of failures compares that network alone.
+
+        ValueError where published numbers stand beside those of its network.
+        """
         if self.published_network:
             raise ValueError(f"{self.title}: its tables are of one network; take another setting")
         models = self.models | {"score": replace(self.models["score"], published=network)}
         title = f"{self.title}, but the score network is {Path(network).stem}"
-        return replace(self, title=title, models=models, released=None, shipped=None)
+        own = dict(released=None, shipped=None, vary_numbers=False)
+        return replace(self, title=title, models=models, **own)

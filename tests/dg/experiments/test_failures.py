@@ -223,6 +223,17 @@ def test_the_verdict_names_who_fails_first_and_where():
     )
 
 
+def test_another_score_network_is_compared_with_one_discriminator(tmp_path):
+    study = build("failures", SETTING.with_network("early"))
+    assert list(study.trainings) == ["default"] and len(study.systems) == 2 + 4
+    found = outcome({"A": (-1.0,) * 4, "B": (0.25,) * 4})
+    found["heldout"] = {"default": found["heldout"]["default"]}
+    for part in ("systems", "metrics", "comparison"):
+        kept = {n: one for n, one in found[part].items() if n.endswith("default") or "-" not in n}
+        found[part] = kept
+    assert report.verdict(found) == "“A” has FD 3.00 against 4.00; “B” has FD 4.25 against 4.00."
+
+
 def test_another_score_network_has_a_key_by_its_content(tmp_path):
     def key(path):
         setting = SETTING.with_network(str(path))
