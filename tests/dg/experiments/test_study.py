@@ -18,7 +18,7 @@ SMOKE = "reproduce {study} --setting {setting} --profile smoke "
 SMOKE += "--runs {tmp}/runs --results {tmp}/results"
 
 # Those that make or use discriminators in a way of their own, so that classes may go astray there.
-WITH_CLASSES = ("recipes", "ensemble", "lora", "methods", "gains-add-up", "failures", "kinds")
+WITH_CLASSES = ("recipes", "ensemble", "lora", "methods", "kinds")
 
 
 def places(tmp_path, study, setting):
