@@ -3,6 +3,7 @@
 from dg.evaluation import figures
 from dg.evaluation.figures.style import REAL, SERIES, UNGUIDED
 from dg.evaluation.report import Table
+from dg.evaluation.significance import rank_correlation
 from dg.evaluation.tables import paired_test
 from dg.experiments.failures import BASE
 from dg.experiments.methods_report import LOOKS
@@ -79,7 +80,8 @@ def _change(outcome: dict, name: str) -> float:
 
 def failures(source: Source) -> list:
     """The picture, the table, and what the discriminators have learnt."""
-    return [*_picture(source), *_table(source.outcome), *_learnt(source.outcome)]
+    outcome = source.outcome
+    return [*_picture(source), *_table(outcome), *_learnt(outcome), *_predicted(outcome)]
 
 
 def _picture(source: Source) -> list:
@@ -161,3 +163,27 @@ def _learnt(outcome: dict) -> list:
     )
     columns = ["discriminator", "real", "generated", "loss", "loss, unseen", "AUC", "AUC, unseen"]
     return [Table(columns, rows, align="lrrrrrr", caption=caption)]
+
+
+def _predicted(outcome: dict) -> list:
+    """How closely the distance of each method goes with what the discriminators have learnt."""
+    if len(numbers(outcome)) < 3:
+        return []
+    rows = []
+    for line in lines(outcome, "real"):
+        ones = [n for n in _ordered(outcome) if outcome["systems"][n]["line"] == line]
+        heads = [outcome["systems"][n]["heads"][0]["training"] for n in ones]
+        fd = [outcome["metrics"][n]["fd"]["mean"] for n in ones]
+        cells = []
+        for measure in ("loss", "auc"):
+            values = [outcome["heldout"][head][measure] for head in heads]
+            found = rank_correlation(values, fd)
+            cells.append(f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})")
+        rows.append([line, *cells])
+    caption = (
+        f"Spearman's rank correlation of the {distance_name(outcome)} with the cross-entropy and "
+        f"with the AUC on unseen images, over the {len(numbers(outcome))} discriminators; 95% "
+        "interval of a bootstrap over them. Few discriminators leave wide intervals."
+    )
+    columns = ["", "with the loss, unseen", "with the AUC, unseen"]
+    return [Table(columns, rows, align="lrr", caption=caption)]

@@ -223,6 +223,16 @@ def test_the_verdict_names_who_fails_first_and_where():
     )
 
 
+def test_the_distance_goes_with_what_unseen_images_say():
+    found = outcome({"A": (-1.0, -0.5, 0.25, 1.0), "B": (1.0, 0.5, -0.25, -1.0)})
+    for place, entry in enumerate(found["heldout"].values()):
+        entry |= {"loss": 0.6 + place, "auc": 0.6 - 0.01 * place}
+    (table,) = report._predicted(found)
+    assert [row[0] for row in table.rows] == ["A", "B"] and "4 discriminators" in table.caption
+    assert [cell.split()[0] for cell in table.rows[0][1:]] == ["+1.00", "-1.00"]
+    assert [cell.split()[0] for cell in table.rows[1][1:]] == ["-1.00", "+1.00"]
+
+
 def test_another_score_network_is_compared_with_one_discriminator(tmp_path):
     study = build("failures", SETTING.with_network("early"))
     assert list(study.trainings) == ["default"] and len(study.systems) == 2 + 4
