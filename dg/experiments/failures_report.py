@@ -177,6 +177,9 @@ def _predicted(outcome: dict) -> list:
         cells = []
         for measure in ("loss", "auc"):
             values = [outcome["heldout"][head][measure] for head in heads]
+            if min(len(set(values)), len(set(fd))) < 2:
+                cells.append("")  # of equal values there is none
+                continue
             found = rank_correlation(values, fd)
             cells.append(f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})")
         rows.append([line, *cells])

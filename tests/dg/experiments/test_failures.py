@@ -231,6 +231,10 @@ def test_the_distance_goes_with_what_unseen_images_say():
     assert [row[0] for row in table.rows] == ["A", "B"] and "4 discriminators" in table.caption
     assert [cell.split()[0] for cell in table.rows[0][1:]] == ["+1.00", "-1.00"]
     assert [cell.split()[0] for cell in table.rows[1][1:]] == ["-1.00", "+1.00"]
+    for entry in found["heldout"].values():
+        entry["auc"] = 0.5
+    (table,) = report._predicted(found)
+    assert table.rows[0][2] == ""
 
 
 def test_another_score_network_is_compared_with_one_discriminator(tmp_path):
