@@ -2,7 +2,7 @@
 """Train a discriminator: real against generated images at every noise level.
 
 A small head learns on the features of a frozen classifier or score network, which sees the noisy
-image. SAVE_DIR gets best.safetensors (lowest validation loss), last.safetensors, log.jsonl,
+image; or a copy of the score network's encoder is trained with it. SAVE_DIR gets best.safetensors (lowest validation loss), last.safetensors, log.jsonl,
 summary.json (results on the test images), training.json (data and settings) and curves.png.
 
 The same command again continues an interrupted training. Under torchrun the processes share every

@@ -4,18 +4,13 @@ import pytest
 import torch
 
 import edm
+from benchmarks.original_samplers import RESTARTS
 from dg.samplers.restart import RestartSampling, restart_sampler, restarts_of
 from dg.sampling import Sampling, draw_images
 from tests.dg.test_sampling import Linear, guidance, network
 from tests.edm.test_samplers import GaussianDenoiser
 
-IMAGENET = {
-    "0": [4, 1, 19.35, 40.79],
-    "1": [4, 1, 1.09, 1.92],
-    "2": [4, 5, 0.59, 1.09],
-    "3": [4, 5, 0.30, 0.59],
-    "4": [6, 6, 0.06, 0.30],
-}
+IMAGENET = RESTARTS["ImageNet-64, 36 steps"]["restart"]
 
 
 class Counted(Linear):
