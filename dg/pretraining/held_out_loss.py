@@ -3,9 +3,9 @@
 Each loss takes (settings of the training, model, images in [-1, 1], their classes, generator).
 """
 
+import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 import edm
@@ -50,4 +50,4 @@ def vae_loss(settings, vae, x, classes, generator) -> float:
     """The negative ELBO in bits/dim."""
     noise = torch.randn(len(x), vae.latent_dim, generator=generator).to(x.device)
     nats = sum(part.mean().item() for part in elbo(vae, x, noise))
-    return nats / (x[0].numel() * np.log(2))
+    return nats / (x[0].numel() * math.log(2))

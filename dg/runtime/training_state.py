@@ -14,10 +14,12 @@ from tensor_files.reading import FileError, parsing
 from tensor_files.weights import read_tensor_file
 
 ENTRIES = {"sha256", "state"}  # of a file; older versions kept the state's own
+PLAIN = (bool, int, float, str, bytes, type(None))  # values that can be read back
 
 
 def save_state(path, state: dict) -> None:
-    """Write tensors and plain values with their hash, completely or not at all."""
+    """Write tensors and plain values with their hash, completely or not at all. TypeError for
+    anything else, which could not be read back."""
     with atomic_write(path) as file:
         try:
             torch.save({"sha256": content_hash(state), "state": state}, file)
@@ -53,7 +55,7 @@ def restoring(path):
 
 def content_hash(value) -> str:
     """SHA-256 of tensors and plain values, in dicts and lists: of all that a state means, however
-    its file is laid out."""
+    its file is laid out. TypeError for a value of another kind."""
     digest = hashlib.sha256()
     _update(digest, value)
     return digest.hexdigest()
@@ -73,8 +75,10 @@ def _update(digest, value) -> None:
         digest.update(f"list {len(value)}".encode())
         for entry in value:
             _update(digest, entry)
-    else:
+    elif type(value) in PLAIN:
         digest.update(f"{type(value).__name__} {value!r}".encode())
+    else:  # numpy's numbers among them, which no reader of weights accepts
+        raise TypeError(f"a training state cannot hold a {type(value).__name__}: {value!r}")
 
 
 class Every:

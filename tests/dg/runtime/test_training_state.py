@@ -3,6 +3,7 @@
 import os
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,13 @@ def test_a_state_goes_on_as_if_it_had_never_been_saved(tmp_path):
     optimizer.load_state_dict(state["optimizer"])
     resumed, uninterrupted = run(net, optimizer, range(4, 9))["net"], trained(9)["net"]
     assert all(torch.equal(resumed[name], tensor) for name, tensor in uninterrupted.items())
+
+
+def test_a_value_that_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path):
+    save_state(tmp_path / "state.pt", {"log": [{"test_loss": 2.5}]})
+    with pytest.raises(TypeError, match="cannot hold a float64"):
+        save_state(tmp_path / "state.pt", {"log": [{"test_loss": np.float64(2.0)}]})
+    assert load_state(tmp_path / "state.pt") == {"log": [{"test_loss": 2.5}]}
 
 
 def test_no_state_is_none(tmp_path):
