@@ -3,7 +3,7 @@
 
 NAME is quickstart (the default), digits, a comparison, two-gaussians, imagenet-dit,
 imagenet-adm, imagenet-adm-weights, a study or a setting. A comparison (mnist, models-mnist-14,
-models-cifar10-jpeg-16, models-cifar10, models-imagenet64; with classes: the same with -cond at
+models-cifar10-16, models-cifar10, models-imagenet64; with classes: the same with -cond at
 the end) is EDM against DDPM and VAE. A study (recipes, extractors, epochs, selection, weights,
 window, churn, steps, significance, lora, ensemble, methods, gains-add-up, given, failures, cost,
 kinds) runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16,
@@ -30,8 +30,8 @@ Examples:
   python reproduce.py mnist --data mnist.npz
   # FFHQ: a folder with train and test
   python reproduce.py ffhq-64 --data FFHQ-64
-  # EDM against DDPM and VAE on photographs at 32 pixels, halved
-  python reproduce.py models-cifar10-jpeg-16 --data cifar10-jpeg
+  # the same on CIFAR-10, here JPEGs of it, at 16 pixels
+  python reproduce.py models-cifar10-16 --data cifar10-jpeg
   # every loss against the closed form
   python reproduce.py two-gaussians
   # an eighth of the guided images of ImageNet

@@ -21,7 +21,7 @@ QUICKSTART = "quickstart"
 # Studies with a setting of their own, in `comparisons`.
 COMPARISONS = (
     *(QUICKSTART, "digits", "mnist", "mnist-cond", "models-mnist-14", "models-mnist-14-cond"),
-    *("models-cifar10-jpeg-16", "models-cifar10-jpeg-16-cond"),
+    *("models-cifar10-16", "models-cifar10-16-cond"),
     *("models-cifar10", "models-cifar10-cond", "models-imagenet64", "models-imagenet64-cond"),
 )
 IMAGENET = ("imagenet-dit", "imagenet-adm", "imagenet-adm-weights")

@@ -54,7 +54,6 @@ def test_a_plan_needs_nothing_that_comes_later(name, gpu, profile):
     ("name", "images"),
     [
         ("mnist", 96_000),
-        ("models-cifar10-jpeg-16", 288_000),
         ("models-cifar10-cond", 20_480_000),
         ("models-imagenet64", 25_600_000),
     ],
@@ -74,7 +73,7 @@ def test_every_model_sees_as_many_images(name, images):
         ("mnist", False, 28, 1),
         ("mnist", True, 28, 1),
         ("models-mnist-14", False, 14, 1),
-        ("models-cifar10-jpeg-16", False, 16, 3),
+        ("models-cifar10-16", False, 16, 3),
         ("models-cifar10", True, 32, 3),
         ("models-imagenet64", True, 64, 3),
     ],
@@ -100,23 +99,29 @@ def test_the_networks_can_be_built_and_the_diffusion_models_are_of_one_size(
     assert 0.5 < sizes["ddpm"] / sizes["edm"] < 2, sizes
 
 
-def test_beside_the_network_that_ships_the_others_are_trained_with_as_many_multiply_adds():
-    models = setting_of("models-mnist-14").models
-    assert models["edm"].published == "mnist-14"
+@pytest.mark.parametrize(
+    ("shipped", "size", "channels", "images"),
+    [("mnist-14", 14, 1, 2_560_000), ("cifar10-16", 16, 3, 1_024_000)],
+)
+def test_beside_the_network_that_ships_the_others_are_trained_with_as_many_multiply_adds(
+    shipped, size, channels, images
+):
+    models = setting_of(f"models-{shipped}").models
+    assert models["edm"].published == shipped
     (edm, _), (ddpm, noise), (vae, small) = (model.training for model in models.values())
     data, x = (
-        ImageSet(np.zeros([1, 14, 14, 1], np.uint8), None, "black", 0),
-        torch.zeros(1, 1, 14, 14),
+        ImageSet(np.zeros([1, size, size, channels], np.uint8), None, "black", 0),
+        torch.zeros(1, channels, size, size),
     )
     score, time = build_score_network(data, edm, 0), torch.ones(1)
     unet, autoencoder = build_ddpm(data, ddpm, noise).net, build_vae(data, vae, 0)
     passes = {
-        2_560_000: lambda: score(x, time),
+        images: lambda: score(x, time),
         noise.steps * noise.batch_size: lambda: unet(x, time),
         small.steps * small.batch_size: lambda: autoencoder.decode(autoencoder.encode(x)[0]),
     }
-    assert training_curve("mnist-14")[-1]["images"] == 2_560_000
-    totals = [images * _multiply_adds(forward) for images, forward in passes.items()]
+    assert training_curve(shipped)[-1]["images"] == images
+    totals = [seen * _multiply_adds(forward) for seen, forward in passes.items()]
     assert max(totals) < 1.03 * min(totals), totals
 
 
@@ -126,8 +131,9 @@ def _multiply_adds(forward) -> float:
     return sum(found.of.values())
 
 
-def test_with_classes_nothing_that_ships_is_taken():
-    setting = setting_of("models-mnist-14-cond")
+@pytest.mark.parametrize("name", ["models-mnist-14-cond", "models-cifar10-16-cond"])
+def test_with_classes_nothing_that_ships_is_taken(name):
+    setting = setting_of(name)
     assert not any(model.published for model in setting.models.values())
     assert setting.classifier is None and setting.features == "classifier"
     extractors = {training.extractor for training in three_models(setting).trainings.values()}
@@ -153,7 +159,7 @@ def test_all_of_them_are_experiments():
     }
 
 
-@pytest.mark.parametrize("name", ["models-cifar10-jpeg-16", "models-imagenet64-cond"])
+@pytest.mark.parametrize("name", ["models-imagenet64", "models-imagenet64-cond"])
 def test_a_dry_run_asks_for_data_and_needs_none(name):
     done = succeed(f"reproduce {name} --data photographs --dry-run --runs {{tmp}}", tmp="nowhere")
     for stage in ("edm", "ddpm", "vae", "train-ddpm", "sample-edm_guided", "bounds-vae"):
