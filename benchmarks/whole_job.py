@@ -1,9 +1,10 @@
-"""What a job of many images costs around its networks: saving, opening, reading, statistics.
+"""What a job of many images costs around its networks: saving, opening, reading, training of a
+discriminator, guidance, statistics.
 
     python -m benchmarks.whole_job --images 50000 --entries 1000000
 
 A tiny network draws images of 8 x 8 pixels in two steps, so that everything else shows: *networks*
-is the share of the time within its calls. *open* is the time until the first 64 images are there;
+is the share of the time within its calls, and those of the discriminator. *open* is the time until the first 64 images are there;
 memory is the peak of the process during a step. The archives of `--entries` images hold one PNG so
 many times, and one npz shard for each 10,000 images.
 """
@@ -13,6 +14,7 @@ import io
 import tempfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,16 @@ import edm
 from benchmarks.timing import Clock, finish, peak_gib, reset_peak
 from dg.data.conversion import convert
 from dg.data.crops import picture_of, transform_of
-from dg.data.datasets import open_images
+from dg.data.datasets import load_images, open_images
 from dg.data.sample_store import SampleStore
+from dg.discriminator import build_discriminator
 from dg.evaluation.feature_sets import collect
 from dg.evaluation.features import load_extractor
+from dg.guidance import DiscriminatorGuidance
 from dg.options.numbers import SeedRange
+from dg.recipes import PRESETS
 from dg.sampling import Sampling, describe, generate
+from dg.training import train_discriminator
 
 COLUMNS = ("step", "images", "seconds", "images/s", "GiB", "networks")
 SHAPE, STEPS, BATCH, SHARD = (8, 8, 3), 2, 250, 10_000
@@ -56,12 +62,20 @@ class Table:
         return result
 
 
-def drawn(path: Path, net, count: int, save_type: str) -> None:
+def drawn(path: Path, net, count: int, save_type: str, guidance=None) -> None:
     """Images of the first seeds, as generate.py saves them."""
     sampling = Sampling(num_steps=STEPS)
     kinds = dict(save_type=save_type, subdirs=save_type == "png")
-    store = SampleStore(path, describe(net, sampling), range(count), BATCH, **kinds)
-    generate(net, store, sampling)
+    store = SampleStore(path, describe(net, sampling, guidance), range(count), BATCH, **kinds)
+    generate(net, store, sampling, guidance)
+
+
+def trained(images: Path, net) -> DiscriminatorGuidance:
+    """Guidance by a head that one epoch taught to tell the images from themselves."""
+    data = load_images(str(images))
+    discriminator = build_discriminator("score", data, net, width=32)
+    train_discriminator(discriminator, data, data, replace(PRESETS["score"], epochs=1), net=net)
+    return DiscriminatorGuidance(discriminator)
 
 
 def opened(path: Path) -> int:
@@ -107,6 +121,11 @@ def main():
         for kind in ("npz", "png"):
             work = lambda kind=kind: drawn(place / kind, net, count, kind)  # noqa: E731
             table.timed(f"generate, {kind}", count, work, calls)
+        learn = lambda: trained(place / "npz", net)  # noqa: E731
+        guidance = table.timed("open, train for an epoch", 2 * count, learn)
+        work = lambda: drawn(place / "guided", net, count, "npz", guidance)  # noqa: E731
+        both = (calls, (DiscriminatorGuidance, "parts", "networks"))
+        table.timed("generate, guided, npz", count, work, *both)
         folder = open_images(place / "png")
         pack = lambda: convert(folder, place / "set.zip", transform_of(None, None))  # noqa: E731
         table.timed("PNG folder to zip", count, pack)
