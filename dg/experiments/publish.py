@@ -22,6 +22,8 @@ def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
     """Copy results.json, report.md and the pictures in it; what else was published of this name
     is removed. ValueError for a file too large to keep."""
     target, page = docs / name, results / "report.md"
+    if results.resolve() == target.resolve():
+        raise ValueError(f"{results}: this is where it is published; give another --results")
     shown = re.findall(r'<img src="([^"/]+)"', page.read_text(encoding="utf-8"))
     names = ["results.json", page.name, *map(unquote, shown)]
     for path in (results / name for name in names):

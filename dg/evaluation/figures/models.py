@@ -181,8 +181,8 @@ def _fit_to_means(axes, panel):
         axes.axhline(floor, color=REAL, linestyle="--", linewidth=1.4, label="real against real")
         low = min(low, floor)
     elif floor is not None:
-        note = dict(transform=axes.transAxes, ha="left", va="bottom", color=REAL, fontsize=9)
-        axes.text(0.01, 0.02, f"real against real, further below: {floor:.3g}", **note)
+        told = f"real against real, further below: {floor:.3g}"
+        axes.set_title(told, loc="right", color=REAL, fontsize=9, fontweight="normal")
     room = max(high / low, 1.1) ** 0.08
     axes.set_ylim(low / room, high * room)
 

@@ -50,3 +50,10 @@ def test_a_file_too_large_to_keep_is_refused(tmp_path, results):
     (results / "results.json").write_bytes(bytes(MOST_BYTES + 1))
     with pytest.raises(ValueError, match=r"results\.json: larger than 2000000 bytes"):
         publish(results, "digits", tmp_path)
+
+
+def test_results_cannot_be_published_onto_themselves(tmp_path, results):
+    published = publish(results, "digits", tmp_path)
+    with pytest.raises(ValueError, match="where it is published; give another --results"):
+        publish(published, "digits", tmp_path)
+    assert (published / "pairs.png").is_file()
