@@ -124,6 +124,16 @@ class ClassifierExtractor(Extractor):
     def own_network(self) -> nn.Module:
         return self.encoder
 
+    def shares_encoder(self, net) -> bool:
+        """Whether a classifier, asked at the VP time, computes these features on the way to its
+        logits: it is the same network, or has the same weights."""
+        return (
+            self.schedule == "linear"
+            and type(net) is type(self.encoder)
+            and net.head_takes_features
+            and _same_weights(net, self.encoder)
+        )
+
     def forward(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -208,6 +218,23 @@ class StageExtractor(ScoreExtractor):
     def from_encoding(self, encoding: Encoding) -> tuple[list[Tensor], Tensor]:
         """(stages [N, D, h, w] float32, that of the image's size first; embedding [N or 1, E])."""
         return [h.to(torch.float32) for h in encoding.skips], encoding.emb
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks of a class hold equal weights, LoRA included, and as many attention
+    heads, which no weight shows."""
+    if one is other:
+        return True
+    states = one.state_dict(), other.state_dict()
+    heads = [[getattr(part, "heads", 0) for part in net.modules()] for net in (one, other)]
+    return (
+        heads[0] == heads[1]
+        and states[0].keys() == states[1].keys()
+        and all(
+            (a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b)
+            for a, b in zip(states[0].values(), states[1].values(), strict=True)
+        )
+    )
 
 
 def build_extractor(
