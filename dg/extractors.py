@@ -15,6 +15,7 @@ from dg import vp
 from edm.fingerprints import fingerprint
 from edm.precond import Encoding, Preconditioner
 from guided_diffusion import load_encoder
+from guided_diffusion.layers import AttentionBlock, AttentionPool
 from tensor_files.reading import FileError
 
 
@@ -226,7 +227,11 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     if one is other:
         return True
     states = one.state_dict(), other.state_dict()
-    heads = [[getattr(part, "heads", 0) for part in net.modules()] for net in (one, other)]
+    attention = AttentionBlock, AttentionPool
+    heads = [
+        [part.heads for part in net.modules() if isinstance(part, attention)]
+        for net in (one, other)
+    ]
     return (
         heads[0] == heads[1]
         and states[0].keys() == states[1].keys()
