@@ -227,7 +227,7 @@ def as_cond_fn(
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of
                   the linear VP schedule, as in the authors' code for DiT, and as classifiers
-                take it
+                  take it
     network       called as network(x, t, **kwargs) of the sampler; only a guidance that depends on
                   the network's own denoised image needs it, and evaluates it once more
 
