@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dg.calibration import Calibration
 from dg.data.latents import AnySet
-from dg.extractors import Extractor, StageExtractor, build_extractor
+from dg.extractors import Extractor, PixelExtractor, StageExtractor, build_extractor
 from dg.heads import (
     DifferenceHead,
     HeadedExtractor,
@@ -72,6 +72,11 @@ class Discriminator(HeadedExtractor):
         return torch.stack(
             [head(features, time, condition=class_labels).flatten() for head in self.heads]
         )
+
+    def on_features(self) -> "Discriminator":
+        """The same heads, which take the extractor's features for the noisy image."""
+        members = self.heads, self.weights, self.average, self.calibrations
+        return Discriminator(PixelExtractor(), *members)
 
     def _joined(self, features, time, class_labels, sigma: Tensor) -> Tensor:
         logits = self.member_logits(features, time, class_labels)

@@ -15,6 +15,7 @@ from dg import vp
 from edm.fingerprints import fingerprint
 from edm.precond import Encoding, Preconditioner
 from guided_diffusion import load_encoder
+from guided_diffusion.layers import AttentionBlock, AttentionPool
 from tensor_files.reading import FileError
 
 
@@ -124,6 +125,16 @@ class ClassifierExtractor(Extractor):
     def own_network(self) -> nn.Module:
         return self.encoder
 
+    def shares_encoder(self, net) -> bool:
+        """Whether a classifier, asked at the VP time, computes these features on the way to its
+        logits: it is the same network, or has the same weights."""
+        return (
+            self.schedule == "linear"
+            and type(net) is type(self.encoder)
+            and net.head_takes_features
+            and _same_weights(net, self.encoder)
+        )
+
     def forward(
         self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -208,6 +219,27 @@ class StageExtractor(ScoreExtractor):
     def from_encoding(self, encoding: Encoding) -> tuple[list[Tensor], Tensor]:
         """(stages [N, D, h, w] float32, that of the image's size first; embedding [N or 1, E])."""
         return [h.to(torch.float32) for h in encoding.skips], encoding.emb
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks of a class hold equal weights, LoRA included, and as many attention
+    heads, which no weight shows."""
+    if one is other:
+        return True
+    states = one.state_dict(), other.state_dict()
+    attention = AttentionBlock, AttentionPool
+    heads = [
+        [part.heads for part in net.modules() if isinstance(part, attention)]
+        for net in (one, other)
+    ]
+    return (
+        heads[0] == heads[1]
+        and states[0].keys() == states[1].keys()
+        and all(
+            (a.dtype, a.device) == (b.dtype, b.device) and torch.equal(a, b)
+            for a, b in zip(states[0].values(), states[1].values(), strict=True)
+        )
+    )
 
 
 def build_extractor(

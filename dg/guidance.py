@@ -7,6 +7,7 @@ terms the denoised image is raised by w sigma^2 grad_x log_ratio(x, sigma).
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict, dataclass
 
 import torch
@@ -192,6 +193,16 @@ class DiscriminatorGuidance(Guidance):
 
     def shares_pass(self, net) -> bool:
         return self.discriminator.shares_encoder(net)
+
+    def on_features(self, encoder: nn.Module) -> "DiscriminatorGuidance | None":
+        """The same of features [N, F, h, w], divided as the noisy images are; None unless the
+        discriminator stands on this encoder."""
+        if not self.discriminator.shares_encoder(encoder):
+            return None
+        twin = copy(self)
+        twin.discriminator = self.discriminator.on_features()
+        twin._remember = self._remember  # the state stays with this one
+        return twin
 
     def parts(
         self, net, x: Tensor, sigma: Tensor, class_labels: Tensor | None, step: int, order: int

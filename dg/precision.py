@@ -77,6 +77,9 @@ class MixedPrecisionGuidance(WrappedGuidance):
         with self._precision(x, sigma):
             return self.guidance.parts(net, x, sigma, class_labels, step, order)
 
+    def on_features(self, encoder):
+        """None: the encoder's own pass would keep the precision that is around it."""
+
     def _precision(self, x, sigma):
         """Within it, networks compute in float32 if one of the noise levels is to be exact."""
         low, high = self.exact

@@ -133,6 +133,11 @@ class Guidance:
         """Whether `parts` takes something for itself from a pass through this very network."""
         return False
 
+    def on_features(self, encoder: nn.Module) -> "Guidance | None":
+        """The same guidance, asked with an encoder's features in place of the images: its
+        `correction` is like the features. None where it needs the images."""
+        return None
+
     def describe(self) -> dict:
         """Plain data on which the images depend, by which a store of samples knows its guidance.
 
@@ -276,6 +281,9 @@ class WrappedGuidance(Guidance):
 
     def shares_pass(self, net):
         return self.guidance.shares_pass(net)
+
+    def on_features(self, encoder):
+        return self.guidance.on_features(encoder)
 
     def describe(self):
         return self.guidance.describe()

@@ -145,14 +145,21 @@ class EncoderUNetModel(nn.Module):
         h, averages = x.to(dtype), []
         for block in (*self.input_blocks, self.middle_block):
             h = block(h, emb)  # [N, width, size, size] of the block
-            if self.pool.startswith("spatial"):
+            if not self.head_takes_features:
                 averages.append(h.mean(dim=(2, 3)))  # [N, width]
-        if feature:
-            return h
+        return h if feature else self.logits(torch.cat(averages, dim=1) if averages else h)
+
+    @property
+    def head_takes_features(self) -> bool:
+        """Whether `logits` takes what `feature` returns; the "spatial" heads see every block."""
+        return not self.pool.startswith("spatial")
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [N, out_channels] by the head alone, of the middle block's features, or of every
+        block's averages."""
         # the head is cheap, and half-precision logits are coarse
-        with torch.autocast(x.device.type, enabled=False):
-            # [N, out_channels]
-            return self.out((torch.cat(averages, dim=1) if averages else h).to(dtype))
+        with torch.autocast(features.device.type, enabled=False):
+            return self.out(features.to(self.time_embed[0].weight.dtype))
 
     def _class_numbers(self, condition: Tensor | None) -> Tensor:
         if condition is None:

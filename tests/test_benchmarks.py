@@ -136,6 +136,7 @@ TINY = {
     "sampling": "--size digits --batch 2 --steps 3 --rounds 1",
     "training": "--size digits --batch 4 --rounds 1",
     "score_training": "--size digits --batch 4 --rounds 1",
+    "shared_encoder": "--size 8 --batch 1 --steps 2 --rounds 1",
     "scaling": "--images 4 --batch 2 --steps 2 --processes 1,2",
     "startup": "--rounds 1",
     "evaluation": "--images 8 --features vgg16 --metrics kid",

@@ -14,7 +14,7 @@ are those of the same classifier, 512 channels of 8x8 at 256 pixels: there is no
 and one on images shrunk to 64 pixels would not see the fine detail that distinguishes good samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ STEPS = LAST_TIMESTEP + 1  # timesteps that classifiers know
 
 
 def classifier_gradient(
-    classifier: nn.Module, scale: float = 1.0, time_scale: float = 1.0
+    classifier: nn.Module, scale: float = 1.0, time_scale: float = 1.0, of_features: bool = False
 ) -> Callable:
     """A `cond_fn(x, t, y)`: scale * grad_x log p(y | x, t), like x; freezes the classifier.
 
@@ -36,6 +36,8 @@ def classifier_gradient(
                 256 pixels, 0.5 at 128, 4 at 512, and 10 with the unconditional model of 256 pixels
     time_scale  time scale of the process. As in guided-diffusion, the classifier gets the network's
                 timesteps: 1000 / T times those of a process of T steps that rescales them
+    of_features  whether x are the classifier's features [N, F, h, w], of which its head alone is
+                 differentiated
 
     x  [N, C, H, W]  noisy images at VP scale
     t  [N]           original timesteps; times time_scale they are in 0..999, which the classifier
@@ -58,7 +60,8 @@ def classifier_gradient(
             )
         with torch.enable_grad():
             leaf = x.detach().to(torch.float32).requires_grad_()
-            logits = classifier(leaf, timesteps / LAST_TIMESTEP)  # [N, classes]
+            time = timesteps / LAST_TIMESTEP
+            logits = classifier.logits(leaf) if of_features else classifier(leaf, time)
             if y.max() >= logits.shape[1]:
                 raise ValueError(
                     f"class {int(y.max())}, but the classifier knows {logits.shape[1]} "
@@ -67,6 +70,26 @@ def classifier_gradient(
             log_p = logits.log_softmax(dim=1).gather(1, y[:, None])  # [N, 1]
             (result,) = torch.autograd.grad(log_p.sum(), leaf)
         return scale * result.to(x.dtype)
+
+    return gradient
+
+
+def through_encoder(encoder: nn.Module, cond_fns: Sequence[Callable]) -> Callable:
+    """The `cond_fn` whose gradient is the sum of those of others on the features of one encoder, in
+    one pass forth and back: the chain rule.
+
+    encoder   an `EncoderUNetModel`; it gets x_t and the time t / 999
+    cond_fns  called with features, float64 [N, F, h, w], in place of x
+    """
+    total = sum_of(*cond_fns)
+
+    def gradient(x: Tensor, t: Tensor, **kwargs) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().to(torch.float32).requires_grad_()
+            features = encoder(leaf, t.to(torch.float64) / LAST_TIMESTEP, feature=True)
+            wanted = total(features.detach().to(torch.float64), t, **kwargs)
+            (result,) = torch.autograd.grad(features, leaf, wanted.to(features.dtype))
+        return result.to(x.dtype)
 
     return gradient
 

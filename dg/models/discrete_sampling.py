@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dg.adapters import LAST_TIMESTEP, published_alpha_bar
 from dg.models.classifier_free_guidance import ClassifierFreeGuidance, branched_scale
@@ -26,6 +26,7 @@ from dg.models.classifier_guidance import (
     check_timesteps,
     classifier_gradient,
     sum_of,
+    through_encoder,
 )
 from edm.guidance import Guidance
 from guided_diffusion import GaussianDiffusion
@@ -142,22 +143,49 @@ def ddpm_sampler(
         network = ClassifierFreeGuidance(
             network, branched_scale(*scales, branch_time), model.null_class, cfg_channels
         )
-    gradients = []
+    steer = None
     if guidance is not None:
         guidance.begin(x)
-        gradients.append(as_cond_fn(guidance, diffusion, class_labels, dg_time, network))
+        steer = as_cond_fn(guidance, diffusion, class_labels, dg_time, network)
     if classifier_scale:
         time_scale = diffusion.schedule.time_scale
-        gradients.append(classifier_gradient(model.classifier, classifier_scale, time_scale))
+        leading = classifier_gradient(model.classifier, classifier_scale, time_scale)
+        steer = leading if steer is None else sum_of(steer, leading)
+        if dg_time == "step" and guidance is not None:
+            steer = _in_one_pass(
+                steer, model.classifier, classifier_scale, guidance, diffusion, class_labels
+            )
     kwargs = dict(
         randn_like=randn_like,
         clip_denoised=clip_denoised,
-        cond_fn=sum_of(*gradients) if gradients else None,
+        cond_fn=steer,
         model_kwargs={} if class_labels is None else {"y": class_labels.argmax(dim=1)},
     )
     if method == "ancestral":
         return diffusion.p_sample_loop(network, x, **kwargs)
     return diffusion.ddim_sample_loop(network, x, eta=eta, **kwargs)
+
+
+def _in_one_pass(
+    apart: Callable, classifier: nn.Module, scale: float, guidance, diffusion, class_labels
+) -> Callable:
+    """The sum of a classifier's and a guidance's gradients by one pass of the encoder that both
+    stand on; `apart`, which is that sum in two passes, where they do not.
+
+    With dg_time "step" both see x_t at the time t / 999. But at t = 0 a discriminator takes the
+    smallest time of its training.
+    """
+    on_features = guidance.on_features(classifier)
+    if on_features is None or diffusion.schedule.time_scale != 1:
+        return apart
+    together = through_encoder(
+        classifier,
+        [
+            as_cond_fn(on_features, diffusion, class_labels, "step"),
+            classifier_gradient(classifier, scale, of_features=True),
+        ],
+    )
+    return lambda x, t, **kwargs: (together if t.min() > 0 else apart)(x, t, **kwargs)
 
 
 def check_guidance(
@@ -198,7 +226,8 @@ def as_cond_fn(
 
     class_labels  [N, K]  one-hot, passed on to the guidance
     dg_time       "level": noise levels are matched. "step": x_t counts as that of time t / 999 of
-                  the linear VP schedule, as in the authors' code for DiT
+                  the linear VP schedule, as in the authors' code for DiT, and as classifiers
+                  take it
     network       called as network(x, t, **kwargs) of the sampler; only a guidance that depends on
                   the network's own denoised image needs it, and evaluates it once more
 

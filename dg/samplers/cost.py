@@ -53,8 +53,9 @@ def measured_cost(
     """Evaluations and multiply-adds per image, the mean over the images of a few seeds.
 
     An evaluation of an ensemble, and of its extractor, counts once. On the network's own encoder a
-    discriminator's forward pass is that of its head, and the encoder's is the network's. Rejection
-    is measured on calls of a single image, so that no call is filled up.
+    discriminator's forward pass is that of its head, and the encoder's is the network's; likewise
+    where the classifier's pass is shared. Rejection is measured on calls of a single image, so that
+    no call is filled up.
     """
     model, found, operations = as_model(net), Counter(), MultiplyAdds()
     with counted(model, guidance, found, operations) as counting, operations:

@@ -99,6 +99,20 @@ def test_pixels_are_seen_at_vp_scale_and_time():
     assert time.shape == () and torch.equal(one[1], features[1]) and features.dtype == torch.float32
 
 
+def test_heads_on_given_features_are_the_same_discriminator(files):
+    discriminator = built("classifier", files, conditional=True)
+    x, sigma, labels = noisy()
+    features, _ = discriminator.extractor(x, sigma.double())
+    scale = (1 + sigma.double() ** 2).rsqrt().reshape(-1, 1, 1, 1)
+    found = discriminator.on_features()(features.double() / scale, sigma.double(), labels)
+    torch.testing.assert_close(found, discriminator(x, sigma.double(), labels))
+    encoder = discriminator.extractor.encoder
+    assert discriminator.shares_encoder(encoder) and discriminator.shares_encoder(classifier())
+    encoder.time_embed[0].bias += 1e-3
+    assert not discriminator.shares_encoder(classifier())
+    assert not built("none", {}).shares_encoder(encoder)
+
+
 class Listener(nn.Module):
     """An encoder that keeps what it is called with."""
 

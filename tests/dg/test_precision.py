@@ -75,6 +75,8 @@ def test_careful_passes_everything_on():
             careful.denoise(net, x, sigma, None, 0, 1), steering.denoise(net, x, sigma, None, 0, 1)
         )
     assert not steering.last_log_ratio.isinf().any()
+    steering.on_features = lambda encoder: steering
+    assert careful.on_features(net) is None, "the encoder would not be careful"
 
 
 def test_one_sample_at_a_deciding_level_makes_its_batch_exact():

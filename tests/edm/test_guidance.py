@@ -94,6 +94,17 @@ def test_what_is_needed_of_a_sampler_is_declared():
         TowardsGrey() + 1
 
 
+def test_what_can_be_asked_with_features_is_passed_on_by_wrappers_alone():
+    class OfFeatures(Guidance):
+        def on_features(self, encoder):
+            return (self, encoder)
+
+    guidance, encoder = OfFeatures(), nn.Identity()
+    assert WrappedGuidance(guidance).on_features(encoder) == (guidance, encoder)
+    for other in (Guidance(), WrappedGuidance(), guidance + guidance):
+        assert other.on_features(encoder) is None
+
+
 def test_a_known_evaluation_serves_the_same_input_alone():
     net, sigma = Counted(), LEVELS[0]
     known = Evaluated(net, MODEL(X, sigma), X, sigma, None)

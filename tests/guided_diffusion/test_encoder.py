@@ -194,6 +194,15 @@ def test_features_describe_themselves():
     assert (encoder.feature_channels, encoder.feature_size) == (64, 7)
 
 
+@pytest.mark.parametrize("pool", ["attention", "adaptive", "spatial"])
+def test_the_head_takes_features_unless_it_sees_every_block(pool):
+    encoder, x, time = small(pool=pool), images(), torch.tensor(0.5)
+    features = encoder(x, time, feature=True)
+    assert encoder.head_takes_features is (pool != "spatial")
+    if encoder.head_takes_features:
+        assert torch.equal(encoder.logits(features), encoder(x, time))
+
+
 def test_one_hot_and_integer_conditions_agree():
     encoder, x, time = small(num_classes=4), images(), torch.tensor(0.5)
     numbers = torch.tensor([3, 0, 1])

@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from dg.models.classifier_guidance import check_classifier, classifier_gradient, sum_of
+from dg.models.classifier_guidance import (
+    check_classifier,
+    classifier_gradient,
+    sum_of,
+    through_encoder,
+)
 from guided_diffusion import EncoderUNetModel, create_diffusion, load_encoder
 from tests.golden_fill import fill, load
 
@@ -128,6 +133,23 @@ def test_gradients_add_up():
         sum_of(one, two)(x, t, y=y), classifier_gradient(Bayes(), 1.5)(x, t, y)
     )
     assert torch.equal(sum_of(one)(x, t, y=y), one(x, t, y))
+
+
+def test_gradients_by_features_in_one_pass():
+    """The classifier's own, and the sum with that of the square of the features."""
+    classifier = fill(EncoderUNetModel(**CONFIG["classifier"]))
+    x, t, y = (torch.from_numpy(REFERENCE[name]) for name in ("x", "t", "y"))
+    by_features = classifier_gradient(classifier, 2.0, of_features=True)
+    calls = []
+    classifier.register_forward_hook(lambda *called: calls.append(1))
+    found = through_encoder(classifier, [by_features])(x, t, y=y)
+    assert len(calls) == 1 and found.dtype == x.dtype and not found.requires_grad
+    expected = classifier_gradient(classifier, 2.0)(x, t, y)
+    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+    both = through_encoder(classifier, [by_features, lambda features, t, y: features])(x, t, y=y)
+    leaf = x.clone().requires_grad_()
+    (classifier(leaf, t / 999, feature=True) ** 2 / 2).sum().backward()
+    torch.testing.assert_close(both - expected, leaf.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_the_classifier_is_frozen_and_autocast_stays_near():

@@ -1,6 +1,7 @@
 """DDPMs sampled from seeds, and guidance in them: on Gaussians in closed form, and one head for
 both kinds of sampler."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
@@ -8,16 +9,24 @@ import pytest
 import torch
 
 import edm
+from dg import vp
 from dg.data.datasets import ImageSet, load_images, to_uint8
 from dg.data.sample_store import SampleStore
-from dg.discriminator import build_discriminator
+from dg.discriminator import Discriminator, build_discriminator
+from dg.extractors import ClassifierExtractor
 from dg.guidance import BOOSTING, DiscriminatorGuidance
+from dg.lora import add_lora
 from dg.models.classifier_guidance import classifier_gradient
 from dg.models.ddpm import DDPM
 from dg.models.discrete_diffusion import DiscreteDiffusion
-from dg.models.discrete_sampling import DDPMSampling, as_cond_fn, ddpm_sampler
+from dg.models.discrete_sampling import (
+    DDPMSampling,
+    _in_one_pass,
+    as_cond_fn,
+    ddpm_sampler,
+)
 from dg.sampling import Sampling, check_class, describe, draw_images, generate
-from guided_diffusion import EncoderUNetModel, create_diffusion
+from guided_diffusion import EncoderUNetModel, create_classifier, create_diffusion
 from tests import golden_fill
 from tests.dg.test_guidance import DATA, MODEL, guidance, latents
 
@@ -298,7 +307,7 @@ def test_one_head_from_scratch_guides_both_samplers_at_28_pixels(conditional):
 # Classes.
 
 
-def classifier(num_classes=3):
+def classifier(num_classes=3, **kwargs):
     encoder = EncoderUNetModel(
         image_size=4,
         in_channels=1,
@@ -307,6 +316,7 @@ def classifier(num_classes=3):
         num_res_blocks=1,
         channel_mult=[1],
         attention_resolutions=[],
+        **kwargs,
     )
     return golden_fill.fill(encoder, gain=2.0).eval().requires_grad_(False)
 
@@ -418,3 +428,145 @@ def test_what_a_classifier_and_scales_are_is_described():
     described = describe(model, DDPMSampling(classifier_scale=1.5))
     assert len(described["classifier"]) == 16 and described["sampling"]["classifier_scale"] == 1.5
     assert "classifier" not in describe(small(num_classes=3), DDPMSampling())
+
+
+# One pass of an encoder that classifier and discriminator both stand on.
+
+
+def on_classifier(encoder, schedule="linear", average="logits", **kwargs):
+    """Guidance by two heads on a copy of a classifier, as files give it."""
+    sizes = dict(image_size=4, in_channels=64, classifier_width=64, channel_mult=[1])
+    heads = [
+        create_classifier(**sizes, out_channels=1, condition=conditional)
+        for conditional in (True, False)
+    ]
+    for salt, head in enumerate(heads):
+        golden_fill.fill(head, f"head-{salt}:", gain=2.0)
+    extractor = ClassifierExtractor(copy.deepcopy(encoder), schedule)
+    discriminator = Discriminator(extractor, heads, [3.0, 1.0], average).eval()
+    return DiscriminatorGuidance(discriminator.requires_grad_(False), (2.0, 0.0), **kwargs)
+
+
+def led(encoder, **process):
+    process = dict(schedule="linear", num_steps=1000) | process
+    return small(num_classes=3, **process).with_classifier(encoder)
+
+
+def passes(model, steer, **sampling):
+    """Images, the last log ratios, and how often the encoder ran; those of two passes too."""
+    found = []
+    for apart in (False, True):
+        one, calls = copy.copy(steer), []
+        if apart:
+            one.on_features = lambda encoder: None
+        encoders = {model.classifier, one.discriminator.extractor.encoder}
+        hooks = [
+            encoder.register_forward_hook(lambda *called, calls=calls: calls.append(1))
+            for encoder in encoders
+        ]
+        settings = dict(classifier_scale=3.0, dg_time="step", clip_denoised=False) | sampling
+        images, _ = draw_images(model, [1, 2], DDPMSampling(**settings), one)
+        found.append((images, one.last_log_ratio, len(calls)))
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def assert_near(found, expected):
+    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["ddim", "ancestral"])
+def test_a_classifier_under_both_guidances_runs_once(method, dtype):
+    """All steps but the last, t = 0, are in the window of the discriminator."""
+    encoder = classifier()
+    model, steer = led(encoder), on_classifier(encoder)
+    for network in (model, encoder, steer.discriminator):
+        network.to(dtype)
+    shared, apart = passes(model, steer, method=method, num_steps=10)
+    assert_near(shared[0], apart[0])
+    assert (shared[2], apart[2]) == (10, 19)
+    unguided, _ = draw_images(model, [1, 2], DDPMSampling(method, 10, clip_denoised=False))
+    assert (shared[0] - unguided).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(time_min=0.3, time_max=0.7),
+        dict(clip=0.3),
+        dict(average="probabilities"),
+        dict(average="sum"),
+    ],
+)
+def test_window_clip_and_averages_keep_their_meaning_in_one_pass(kwargs):
+    """Of samples at different times, too: each is in the window or outside for itself."""
+    encoder = classifier()
+    model, steer = led(encoder), on_classifier(encoder, **kwargs)
+    for network in (model, encoder, steer.discriminator):
+        network.double()
+    shared, apart = passes(model, steer, num_steps=10)
+    assert_near(shared[0], apart[0])
+    inside = 4 if "time_min" in kwargs else 9
+    assert (shared[2], apart[2]) == (10, 10 + inside)
+    diffusion, generator = model.respaced(), torch.Generator().manual_seed(0)
+    t, y = torch.tensor([1, 15, 350, 500, 699, 998]), torch.tensor([0, 1, 2, 0, 1, 2])
+    x = torch.randn(6, 1, 4, 4, dtype=torch.float64, generator=generator)
+    one_hot, leading = torch.eye(3)[y], classifier_gradient(encoder, 3.0)
+    guiding = as_cond_fn(steer, diffusion, one_hot, "step")
+    expected = guiding(x, t) + leading(x, t, y)
+    ratios = steer.last_log_ratio
+    together = _in_one_pass(None, encoder, 3.0, steer, diffusion, one_hot)(x, t, y=y)
+    assert_near(together, expected)
+    torch.testing.assert_close(steer.last_log_ratio, ratios, rtol=1e-5, atol=1e-5)
+    outside = (t / 999 < steer.time_min) | (t / 999 > steer.time_max)
+    assert torch.equal(ratios.isinf(), outside) and outside.any() and not outside.all()
+    assert_near(together[outside], leading(x, t, y)[outside])
+
+
+def test_at_the_time_of_the_step_both_see_the_same():
+    """To the last bit of the float32 values that the encoder embeds, but at t = 0."""
+    t = torch.arange(1000)
+    seen = {}
+    for time in ("step", "level"):
+        steer = guidance((1, 0), time_min=0.0)
+        steer.correction = lambda x, sigma, *rest, time=time: seen.update({time: (x, sigma)})
+        x = torch.ones(1000, 1, 1, 1, dtype=torch.float64)
+        as_cond_fn(steer, create_diffusion("linear", 1000), None, time)(x, t)
+    times = {name: (999 * vp.from_sigma(sigma)[0]).float() for name, (_, sigma) in seen.items()}
+    assert torch.equal(times["step"][1:], t[1:].float()) and times["step"][0] > 0.009
+    later = times["level"] - t
+    assert later.min() > 0.5 and 3.3 < later.max() < 3.4, "by levels, no two times agree"
+    x, sigma = seen["step"]
+    rescaled = x * vp.from_sigma(sigma)[1].reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(rescaled, torch.ones_like(x), rtol=1e-12, atol=0)
+
+
+def test_the_first_timestep_of_the_process_takes_two_passes():
+    encoder = classifier()
+    shared, apart = passes(led(encoder), on_classifier(encoder, time_min=0.0), num_steps=10)
+    assert_near(shared[0], apart[0])
+    assert (shared[2], apart[2]) == (11, 20)
+
+
+def test_what_is_not_the_same_takes_two_passes():
+    encoder, other = classifier(), classifier()
+    golden_fill.fill(other, "other:", gain=2.0)
+    narrow = classifier(num_head_channels=32)
+    assert list(narrow.state_dict()) == list(encoder.state_dict())
+    adapted = on_classifier(encoder)
+    add_lora(adapted.discriminator.extractor.encoder, 2)
+    steer, same = on_classifier(encoder), on_classifier(encoder)
+    for model, guide, kwargs in (
+        (led(encoder), steer, dict(dg_time="level")),
+        (led(other), steer, {}),
+        (led(narrow), steer, {}),
+        (led(encoder), on_classifier(encoder, schedule="cosine"), {}),
+        (led(classifier(pool="spatial")), on_classifier(classifier(pool="spatial")), {}),
+        (led(encoder), adapted, {}),
+    ):
+        shared, apart = passes(model, guide, num_steps=3, **kwargs)
+        assert shared[2] == apart[2] > 3 and torch.equal(shared[0], apart[0])
+    assert same.on_features(encoder) is not None and (steer + same).on_features(encoder) is None
+    assert passes(led(encoder), steer, num_steps=3)[0][2] == 3, "t = 0 is outside of the window"

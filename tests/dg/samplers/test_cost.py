@@ -117,6 +117,28 @@ def test_an_encoder_of_its_own_is_counted_with_the_discriminator():
     assert {one["evaluations per image"]["discriminator forward"] for one in found} == {2}
 
 
+def test_an_encoder_that_classifier_and_discriminator_share_counts_once():
+    from dg.models.discrete_sampling import DDPMSampling
+    from tests.dg.models.test_discrete_sampling import classifier, led, on_classifier
+
+    encoder = classifier()
+    sampling = DDPMSampling(num_steps=4, classifier_scale=1.0, dg_time="step")
+    one, two = on_classifier(encoder), on_classifier(encoder)
+    two.on_features = lambda encoder: None
+    found = [measured_cost(led(encoder), sampling, steer) for steer in (one, two)]
+    with FlopCounterMode(display=False) as forward:
+        encoder(torch.zeros(4, 1, 4, 4), torch.ones(4), feature=True)
+    times, each = 3, forward.get_total_flops() / 2 / 4
+    shared, apart = (cost["of these"] for cost in found)
+    evaluations = [cost["evaluations per image"]["discriminator forward"] for cost in found]
+    assert evaluations == [times, times], "the last step, t = 0, is outside of the window"
+    assert shared["network"] == apart["network"]
+    saved = {name: apart[name] - shared[name] for name in shared}
+    assert saved["discriminator forward"] == pytest.approx(times * each, rel=0.01)
+    # every product of the forward pass has one in the gradient of the input
+    assert saved["discriminator backward"] == pytest.approx(times * each, rel=0.05)
+
+
 def test_samplers_cost_what_they_say():
     net = network()
     model = ScoreModel(net, LogRatio(guidance(net).discriminator))
