@@ -6,9 +6,9 @@ imagenet-adm, imagenet-adm-weights, a study or a setting. A comparison (mnist, m
 models-cifar10-16, models-cifar10, models-imagenet64; with classes: the same with -cond at
 the end) is EDM against DDPM and VAE. A study (recipes, extractors, epochs, selection, weights,
 window, churn, steps, significance, lora, ensemble, methods, gains-add-up, given, failures, cost,
-kinds) runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, cifar10-jpeg, cifar10-jpeg-16,
-mnist, mnist-14, mnist-28, cifar10-16). The name of a setting alone runs the study recipes in it,
-except for mnist. Studies of one setting share their networks and samples.
+kinds) runs in a setting (cifar10-uncond, cifar10-cond, ffhq-64, celeba-64, cifar10-jpeg,
+cifar10-jpeg-16, mnist, mnist-14, mnist-28, cifar10-16). The name of a setting alone runs the study
+recipes in it, except for mnist. Studies of one setting share their networks and samples.
 
 The same command again continues after an interruption; finished stages are not repeated.
 
@@ -30,6 +30,8 @@ Examples:
   python reproduce.py mnist --data mnist.npz
   # FFHQ: a folder with train and test
   python reproduce.py ffhq-64 --data FFHQ-64
+  # CelebA, by a network of your own: the published one cannot be read
+  python reproduce.py celeba-64 --data CelebA-64 --network runs/celeba
   # the same on CIFAR-10, here JPEGs of it, at 16 pixels
   python reproduce.py models-cifar10-16 --data cifar10-jpeg
   # every loss against the closed form
@@ -58,7 +60,8 @@ class Job(NamedTuple):
     run     (folder of stages, folder of results, stage or None) -> results or None
     table   the results for a terminal
     folder  folder of its stages, and name of its results
-    rate    how its GPU hours are estimated
+    notes   of a dry run, a line each
+    missing  what has to be given before it can run
     """
 
     plan: Callable | None
@@ -66,9 +69,11 @@ class Job(NamedTuple):
     table: Callable
     folder: str
     name: str
-    rate: str = ""
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
+UNKNOWN = "DATA"  # in place of images that are not given: no cost depends on them
 RATES = {
     "studies": "GPU hours are rough: scaled from the paper's one A100-hour for 50,000 CIFAR-10 "
     "images.",
@@ -108,7 +113,8 @@ def main(
     run_folder, folder = Path(runs) / (job.folder + suffix), Path(results) / (job.name + suffix)
     if dry_run:
         click.echo(_overview(job, run_folder))
-        shared.finish(["next: the same command without --dry-run"])
+        more = ", and with what is missing" if job.missing else ""
+        shared.finish([f"next: the same command without --dry-run{more}"])
         return
     outcome = _run(job, run_folder, folder, fresh, stage)
     if outcome is None:
@@ -177,11 +183,15 @@ def _study(name, profile, dry_run, choices, common) -> Job:
     from dg.experiments import runner
     from dg.experiments.context import Context
     from dg.experiments.plan import plan
-    from dg.experiments.tables import text_table
+    from dg.experiments.tables import published_lines, text_table
 
     comparison = name in registry.COMPARISONS
     choose = _comparison if comparison else _study_in_setting
     experiment = choose(name, profile, dry_run, choices, common)
+    setting = experiment.setting
+    if not dry_run:
+        with console.option("--network"):
+            setting.check_network()
     with console.option("--data"):
         stages = plan(Context(experiment, common["device"]))
 
@@ -189,7 +199,11 @@ def _study(name, profile, dry_run, choices, common) -> Job:
         return runner.run(experiment, run_folder, folder, only=stage, **common)
 
     folder = experiment.setting_name
-    return Job(lambda: stages, run, text_table, folder, experiment.name, RATES["studies"])
+    notes = (RATES["studies"], *published_lines(experiment.study, setting))
+    missing = [f"--network: {setting.missing}"] if setting.missing else []
+    missing += ["--data: the images"] if experiment.data == UNKNOWN else []
+    told = (folder, experiment.name, notes, tuple(missing))
+    return Job(lambda: stages, run, text_table, *told)
 
 
 def _study_in_setting(name, profile, dry_run, choices, common):
@@ -219,6 +233,8 @@ def _study_in_setting(name, profile, dry_run, choices, common):
         with console.option("--network"):
             chosen = chosen.with_network(choices["network"])
     chosen = _sized(chosen, choices)
+    if dry_run and data is None and chosen.data is None:
+        data = UNKNOWN
     return Experiment(target, chosen, build(name, chosen), data, name, setting_name)
 
 
@@ -291,7 +307,7 @@ def _imagenet(name, choices, common) -> Job:
         return imagenet.run(chosen, run_folder, folder, common["command"], stage)
 
     folder = setting.shares or name
-    return Job(chosen.plan, run, imagenet_report.text_table, folder, name, RATES["imagenet"])
+    return Job(chosen.plan, run, imagenet_report.text_table, folder, name, (RATES["imagenet"],))
 
 
 def _shard(text):
@@ -326,7 +342,8 @@ def _overview(job: Job, run_folder: Path) -> str:
     for stage, done in found:
         total = total if done else total + stage.cost
         lines.append(line(stage.name, stage.cost, f"{'done; ' if done else ''}{stage.title}"))
-    return "\n".join([*lines, line("still to do", total), job.rate])
+    missing = [f"missing: {what}" for what in job.missing]
+    return "\n".join([*lines, line("still to do", total), *job.notes, *missing])
 
 
 if __name__ == "__main__":

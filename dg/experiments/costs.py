@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from dg.runtime.catalogue import CATALOGUE
+
 # The paper reports about one A100-hour for the 50,000 generated CIFAR-10 images of its
 # discriminator, 35 evaluations each, by a network of 55.7 million parameters, and about ten minutes
 # for the discriminator (50,000 pairs, 60 epochs).
@@ -67,8 +69,10 @@ def training_cost(setting, training) -> Cost:
 def model_cost(setting, name: str = "score") -> Cost:
     """Of a model: its download, or its training with three evaluations a step."""
     model = setting.models[name]
+    if model.training is None:
+        return Cost(bytes=223_000_000 if model.published in CATALOGUE else 0)
     if model.published:
-        return Cost() if model.training else Cost(bytes=223_000_000)
+        return Cost()
     _, settings = model.training
     before = setting.models[model.continues].training[1].steps if model.continues else 0
     evaluations = 3 * (settings.steps - before) * settings.batch_size

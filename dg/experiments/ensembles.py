@@ -40,7 +40,7 @@ def systems(setting: Setting) -> dict[str, System]:
     members = tuple(Head(name, "last") for name in ("authors", *(f"d{i}" for i in range(1, 6))))
     found = {}
     if setting.released:
-        found["released"] = System("authors' released discriminator", (Head("released"),))
+        found["released"] = System("released discriminator", (Head("released"),))
     for i, head in enumerate(members):
         own = dict(x=1, published=row("own discriminator")) if i == 0 else {}
         found[f"d{i}"] = System(f"D{i} alone", (head,), **own)

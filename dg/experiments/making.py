@@ -30,6 +30,7 @@ from dg.training_data import images_per_epoch
 def make_model(context: Context, path, paths: Paths, name: str) -> None:
     """A model of the setting: fetched, or trained, perhaps from where another training ended."""
     setting, model = context.setting, context.setting.models[name]
+    setting.check_network()
     if model.published:
         context.resolve(model.published)
         return

@@ -10,6 +10,7 @@ SETTINGS = (
     "cifar10-uncond",
     "cifar10-cond",
     "ffhq-64",
+    "celeba-64",
     "cifar10-jpeg",
     "cifar10-jpeg-16",
     "mnist",

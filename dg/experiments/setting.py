@@ -79,7 +79,7 @@ class Setting:
     tuning: ScoreTraining = replace(EDM_CIFAR10, lr=1e-4, steps=4000, warmup=0)
     classifier: str | None = None
     noisy_classifier: NoisyClassifierTraining = CLASSIFIER_PRESETS["cifar10"]
-    released: str | None = None  # the authors' trained head
+    released: str | None = None  # a trained head that others have published
     shipped: str | None = None  # a trained head in pretrained/
     # Forward pass of the discriminator, and its gradient with that, in evaluations of the score
     # network: for choosing steps of equal compute; docs/speed.md measures these two.
@@ -127,6 +127,8 @@ class Setting:
     num_test_loss: int = 0  # test images whose loss is watched while models are trained
     budget: str | None = None
     deviations: tuple[str, ...] = ()
+    # What nothing here reads: a published network, in whose place one has to be given.
+    missing: str | None = None
     # By system: filters of rows in stats/published.json, the paper's first.
     published: dict = field(default_factory=dict)
 
@@ -151,6 +153,11 @@ class Setting:
         """Whether the score network is a published one of CIFAR-10, as most published numbers."""
         return self.published_network and self.data == "cifar10"
 
+    def check_network(self) -> None:
+        """ValueError where a network is missing."""
+        if self.missing:
+            raise ValueError(self.missing)
+
     def from_scratch(self) -> "Setting":
         """The same with everything trained here. ValueError where there are networks of others."""
         if any(model.training is None for model in self.models.values()):
@@ -162,13 +169,13 @@ class Setting:
 
     def with_network(self, network: str) -> "Setting":
         """The same with another score network, and with no discriminator of the setting's own. The
-        study of failures compares that network alone.
+        study of failures compares that network alone, and no published numbers stand beside it.
 
-        ValueError where published numbers stand beside those of its network.
+        ValueError where those are of a network that can be had.
         """
-        if self.published_network:
+        if self.published_network and not self.missing:
             raise ValueError(f"{self.title}: its tables are of one network; take another setting")
         models = self.models | {"score": replace(self.models["score"], published=network)}
         title = f"{self.title}, but the score network is {Path(network).stem}"
-        own = dict(released=None, shipped=None, vary_numbers=False)
+        own = dict(released=None, shipped=None, vary_numbers=False, missing=None, published={})
         return replace(self, title=title, models=models, **own)

@@ -92,13 +92,13 @@ def _from_scratch(setting: Setting):
     nll=True,
 )
 def recipes(setting):
-    """The main table: the authors' released head, their recipe, the default recipe."""
+    """The main table: the released head, the authors' recipe, the default recipe."""
     known, steps = {}, setting.published_steps
     if steps:
         told = f"unguided, {setting.models['score'].num_evaluations(steps)} evaluations"
         known["unguided-published"] = System(told, num_steps=steps)
     if setting.released:
-        known["released"] = System("authors' released discriminator", (Head("released"),))
+        known["released"] = System("released discriminator", (Head("released"),))
     return known | {
         "authors": System("authors' recipe", (Head("authors", "last"),)),
         "guided": System("default recipe", (Head("default"),)),

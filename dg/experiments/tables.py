@@ -107,6 +107,23 @@ def published(outcome: dict, name: str, system: dict) -> list[dict]:
     return first_matching(known or [system.get("published")])
 
 
+def published_lines(study, setting) -> list[str]:
+    """A line for every system of a study beside which published numbers stand."""
+    found, outcome = [], {"settings": {"published": setting.published}}
+    for name, system in study.systems.items():
+        rows = published(outcome, name, {"published": system.published})
+        told = [" ".join(_told(row)) for row in rows]
+        found += [f"published, {system.title}: {'; '.join(told)}"] if told else []
+    return found
+
+
+def _told(row: dict):
+    """The words of a published row: metric, value, system, evaluations, source."""
+    evaluations = f"{row['nfe']} evaluations" if "nfe" in row else ""
+    of = [row.get("system"), evaluations, row["source"]]
+    return row["metric"].upper(), f"{row['value']:g}", f"({', '.join(filter(None, of))})"
+
+
 def has_published(outcome: dict) -> bool:
     return any(published(outcome, name, system) for name, system in outcome["systems"].items())
 

@@ -15,6 +15,8 @@ DINOV2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{0}14/dinov2_vit{0}14_
 DIT = "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-{0}x{0}.pt"
 VAE = "https://huggingface.co/stabilityai/sd-vae-ft-{}/resolve/main/diffusion_pytorch_model.safetensors"
 DRIVE = "https://drive.google.com/drive/folders/"
+# A commit of the repository, whose files stay as they are.
+RESAMPLING = "https://raw.githubusercontent.com/UCSB-NLP-Chang/diffusion_resampling/02a01f31b7d0b0de4ac36140562cd40d95b91dc9/benchmarks/checkpoints/discriminator/discriminator_{}.pt"
 
 SHA256 = {
     "edm-cifar10-32x32-uncond-vp": "4d5dcc1f1d0d41c8934ad21626eeddbdc0460182becf9fc059a0631b1eedb4da",
@@ -65,7 +67,10 @@ AUTHORS = {
 def _catalogue():
     return {
         short: Source(short + suffix, url, licence, SHA256.get(short), *member)
-        for entries in (_edm(), _adm(), _feature_networks(), _latent_diffusion(), _authors())
+        for entries in (
+            *(_edm(), _adm(), _feature_networks(), _latent_diffusion(), _authors()),
+            _resampling(),
+        )
         for short, suffix, url, licence, *member in entries
     }
 
@@ -122,6 +127,13 @@ def _authors():
     for short, place in AUTHORS.items():
         folder, member = place.split("/")
         yield short, member[member.rindex(".") :], DRIVE + folder, licence, member
+
+
+def _resampling():
+    """The discriminators of Liu et al. 2024 (particle resampling)."""
+    licence = UNKNOWN.format("https://github.com/UCSB-NLP-Chang/diffusion_resampling")
+    for data, file in (("ffhq-64", "ffhq"), ("imagenet-64", "imagenet")):
+        yield f"resampling-{data}-discriminator", ".pt", RESAMPLING.format(file), licence
 
 
 CATALOGUE = _catalogue()

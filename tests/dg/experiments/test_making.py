@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dg.experiments import making
-from dg.pretraining.presets import CLASSIFIER_PRESETS, SCORE_PRESETS
+from dg.experiments.setting import Setting
 from dg.runtime.files import read_json
 
 
@@ -22,16 +22,7 @@ def test_trainings_use_bfloat16_only_where_there_are_instructions_for_it(
     monkeypatch.setattr(making, "train_noisy_classifier", train)
     kind = SimpleNamespace(train=train, save=lambda file, net: None, bound=None)
     monkeypatch.setitem(making.KINDS, "edm", kind)
-    model = SimpleNamespace(
-        published=None, continues=None, kind="edm", training=SCORE_PRESETS["cifar10-small"]
-    )
-    setting = SimpleNamespace(
-        models={"score": model},
-        num_test_loss=0,
-        conditional=False,
-        classifier=None,
-        noisy_classifier=CLASSIFIER_PRESETS["cifar10"],
-    )
+    setting = Setting("photographs", None)
     told = []
     context = SimpleNamespace(
         setting=setting,

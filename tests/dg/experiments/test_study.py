@@ -106,7 +106,7 @@ def test_a_dry_run_names_the_stages_and_runs_nothing(tmp_path):
         "reproduce cifar10-cond --dry-run --runs {tmp}/runs --results {tmp}/results", tmp=tmp_path
     )
     assert (
-        "authors' released discriminator" in done.out
+        "  released discriminator" in done.out
         and "still to do" in done.out
         and not list(tmp_path.iterdir())
     )

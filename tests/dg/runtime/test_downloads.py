@@ -1,4 +1,5 @@
 import hashlib
+import re
 import sys
 import threading
 import types
@@ -295,6 +296,10 @@ def test_catalogue():
         CATALOGUE["adm-256-uncond"].url.endswith("/256x256_diffusion_uncond.pt")
         and CATALOGUE["adm-256-uncond"].sha256
     )
+    resampling = CATALOGUE["resampling-ffhq-64-discriminator"].url
+    assert resampling.startswith("https://raw.githubusercontent.com/UCSB-NLP-Chang/")
+    assert resampling.endswith("/benchmarks/checkpoints/discriminator/discriminator_ffhq.pt")
+    assert re.search("/[0-9a-f]{40}/", resampling), "a commit, not a branch"
     assert CATALOGUE["dit-xl-2-512"].url.endswith("/DiT-XL-2-512x512.pt")
     names = [source.name for source in CATALOGUE.values()]
     assert len(set(names)) == len(names)
