@@ -62,6 +62,7 @@ from dg.options.common import (
     used,
     version,
 )
+from dg.options.computation import computation
 from dg.options.generate import OPTIONS
 from dg.options.guidance import guidance_of, is_asked_for
 from dg.options.network import load
@@ -85,20 +86,16 @@ def main(
     subdirs,
     save_type,
     device,
-    grid,
-    grid_images,
     precision,
-    precise,
-    compiled,
-    cost,
     **options,
 ):
     seeds = _seeds(seeds, num_samples, seed)
     save_type = _save_type(save_type, subdirs)
-    _check_precise(precise, precision)
+    _check_precise(options["precise"], precision)
     import edm
     from dg.data.sample_store import SampleStore
     from dg.runtime.files import write_json
+    from dg.runtime.processes import cpu_threads
     from dg.samplers.cost import measured_cost
     from dg.sampling import as_model, check_class, describe
 
@@ -107,11 +104,10 @@ def main(
         path, taken = input_file(network), []
         net = load(path, device, taken.append, options)
         console.allow_tf32()
-        if precise:
-            console.compute_exactly()
-            precision = "float32"
         sampling = _sampling(net, options)
-        precision = _precision(precision, net, device, sampling, taken.append)
+        run = (outdir, -(-len(seeds) // batch), ranks, taken.append)
+        how = computation(net, sampling, device, *run, precision, options)
+        precision = how.precision
         net = _with_parts(net, path, device, precision, options)
         with console.option("--class"):
             check_class(net, class_idx, sampling)
@@ -124,26 +120,29 @@ def main(
         with sole_writer(outdir, ranks):
             net, sampling = with_log_ratio(net, log_ratio, sampling, *what, outdir, device, ranks)
         settings = describe(net, sampling, guidance, class_idx, precision)
-        if precise and device.type == "cuda":
+        if options["precise"] and device.type == "cuda":
             settings["exact"] = True  # TF32 makes other images
         names = _class_names(path, as_model(net).num_classes(sampling))
         with sole_writer(outdir, ranks):
             store = SampleStore(
-                outdir, settings, seeds, batch, save_type, subdirs, names, used(), ranks
+                *(outdir, settings, seeds, batch, save_type, subdirs, names),
+                used() | {"computation": how.describe()},
+                ranks,
             )
             for line in taken if ranks.first else []:
                 console.notify(line)
-            if compiled:
+            if options["compiled"]:
                 _compile(net, guidance)
             progress = console.stoppable(console.shown_by(ranks)[0])
             what = (sampling, guidance, class_idx, device)
-            made = _fill(net, store, *what, progress, ranks, precision)
+            with cpu_threads(how.threads, device):
+                made = _fill(net, store, *what, progress, ranks, precision, at_once=how.at_once)
             if not ranks.first:
                 return
-            if cost:
+            if options["cost"]:
                 write_json(store.outdir / "cost.json", measured_cost(net, *what, precision))
             trainable = isinstance(net, edm.Preconditioner) and guidance is None
-            _tell(store, made, outdir, grid and grid_images, network if trainable else None)
+            _tell(store, made, outdir, options, network if trainable else None)
 
 
 def _check_precise(precise, precision):
@@ -162,7 +161,7 @@ def _compile(net, guidance):
         compile_networks([*as_model(net).networks(), *guides])
 
 
-def _fill(net, store, sampling, *how):
+def _fill(net, store, sampling, *how, at_once):
     """Fill the store by the sampler that was chosen."""
     from dg.samplers.constants import RejectionSampling
     from dg.samplers.filling import fill_by_rejection
@@ -170,21 +169,20 @@ def _fill(net, store, sampling, *how):
 
     if isinstance(sampling, RejectionSampling):
         return fill_by_rejection(net, store, sampling, *how)
-    return generate(net, store, sampling, *how, console.notify)
+    return generate(net, store, sampling, *how, console.notify, at_once)
 
 
-def _tell(store, made, outdir, grid, network):
+def _tell(store, made, outdir, options, network):
     """Draw the picture of the first images, and tell how the run ended.
 
-    grid     number of images in the picture, 0 for none
     network  that a discriminator may be trained for, None where there is one or it takes another
     """
     for name in store.damaged:
         console.notify(f"{name} was damaged and has been made again")
     drawn = ""
-    if grid:
+    if options["grid"] and (number := options["grid_images"]):
         with console.as_notice("the grid of the first images"):
-            _write_grid(store, grid)
+            _write_grid(store, number)
             drawn = "; the first in grid.png"
     speed = ", all of them were there already"
     if made.images:
@@ -271,26 +269,6 @@ def _sampling(net, options):
         options["method"] = "ddim" if options["use_ddim"] else "ancestral"
     given = {name: options[name] for name in fields if options.get(name) is not None}
     return model.sampling(**given) if kind is model.sampling_type else kind(**given)
-
-
-def _precision(asked, net, device, sampling, tell):
-    """That of the networks; where a log ratio decides, float32 is the default."""
-    from dg.precision import fastest
-    from dg.sampling import needs_log_ratio
-
-    decides = needs_log_ratio(sampling)
-    if decides and asked == "bfloat16":
-        raise click.UsageError(
-            "--precision bfloat16 is too coarse where a log ratio decides; give float32 or float16."
-        )
-    if asked != "auto":
-        return asked
-    if decides:
-        return "float32"
-    chosen = fastest(net, device, sampling.kwargs().get("num_steps", 18))
-    if chosen != "float32":
-        tell(f"computing in {chosen}; --precision float32 is slower and exact")
-    return chosen
 
 
 def _with_parts(net, path, device, precision, options):

@@ -33,10 +33,11 @@ from dg.checkpoints import load_discriminator
 from dg.data.datasets import to_uint8
 from dg.data.sample_store import SampleStore
 from dg.guidance import DiscriminatorGuidance
-from dg.precision import compile_networks, fastest
+from dg.precision import candidates, compile_networks
 from dg.runtime.allocator import keep_memory
 from dg.runtime.console import notify, pick_device, progress
 from dg.runtime.downloads import resolve
+from dg.runtime.self_benchmark import chosen
 from dg.sampling import Sampling, draw_images
 
 SETTINGS = (
@@ -82,7 +83,9 @@ class Row:
         if setting == "compile":
             guided = discriminator and DiscriminatorGuidance(discriminator)
             compile_networks([net, *(guided.networks() if guided else [])])
-        best, as_float32 = fastest(net, device, num_steps), ("as published", "float32", "TF32")
+        as_float32 = ("as published", "float32", "TF32")
+        precisions = candidates(net, device, num_steps)
+        best = chosen(net, device, precisions, 1, threads=False).precision
         self.precision = (
             setting.split()[0]
             if setting.startswith(("bfloat16", "float16"))

@@ -23,23 +23,21 @@ from edm.guidance import Guidance, WrappedGuidance
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECIDING = (0.5, 4.0)  # noise levels that bfloat16 is too coarse for
 MIN_STEPS = 9  # with fewer, steps are large, and so are their rounding errors
-MIN_CHANNELS = 64  # narrower networks are slower in bfloat16 than in float32 on CPUs
 
 
-def fastest(net, device, num_steps: int = 18) -> str:
-    """The fastest precision whose images are within 2 levels of 255 of float32's for 99.9% of their
-    values.
+def candidates(net, device, num_steps: int = 18) -> tuple[str, ...]:
+    """The precisions whose images are within 2 levels of 255 of float32's for 99.9% of their
+    values, float32 first; which is fastest, `dg.runtime.self_benchmark` measures.
 
-    float16 on GPUs; bfloat16 on CPUs that have instructions for it, for EDM's networks unless they
-    are narrow; else, and for few sampling steps, float32. How far images are off: docs/speed.md;
-    float16 has been measured on a CPU alone.
+    float16 on GPUs; bfloat16 on CPUs that have instructions for it. Both for EDM's networks, and
+    not for few sampling steps. How far images are off: docs/speed.md; float16 has been measured on
+    a CPU alone.
     """
     if not isinstance(net, edm.Preconditioner) or num_steps < MIN_STEPS:
-        return "float32"
+        return ("float32",)
     if torch.device(device).type == "cuda":
-        return "float16"
-    wide = net.init_kwargs.get("model_channels", 128) >= MIN_CHANNELS
-    return "bfloat16" if has_bfloat16(device) and wide else "float32"
+        return ("float32", "float16")
+    return ("float32", "bfloat16") if has_bfloat16(device) else ("float32",)
 
 
 def computable(settings, device):

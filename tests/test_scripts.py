@@ -24,10 +24,9 @@ from dg.data.datasets import load_images
 from dg.data.npz_files import NpzImages
 from dg.data.sample_store import SampleStore
 from dg.runtime import console
-from dg.sampling import GenerationResult, Sampling
+from dg.sampling import GenerationResult
 from edm.checkpoint import read_safetensors, write_safetensors
 from guided_diffusion import create_classifier
-from tests.dg.test_sampling import network
 from tests.golden_fill import fill
 from tests.scripts import (
     GENERATE,
@@ -172,17 +171,6 @@ def test_sampler_options_change_the_images_and_defaults_do_not(at):
     ]
     distinct = [default, *map(images, different)]
     assert len(np.unique(np.stack(distinct).reshape(len(distinct), -1), axis=0)) == len(distinct)
-
-
-@pytest.mark.parametrize("supported", [True, False])
-def test_auto_is_bfloat16_only_where_there_are_instructions_for_it(supported, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
-    told, expected = [], "bfloat16" if supported else "float32"
-    wide = network(model_channels=64)
-    assert generate._precision("auto", wide, "cpu", Sampling(), told.append) == expected
-    assert told == ["computing in bfloat16; --precision float32 is slower and exact"] * supported
-    asked = generate._precision("float16", wide, "cpu", Sampling(), told.append)
-    assert asked == "float16" and len(told) == supported
 
 
 @pytest.mark.parametrize(("options", "exact"), [("", False), (" --precise", True)])

@@ -23,7 +23,7 @@ def publish(results: Path, name: str, docs=Path("docs/results")) -> Path:
     is removed. ValueError for a file too large to keep."""
     target, page = docs / name, results / "report.md"
     if results.resolve() == target.resolve():
-        raise ValueError(f"{results}: this is where it is published; give another --results")
+        raise ValueError(f"{results}: this is where it is published; give another folder")
     shown = re.findall(r'<img src="([^"/]+)"', page.read_text(encoding="utf-8"))
     names = ["results.json", page.name, *map(unquote, shown)]
     for path in (results / name for name in names):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from dg.checkpoints import load_discriminator
 from dg.evaluation.uncertainty import compare, summarise
 from dg.experiments import report
 from dg.experiments.context import SUGGESTION, Context, Experiment, Paths
@@ -71,10 +70,8 @@ def _second_process(experiment: Experiment, folder, device) -> None:
 def results_of(context: Context, stages: Stages, paths: Paths) -> dict:
     """The results file, but for what it ran on."""
     experiment, study, setting = context.experiment, context.study, context.setting
-    data, models = (
-        Path(experiment.source).name,
-        setting.models if "models" in study.sections else (),
-    )
+    data, told = Path(experiment.source).name, "models" in study.sections
+    models = [name for name, model in setting.models.items() if told and not model.published]
     floor = read_json(paths["measure-floor"] / "metrics.json")
     metrics = {}
     for name in study.systems:
@@ -165,8 +162,10 @@ def _costs(context: Context, stages: Stages, paths: Paths, name: str) -> dict:
     if context.study.compute:
         costs["compute"] = read_json(paths[f"compute-{name}"] / "compute.json")
     if "costs" in context.study.sections:
-        costs["parameters"] = read_json(paths[system.model] / "log.json")["parameters"]
-        for training in trained:
-            head = load_discriminator(None, paths[f"train-{training}"] / "best.safetensors")
-            costs["parameters"] += sum(p.numel() for p in head.parameters())
+        costs["ships"] = bool(model.published)  # its training is not in the seconds
+        network = context.model(paths, system.model)
+        discriminator = context.discriminator(paths, network, system)
+        modules = filter(None, (network, discriminator))
+        distinct = {parameter for module in modules for parameter in module.parameters()}
+        costs["parameters"] = sum(parameter.numel() for parameter in distinct)
     return costs

@@ -175,12 +175,22 @@ def cost_rows(outcome: dict) -> list[list[str]]:
         [
             outcome["systems"][name]["title"],
             f"{costs['parameters']:,}",
-            duration(costs["training_seconds"]),
+            _training(costs),
             str(costs["num_evaluations"]),
             f"{costs['seconds_per_1000']:.1f}",
         ]
         for name, costs in outcome["costs"].items()
     ]
+
+
+def _trained_here(costs: dict) -> bool:
+    return not costs.get("ships")
+
+
+def _training(costs: dict) -> str:
+    """Time of training; that of a network that ships is not known here."""
+    took = duration(costs["training_seconds"]) if costs["training_seconds"] > 1 else ""
+    return " + ".join(filter(None, ["" if _trained_here(costs) else "as it ships", took]))
 
 
 def winners(outcome: dict) -> list[list[str]]:
@@ -191,8 +201,12 @@ def winners(outcome: dict) -> list[list[str]]:
         entries = {system["title"]: metrics[name].get(metric) for name, system in systems.items()}
         return {name: (entry["mean"], entry[spread]) for name, entry in entries.items() if entry}
 
-    def once(entry):
-        return {system["title"]: (costs[name][entry], 0.0) for name, system in systems.items()}
+    def once(entry, known=lambda found: True):
+        return {
+            system["title"]: (costs[name][entry], 0.0)
+            for name, system in systems.items()
+            if known(costs[name])
+        }
 
     return [
         ["Fréchet distance", *ranking(of("fd"))],
@@ -200,6 +214,6 @@ def winners(outcome: dict) -> list[list[str]]:
         ["precision", *ranking(of("precision"), least=False)],
         ["recall", *ranking(of("recall"), least=False)],
         ["bits/dim (± standard error)", *ranking(of("nll", "standard_error"))],
-        ["training time", *ranking(once("training_seconds"), " s")],
+        ["training time", *ranking(once("training_seconds", _trained_here), " s")],
         ["sampling time", *ranking(once("seconds_per_1000"), " s / 1,000")],
     ]

@@ -434,7 +434,13 @@ COMPUTATION = [
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         default="auto",
         help="Precision of the networks. auto is the fastest whose images stay within 2 levels "
-        "of 255 of float32's, by the kind of network and processor.",
+        "of 255 of float32's, by a self-benchmark of two seconds at the first use.",
+    ),
+    click.option(
+        "--speeds",
+        is_flag=True,
+        help="Make the self-benchmark again, and print it: evaluations per second by precision, "
+        "threads, and batches in work at once.",
     ),
     click.option(
         "--precise",

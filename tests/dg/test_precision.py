@@ -11,9 +11,9 @@ from dg.precision import (
     DECIDING,
     MixedPrecisionGuidance,
     autocast,
+    candidates,
     compile_networks,
     computable,
-    fastest,
     has_bfloat16,
 )
 from dg.pretraining.presets import SCORE_PRESETS
@@ -127,16 +127,16 @@ def test_images_stay_within_two_levels_of_the_reference_vectors(precision, case,
     assert difference.max() > 0 and (difference > 2).mean() <= 1e-3
 
 
-def test_the_fastest_precision_depends_on_device_and_width(monkeypatch):
-    wide, narrow = network(model_channels=64), network()
-    for supported, expected in ((True, "bfloat16"), (False, "float32")):
+def test_half_precisions_are_candidates_where_there_are_instructions_and_enough_steps(monkeypatch):
+    net, exact = network(), ("float32",)
+    for supported, expected in ((True, ("float32", "bfloat16")), (False, exact)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)  # noqa: B023
-        assert fastest(wide, "cpu") == expected and fastest(narrow, "cpu") == "float32" == fastest(
-            Linear(), "cpu"
-        )
-    assert fastest(wide, "cuda:0") == fastest(narrow, torch.device("cuda")) == "float16"
-    assert fastest(wide, "cuda", 9) == "float16" and fastest(wide, "cuda", 8) == "float32"
-    assert fastest(wide, "mps") == fastest(Linear(), "cuda") == "float32"
+        assert candidates(net, "cpu") == expected and candidates(Linear(), "cpu") == exact
+        assert candidates(net, "cpu", 8) == exact
+    assert candidates(net, "cuda:0") == candidates(net, torch.device("cuda"), 9)
+    assert candidates(net, "cuda") == ("float32", "float16")
+    assert candidates(net, "cuda", 8) == candidates(net, "mps") == exact
+    assert candidates(Linear(), "cuda") == exact
 
 
 def test_gpus_say_whether_they_compute_in_bfloat16(monkeypatch):
@@ -191,4 +191,4 @@ def test_compiled_networks_give_the_same_images():
     compile_networks([net, *steering.networks()])
     compiled, _ = draw_images(net, [1, 2], Sampling(num_steps=3), steering)
     assert (compiled - plain).abs().max() < 1e-4 * plain.abs().max()
-    assert isinstance(net, edm.EDMPrecond) and fastest(net, "cpu") == "float32"
+    assert isinstance(net, edm.EDMPrecond) and candidates(net, "cpu")[0] == "float32"

@@ -129,7 +129,12 @@ def quality_against_cost(
             ylabel=f"{ylabel} (lower is better)",
         )
         axes.margins(0.12)
-        axes.set_ylim(bottom=0)
+        means = [point["mean"] for point in (*systems.values(), *itertools.chain(*lines.values()))]
+        if max(means) > 4 * min(means) > 0:  # one far off would press the others together
+            axes.set_yscale("log")
+            logarithmic_ticks(axes.yaxis)
+        else:
+            axes.set_ylim(bottom=0)
         low, high = axes.get_xlim()
         ticks = [value * 10**power for power in range(-3, 7) for value in (1, 3)]
         ticks = [tick for tick in ticks if low <= tick <= high]

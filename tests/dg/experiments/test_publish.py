@@ -54,6 +54,6 @@ def test_a_file_too_large_to_keep_is_refused(tmp_path, results):
 
 def test_results_cannot_be_published_onto_themselves(tmp_path, results):
     published = publish(results, "digits", tmp_path)
-    with pytest.raises(ValueError, match="where it is published; give another --results"):
+    with pytest.raises(ValueError, match="where it is published; give another folder"):
         publish(published, "digits", tmp_path)
     assert (published / "pairs.png").is_file()
