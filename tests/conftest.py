@@ -18,6 +18,12 @@ from tests.golden_fill import fill
 from tests.scripts import TRAIN, TWELVE, succeed
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """The user's folder of downloads and of the self-benchmark is neither read nor written."""
+    os.environ["DG_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Paths of everything that the scripts need, by name; most of it made by the scripts

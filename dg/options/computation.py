@@ -8,6 +8,8 @@ import click
 
 from dg.runtime import console
 
+THREADS = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}  # by which a user tells how many
+
 
 def computation(net, sampling, device, outdir, batches, ranks, tell, asked, options):
     """What is chosen, a `dg.runtime.self_benchmark.Chosen`.
@@ -41,7 +43,7 @@ def computation(net, sampling, device, outdir, batches, ranks, tell, asked, opti
             precisions = (begun,)
     anew, fixed = options["speeds"], options["precise"] or options["compiled"] or ranks.world > 1
     fixed = fixed or not isinstance(net, edm.Preconditioner)
-    own = not fixed and "OMP_NUM_THREADS" not in os.environ
+    own = not fixed and not THREADS & set(os.environ)
     found = ranks.by_first(lambda: chosen(net, device, precisions, batches, own, anew, tell))
     for line in found.table() if anew else ():
         tell(line)

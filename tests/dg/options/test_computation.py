@@ -6,7 +6,7 @@ import click
 import pytest
 import torch
 
-from dg.options.computation import computation
+from dg.options.computation import THREADS, computation
 from dg.runtime import self_benchmark
 from dg.runtime.processes import SINGLE_PROCESS
 from dg.runtime.self_benchmark import Speed
@@ -78,7 +78,8 @@ def test_where_a_log_ratio_decides_float32_is_the_default(monkeypatch, compute):
 def test_threads_are_chosen_unless_the_environment_tells_them(monkeypatch, compute):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert len(compute("float32", fixed=False)[0].speeds) == 0  # the suite sets OMP_NUM_THREADS
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
     found, told = compute("float32", fixed=False, anew=True)
     assert [(row.threads, row.at_once) for row in found.speeds] == [(4, 1), (2, 2), (1, 4), (1, 1)]
     assert found.at_once == 1 and len(told) == 4 and "evaluations/s" in told[0]
