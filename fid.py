@@ -145,7 +145,8 @@ def _measurement(
     from dg.evaluation.measurement import Measurement
 
     device = console.pick_device(device, ranks.rank)
-    batch = batch or (16 if device.type == "cpu" else 64)  # on a CPU larger ones only take memory
+    on_cpu = 4 if features == "inception" else 16  # larger ones only take memory and time there
+    batch = batch or (on_cpu if device.type == "cpu" else 64)
     progress, notify = console.shown_by(ranks)
     with console.option("--features" if weights is None else "--weights"):
         extractor = load_extractor(features, weights, device, unpublished_weights, progress, notify)

@@ -141,6 +141,7 @@ TINY = {
     "startup": "--rounds 1",
     "evaluation": "--images 8 --features vgg16 --metrics kid",
     "whole_job": "--images 300 --entries 300",
+    "at_once": "--networks mnist-14 --images 2 --rounds 1",
 }
 
 
