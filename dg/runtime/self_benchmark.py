@@ -25,6 +25,7 @@ FILE = "self-benchmark.json"  # in the cache folder
 SECONDS = 2.0  # that all candidates may take together
 ONE = 0.1  # seconds that a measured evaluation should take
 MOST_AT_ONCE = 4  # batches in work, each of which takes its memory
+MOST_WEIGHTS = 10**7  # of a network that computes several; larger ones take gigabytes for each
 MOST_BATCH = 64
 AHEAD = 1.1  # another precision must be so many times as fast as the first, or it is not worth it
 
@@ -84,6 +85,8 @@ def chosen(
     """
     cores = torch.get_num_threads()
     pairs = _pairs(cores) if threads and torch.device(device).type == "cpu" else [(cores, 1)]
+    if sum(parameter.numel() for parameter in net.parameters()) > MOST_WEIGHTS:
+        pairs = [pair for pair in pairs if pair[1] == 1]
     if len(precisions) * len(pairs) == 1:
         return Chosen(precisions[0], cores, 1, [])
     key, kept = _key(net, device, precisions, pairs), _kept()

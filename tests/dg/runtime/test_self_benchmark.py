@@ -74,6 +74,13 @@ def test_the_first_use_measures_and_later_ones_do_not(cache, speeds):
     assert chosen(network(), "cpu", BOTH, 4).precision == "bfloat16" and len(seen) == 3
 
 
+def test_a_network_of_many_weights_computes_one_batch_at_a_time(cache, speeds, monkeypatch):
+    _, seen = speeds
+    monkeypatch.setattr(self_benchmark, "MOST_WEIGHTS", 10)
+    found = chosen(network(), "cpu", BOTH, 9)
+    assert seen == [(BOTH, [(2, 1), (1, 1)])] and (found.threads, found.at_once) == (2, 1)
+
+
 def test_where_there_is_no_choice_nothing_is_measured(cache, speeds, monkeypatch):
     found = chosen(network(), "cpu", ("float16",), 4, threads=False)
     assert (found.precision, found.threads, found.at_once, found.speeds) == ("float16", 2, 1, [])
