@@ -32,7 +32,7 @@ Examples:
   python reproduce.py ffhq-64 --data FFHQ-64
   # CelebA, by a network of your own: the published one cannot be read
   python reproduce.py celeba-64 --data CelebA-64 --network runs/celeba
-  # the same on CIFAR-10, here JPEGs of it, at 16 pixels
+  # EDM against DDPM and VAE on JPEGs of CIFAR-10, at 16 pixels
   python reproduce.py models-cifar10-16 --data cifar10-jpeg
   # every loss against the closed form
   python reproduce.py two-gaussians

@@ -4,9 +4,9 @@ discriminator, guidance, statistics.
     python -m benchmarks.whole_job --images 50000 --entries 1000000
 
 A tiny network draws images of 8 x 8 pixels in two steps, so that everything else shows: *networks*
-is the share of the time within its calls, and those of the discriminator. *open* is the time until the first 64 images are there;
-memory is the peak of the process during a step. The archives of `--entries` images hold one PNG so
-many times, and one npz shard for each 10,000 images.
+is the share of the time within its calls, and those of the discriminator. *open* is the time until
+the first 64 images are there; memory is the peak of the process during a step. The archives of
+`--entries` images hold one PNG so many times, and one npz shard for each 10,000 images.
 """
 
 import argparse

@@ -51,8 +51,7 @@ def make_model(context: Context, path, paths: Paths, name: str) -> None:
     net, log = kind.train(train, network, settings, conditional, context.device, **run)
     with atomic_write(path / "network.safetensors") as file:
         kind.save(file, net)
-    parameters = sum(p.numel() for p in net.parameters())
-    write_json(path / "log.json", {"log": log, "parameters": parameters})
+    write_json(path / "log.json", {"log": log})
 
 
 def _computable(context: Context, asked):

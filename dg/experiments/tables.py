@@ -183,14 +183,10 @@ def cost_rows(outcome: dict) -> list[list[str]]:
     ]
 
 
-def _trained_here(costs: dict) -> bool:
-    return not costs.get("ships")
-
-
 def _training(costs: dict) -> str:
     """Time of training; that of a network that ships is not known here."""
     took = duration(costs["training_seconds"]) if costs["training_seconds"] > 1 else ""
-    return " + ".join(filter(None, ["" if _trained_here(costs) else "as it ships", took]))
+    return " + ".join(filter(None, ["as it ships" if costs.get("ships") else "", took]))
 
 
 def winners(outcome: dict) -> list[list[str]]:
@@ -201,12 +197,10 @@ def winners(outcome: dict) -> list[list[str]]:
         entries = {system["title"]: metrics[name].get(metric) for name, system in systems.items()}
         return {name: (entry["mean"], entry[spread]) for name, entry in entries.items() if entry}
 
-    def once(entry, known=lambda found: True):
-        return {
-            system["title"]: (costs[name][entry], 0.0)
-            for name, system in systems.items()
-            if known(costs[name])
-        }
+    def once(entry, names=systems):
+        return {systems[name]["title"]: (costs[name][entry], 0.0) for name in names}
+
+    trained_here = [name for name in systems if not costs[name].get("ships")]
 
     return [
         ["Fréchet distance", *ranking(of("fd"))],
@@ -214,6 +208,6 @@ def winners(outcome: dict) -> list[list[str]]:
         ["precision", *ranking(of("precision"), least=False)],
         ["recall", *ranking(of("recall"), least=False)],
         ["bits/dim (± standard error)", *ranking(of("nll", "standard_error"))],
-        ["training time", *ranking(once("training_seconds", _trained_here), " s")],
+        ["training time", *ranking(once("training_seconds", trained_here), " s")],
         ["sampling time", *ranking(once("seconds_per_1000"), " s / 1,000")],
     ]

@@ -2,7 +2,6 @@
 for, that the run began with, or that the self-benchmark found to be fastest here."""
 
 import os
-from pathlib import Path
 
 import click
 
@@ -23,6 +22,7 @@ def computation(net, sampling, device, outdir, batches, ranks, tell, asked, opti
     Where a log ratio decides, float32 is the default. A run that goes on keeps its precision.
     """
     import edm
+    from dg.data.manifests import manifest_of
     from dg.precision import candidates
     from dg.runtime.self_benchmark import chosen
     from dg.sampling import needs_log_ratio
@@ -39,8 +39,9 @@ def computation(net, sampling, device, outdir, batches, ranks, tell, asked, opti
         precisions = ("float32" if asked == "auto" else asked,)
     else:
         precisions = candidates(net, device, sampling.kwargs().get("num_steps", 18))
-        if (begun := _begun_with(Path(outdir))) in precisions:
-            precisions = (begun,)
+        begun = manifest_of(outdir)
+        if begun and (kept := begun["settings"].get("precision", "float32")) in precisions:
+            precisions = (kept,)
     anew, fixed = options["speeds"], options["precise"] or options["compiled"] or ranks.world > 1
     fixed = fixed or not isinstance(net, edm.Preconditioner)
     own = not fixed and not THREADS & set(os.environ)
@@ -50,14 +51,3 @@ def computation(net, sampling, device, outdir, batches, ranks, tell, asked, opti
     if asked == "auto" and found.precision != "float32":
         tell(f"computing in {found.precision}; --precision float32 is slower and exact")
     return found
-
-
-def _begun_with(outdir: Path) -> str | None:
-    """The precision in the manifest of a run that was begun; None without a readable one."""
-    from dg.runtime.files import read_json
-
-    try:
-        settings = read_json(outdir / "manifest.json")["settings"]
-        return settings.get("precision", "float32")
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return None

@@ -6,6 +6,7 @@ import click
 import pytest
 import torch
 
+from dg.data.manifests import FORMAT
 from dg.options.computation import THREADS, computation
 from dg.runtime import self_benchmark
 from dg.runtime.processes import SINGLE_PROCESS
@@ -59,7 +60,9 @@ def test_auto_is_bfloat16_only_where_there_are_instructions_for_it(supported, mo
 def test_a_run_that_goes_on_keeps_its_precision(tmp_path, monkeypatch, compute):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     for settings, expected in (({}, "float32"), ({"precision": "bfloat16"}, "bfloat16")):
-        (tmp_path / "manifest.json").write_text(json.dumps({"settings": settings}))
+        (tmp_path / "manifest.json").write_text(
+            json.dumps({"format": FORMAT, "settings": settings})
+        )
         assert compute()[0].precision == expected
     for damaged in ("", "[]", "{}", '{"settings": 3}'):
         (tmp_path / "manifest.json").write_text(damaged)
