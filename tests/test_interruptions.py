@@ -85,7 +85,7 @@ def test_when_one_process_is_killed_the_other_says_so_and_a_rerun_finishes(at):
         "generate.py: another process of this run has ended; the same command again goes on"
         in errors[0]
     )
-    assert complete(at["out"]) >= 63, "at most the one batch is lost"
+    assert complete(at["out"]) >= 62, "at most the batch it drew and the one it saved are lost"
     succeed(MANY, **at)
     assert complete(at["out"]) == 64
 
