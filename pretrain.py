@@ -114,7 +114,8 @@ def score(
 
     def train(images, device, ranks, **job):
         if transfer:
-            net = edm.load_network(input_file(transfer), device).requires_grad_(True)
+            net = edm.load_network(input_file(transfer), device, notify=console.notify)
+            net.requires_grad_(True)
         else:
             net = build_score_network(images, network, settings.seed, cond).to(device)
         if ddo:
@@ -324,7 +325,7 @@ def convert(network, out, fp16):
     bare = out.suffix == ".pt"
     path = resolve(network, console.progress, console.notify)
     with atomic_write(out) as file:
-        size = convert(path, file, half=fp16, bare=bare)
+        size = convert(path, file, half=fp16, bare=bare, notify=console.notify)
     lines = [f"{out}: {size:,} weights{' in float16' if fp16 else ''}"]
     samples = not bare and is_score_network(out)
     if fp16 and samples:

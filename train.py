@@ -222,7 +222,7 @@ def _recipe(preset, settings):
 def _network(name, device):
     import edm
 
-    return name and edm.load_network(input_file(name), device)
+    return name and edm.load_network(input_file(name), device, notify=console.notify)
 
 
 def _record(folder, sets, settings):

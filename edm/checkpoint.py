@@ -2,11 +2,13 @@
 executing them."""
 
 import json
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 
 import torch
 
+from edm import score_sde
 from edm.nvidia_pickle import read_network
 from edm.precond import PRECONDITIONERS, Preconditioner
 from tensor_files.reading import FileError, open_file, parsing
@@ -16,16 +18,27 @@ from tensor_files.safetensors_files import (
     read_safetensors_file,
     safetensors_bytes,
 )
-from tensor_files.weights import built, fault_of
+from tensor_files.torch_files import is_torch_file
+from tensor_files.weights import built, fault_of, read_tensor_file
 
 FORMAT = "edm-network"
 UNREADABLE, AGAIN = "not a readable safetensors file", "make or download it again"
 NAME_IN_FOLDER = "network.safetensors"  # of what a training has written
 
 
-def load_network(path, device="cpu") -> Preconditioner:
-    """A frozen score network in evaluation mode, from a .safetensors file of this project or an
-    NVIDIA .pkl.
+def load_network(
+    path,
+    device="cpu",
+    image_size: int | None = None,
+    notify: Callable[[str], None] = lambda line: None,
+) -> Preconditioner:
+    """A frozen score network in evaluation mode, from a .safetensors file of this project, an
+    NVIDIA .pkl, or a checkpoint of score_sde.
+
+    image_size  of the images, which checkpoints of score_sde alone do not hold; see
+                `edm.score_sde.network_in`
+    notify      called with one line that tells what was taken as given because such a checkpoint
+                does not hold it
 
     A folder stands for its network.safetensors. The file decides by its first bytes which it is,
     not by its name; nothing in it is executed. Raises ValueError with one line that names the file
@@ -36,15 +49,27 @@ def load_network(path, device="cpu") -> Preconditioner:
         folder = f" (a folder without {NAME_IN_FOLDER})" if path.is_dir() else ""
         raise FileError(f"{path}: no such network file{folder}; give a .safetensors or .pkl file")
     with parsing(path), open_file(path) as file:
-        head = file.read(9)
+        head = file.read(16)
     if is_safetensors(head):
         config, state_dict = read_safetensors(path, FORMAT, "class_name", "init_kwargs")
         class_name, init_kwargs = config["class_name"], config["init_kwargs"]
+    elif is_torch_file(head) and _is_score_sde(path):
+        with parsing(path):
+            content = read_tensor_file(path)
+            class_name, init_kwargs, state_dict, taken = score_sde.network_in(content, image_size)
+        notify(f"{path}: of score_sde; taken as {taken}, which the file does not say")
     else:
         record = read_network(path)
         class_name, state_dict = record.class_name, record.state_dict
         init_kwargs = _by_name(class_name, record.init_args, record.init_kwargs, path)
     return build_network(class_name, init_kwargs, state_dict, path).to(device)
+
+
+def _is_score_sde(path) -> bool:
+    try:
+        return score_sde.is_score_sde(read_tensor_file(path, shapes_only=True))
+    except Exception:  # what is wrong, the reader of NVIDIA's files says
+        return False
 
 
 def network_file(path) -> Path:

@@ -37,6 +37,13 @@ def _initial(
     return nn.Parameter(value * gain)
 
 
+def blur_of(taps) -> Tensor:
+    """Two-dimensional filter of sum 1 from its one-dimensional taps, float32 [1, 1, k, k] on the
+    CPU."""
+    taps = torch.tensor(taps, dtype=torch.float32, device="cpu")
+    return (taps.outer(taps) / taps.sum() ** 2)[None, None]
+
+
 class Linear(nn.Module):
     """Fully connected layer, [N, in_features] -> [N, out_features]."""
 
@@ -92,8 +99,7 @@ class Conv2d(nn.Module):
         shape = (out_channels, in_channels, kernel, kernel)
         self.weight = _initial(shape, gain=init_weight, **fans) if kernel else None
         self.bias = _initial((out_channels,), gain=init_bias, **fans) if kernel else None
-        taps = torch.tensor(resample_filter, dtype=torch.float32, device="cpu")
-        blur = (taps.outer(taps) / taps.sum() ** 2)[None, None]  # [1, 1, k, k]
+        blur = blur_of(resample_filter)
         blur = torch.as_tensor(blur, device=torch.get_default_device()) if up or down else None
         self.register_buffer("resample_filter", blur)
 

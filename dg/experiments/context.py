@@ -138,7 +138,7 @@ class Context:
 
     def model(self, paths: Paths, name: str = "score"):
         """A model of the setting, frozen."""
-        return load_model(self.network_file(paths, name), self.device)
+        return load_model(self.network_file(paths, name), self.device, self.notify)
 
     def network_file(self, paths: Paths, name: str) -> Path:
         """The file of a model."""

@@ -81,16 +81,16 @@ def _ffhq() -> Setting:
 
 
 def _celeba() -> Setting:
-    """Faces for a network of one's own; the paper's cannot be read."""
+    """Faces, for the checkpoint of Soft Truncation or a network of one's own."""
     fid = dict(source="paper", data="celeba-64", metric="fid")
     return Setting(
         title="CelebA at 64 × 64 pixels",
         data=None,
         resolution=64,
         models={"score": Model(sampling=Sampling(66))},
-        missing="the network of Soft Truncation (DDPM++, VP, configs/vp/CELEBA/ddpmpp_fid_st.py of "
-        "Kim-Dongjun/Soft-Truncation) is a checkpoint of score_sde, which nothing here reads; "
-        "give one of your own, as pretrain.py score trains it",
+        missing="the checkpoint of Soft Truncation (DDPM++, VP, "
+        "configs/vp/CELEBA/ddpmpp_fid_st.py of Kim-Dongjun/Soft-Truncation), which lies on Google "
+        "Drive, or a network of your own, as pretrain.py score trains it",
         classifier="adm-64-classifier",
         features="inception",
         reference_split="train",

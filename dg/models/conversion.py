@@ -1,6 +1,7 @@
 """Conversion of a network's file to safetensors, optionally with weights rounded to float16, or to
 the bare state dict that the authors' code reads."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,8 +12,10 @@ import edm.checkpoint
 from dg.checkpoints import FORMAT as HEAD
 from dg.data.datasets import to_uint8
 from dg.models.loading import first_bytes, is_torch_file
+from dg.runtime.progress import unheard
 from dg.sampling import Sampling, draw_images
 from edm.checkpoint import AGAIN, UNREADABLE, config_in, kind_of, write_safetensors
+from edm.score_sde import is_score_sde
 from guided_diffusion.loading import bare_state, check_tensors, read_file
 from tensor_files.reading import parsing
 from tensor_files.safetensors_files import read_header, read_safetensors_file
@@ -20,19 +23,26 @@ from tensor_files.safetensors_files import read_header, read_safetensors_file
 BARE = "state-dict"  # the kind of a file that holds weights and no settings
 
 
-def convert(source, file, half: bool = False, bare: bool = False) -> int:
+def convert(
+    source,
+    file,
+    half: bool = False,
+    bare: bool = False,
+    notify: Callable[[str], None] = unheard,
+) -> int:
     """Write the network at `source` to `file`, a path or binary file; returns its number of values.
 
     source  a safetensors file of this project, which keeps its kind and settings; a torch file,
-            whose bare state dict is kept; or an NVIDIA pickle
+            whose bare state dict is kept; an NVIDIA pickle; or a checkpoint of score_sde
     half    round floats to float16; they are read back as float32. ValueError for a value beyond
             float16's range
     bare    write the state dict alone, as torch files of heads and classifiers hold it (Kim et al.
             2023's discriminator_N.pt). ValueError for a network that needs its settings
+    notify  called with a line that tells what was taken as given because the file does not hold it
 
     ValueError of one line for a file that cannot be read.
     """
-    kind, config, tensors = _content(Path(source))
+    kind, config, tensors = _content(Path(source), notify)
     if half:
         tensors = {name: _rounded(source, name, tensor) for name, tensor in tensors.items()}
     if not bare:
@@ -66,18 +76,20 @@ def share_within(first, second, levels: int = 2, seeds: int = 64) -> float:
     return float((abs(drawn[0] - drawn[1]) <= levels).mean())
 
 
-def _content(path: Path) -> tuple[str, dict, dict[str, Tensor]]:
+def _content(path: Path, notify) -> tuple[str, dict, dict[str, Tensor]]:
     """(kind, settings, tensors)"""
     if is_torch_file(path):
         try:
-            return BARE, {}, dict(check_tensors(bare_state(read_file(path))))
+            content = read_file(path)
+            if not is_score_sde(content):
+                return BARE, {}, dict(check_tensors(bare_state(content)))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if first_bytes(path)[8:9] == b"{":
         with parsing(path, AGAIN, UNREADABLE):
             metadata, tensors = read_safetensors_file(path)
         return kind_of(metadata) or BARE, config_in(metadata, path), tensors
-    net = edm.load_network(path)
+    net = edm.load_network(path, notify=notify)
     return edm.checkpoint.FORMAT, edm.checkpoint.config_of(net), net.state_dict()
 
 

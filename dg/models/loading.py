@@ -10,6 +10,7 @@ from dg.models import ddpm, dit, vae
 from dg.models.diffusers_ddpm import load_pixel_diffusion, unet_folder_in
 from dg.runtime.progress import unheard
 from edm.checkpoint import kind_of, network_file
+from edm.score_sde import is_score_sde
 from guided_diffusion.loading import bare_state, listed, read_file, wrapper_of
 from tensor_files.safetensors_files import read_header
 from tensor_files.torch_files import is_torch_file as starts_as_torch_file
@@ -34,8 +35,8 @@ def load_model(
     """A frozen EDM score network, diffusion model or VAE, as the file itself says.
 
     path      a file of this project, or a folder with its network.safetensors; an NVIDIA .pkl; a
-              file of guided-diffusion's or DiT's; a folder of diffusers with a
-              DiT or the U-Net of a DDPMPipeline
+              file of guided-diffusion's, DiT's or score_sde's; a folder of diffusers with a DiT or
+              the U-Net of a DDPMPipeline
     notify    called with one line that names settings taken because the file does not hold them
     settings  the settings of `SETTINGS` that the tensors of a published file do not show; None
               gives none
@@ -58,8 +59,17 @@ def load_model(
 
 
 def _load_published(path, device, notify, settings: dict) -> nn.Module:
-    """An ADM or DiT, recognised by the names of its tensors."""
-    names = _names(path, notify)
+    """An ADM, a DiT or a network of score_sde, recognised by the names of its tensors."""
+    try:
+        content = read_file(path, shapes_only=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if is_score_sde(content):
+        return _load_score_sde(path, device, notify, settings)
+    if wrapper := wrapper_of(content):
+        notify(f"{path}: of {listed(list(content))} the weights under {wrapper!r} are taken")
+    state = bare_state(content)
+    names = [str(name) for name in state] if isinstance(state, Mapping) else []
     if dit.is_original(names):
         return _load_dit(path, device, notify, settings)
     if any(name.startswith("output_blocks.") for name in names):
@@ -86,16 +96,10 @@ def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
         raise ValueError(f"{path}: holds {listed(told)} itself; leave that out")
 
 
-def _names(path, notify) -> list[str]:
-    """Names of the tensors in a torch.save'd state dict, whose values are not read if possible."""
-    try:
-        content = read_file(path, shapes_only=True)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if wrapper := wrapper_of(content):
-        notify(f"{path}: of {listed(list(content))} the weights under {wrapper!r} are taken")
-    state = bare_state(content)
-    return [str(name) for name in state] if isinstance(state, Mapping) else []
+def _load_score_sde(path, device, notify, settings: dict) -> edm.Preconditioner:
+    size = settings.pop("image_size", None)
+    _refuse(path, settings, ())
+    return edm.load_network(path, device, size, notify)
 
 
 def is_torch_file(path) -> bool:

@@ -168,7 +168,7 @@ def diagnosis_of(options, device, progress, notify):
     from dg.evaluation.diagnosis import diagnose
     from dg.training_data import doubts, random_subset
 
-    net = edm.load_network(input_file(options["network"]), device)
+    net = edm.load_network(input_file(options["network"]), device, notify=notify)
     discriminators = _discriminators(net, device, options)
     real, fake = (load_set(options[name], notify) for name in ("data", "images"))
     for line in doubts(real, fake, options["data"], options["images"]):

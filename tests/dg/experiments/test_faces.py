@@ -128,14 +128,16 @@ def test_celeba_says_what_it_costs_and_what_is_missing(tmp_path):
     assert "FID 1.9 (Soft Truncation, 131 evaluations, paper)" in done.out
     assert "FID 1.34 (ST-G++, 131 evaluations, paper)" in done.out
     assert "19,650,000" in done.out, "131 evaluations for each of 150,000 images"
-    assert "missing: --network: the network of Soft" in done.out and "missing: --data" in done.out
+    assert (
+        "missing: --network: the checkpoint of Soft" in done.out and "missing: --data" in done.out
+    )
     assert done.following == ["the same command without --dry-run, and with what is missing"]
     done = run(f"reproduce celeba-64 --data {{tmp}} {places}", tmp=tmp_path)
     (line,) = done.err.splitlines()
     assert (
         done.code != 0
         and "ddpmpp_fid_st.py" in line
-        and "--network: the network of Soft Truncation" in line
+        and "--network: the checkpoint of Soft Truncation" in line
     )
     assert not list(tmp_path.iterdir())
     own = succeed(f"reproduce celeba-64 --dry-run --network mine {places}", tmp=tmp_path).out

@@ -9,6 +9,7 @@ from dg.checkpoints import load_discriminator, save_head
 from dg.extractors import build_extractor
 from dg.models.conversion import convert, is_score_network, share_within
 from guided_diffusion import load_encoder
+from tests.edm.test_score_sde import checkpoint_of
 from tests.golden_fill import fill
 from tests.guided_diffusion.test_loading import small
 
@@ -24,6 +25,14 @@ def test_a_network_keeps_its_kind_and_its_bytes(net, tmp_path):
     size = convert(net, tmp_path / "out.safetensors")
     assert (tmp_path / "out.safetensors").read_bytes() == net.read_bytes()
     assert size == sum(p.numel() for p in edm.load_network(net).state_dict().values())
+
+
+def test_a_checkpoint_of_score_sde_becomes_a_network(tmp_path):
+    path, out, lines = tmp_path / "checkpoint_8.pth", tmp_path / "out.safetensors", []
+    torch.save(checkpoint_of("ve_ncsnpp"), path)
+    convert(path, out, notify=lines.append)
+    assert len(lines) == 1 and "taken as VE" in lines[0]
+    assert is_score_network(out) and share_within(path, out, levels=0, seeds=2) == 1
 
 
 def test_rounded_weights_are_the_nearest_float16(net, tmp_path):

@@ -13,6 +13,7 @@ from dg.models.discrete_sampling import DDPMSampling
 from dg.models.loading import load_model
 from tests import golden_fill
 from tests.edm.nvidia_writer import STAND_INS
+from tests.edm.test_score_sde import checkpoint_of
 from tests.tiny_adm import TOLD, UNET, tiny_unet
 from tests.tiny_dit import original_state, tiny_transformer
 
@@ -71,6 +72,17 @@ def test_dits(tmp_path):
     load_model(tmp_path / "dit.pt", num_heads=2, image_size=size)
     with pytest.raises(ValueError, match=f"makes images of {size} pixels, not 72; get another"):
         load_model(tmp_path / "dit.pt", num_heads=2, image_size=72)
+
+
+def test_checkpoints_of_score_sde(tmp_path):
+    torch.save(checkpoint_of("vp_ddpmpp"), tmp_path / "checkpoint_8.pth")
+    lines = []
+    net = load_model(tmp_path / "checkpoint_8.pth", "cpu", lines.append)
+    assert isinstance(net, edm.Preconditioner) and net.img_resolution == 32
+    assert len(lines) == 1 and "taken as VP" in lines[0]
+    assert load_model(tmp_path / "checkpoint_8.pth", image_size=64).img_resolution == 64
+    with pytest.raises(ValueError, match="holds num_heads itself; leave that out"):
+        load_model(tmp_path / "checkpoint_8.pth", num_heads=2)
 
 
 def test_what_is_no_generative_model(tmp_path):
