@@ -6,6 +6,7 @@ read as VP, beta from 0.1 to 20; those with Fourier embeddings as VE. Images of 
 values from 0 to 1, so EDM's noise levels are twice theirs (Karras et al. 2022, appendix C).
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -76,6 +77,8 @@ def network_in(content, image_size: int | None = None) -> tuple[str, dict, dict,
         return "VPPrecond", kwargs, tensors, f"VP, beta 0.1 to 20, images of {size} pixels"
     sigmas = state.get(SIGMAS, torch.tensor(SIGMA_RANGE)).to(torch.float64)
     low, high = (float(f"{2 * float(sigma):.6g}") for sigma in (sigmas.min(), sigmas.max()))
+    if not 0 < low < high < math.inf:
+        raise FileError(f"its noise levels are {low:g} to {high:g}; get another file")
     kwargs |= dict(sigma_min=low, sigma_max=high)
     process = f"VE, sigma {low:g} to {high:g}"
     return "VEPrecond", kwargs, tensors, f"{process}, images of {size} pixels"
@@ -93,21 +96,20 @@ def _weights(content) -> dict:
 def _averaged(content) -> dict[str, Tensor]:
     """The state dict with the moving averages, which a checkpoint holds in the order of the trained
     weights."""
-    state = _weights(content)
+    state, average = _weights(content), content.get("ema")
+    if isinstance(average, Mapping) and "shadow_params" in average:
+        trained = [name for name in state if name not in (FREQUENCIES, SIGMAS)]
+        found = average["shadow_params"]
+        if not isinstance(found, list) or len(found) != len(trained):
+            number = len(found) if isinstance(found, list) else "no list of"
+            raise FileError(
+                f"holds {number} averages for {len(trained)} trained weights; get another file"
+            )
+        state |= dict(zip(trained, found, strict=True))
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise FileError(f"entry {name} is a {type(value).__name__}, not a tensor")
-    average = content.get("ema")
-    if not isinstance(average, Mapping) or "shadow_params" not in average:
-        return state
-    trained = [name for name in state if name not in (FREQUENCIES, SIGMAS)]
-    found = average["shadow_params"]
-    if not isinstance(found, list) or len(found) != len(trained):
-        number = len(found) if isinstance(found, list) else "no list of"
-        raise FileError(
-            f"holds {number} averages for {len(trained)} trained weights; get another file"
-        )
-    return state | dict(zip(trained, found, strict=True))
+    return state
 
 
 def _parts(state: Mapping[str, Tensor]) -> list[Part]:

@@ -44,6 +44,7 @@ from dg.pretraining.engine import Run
 from dg.runtime.training_state import save_state
 from guided_diffusion.loading import read_file
 from tests.edm.nvidia_writer import write_network
+from tests.edm.test_score_sde import checkpoint_of
 from tests.golden_fill import fill
 
 SECONDS, MEMORY = 10, 2**30  # of one case
@@ -262,6 +263,11 @@ def make_legacy(folder):
     return make_torch(folder, _use_new_zipfile_serialization=False)
 
 
+def make_score_sde(folder):
+    torch.save(checkpoint_of("ve_ncsnpp"), folder / "checkpoint_8.pth")
+    return folder / "checkpoint_8.pth"
+
+
 def read_torch(path):
     try:
         return read_file(path)
@@ -410,6 +416,7 @@ KINDS = {
     "torch file, bytes": Kind(make_torch, read_torch, of_bytes, True),
     "torch file, entries": Kind(make_torch, read_torch, of_entry),
     "torch file before 1.6": Kind(make_legacy, read_torch, of_bytes),
+    "checkpoint of score_sde": Kind(make_score_sde, read_model, of_entry),
     "TorchScript, entries": Kind(make_script, read_torch, of_entry),
     "training state, bytes": Kind(make_state, read_state, of_bytes, True),
     "training state, entries": Kind(make_state, read_state, of_entry),

@@ -130,8 +130,18 @@ def test_averages_that_do_not_fit_are_refused():
     checkpoint["ema"]["shadow_params"] = 3
     with pytest.raises(ValueError, match="holds no list of averages"):
         network_in(checkpoint)
+    checkpoint = checkpoint_of("ve_ncsnpp")
+    checkpoint["ema"]["shadow_params"][0] = 3
+    with pytest.raises(ValueError, match=r"entry all_modules\.1\.weight is a int, not a tensor"):
+        network_in(checkpoint)
     with pytest.raises(ValueError, match="entry all_modules is a int, not a tensor"):
         network_in({"all_modules": 3})
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (float("nan"), 1.0), (1.0, float("inf")), (1.0, 1.0)])
+def test_noise_levels_that_cannot_be_are_refused(ends):
+    with pytest.raises(ValueError, match=r"its noise levels are .* to .*; get another file"):
+        network_in(state_of("ve_ncsnpp") | {"sigmas": torch.tensor(ends)})
 
 
 def test_the_size_of_the_images_is_asked_for_where_attention_does_not_tell_it():
