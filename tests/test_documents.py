@@ -31,6 +31,7 @@ from dg.pretraining.presets import CLASSIFIER_PRESETS
 from dg.runtime import downloads
 from tests.dg.test_adapters import heun_of_another_library
 from tests.documents import ADDED, PAGES, ROOT, commands, examples, on_tiny_networks, script_of
+from tests.edm.test_score_sde import checkpoint_of
 from tests.scripts import run, succeed
 from tests.tiny_adm import publish
 from tests.tiny_imagenet import write_models
@@ -134,6 +135,7 @@ def stand_ins(authors, made, tmp_path_factory):
         np.savez(folder / place, **arrays)
     save_pictures(folder / "my-images", 16, 2)
     save_pictures(folder / "photographs", 80, 2)
+    torch.save(checkpoint_of("vp_ddpmpp"), folder / "checkpoint_8.pth")
     for name, file in {"score/network": made["net"], "disc/best": made["head"]}.items():
         place = folder / "runs" / f"{name}.safetensors"
         place.parent.mkdir(parents=True)
