@@ -140,6 +140,8 @@ def _resamples(part: Part) -> bool:
 
 def _settings(parts: list[Part], image_size: int | None) -> dict:
     """Arguments of the `SongUNet`."""
+    if any(_is_block(part) and "NIN_0.W" in part for part in parts):
+        raise FileError(f"has residual blocks of DDPM, {UNLIKE}")
     kinds = [set(part) for part in parts]
     encoder = (
         "residual" if _both(RESIDUAL) in kinds else "skip" if _both(INPUT) in kinds else "standard"
@@ -193,8 +195,7 @@ def _renamed(parts: list[Part], unet: SongUNet) -> Iterator[tuple[str, Tensor]]:
         index, part = next(left, (len(parts), {}))
         for found, verb in ((names - set(part), "lacks"), (set(part) - names, "has")):
             if found:
-                listed = " and ".join(sorted(found))
-                raise FileError(f"module {index} {verb} {listed}, {UNLIKE}")
+                raise FileError(f"module {index} {verb} {min(found)}, {UNLIKE}")
         return part
 
     def moved(place: str, layers: Names) -> Iterator[tuple[str, Tensor]]:
