@@ -317,7 +317,7 @@ def features(data, outdir, test, epochs, seed, device):
 
 
 @main.command(**CONVERT)
-def convert(network, out, fp16):
+def convert(network, out, fp16, image_size):
     from dg.models.conversion import convert, is_score_network, share_within
     from dg.runtime.downloads import resolve
 
@@ -325,7 +325,7 @@ def convert(network, out, fp16):
     bare = out.suffix == ".pt"
     path = resolve(network, console.progress, console.notify)
     with atomic_write(out) as file:
-        size = convert(path, file, half=fp16, bare=bare, notify=console.notify)
+        size = convert(path, file, fp16, bare, image_size, console.notify)
     lines = [f"{out}: {size:,} weights{' in float16' if fp16 else ''}"]
     samples = not bare and is_score_network(out)
     if fp16 and samples:
@@ -342,7 +342,7 @@ def merge(first, second, weight, out):
 
     out = writable_file(out)
     with atomic_write(out) as file:
-        size = merge(input_file(first), input_file(second), weight, file)
+        size = merge(input_file(first), input_file(second), weight, file, console.notify)
     finish([f"{out}: {size:,} weights"], generation(out))
 
 

@@ -1,5 +1,5 @@
-"""Score networks on disk: this project's safetensors files, and NVIDIA's pickles read without
-executing them."""
+"""Score networks on disk: this project's safetensors files, NVIDIA's pickles and checkpoints of
+score_sde, read without executing them."""
 
 import json
 from collections.abc import Callable
@@ -35,10 +35,9 @@ def load_network(
     """A frozen score network in evaluation mode, from a .safetensors file of this project, an
     NVIDIA .pkl, or a checkpoint of score_sde.
 
-    image_size  of the images, which checkpoints of score_sde alone do not hold; see
+    image_size  size of the images of a checkpoint of score_sde, which does not hold it; None as in
                 `edm.score_sde.network_in`
-    notify      called with one line that tells what was taken as given because such a checkpoint
-                does not hold it
+    notify      called with one line that tells what was assumed of such a checkpoint
 
     A folder stands for its network.safetensors. The file decides by its first bytes which it is,
     not by its name; nothing in it is executed. Raises ValueError with one line that names the file
@@ -47,7 +46,7 @@ def load_network(
     path = network_file(path)
     if not path.is_file():
         folder = f" (a folder without {NAME_IN_FOLDER})" if path.is_dir() else ""
-        raise FileError(f"{path}: no such network file{folder}; give a .safetensors or .pkl file")
+        raise FileError(f"{path}: no such network file{folder}; give a network's file")
     with parsing(path), open_file(path) as file:
         head = file.read(16)
     if is_safetensors(head):
@@ -55,13 +54,16 @@ def load_network(
         class_name, init_kwargs = config["class_name"], config["init_kwargs"]
     elif is_torch_file(head) and _is_score_sde(path):
         with parsing(path):
-            content = read_tensor_file(path)
-            class_name, init_kwargs, state_dict, taken = score_sde.network_in(content, image_size)
-        notify(f"{path}: of score_sde; taken as {taken}, which the file does not say")
+            found = score_sde.network_in(read_tensor_file(path), image_size)
+        class_name, init_kwargs, state_dict, assumed = found
+        notify(f"{path}: of score_sde; assumed, since the file does not say it: {assumed}")
+        image_size = None
     else:
         record = read_network(path)
         class_name, state_dict = record.class_name, record.state_dict
         init_kwargs = _by_name(class_name, record.init_args, record.init_kwargs, path)
+    if image_size is not None:
+        raise FileError(f"{path}: holds the size of its images itself; leave image_size out")
     return build_network(class_name, init_kwargs, state_dict, path).to(device)
 
 

@@ -52,7 +52,7 @@ class SongUNet(UNet):
         super().__init__()
         self.label_dropout = label_dropout
         emb_channels = model_channels * channel_mult_emb
-        noise_channels = int(model_channels * channel_mult_noise)
+        noise_channels = round(model_channels * channel_mult_noise)
         init = dict(init_mode="xavier_uniform")
         block = dict(
             emb_channels=emb_channels,

@@ -89,7 +89,7 @@ def _celeba() -> Setting:
         resolution=64,
         models={"score": Model(sampling=Sampling(66))},
         missing="the checkpoint of Soft Truncation (DDPM++, VP, "
-        "configs/vp/CELEBA/ddpmpp_fid_st.py of Kim-Dongjun/Soft-Truncation), which lies on Google "
+        "configs/vp/CELEBA/ddpmpp_fid_st.py of Kim-Dongjun/Soft-Truncation), which is on Google "
         "Drive, or a network of your own, as pretrain.py score trains it",
         classifier="adm-64-classifier",
         features="inception",

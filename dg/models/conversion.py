@@ -28,6 +28,7 @@ def convert(
     file,
     half: bool = False,
     bare: bool = False,
+    image_size: int | None = None,
     notify: Callable[[str], None] = unheard,
 ) -> int:
     """Write the network at `source` to `file`, a path or binary file; returns its number of values.
@@ -38,11 +39,11 @@ def convert(
             float16's range
     bare    write the state dict alone, as torch files of heads and classifiers hold it (Kim et al.
             2023's discriminator_N.pt). ValueError for a network that needs its settings
-    notify  called with a line that tells what was taken as given because the file does not hold it
+    image_size, notify  of `edm.load_network`, for a checkpoint of score_sde
 
     ValueError of one line for a file that cannot be read.
     """
-    kind, config, tensors = _content(Path(source), notify)
+    kind, config, tensors = _content(Path(source), image_size, notify)
     if half:
         tensors = {name: _rounded(source, name, tensor) for name, tensor in tensors.items()}
     if not bare:
@@ -76,20 +77,19 @@ def share_within(first, second, levels: int = 2, seeds: int = 64) -> float:
     return float((abs(drawn[0] - drawn[1]) <= levels).mean())
 
 
-def _content(path: Path, notify) -> tuple[str, dict, dict[str, Tensor]]:
+def _content(path: Path, image_size, notify) -> tuple[str, dict, dict[str, Tensor]]:
     """(kind, settings, tensors)"""
     if is_torch_file(path):
         try:
-            content = read_file(path)
-            if not is_score_sde(content):
-                return BARE, {}, dict(check_tensors(bare_state(content)))
+            if not is_score_sde(read_file(path, shapes_only=True)):
+                return BARE, {}, dict(check_tensors(bare_state(read_file(path))))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if first_bytes(path)[8:9] == b"{":
         with parsing(path, AGAIN, UNREADABLE):
             metadata, tensors = read_safetensors_file(path)
         return kind_of(metadata) or BARE, config_in(metadata, path), tensors
-    net = edm.load_network(path, notify=notify)
+    net = edm.load_network(path, image_size=image_size, notify=notify)
     return edm.checkpoint.FORMAT, edm.checkpoint.config_of(net), net.state_dict()
 
 

@@ -76,8 +76,8 @@ def _load_published(path, device, notify, settings: dict) -> nn.Module:
         return ddpm.load_adm(path, device, notify=notify, **settings)
     some = ", ".join(names[:3]) + (" and so on" if len(names) > 3 else "")
     raise ValueError(
-        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT, but "
-        f"{some or 'no tensors'}; give the weights of a diffusion model"
+        f"{path}: a PyTorch file with neither an ADM's U-Net nor a DiT nor a network of score_sde, "
+        f"but {some or 'no tensors'}; give the weights of a diffusion model"
     )
 
 

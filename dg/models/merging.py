@@ -1,21 +1,24 @@
 """Weights of two score networks merged into one network."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 import edm
+from dg.runtime.progress import unheard
 from edm.checkpoint import FORMAT, config_of, write_safetensors
 from edm.fingerprints import fingerprint
 
 IGNORED = {"dropout", "use_fp16"}  # no weight depends on these
 
 
-def merge(first, second, weight: float, file) -> int:
+def merge(first, second, weight: float, file, notify: Callable[[str], None] = unheard) -> int:
     """Write A + weight (A - B) to `file`, a path or binary file; returns its number of values.
 
     first, second  files of score networks A and B of one class and the same arguments
+    notify         as of `edm.load_network`
 
     Neon (ICLR 2026, arXiv 2510.03597) merges (1 + w) theta - w theta_self, where
     theta_self is theta trained on with images of theta. The file names both networks by their
@@ -23,7 +26,7 @@ def merge(first, second, weight: float, file) -> int:
     """
     if not math.isfinite(weight):
         raise ValueError(f"the weight is {weight}; give a finite number")
-    networks = [edm.load_network(path) for path in (first, second)]
+    networks = [edm.load_network(path, notify=notify) for path in (first, second)]
     one, other = map(config_of, networks)
     _check_same(first, second, one, other)
     tensors = merged(*(net.state_dict() for net in networks), weight)

@@ -75,7 +75,7 @@ def _autoguidance(net, device, precision, options):
     if not isinstance(net, edm.Preconditioner):
         console.refuse({"guide_network"}, f"a {type(net).__name__}; it guides score networks alone")
     with console.option("--guide_network"):
-        guide = load_model(input_file(name), device)
+        guide = load_model(input_file(name), device, console.notify)
         if not isinstance(guide, edm.Preconditioner):
             raise ValueError(f"{name} is a {type(guide).__name__}; give a score network")
         sizes = [(one.img_resolution, one.img_channels, one.label_dim) for one in (net, guide)]

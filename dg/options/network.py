@@ -5,7 +5,7 @@ import click
 
 from dg.runtime.console import FLAG
 
-HEADING = "ADM, DiT and score_sde files without settings"
+HEADING = "Settings that ADM, DiT and score_sde files do not hold"
 NETWORK = [
     click.option(
         "--image_size",
@@ -14,7 +14,7 @@ NETWORK = [
         type=click.IntRange(min=1),
         metavar="PIXELS",
         help="Image size of a U-Net, or of the images of a DiT.  [default: the published "
-        "network's; of score_sde's networks the one with attention at 16 x 16]",
+        "network's size; score_sde: the size that puts attention at 16 x 16]",
     ),
     click.option(
         "--num_heads",

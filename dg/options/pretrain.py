@@ -415,8 +415,8 @@ OUT = click.option(
 CONVERT = dict(
     cls=Command,
     help="Convert a network to this project's .safetensors format. It reads every network that "
-    "the other commands read, such as an NVIDIA .pkl or a classifier's .pt. An --out that ends in "
-    ".pt gets the bare state dict of a classifier or discriminator, as the authors' code reads it.",
+    "the other commands read, such as an NVIDIA .pkl, a checkpoint of score_sde or a classifier's .pt. An --out that "
+    "ends in .pt gets the bare state dict of a classifier or discriminator, as the authors' code reads it.",
     sections={
         "Files": [
             click.option(
@@ -427,6 +427,13 @@ CONVERT = dict(
                 help="Network to read.",
             ),
             OUT,
+            click.option(
+                "--image_size",
+                type=click.IntRange(min=1),
+                metavar="PIXELS",
+                help="Image size of a network of score_sde.  [default: the size that puts "
+                "attention at 16 x 16]",
+            ),
             click.option(
                 "--fp16",
                 **FLAG,

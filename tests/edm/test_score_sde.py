@@ -11,6 +11,7 @@ from tests import golden_fill
 
 GOLDEN, CONFIG = golden_fill.load("score_sde")
 CASES, FULL = CONFIG["cases"], CONFIG["full"]
+AMBIGUOUS = "vp_ncsnpp"  # its file tells VP from discrete VE no more than that of ve/cifar10_ncsnpp
 
 
 def state_of(case, salt=""):
@@ -58,15 +59,19 @@ def test_the_averages_of_a_checkpoint_denoise_as_the_original(case, zipped, tmp_
     net = edm.load_network(path, notify=lines.append)
     expected = GOLDEN[f"{case}.denoised"]
     np.testing.assert_allclose(denoised(net, case), expected, atol=5e-5 * abs(expected).max())
-    process = "VP, beta 0.1 to 20" if case.startswith("vp") else "VE, sigma 0.02 to "
-    assert len(lines) == 1 and f"{path}: of score_sde; taken as {process}" in lines[0]
-    assert f"images of {CASES[case]['image_size']} pixels" in lines[0]
+    levels = "VE, values 0 to 1 (in EDM's scale sigma is 0.02 to "
+    process = "VP, beta 0.1 to 20 (" if case.startswith("vp") else levels
+    start = f"{path}: of score_sde; assumed, since the file does not say it: {process}"
+    assert len(lines) == 1 and lines[0].startswith(start)
+    assert lines[0].endswith(f"images of {CASES[case]['image_size']} pixels")
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_a_state_dict_alone(case, tmp_path):
     torch.save(state_of(case), tmp_path / "weights.pth")
-    found = denoised(edm.load_network(tmp_path / "weights.pth"), case)
+    lines = []
+    found = denoised(edm.load_network(tmp_path / "weights.pth", notify=lines.append), case)
+    assert lines[0].endswith("; its weights are not averaged")
     expected = GOLDEN[f"{case}.denoised"]
     np.testing.assert_allclose(found, expected, atol=5e-5 * abs(expected).max())
 
@@ -80,13 +85,16 @@ def test_what_is_saved_again_is_the_same_network(case, tmp_path):
     assert (again.sigma_min, again.sigma_max) == (net.sigma_min, net.sigma_max)
 
 
-@pytest.mark.parametrize("name", FULL)
+def layout_of(name):
+    """A published network without the content of its tensors."""
+    state = {key: torch.empty(shape, device="meta") for key, shape in FULL[name]["layout"]}
+    return state | {"sigmas": torch.tensor(FULL[name]["sigmas"])}
+
+
+@pytest.mark.parametrize("name", sorted(set(FULL) - {AMBIGUOUS}))
 def test_published_sizes_fit_the_networks_of_edm(name):
     """Names and shapes of every tensor, without the tensors."""
-    published = FULL[name]
-    state = {key: torch.empty(shape, device="meta") for key, shape in published["layout"]}
-    state["sigmas"] = torch.tensor(published["sigmas"])
-    kind, settings, tensors, _ = network_in(state)
+    published, (kind, settings, tensors, _) = FULL[name], network_in(layout_of(name))
     with torch.device("meta"):
         net = PRECONDITIONERS[kind](**settings)
     expected = {key: tensor.shape for key, tensor in net.state_dict().items()}
@@ -95,13 +103,18 @@ def test_published_sizes_fit_the_networks_of_edm(name):
     assert net.img_resolution == published["image_size"]
 
 
+def test_a_network_whose_process_is_not_told_is_refused():
+    with pytest.raises(ValueError, match="does not tell whether it was trained as VP or as disc"):
+        network_in(layout_of(AMBIGUOUS))
+
+
 def without(state, part):
     return {name: tensor for name, tensor in state.items() if part not in name}
 
 
 def test_another_architecture_is_refused():
     state = state_of("vp_ddpmpp")
-    with pytest.raises(ValueError, match="residual blocks as BigGAN has them; get another file"):
+    with pytest.raises(ValueError, match="has no residual blocks as BigGAN's, unlike DDPM"):
         network_in(without(state, "all_modules.2."))
     with pytest.raises(ValueError, match=r"module 3 lacks Dense_0\.bias, unlike"):
         network_in(without(state, "Dense_0"))
@@ -125,11 +138,11 @@ def test_another_architecture_is_refused():
 def test_averages_that_do_not_fit_are_refused():
     checkpoint = checkpoint_of("ve_ncsnpp")
     checkpoint["ema"]["shadow_params"].pop()
-    with pytest.raises(ValueError, match=r"holds \d+ averages for \d+ trained weights"):
+    with pytest.raises(ValueError, match=r"has \d+ averages for \d+ trained weights"):
         network_in(checkpoint)
-    checkpoint["ema"]["shadow_params"] = 3
-    with pytest.raises(ValueError, match="holds no list of averages"):
-        network_in(checkpoint)
+    for ema in ({"shadow_params": 3}, {"state_dict": {}}, 3):
+        with pytest.raises(ValueError, match="has no list of averages for 216 trained weights"):
+            network_in(checkpoint | {"ema": ema})
     checkpoint = checkpoint_of("ve_ncsnpp")
     checkpoint["ema"]["shadow_params"][0] = 3
     with pytest.raises(ValueError, match=r"entry all_modules\.1\.weight is a int, not a tensor"):
@@ -140,6 +153,8 @@ def test_averages_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (float("nan"), 1.0), (1.0, float("inf")), (1.0, 1.0)])
 def test_noise_levels_that_cannot_be_are_refused(ends):
+    with pytest.raises(ValueError, match=r"has no noise levels \(sigmas\); get another file"):
+        network_in(without(state_of("ve_ncsnpp"), "sigmas"))
     with pytest.raises(ValueError, match=r"its noise levels are .* to .*; get another file"):
         network_in(state_of("ve_ncsnpp") | {"sigmas": torch.tensor(ends)})
 
@@ -150,12 +165,22 @@ def test_the_size_of_the_images_is_asked_for_where_attention_does_not_tell_it():
         network_in(state)
 
 
-def test_a_given_size_moves_the_attention(tmp_path):
-    _, settings, _, taken = network_in(state_of("vp_ddpmpp"), image_size=64)
+def test_a_given_size_moves_the_attention():
+    _, settings, _, assumed = network_in(state_of("vp_ddpmpp"), image_size=64)
     assert settings["img_resolution"] == 64 and settings["attn_resolutions"] == [32]
-    assert "images of 64 pixels" in taken
+    assert "images of 64 pixels" in assumed
+
+
+def test_a_size_is_not_taken_for_a_file_that_holds_it(tmp_path):
+    torch.save(state_of("vp_ddpmpp"), tmp_path / "weights.pth")
+    net = edm.load_network(tmp_path / "weights.pth", image_size=64)
+    assert net.img_resolution == 64
+    edm.save_network(tmp_path / "network.safetensors", net)
+    with pytest.raises(ValueError, match="holds the size of its images itself; leave image_size"):
+        edm.load_network(tmp_path / "network.safetensors", image_size=64)
 
 
 def test_what_is_no_checkpoint_of_score_sde():
+    assert is_score_sde({"state_dict": state_of("vp_ddpmpp")})
     for content in ([1], {}, {"model": 3}, {"weight": torch.zeros(1)}, None):
         assert not is_score_sde(content)

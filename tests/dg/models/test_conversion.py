@@ -31,8 +31,10 @@ def test_a_checkpoint_of_score_sde_becomes_a_network(tmp_path):
     path, out, lines = tmp_path / "checkpoint_8.pth", tmp_path / "out.safetensors", []
     torch.save(checkpoint_of("ve_ncsnpp"), path)
     convert(path, out, notify=lines.append)
-    assert len(lines) == 1 and "taken as VE" in lines[0]
+    assert len(lines) == 1 and "does not say it: VE" in lines[0]
     assert is_score_network(out) and share_within(path, out, levels=0, seeds=2) == 1
+    convert(path, out, image_size=64)
+    assert edm.load_network(out).img_resolution == 64
 
 
 def test_rounded_weights_are_the_nearest_float16(net, tmp_path):

@@ -79,7 +79,7 @@ def test_checkpoints_of_score_sde(tmp_path):
     lines = []
     net = load_model(tmp_path / "checkpoint_8.pth", "cpu", lines.append)
     assert isinstance(net, edm.Preconditioner) and net.img_resolution == 32
-    assert len(lines) == 1 and "taken as VP" in lines[0]
+    assert len(lines) == 1 and "does not say it: VP" in lines[0]
     assert load_model(tmp_path / "checkpoint_8.pth", image_size=64).img_resolution == 64
     with pytest.raises(ValueError, match="holds num_heads itself; leave that out"):
         load_model(tmp_path / "checkpoint_8.pth", num_heads=2)
