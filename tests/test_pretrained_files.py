@@ -91,7 +91,7 @@ def images_of(place, options):
 
 
 def test_a_head_that_ships_guides_as_did_best_unless_told_otherwise(tmp_path):
-    head, best = "--discriminator_ckpt mnist-14-disc ", "--w_dg_1 4 --time_max 0.5 --guide_every 1"
+    head, best = "--discriminator_ckpt mnist-14-disc ", "--w_dg_1 4 --time_max 0.3 --guide_every 1"
     images, told = images_of(tmp_path / "default", head)
     assert images.shape == (4, 14, 14, 1)
     assert f"guided as did best with mnist-14-disc: {best}; --guidance published" in told
@@ -102,7 +102,7 @@ def test_a_head_that_ships_guides_as_did_best_unless_told_otherwise(tmp_path):
     assert np.array_equal(published, asked) and "did best" not in told
     assert not np.array_equal(images, published)
     _, told = images_of(tmp_path / "weight", head + "--w_dg_1 1")
-    assert "mnist-14-disc: --time_max 0.5 --guide_every 1; " in told
+    assert "mnist-14-disc: --time_max 0.3 --guide_every 1; " in told
 
 
 def test_a_recommendation_is_for_heads_that_ship(tmp_path):

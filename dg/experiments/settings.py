@@ -278,10 +278,10 @@ def smoke(setting: Setting) -> Setting:
         head_width=64,
         pixel_widths=(64,),
         num_members=2,
-        num_selection=20,
+        num_selection=12,
         nll_images=4,
         nll_steps=2,
         published_steps=setting.published_steps and 4,
         published={},
-        **tiny(20),
+        **tiny(12),
     )
