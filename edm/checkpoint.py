@@ -52,7 +52,7 @@ def load_network(
     if is_safetensors(head):
         config, state_dict = read_safetensors(path, FORMAT, "class_name", "init_kwargs")
         class_name, init_kwargs = config["class_name"], config["init_kwargs"]
-    elif is_torch_file(head) and _is_score_sde(path):
+    elif is_torch_file(head) and holds_score_sde(path):
         with parsing(path):
             found = score_sde.network_in(read_tensor_file(path), image_size)
         class_name, init_kwargs, state_dict, assumed = found
@@ -67,10 +67,11 @@ def load_network(
     return build_network(class_name, init_kwargs, state_dict, path).to(device)
 
 
-def _is_score_sde(path) -> bool:
+def holds_score_sde(path) -> bool:
+    """Whether a file of torch.save is a checkpoint of score_sde."""
     try:
         return score_sde.is_score_sde(read_tensor_file(path, shapes_only=True))
-    except Exception:  # what is wrong, the reader of NVIDIA's files says
+    except Exception:  # whoever reads the file as another kind says what is wrong
         return False
 
 

@@ -11,11 +11,10 @@ import edm
 import edm.checkpoint
 from dg.checkpoints import FORMAT as HEAD
 from dg.data.datasets import to_uint8
-from dg.models.loading import first_bytes, is_torch_file
+from dg.models.loading import first_bytes, is_torch_file, refuse
 from dg.runtime.progress import unheard
 from dg.sampling import Sampling, draw_images
-from edm.checkpoint import AGAIN, UNREADABLE, config_in, kind_of, write_safetensors
-from edm.score_sde import is_score_sde
+from edm.checkpoint import AGAIN, UNREADABLE, config_in, holds_score_sde, kind_of, write_safetensors
 from guided_diffusion.loading import bare_state, check_tensors, read_file
 from tensor_files.reading import parsing
 from tensor_files.safetensors_files import read_header, read_safetensors_file
@@ -79,10 +78,12 @@ def share_within(first, second, levels: int = 2, seeds: int = 64) -> float:
 
 def _content(path: Path, image_size, notify) -> tuple[str, dict, dict[str, Tensor]]:
     """(kind, settings, tensors)"""
-    if is_torch_file(path):
+    of_score_sde = is_torch_file(path) and holds_score_sde(path)
+    if image_size is not None and not of_score_sde:
+        refuse(path, {"image_size": image_size})
+    if is_torch_file(path) and not of_score_sde:
         try:
-            if not is_score_sde(read_file(path, shapes_only=True)):
-                return BARE, {}, dict(check_tensors(bare_state(read_file(path))))
+            return BARE, {}, dict(check_tensors(bare_state(read_file(path))))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if first_bytes(path)[8:9] == b"{":

@@ -48,13 +48,13 @@ def load_model(
     settings = {name: value for name, value in settings.items() if value is not None}
     path = network_file(path)
     if unet_folder_in(path):
-        _refuse(path, settings, ())
+        refuse(path, settings)
         return load_pixel_diffusion(path, device, notify)
     if dit.folder_in(path):
         return _load_dit(path, device, notify, settings)
     if is_torch_file(path):
         return _load_published(path, device, notify, settings)
-    _refuse(path, settings, ())
+    refuse(path, settings)
     return LOADERS.get(_format(path), edm.load_network)(path, device)
 
 
@@ -83,22 +83,22 @@ def _load_published(path, device, notify, settings: dict) -> nn.Module:
 
 def _load_dit(path, device, notify, settings: dict) -> nn.Module:
     size = settings.pop("image_size", None)
-    _refuse(path, settings, ("num_heads", "noise_schedule", "diffusion_steps"))
+    refuse(path, settings, ("num_heads", "noise_schedule", "diffusion_steps"))
     model = dit.load_dit(path, device, notify=notify, **settings)
     if size not in (None, found := 8 * model.img_resolution):
         raise ValueError(f"{path}: makes images of {found} pixels, not {size}; get another file")
     return model
 
 
-def _refuse(path, settings: dict, needed: tuple[str, ...]) -> None:
-    """ValueError for a setting that the file itself holds."""
+def refuse(path, settings: dict, needed: tuple[str, ...] = ()) -> None:
+    """ValueError for a setting that is not `needed`, since the file itself holds it."""
     if told := [name for name in settings if name not in needed]:
         raise ValueError(f"{path}: holds {listed(told)} itself; leave that out")
 
 
 def _load_score_sde(path, device, notify, settings: dict) -> edm.Preconditioner:
     size = settings.pop("image_size", None)
-    _refuse(path, settings, ())
+    refuse(path, settings)
     return edm.load_network(path, device, size, notify)
 
 

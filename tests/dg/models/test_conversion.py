@@ -35,6 +35,10 @@ def test_a_checkpoint_of_score_sde_becomes_a_network(tmp_path):
     assert is_score_network(out) and share_within(path, out, levels=0, seeds=2) == 1
     convert(path, out, image_size=64)
     assert edm.load_network(out).img_resolution == 64
+    torch.save({"a": torch.zeros(2)}, tmp_path / "weights.pt")
+    for other in (out, tmp_path / "weights.pt"):
+        with pytest.raises(ValueError, match="holds image_size itself; leave that out"):
+            convert(other, tmp_path / "again.safetensors", image_size=64)
 
 
 def test_rounded_weights_are_the_nearest_float16(net, tmp_path):
